@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Set up the environment, then lint and test. Works from any directory; arguments go to pytest.
+#
+#   bash scripts/test.sh                    everything
+#   bash scripts/test.sh -m "not slow"      the quick ones
+#   bash scripts/test.sh tests/test_model.py -k batch
+set -euo pipefail
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+. "$repository/scripts/environment.sh"
+cd "$repository"
+
+# No test may touch the network.
+export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False TOKENIZERS_PARALLELISM=false
+
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+exec "$python" -m pytest "$@"
