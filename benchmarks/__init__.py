@@ -1,0 +1,1 @@
+"""Speed and memory beside a baseline, as ratios measured in one run."""

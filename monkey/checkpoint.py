@@ -1,0 +1,298 @@
+"""Published names on disk, ours in memory: the one table between them, and opening what was published.
+
+transformers' weight-conversion table does the work both ways: it renames, splits the decoder's stacked projection
+and stacks the adapters of the windows when a checkpoint is opened, and undoes all three when one is saved. Nothing
+else in this project knows the published names.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import (
+    Chunk,
+    ConversionOps,
+    MergeModulelist,
+    SplitModulelist,
+    WeightConverter,
+    WeightRenaming,
+    revert_weight_conversion,
+)
+from transformers.initialization import no_init_weights
+
+from monkey.checkpoint_files import locate, read_shapes
+from monkey.configuration import MonkeyConfig
+
+logger = logging.getLogger(__name__)
+
+# Published name → ours. The first rows change prefixes, the others the names below the new prefixes; the library
+# undoes them in the opposite order.
+RENAMED = (
+    (r"^transformer\.wte\.", "model.language_model.embed_tokens."),
+    (r"^transformer\.ln_f\.", "model.language_model.norm."),
+    (r"^transformer\.h\.", "model.language_model.layers."),
+    (r"^transformer\.visual\.transformer\.resblocks\.", "model.visual.layers."),
+    (r"^transformer\.visual\.attn_pool\.", "model.visual.resampler."),
+    (r"^transformer\.visual\.conv1\.", "model.visual.patch_embedding."),
+    (r"^transformer\.visual\.positional_embedding", "model.visual.position_embedding"),
+    (r"^transformer\.visual\.ln_pre\.", "model.visual.pre_layernorm."),
+    (r"^transformer\.visual\.ln_post\.", "model.visual.post_layernorm."),
+    (r"^transformer\.visual\.proj", "model.visual.projection"),
+    (r"^model\.visual\.resampler\.attn\.", "model.visual.resampler.attention."),
+    (r"^model\.visual\.layers\.(\d+)\.ln_1\.", r"model.visual.layers.\1.layernorm1."),
+    (r"^model\.visual\.layers\.(\d+)\.ln_2\.", r"model.visual.layers.\1.layernorm2."),
+    (r"^model\.visual\.layers\.(\d+)\.attn\.in_proj\.", r"model.visual.layers.\1.attention.in_proj."),
+    (r"^model\.visual\.layers\.(\d+)\.attn\.out_proj\.", r"model.visual.layers.\1.attention.out_proj."),
+    (r"^model\.visual\.layers\.(\d+)\.mlp\.c_fc\.", r"model.visual.layers.\1.mlp.fc1."),
+    (r"^model\.visual\.layers\.(\d+)\.mlp\.c_proj\.", r"model.visual.layers.\1.mlp.fc2."),
+    (r"^model\.language_model\.layers\.(\d+)\.ln_1\.", r"model.language_model.layers.\1.input_layernorm."),
+    (r"^model\.language_model\.layers\.(\d+)\.ln_2\.", r"model.language_model.layers.\1.post_attention_layernorm."),
+    (r"^model\.language_model\.layers\.(\d+)\.attn\.c_proj\.", r"model.language_model.layers.\1.self_attn.o_proj."),
+    (r"^model\.language_model\.layers\.(\d+)\.mlp\.w1\.", r"model.language_model.layers.\1.mlp.up_proj."),
+    (r"^model\.language_model\.layers\.(\d+)\.mlp\.w2\.", r"model.language_model.layers.\1.mlp.gate_proj."),
+    (r"^model\.language_model\.layers\.(\d+)\.mlp\.c_proj\.", r"model.language_model.layers.\1.mlp.down_proj."),
+)
+
+# Low-rank adapters: published module → ours, and published tensor → ours.
+WINDOW_ADAPTERS = (
+    ("attn.in_proj_lora", "attention.in_adapter"),
+    ("attn.out_proj_lora", "attention.out_adapter"),
+    ("mlp_lora", "mlp_adapter"),
+)
+DECODER_ADAPTERS = (
+    ("attn.c_attn_lora", "self_attn.qkv_adapter"),
+    ("attn.c_proj_lora", "self_attn.o_adapter"),
+    ("mlp.w1_lora", "mlp.up_adapter"),
+    ("mlp.w2_lora", "mlp.gate_adapter"),
+)
+ADAPTER_TENSORS = (("lora_a.weight", "down"), ("lora_b.weight", "up"), ("lora_scale", "scale"))
+
+# Buffers that old releases of the published code saved and nothing reads.
+IGNORED = re.compile(r"\.(masked_bias|attn\.bias|rotary_emb\.inv_freq|logn_tensor)$")
+WINDOW_ADAPTER = re.compile(r"^transformer\.visual\..*_lora\.\d+\.lora_")
+DECODER_ADAPTER = "transformer.h.0.attn.c_attn_lora.lora_a.weight"
+
+
+def placed_windows(old_grid: tuple[int, int], new_grid: tuple[int, int]) -> list[int]:
+    """Which old window each new window's adapters start from, row by row.
+
+    The rule: the old window that holds the centre of the new one when both grids cover the same picture; a centre
+    on a border belongs to the window after it. (2, 2) → (2, 3) gives [0, 1, 1, 2, 3, 3].
+    """
+
+    def along(old: int, new: int) -> list[int]:
+        return [(2 * index + 1) * old // (2 * new) for index in range(new)]
+
+    (old_rows, old_columns), (new_rows, new_columns) = old_grid, new_grid
+    return [
+        row * old_columns + column for row in along(old_rows, new_rows) for column in along(old_columns, new_columns)
+    ]
+
+
+class StackWindows(MergeModulelist):
+    """Stack the adapters of a checkpoint's windows, placed on the grid of the model that opens it."""
+
+    def convert(self, input_dict, source_patterns, target_patterns, config=None, **kwargs):
+        stacked = super().convert(input_dict, source_patterns, target_patterns, config=config, **kwargs)
+        old_grid = getattr(config, "_source_grid", tuple(config.grid))
+        return {name: place_adapters(tensor, old_grid, config) for name, tensor in stacked.items()}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return SplitModulelist(self.dim)
+
+
+def place_adapters(stacked: torch.Tensor, old_grid: tuple[int, int], config: MonkeyConfig) -> torch.Tensor:
+    """Adapters [old sets, …] of `old_grid` as [config.num_adapters, …]."""
+    if stacked.shape[0] == 1:
+        old_grid = (1, 1)
+    new_grid = tuple(config.grid) if config.window_adapters == "per_window" else (1, 1)
+    if tuple(old_grid) == new_grid:
+        return stacked
+    return stacked[placed_windows(tuple(old_grid), new_grid)]
+
+
+def conversion_table() -> list[WeightRenaming | WeightConverter]:
+    """The table in the library's terms, a fresh copy at each call."""
+    table: list[WeightRenaming | WeightConverter] = [WeightRenaming(old, new) for old, new in RENAMED]
+    for old, new in DECODER_ADAPTERS:
+        for old_tensor, new_tensor in ADAPTER_TENSORS:
+            prefix = r"^model\.language_model\.layers\.(\d+)\."
+            published = prefix + re.escape(f"{old}.{old_tensor}")
+            table.append(WeightRenaming(published, rf"model.language_model.layers.\1.{new}.{new_tensor}"))
+    for kind in ("weight", "bias"):
+        split = [f".self_attn.{name}_proj.{kind}" for name in "qkv"]
+        table.append(WeightConverter(f".attn.c_attn.{kind}", split, operations=[Chunk(dim=0)]))
+    for old, new in WINDOW_ADAPTERS:
+        for old_tensor, new_tensor in ADAPTER_TENSORS:
+            table.append(
+                WeightConverter(f"{old}.*.{old_tensor}", f"{new}.{new_tensor}", operations=[StackWindows(dim=0)])
+            )
+    return table
+
+
+def register() -> None:
+    """Give the table to transformers, under our `model_type`."""
+    register_checkpoint_conversion_mapping(MonkeyConfig.model_type, conversion_table(), overwrite=True)
+
+
+def published_names(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors under our parameter names (weights, gradients, …) as the published names would hold them."""
+    return revert_weight_conversion(_WithFullTable(model), tensors)
+
+
+class _WithFullTable:
+    """What the library's reversal reads of a model, with every row of the table rather than those it opened with."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.config = model.config
+        self._weight_conversions = conversion_table()
+
+
+def published_shapes(model_class: type, config: MonkeyConfig) -> dict[str, torch.Size]:
+    """Published name → shape of every tensor that a checkpoint of `config` holds."""
+    with torch.device("meta"), no_init_weights():
+        model = model_class(config)
+    tensors = published_names(model, model.state_dict())
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def open_checkpoint(
+    model_class: type, opener: Callable, name: Any, *model_args: Any, grid: Any = None, config: Any = None, **kwargs: Any
+):
+    """Look at a checkpoint's names and shapes, say what does not fit, then let the library load it.
+
+    See `MonkeyForConditionalGeneration.from_pretrained`.
+    """
+    if name is None:
+        return opener(name, *model_args, config=config, **kwargs)
+    _refuse_missing_cuda(kwargs.get("device_map"))
+    hub = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only", "subfolder") if key in kwargs}
+    base = _base_of_adapter(name, hub)
+    source = MonkeyConfig.from_pretrained(base, **hub)
+    overrides = {key: kwargs.pop(key) for key in ("global_view", "window_adapters") if key in kwargs}
+    if config is None:
+        config = MonkeyConfig.from_pretrained(base, grid=grid, **overrides, **hub)
+    else:
+        # An Auto class may hand over the configuration under Qwen-VL's model type; ours writes and reads both.
+        config = MonkeyConfig.from_dict({**copy.deepcopy(config).to_dict(), "model_type": MonkeyConfig.model_type}, grid=grid)
+
+    if getattr(source, "quantization_config", None) is None:
+        shapes = read_shapes(base, hub, variant=kwargs.get("variant"))
+        source.text_config.adapter_rank = config.text_config.adapter_rank = _decoder_adapter_rank(shapes)
+        has_adapters = any(WINDOW_ADAPTER.match(key) for key in shapes)
+        check_shapes(base, shapes, _expected(model_class, config, source, has_adapters))
+        _note_adapters(base, source, config, has_adapters)
+
+    config._source_grid = tuple(source.grid)
+    wants_info = kwargs.pop("output_loading_info", False)
+    with _without_load_report():
+        model, info = opener(name, *model_args, config=config, output_loading_info=True, **kwargs)
+    del model.config._source_grid
+    left_random = sorted(key for key in info["missing_keys"] if "_adapter." not in key)
+    if left_random:
+        raise ValueError(f"{name}: {len(left_random)} weights were not loaded: {_some(left_random)}")
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = model.generation_config.pad_token_id = model.config.eod_id
+    return (model, info) if wants_info else model
+
+
+def check_shapes(name: Any, found: dict[str, torch.Size], expected: dict[str, torch.Size]) -> None:
+    """Compare a checkpoint's tensors with the expected ones.
+
+    Raises:
+        ValueError: another kind of checkpoint; a missing tensor; a tensor of another shape. Unexpected tensors are
+            only reported, since nothing is lost without them.
+    """
+    if not set(found) & set(expected):
+        raise ValueError(
+            f"{name} is not a Monkey or Qwen-VL checkpoint: none of its {len(found)} tensors has a published name "
+            f"(the first is {next(iter(found), None)!r})"
+        )
+    missing = sorted(set(expected) - set(found))
+    wrong = sorted(key for key in set(found) & set(expected) if tuple(found[key]) != tuple(expected[key]))
+    unexpected = sorted(key for key in set(found) - set(expected) if not IGNORED.search(key))
+    if wrong:
+        first = wrong[0]
+        raise ValueError(
+            f"{name}: {first} has shape {list(found[first])}, but config.json makes it {list(expected[first])}"
+            f"{_and_more(wrong[1:])}; weights and config.json belong to different models"
+        )
+    if missing:
+        raise ValueError(
+            f"{name}: {len(missing)} of {len(expected)} tensors are missing: {_some(missing)}; "
+            "the checkpoint is incomplete, copy or download it again"
+        )
+    if unexpected:
+        logger.warning("%s: %d tensors are not used: %s", name, len(unexpected), _some(unexpected))
+
+
+def _expected(model_class: type, config: MonkeyConfig, source: MonkeyConfig, has_adapters: bool) -> dict[str, torch.Size]:
+    """Shapes that the checkpoint should hold: those of `config`, on the grid that the checkpoint was made for."""
+    own = copy.deepcopy(config)
+    own.grid, own.window_adapters = source.grid, source.window_adapters if has_adapters else "none"
+    return published_shapes(model_class, own)
+
+
+def _note_adapters(name: Any, source: MonkeyConfig, config: MonkeyConfig, has_adapters: bool) -> None:
+    if config.num_adapters and not has_adapters:
+        logger.warning("%s has no window adapters: %d new sets start at zero effect", name, config.num_adapters)
+    elif config.num_adapters and (source.grid, source.window_adapters) != (config.grid, config.window_adapters):
+        old_grid = source.grid if source.window_adapters == "per_window" else (1, 1)
+        new_grid = config.grid if config.window_adapters == "per_window" else (1, 1)
+        logger.warning(
+            "%s was made for grid=%s; on grid=%s the adapters of each window start from window %s",
+            name, tuple(source.grid), tuple(config.grid), placed_windows(old_grid, new_grid),
+        )  # fmt: skip
+
+
+def _decoder_adapter_rank(shapes: dict[str, torch.Size]) -> int:
+    """Rank of the built-in decoder adapters, 0 without: the 24 GB variant is told by its names alone."""
+    return int(shapes[DECODER_ADAPTER][0]) if DECODER_ADAPTER in shapes else 0
+
+
+def _base_of_adapter(name: Any, hub: dict[str, Any]) -> Any:
+    """The base checkpoint of a PEFT adapter folder, or the name itself."""
+    adapter_config = locate(name, "adapter_config.json", hub)
+    if adapter_config is None or locate(name, "config.json", hub) is not None:
+        return name
+    return json.loads(Path(adapter_config).read_text(encoding="utf-8"))["base_model_name_or_path"]
+
+
+def _refuse_missing_cuda(device_map: Any) -> None:
+    devices: Iterable = device_map.values() if isinstance(device_map, dict) else [device_map]
+    wants_cuda = any(isinstance(device, int) or str(device).startswith("cuda") for device in devices)
+    if wants_cuda and not torch.cuda.is_available():
+        raise ValueError(f"device_map={device_map!r} asks for CUDA, but torch sees no CUDA device here; use 'cpu'")
+
+
+@contextmanager
+def _without_load_report():
+    """Hold back the library's own load report: names and shapes were already checked, in published terms."""
+    library = logging.getLogger("transformers.modeling_utils")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    library.addFilter(keep)
+    try:
+        yield
+    finally:
+        library.removeFilter(keep)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + _and_more(names[3:])
+
+
+def _and_more(rest: list[str]) -> str:
+    return f" and {len(rest)} more" if rest else ""

@@ -1,0 +1,411 @@
+"""Configuration of Monkey: a grid of windows over a shared vision transformer, a resampler and a Qwen decoder.
+
+Every count that follows from the grid (windows, views, image tokens, canvas) is a property here and nowhere else.
+The published checkpoints (`echo840/Monkey`, `echo840/Monkey-Chat`, `Qwen/Qwen-VL`) carry a flat `config.json`;
+`MonkeyConfig.from_dict` reads it as it is, and `published_config` writes it.
+
+Method: Monkey, arXiv 2311.06607.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+from transformers import PreTrainedConfig, Qwen2Config
+from transformers.generation import GenerationConfig
+
+PUBLISHED_WINDOW_SIZE = 448
+"""Pixels of a window side in every published checkpoint, whose flat config does not name it."""
+
+SPECIALS_BEFORE_IMAGE_START = 214
+"""Special tokens from `<|endoftext|>` up to `<img>`: 3 for text and chat, 205 spare ones, 6 for references and boxes."""
+
+# What transformers itself writes into, or takes out of, a config beside a class's own fields.
+_LIBRARY_KEYS = frozenset(
+    {
+        "_commit_hash",
+        "_name_or_path",
+        "attn_implementation",
+        "auto_map",
+        "distributed_config",
+        "experts_implementation",
+        "fusion_config",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "per_layer_config",
+        "quantization_config",
+        "rope_scaling",
+        "rope_theta",
+        "tie_last_hidden_states",
+        "torch_dtype",
+        "transformers_weights",
+    }
+)
+
+
+def _refuse_unknown_keys(config: PreTrainedConfig, keys: Any) -> None:
+    """Raise ValueError for a key that neither the class nor the library knows, offering the nearest name."""
+    known = set(type(config).__dataclass_fields__)
+    library = _LIBRARY_KEYS | set(GenerationConfig._get_default_generation_params())
+    for key in keys:
+        if key in library or key in known:
+            continue
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; its fields are {', '.join(sorted(type(config).__annotations__))}"
+        raise ValueError(f"{type(config).__name__} has no field {key!r}{hint}")
+
+
+def _square_side(count: int, field: str) -> int:
+    """Side of a square of `count` cells, or ValueError naming the field."""
+    side = math.isqrt(count)
+    if side * side != count or count < 1:
+        raise ValueError(f"{field}={count} is not a square number, so its cells cannot be laid out as rows and columns")
+    return side
+
+
+class MonkeyVisionConfig(PreTrainedConfig):
+    """The vision transformer that all views share, its window adapters, and the resampler.
+
+    Defaults are the published size (OpenCLIP ViT-bigG, 1,842.8 M parameters).
+    """
+
+    model_type = "monkey_vision"
+    base_config_key = "vision_config"
+
+    window_size: int = PUBLISHED_WINDOW_SIZE
+    """Pixels of a view's side; the resolution the transformer was pretrained at."""
+    patch_size: int = 14
+    num_channels: int = 3
+    hidden_size: int = 1664
+    num_hidden_layers: int = 48
+    num_attention_heads: int = 16
+    mlp_ratio: float = 4.9231
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    num_positions: int = 256
+    """Learned position embeddings, a square grid, grown bicubically to the patches of a window."""
+    num_queries: int = 256
+    """Queries of the resampler, a square grid: tokens a view becomes."""
+    resampler_heads: int | None = None
+    """Heads of the resampler's cross-attention; None means its width // 128, as published."""
+    adapter_rank: int = 16
+    """Rank of a window's adapters on the attention's two projections."""
+    mlp_adapter_rank: int = 32
+    """Rank of a window's adapter beside the MLP."""
+    adapter_dropout: float = 0.05
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_keys(self, kwargs)
+        super().__post_init__(**kwargs)
+        if self.window_size % self.patch_size:
+            raise ValueError(
+                f"window_size={self.window_size} is not a multiple of patch_size={self.patch_size}; "
+                f"take {self.window_size // self.patch_size * self.patch_size or self.patch_size}"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"vision hidden_size={self.hidden_size} cannot be split over num_attention_heads="
+                f"{self.num_attention_heads}"
+            )
+        _square_side(self.num_positions, "num_positions")
+        _square_side(self.num_queries, "num_queries")
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width of the MLP: 8192 at the published size."""
+        return int(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along a window's side: 32 at the published size."""
+        return self.window_size // self.patch_size
+
+
+class MonkeyTextConfig(Qwen2Config):
+    """Qwen-7B: transformers' Qwen2 with dynamic NTK and log-n scaling past `seq_length`. Defaults: published size."""
+
+    model_type = "monkey_text"
+    base_config_key = "text_config"
+
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    """Width of each of the MLP's two halves (the published field counts both: 22016)."""
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    vocab_size: int = 151936
+    max_position_embeddings: int = 8192
+    rms_norm_eps: float = 1e-6
+    seq_length: int = 2048
+    """Length that the decoder was pretrained at; NTK and log-n scaling begin past it, in evaluation only."""
+    use_dynamic_ntk: bool = True
+    use_logn_attn: bool = True
+    adapter_rank: int = 0
+    """Rank of the decoder's built-in adapters (the published 24 GB variant has 32); 0 for none."""
+    adapter_dropout: float = 0.05
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_keys(self, kwargs)
+        if self.rope_parameters is None:
+            self.rope_parameters = {"rope_type": "default", "rope_theta": kwargs.pop("rope_theta", 10000.0)}
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"text hidden_size={self.hidden_size} cannot be split over num_attention_heads="
+                    f"{self.num_attention_heads}; set head_dim"
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        super().__post_init__(**kwargs)
+
+
+class MonkeyConfig(PreTrainedConfig):
+    """The whole model. `MonkeyConfig()` is the published full size at 896×896, 9,708.1 M parameters."""
+
+    model_type = "monkey"
+    sub_configs_defaults = {"vision_config": MonkeyVisionConfig, "text_config": MonkeyTextConfig}  # noqa: RUF012
+
+    grid: tuple[int, int] | list[int] = (2, 2)
+    """Rows and columns of windows. (2, 2) is 896×896, (2, 3) is 896×1344 (height × width)."""
+    global_view: bool = True
+    """Whether the whole picture, shrunk to one window, is added as the last view."""
+    window_adapters: str = "per_window"
+    """`per_window` (published), `shared` (one set for all windows) or `none` (plain Qwen-VL)."""
+    image_start_id: int = 151857
+    """Id of `<img>`; `</img>` and `<imgpad>` follow it."""
+    vision_config: MonkeyVisionConfig | dict | None = None
+    text_config: MonkeyTextConfig | dict | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_keys(self, kwargs)
+        super().__post_init__(**kwargs)
+        self.grid = check_grid(self.grid)
+        if self.window_adapters not in ("per_window", "shared", "none"):
+            raise ValueError(f"window_adapters={self.window_adapters!r} is not one of 'per_window', 'shared', 'none'")
+
+    @property
+    def window_size(self) -> int:
+        """Pixels of a window's side."""
+        return self.vision_config.window_size
+
+    @property
+    def num_windows(self) -> int:
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def num_views(self) -> int:
+        """Windows, row by row, then the global view."""
+        return self.num_windows + int(self.global_view)
+
+    @property
+    def num_adapters(self) -> int:
+        """Adapter sets in each vision layer."""
+        return {"per_window": self.num_windows, "shared": 1, "none": 0}[self.window_adapters]
+
+    @property
+    def image_tokens(self) -> int:
+        """Decoder tokens of one image."""
+        return self.num_views * self.vision_config.num_queries
+
+    @property
+    def canvas_size(self) -> tuple[int, int]:
+        """Height and width, in pixels, that a picture is resized to."""
+        rows, columns = self.grid
+        return rows * self.window_size, columns * self.window_size
+
+    @property
+    def resampler_heads(self) -> int:
+        return self.vision_config.resampler_heads or max(1, self.text_config.hidden_size // 128)
+
+    @property
+    def image_end_id(self) -> int:
+        return self.image_start_id + 1
+
+    @property
+    def image_pad_id(self) -> int:
+        return self.image_start_id + 2
+
+    @property
+    def eod_id(self) -> int:
+        """Id of `<|endoftext|>`, which also pads and ends a sequence."""
+        return self.image_start_id - SPECIALS_BEFORE_IMAGE_START
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build from our nested dict or from the published flat one; `grid=` moves the model to another grid."""
+        overrides = {key: kwargs.pop(key) for key in ("grid", "global_view", "window_adapters") if key in kwargs}
+        overrides = {key: value for key, value in overrides.items() if value is not None}
+        nested = dict(config_dict)
+        if "visual" in nested:
+            nested = _from_published(nested)
+            if nested["window_adapters"] == "none" and "grid" in overrides:
+                # A plain Qwen-VL opened on a grid becomes a Monkey with adapters that still do nothing.
+                nested.update(window_adapters="per_window", global_view=True)
+        elif nested.get("model_type", cls.model_type) != cls.model_type:
+            raise ValueError(
+                f"{nested.get('_name_or_path') or 'this checkpoint'} is a {nested['model_type']!r} model, not Monkey or "
+                "Qwen-VL; open it with transformers' AutoModelForImageTextToText"
+            )
+        nested.update(overrides)
+        return super().from_dict(nested, **kwargs)
+
+
+class QwenVLConfig(MonkeyConfig):
+    """The same configuration under the `model_type` of `Qwen/Qwen-VL`, so that the Auto classes find it."""
+
+    model_type = "qwen"
+
+
+def check_grid(grid: Any) -> tuple[int, int]:
+    """Rows and columns as a tuple of two positive integers, or ValueError."""
+    if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(isinstance(n, int) and n > 0 for n in grid):
+        raise ValueError(f"grid={grid!r} is not (rows, columns), two positive whole numbers such as (2, 2) or (2, 3)")
+    return int(grid[0]), int(grid[1])
+
+
+def grid_of_image_size(image_size: Any, window_size: int) -> tuple[int, int]:
+    """Grid of a published `image_size`, a number or [height, width], or ValueError when windows do not fill it."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height % window_size or width % window_size:
+        raise ValueError(
+            f"image size {height}×{width} is not a whole number of {window_size}-pixel windows; "
+            f"the nearest that fits is {max(1, round(height / window_size)) * window_size}×"
+            f"{max(1, round(width / window_size)) * window_size}"
+        )
+    return check_grid((height // window_size, width // window_size))
+
+
+def _from_published(flat: dict[str, Any]) -> dict[str, Any]:
+    """Our nested dict for the published flat one."""
+    visual = flat["visual"]
+    if not flat.get("no_bias", True):
+        raise ValueError("no_bias=false in config.json: decoder linears with biases were never published and do not open")
+    window_size = visual.get("window_size", PUBLISHED_WINDOW_SIZE)
+    grid = grid_of_image_size(visual["image_size"], window_size)
+    adapters = visual.get("lora_repeat_num")
+    if adapters is not None and adapters not in (1, grid[0] * grid[1]):
+        raise ValueError(
+            f"config.json has lora_repeat_num={adapters}, but image_size={visual['image_size']} holds "
+            f"{grid[0] * grid[1]} windows of {window_size} pixels; set one to match the other"
+        )
+    if visual["output_dim"] != flat["hidden_size"]:
+        raise ValueError(
+            f"config.json has visual.output_dim={visual['output_dim']} and hidden_size={flat['hidden_size']}; "
+            "the resampler must end at the decoder's width"
+        )
+    num_heads = flat["num_attention_heads"]
+    nested = {
+        "grid": grid,
+        # Qwen-VL has one view and no adapters: the whole picture, stretched to a window.
+        "global_view": visual.get("global_view", adapters is not None),
+        "window_adapters": visual.get("window_adapters", "none" if adapters is None else "per_window"),
+        "image_start_id": visual["image_start_id"],
+        "vision_config": {
+            "window_size": window_size,
+            "patch_size": visual["patch_size"],
+            "hidden_size": visual["width"],
+            "num_hidden_layers": visual["layers"],
+            "num_attention_heads": visual["heads"],
+            "mlp_ratio": visual["mlp_ratio"],
+            "num_queries": visual.get("n_queries", 256),
+            "num_positions": visual.get("num_positions", 256),
+            "resampler_heads": visual.get("resampler_heads"),
+            "adapter_rank": visual.get("adapter_rank", 16),
+            "mlp_adapter_rank": visual.get("mlp_adapter_rank", 32),
+        },
+        "text_config": {
+            "vocab_size": flat["vocab_size"],
+            "hidden_size": flat["hidden_size"],
+            "intermediate_size": flat["intermediate_size"] // 2,
+            "num_hidden_layers": flat["num_hidden_layers"],
+            "num_attention_heads": num_heads,
+            "num_key_value_heads": num_heads,
+            "head_dim": flat.get("kv_channels", flat["hidden_size"] // num_heads),
+            "max_position_embeddings": flat.get("max_position_embeddings", 8192),
+            "rms_norm_eps": flat["layer_norm_epsilon"],
+            "rope_parameters": {"rope_type": "default", "rope_theta": float(flat.get("rotary_emb_base", 10000))},
+            "attention_dropout": flat.get("attn_dropout_prob", 0.0),
+            "initializer_range": flat.get("initializer_range", 0.02),
+            "seq_length": flat["seq_length"],
+            "use_dynamic_ntk": flat.get("use_dynamic_ntk", True),
+            "use_logn_attn": flat.get("use_logn_attn", True),
+        },
+    }
+    for key in ("architectures", "quantization_config", "_name_or_path"):
+        if key in flat:
+            nested[key] = flat[key]
+    return nested
+
+
+def published_config(config: MonkeyConfig, dtype: str = "bfloat16") -> dict[str, Any]:
+    """The flat `config.json` that the published code reads, for weights of `dtype`.
+
+    Fields that the published code does not know (`visual.window_size` and the like) are written only when they
+    differ from what it assumes, so that the file reads back to an equal configuration.
+    """
+    vision, text = config.vision_config, config.text_config
+    height, width = config.canvas_size
+    visual: dict[str, Any] = {
+        "heads": vision.num_attention_heads,
+        "image_size": height if height == width else [height, width],
+        "image_start_id": config.image_start_id,
+        "layers": vision.num_hidden_layers,
+        "mlp_ratio": vision.mlp_ratio,
+        "output_dim": text.hidden_size,
+        "patch_size": vision.patch_size,
+        "width": vision.hidden_size,
+    }
+    if config.num_adapters:
+        visual["lora_repeat_num"] = config.num_adapters
+    unpublished = {
+        "window_size": (vision.window_size, PUBLISHED_WINDOW_SIZE),
+        "n_queries": (vision.num_queries, 256),
+        "num_positions": (vision.num_positions, 256),
+        "resampler_heads": (vision.resampler_heads, None),
+        "adapter_rank": (vision.adapter_rank, 16),
+        "mlp_adapter_rank": (vision.mlp_adapter_rank, 32),
+        "global_view": (config.global_view, bool(config.num_adapters)),
+        "window_adapters": (config.window_adapters, "per_window" if config.num_adapters else "none"),
+    }
+    visual.update({key: value for key, (value, assumed) in unpublished.items() if value != assumed})
+    return {
+        "architectures": ["MonkeyLMHeadModel" if config.num_adapters else "QWenLMHeadModel"],
+        "attn_dropout_prob": text.attention_dropout,
+        "auto_map": {
+            "AutoConfig": "configuration_qwen.QWenConfig",
+            "AutoModelForCausalLM": "modeling_monkey.MonkeyLMHeadModel",
+        },
+        "bf16": dtype == "bfloat16",
+        "emb_dropout_prob": 0.0,
+        "fp16": dtype == "float16",
+        "fp32": dtype == "float32",
+        "hidden_size": text.hidden_size,
+        "initializer_range": text.initializer_range,
+        "intermediate_size": 2 * text.intermediate_size,
+        "kv_channels": text.head_dim,
+        "layer_norm_epsilon": text.rms_norm_eps,
+        "max_position_embeddings": text.max_position_embeddings,
+        "model_type": "monkey" if config.num_adapters else "qwen",
+        "no_bias": True,
+        "num_attention_heads": text.num_attention_heads,
+        "num_hidden_layers": text.num_hidden_layers,
+        "rotary_emb_base": int(text.rope_parameters["rope_theta"]),
+        "rotary_pct": 1.0,
+        "scale_attn_weights": True,
+        "seq_length": text.seq_length,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "transformers_version": "4.32.0",
+        "use_cache": True,
+        "use_dynamic_ntk": text.use_dynamic_ntk,
+        "use_flash_attn": False,
+        "use_logn_attn": text.use_logn_attn,
+        "visual": visual,
+        "vocab_size": text.vocab_size,
+    }

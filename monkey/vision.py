@@ -1,0 +1,241 @@
+"""The vision side: cut a canvas into views, encode all views of all images in one pass, resample each to tokens.
+
+A picture's canvas is cut into windows, row by row; window *w* passes through the shared vision transformer with
+low-rank adapter set *w*. The whole canvas, shrunk to one window, is added last and uses no adapter. A resampler
+turns every view into the same number of tokens.
+
+Method: Monkey, arXiv 2311.06607, section 3.1; transformer: OpenCLIP ViT-bigG; resampler: Qwen-VL, arXiv 2308.12966.
+
+Shape letters: I images, V views, W windows, N patches of a view, C vision width, Q queries, D decoder width,
+r adapter rank. Inside the transformer views come first, [V, I, N, C], so that the windows are one contiguous slice.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from monkey.configuration import MonkeyConfig, MonkeyVisionConfig
+
+
+def views(pixel_values: torch.Tensor, config: MonkeyConfig) -> torch.Tensor:
+    """Cut canvases into views.
+
+    Args:
+        pixel_values: normalised canvases [I, 3, H, W].
+        config: gives the grid and the window size in pixels.
+
+    Returns:
+        [V, I, 3, window, window]: the windows row by row, then (if `config.global_view`) the canvas shrunk
+        bicubically without antialiasing, as published.
+
+    Raises:
+        ValueError: when H×W is not the configured canvas.
+    """
+    height, width = config.canvas_size
+    if pixel_values.ndim != 4 or tuple(pixel_values.shape[-2:]) != (height, width):
+        raise ValueError(
+            f"pixel_values has shape {list(pixel_values.shape)}, but grid={tuple(config.grid)} of "
+            f"{config.window_size}-pixel windows needs [images, 3, {height}, {width}]; "
+            "open the processor and the model with the same grid"
+        )
+    rows, columns = config.grid
+    cut = rearrange(pixel_values, "i c (r h) (s w) -> (r s) i c h w", r=rows, s=columns)
+    if not config.global_view:
+        return cut
+    shrunk = F.interpolate(pixel_values, size=(config.window_size, config.window_size), mode="bicubic")
+    return torch.cat([cut, shrunk[None]])
+
+
+def grow_positions(positions: torch.Tensor, cells: int) -> torch.Tensor:
+    """Grow a square grid of position embeddings [P, C] bicubically to `cells` cells [cells, C], in fp32."""
+    old, new = math.isqrt(positions.shape[0]), math.isqrt(cells)
+    if old == new:
+        return positions
+    grid = rearrange(positions.float(), "(h w) c -> 1 c h w", h=old)
+    grown = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return rearrange(grown, "1 c h w -> (h w) c").to(positions.dtype)
+
+
+def sincos_positions(side: int, width: int) -> torch.Tensor:
+    """Fixed 2-D sine-cosine table [side², width] of MAE: columns of the grid in the first half, rows in the second."""
+    if width % 4:
+        raise ValueError(f"a 2-D sine-cosine table needs a width divisible by 4, not {width}")
+    omega = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float32) / (width / 4))
+    angles = torch.arange(side, dtype=torch.float32)[:, None] * omega
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    column = line.repeat(side, 1)
+    row = line.repeat_interleave(side, dim=0)
+    return torch.cat([column, row], dim=1)
+
+
+class WindowAdapter(nn.Module):
+    """Low-rank adapters, one set a window: `scale_w · up_w(down_w(dropout(x_w)))` by two batched products.
+
+    The scale is learned and starts at 1; there is no alpha / r.
+    """
+
+    def __init__(self, config: MonkeyConfig, in_features: int, out_features: int, rank: int):
+        super().__init__()
+        self.num_windows = config.num_windows
+        self.dropout = config.vision_config.adapter_dropout
+        self.down = nn.Parameter(torch.empty(config.num_adapters, rank, in_features))
+        self.up = nn.Parameter(torch.empty(config.num_adapters, out_features, rank))
+        self.scale = nn.Parameter(torch.empty(config.num_adapters, 1))
+
+    def add_to_windows(self, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Add the adapters' products of `x` [V, I, N, in] to the windows of `output` [V, I, N, out], in place."""
+        windows = x[: self.num_windows].flatten(1, 2)
+        down = self.down.expand(self.num_windows, -1, -1)
+        up = (self.up * self.scale[..., None]).expand(self.num_windows, -1, -1)
+        low = torch.bmm(F.dropout(windows, self.dropout, self.training), down.transpose(1, 2))
+        output[: self.num_windows].flatten(1, 2).baddbmm_(low, up.transpose(1, 2))
+        return output
+
+    def reset_parameters(self) -> None:
+        """Kaiming-uniform `down`, zero `up`, unit scale: a new adapter changes nothing."""
+        bound = 1 / math.sqrt(self.down.shape[-1])
+        init.uniform_(self.down, -bound, bound)
+        init.zeros_(self.up)
+        init.ones_(self.scale)
+
+
+def _window_adapter(config: MonkeyConfig, in_features: int, out_features: int, rank: int) -> WindowAdapter | None:
+    return WindowAdapter(config, in_features, out_features, rank) if config.num_adapters else None
+
+
+class MonkeyVisionAttention(nn.Module):
+    """Self-attention within each view. The rows of `in_proj` go head by head: its query, its key, its value."""
+
+    def __init__(self, config: MonkeyConfig):
+        super().__init__()
+        vision = config.vision_config
+        self.num_heads = vision.num_attention_heads
+        self.in_proj = nn.Linear(vision.hidden_size, 3 * vision.hidden_size)
+        self.out_proj = nn.Linear(vision.hidden_size, vision.hidden_size)
+        self.in_adapter = _window_adapter(config, vision.hidden_size, 3 * vision.hidden_size, vision.adapter_rank)
+        self.out_adapter = _window_adapter(config, vision.hidden_size, vision.hidden_size, vision.adapter_rank)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        projected = self.in_proj(x)
+        if self.in_adapter is not None:
+            projected = self.in_adapter.add_to_windows(projected, x)
+        query, key, value = rearrange(projected, "v i n (h q d) -> q (v i) h n d", h=self.num_heads, q=3)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = rearrange(attended, "(v i) h n d -> v i n (h d)", v=x.shape[0])
+        output = self.out_proj(attended)
+        if self.out_adapter is not None:
+            output = self.out_adapter.add_to_windows(output, attended)
+        return output
+
+
+class MonkeyVisionMLP(nn.Module):
+    def __init__(self, config: MonkeyVisionConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class MonkeyVisionLayer(GradientCheckpointingLayer):
+    """Pre-norm block on [V, I, N, C]; the MLP's adapter reads the residual before the second norm."""
+
+    def __init__(self, config: MonkeyConfig):
+        super().__init__()
+        vision = config.vision_config
+        self.layernorm1 = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
+        self.attention = MonkeyVisionAttention(config)
+        self.layernorm2 = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
+        self.mlp = MonkeyVisionMLP(vision)
+        self.mlp_adapter = _window_adapter(config, vision.hidden_size, vision.hidden_size, vision.mlp_adapter_rank)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.layernorm1(x))
+        output = x + self.mlp(self.layernorm2(x))
+        if self.mlp_adapter is not None:
+            output = self.mlp_adapter.add_to_windows(output, x)
+        return output
+
+
+class ResamplerAttention(nn.Module):
+    """Cross-attention of the resampler; the rows of `in_proj_weight` are query, key, value."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"resampler_heads={num_heads} does not divide the resampler's width {width}")
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Query [Q, D], shared by every view; key and value [B, N, D]; returns [B, Q, D]."""
+        inputs = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        query, key, value = (F.linear(x, weight, bias) for x, weight, bias in inputs)
+        query = rearrange(query, "q (h d) -> 1 h q d", h=self.num_heads).expand(key.shape[0], -1, -1, -1)
+        key, value = (rearrange(x, "b n (h d) -> b h n d", h=self.num_heads) for x in (key, value))
+        return self.out_proj(rearrange(F.scaled_dot_product_attention(query, key, value), "b h q d -> b q (h d)"))
+
+
+class Resampler(nn.Module):
+    """One cross-attention from learned queries to a view's patches, positions added to queries and keys."""
+
+    def __init__(self, config: MonkeyConfig):
+        super().__init__()
+        vision, width = config.vision_config, config.text_config.hidden_size
+        self.query = nn.Parameter(torch.empty(vision.num_queries, width))
+        # A parameter because published checkpoints save it; fixed, and frozen by every recipe.
+        self.pos_embed = nn.Parameter(torch.empty(vision.num_queries, width), requires_grad=False)
+        # The published module has no projection where the widths are equal already.
+        self.kv_proj = (
+            nn.Linear(vision.hidden_size, width, bias=False) if vision.hidden_size != width else nn.Identity()
+        )
+        self.ln_q = nn.LayerNorm(width, eps=vision.layer_norm_eps)
+        self.ln_kv = nn.LayerNorm(width, eps=vision.layer_norm_eps)
+        self.attention = ResamplerAttention(width, config.resampler_heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, N, C] → [B, Q, D]."""
+        value = self.ln_kv(self.kv_proj(x))
+        key = value + grow_positions(self.pos_embed, x.shape[1])
+        return self.attention(self.ln_q(self.query) + self.pos_embed, key, value)
+
+
+class MonkeyVisionModel(nn.Module):
+    """Views, transformer, resampler: canvases [I, 3, H, W] to tokens [I, V·Q, D]."""
+
+    def __init__(self, config: MonkeyConfig):
+        super().__init__()
+        self.config = config
+        vision, width = config.vision_config, config.text_config.hidden_size
+        self.patch_embedding = nn.Conv2d(
+            vision.num_channels, vision.hidden_size, vision.patch_size, stride=vision.patch_size, bias=False
+        )
+        self.position_embedding = nn.Parameter(torch.empty(vision.num_positions, vision.hidden_size))
+        self.pre_layernorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
+        self.layers = nn.ModuleList([MonkeyVisionLayer(config) for _ in range(vision.num_hidden_layers)])
+        self.resampler = Resampler(config)
+        self.post_layernorm = nn.LayerNorm(width, eps=vision.layer_norm_eps)
+        self.projection = nn.Parameter(torch.empty(width, width))
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Features of the windows, row by row, then of the global view: [I, V·Q, D]."""
+        # The global view is shrunk at the pixels' own precision, then everything is cast to the weights'.
+        pixels = views(pixel_values, self.config).to(self.patch_embedding.weight.dtype)
+        num_views, num_images = pixels.shape[:2]
+        x = self.patch_embedding(pixels.flatten(0, 1)).flatten(2).transpose(1, 2)
+        x = self.pre_layernorm(x + grow_positions(self.position_embedding, x.shape[1]))
+        x = x.unflatten(0, (num_views, num_images))
+        for layer in self.layers:
+            x = layer(x)
+        tokens = self.post_layernorm(self.resampler(x.flatten(0, 1))) @ self.projection
+        return rearrange(tokens, "(v i) q d -> i (v q) d", v=num_views)

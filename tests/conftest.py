@@ -1,0 +1,125 @@
+"""Shared by all tests: two threads, no network, the recorded figures, and tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from monkey.configuration import MonkeyConfig
+from monkey.modeling import MonkeyForConditionalGeneration
+
+GOLDEN = Path(__file__).parent / "golden"
+CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+
+
+class Golden:
+    """Figures recorded from the published implementation, and the checkpoint they were recorded with."""
+
+    folder = GOLDEN
+    checkpoint = GOLDEN / "checkpoint"
+
+    def __init__(self):
+        self.cases = json.loads((GOLDEN / "cases.json").read_text(encoding="utf-8"))
+        self.tensors = load_file(GOLDEN / "cases.safetensors")
+
+    def pixels(self, *names: str) -> torch.Tensor:
+        """Normalised 896×896 canvases [n, 3, 896, 896], by plain Pillow, apart from the project's processor."""
+        import numpy as np
+        from PIL import Image
+
+        canvases = []
+        for name in names:
+            with Image.open(GOLDEN / "images" / name) as image:
+                resized = image.convert("RGB").resize((896, 896), Image.Resampling.BICUBIC)
+            tensor = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+            canvases.append((tensor - CLIP_MEAN) / CLIP_STD)
+        return torch.stack(canvases)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    return Golden()
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden) -> MonkeyForConditionalGeneration:
+    """The published-layout checkpoint, in fp32 and evaluation mode. Read-only: tests that change it open their own."""
+    return MonkeyForConditionalGeneration.from_pretrained(golden.checkpoint)
+
+
+def tiny_config(**changes) -> MonkeyConfig:
+    """A Monkey of a few thousand parameters; keywords override fields, nested ones by `vision_`/`text_` prefix."""
+    vision = {
+        "window_size": 28,
+        "patch_size": 7,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "mlp_ratio": 2.0,
+        "num_queries": 4,
+        "num_positions": 4,
+        "adapter_rank": 4,
+        "mlp_adapter_rank": 4,
+    }
+    text = {
+        "vocab_size": 320,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "seq_length": 64,
+    }
+    whole = {"image_start_id": 300}
+    for key, value in changes.items():
+        if key.startswith("vision_"):
+            vision[key.removeprefix("vision_")] = value
+        elif key.startswith("text_"):
+            text[key.removeprefix("text_")] = value
+        else:
+            whole[key] = value
+    return MonkeyConfig(vision_config=vision, text_config=text, **whole)
+
+
+def random_model(config: MonkeyConfig, seed: int = 0) -> MonkeyForConditionalGeneration:
+    """A model whose every tensor, adapters and biases included, is random and matters to the output."""
+    torch.manual_seed(seed)
+    model = MonkeyForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("pos_embed",)):
+                continue
+            noise = torch.randn_like(parameter)
+            if parameter.ndim == 1 and "norm" in name and name.endswith("weight"):
+                parameter.copy_(1 + 0.1 * noise)
+            else:
+                parameter.copy_(noise * (0.3 if name.endswith(("up", "scale")) else 0.1))
+    return model
+
+
+def prompt_ids(config: MonkeyConfig, *parts: int | list[int]) -> list[int]:
+    """Token ids of a prompt: lists are text, the number 1 is an image span filled with padding slots."""
+    ids: list[int] = []
+    for part in parts:
+        if isinstance(part, list):
+            ids.extend(part)
+        else:
+            ids.extend([config.image_start_id, *[config.image_pad_id] * config.image_tokens, config.image_end_id])
+    return ids
+
+
+def left_padded(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
+    """Batch of ids and attention mask [B, T], padded on the left."""
+    length = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
+    }
