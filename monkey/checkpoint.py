@@ -167,7 +167,13 @@ def published_shapes(model_class: type, config: MonkeyConfig) -> dict[str, torch
 
 
 def open_checkpoint(
-    model_class: type, opener: Callable, name: Any, *model_args: Any, grid: Any = None, config: Any = None, **kwargs: Any
+    model_class: type,
+    opener: Callable,
+    name: Any,
+    *model_args: Any,
+    grid: Any = None,
+    config: Any = None,
+    **kwargs: Any,
 ):
     """Look at a checkpoint's names and shapes, say what does not fit, then let the library load it.
 
@@ -176,7 +182,9 @@ def open_checkpoint(
     if name is None:
         return opener(name, *model_args, config=config, **kwargs)
     _refuse_missing_cuda(kwargs.get("device_map"))
-    hub = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only", "subfolder") if key in kwargs}
+    hub = {
+        key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only", "subfolder") if key in kwargs
+    }
     base = _base_of_adapter(name, hub)
     source = MonkeyConfig.from_pretrained(base, **hub)
     overrides = {key: kwargs.pop(key) for key in ("global_view", "window_adapters") if key in kwargs}
@@ -184,7 +192,9 @@ def open_checkpoint(
         config = MonkeyConfig.from_pretrained(base, grid=grid, **overrides, **hub)
     else:
         # An Auto class may hand over the configuration under Qwen-VL's model type; ours writes and reads both.
-        config = MonkeyConfig.from_dict({**copy.deepcopy(config).to_dict(), "model_type": MonkeyConfig.model_type}, grid=grid)
+        config = MonkeyConfig.from_dict(
+            {**copy.deepcopy(config).to_dict(), "model_type": MonkeyConfig.model_type}, grid=grid
+        )
 
     if getattr(source, "quantization_config", None) is None:
         shapes = read_shapes(base, hub, variant=kwargs.get("variant"))
@@ -236,7 +246,9 @@ def check_shapes(name: Any, found: dict[str, torch.Size], expected: dict[str, to
         logger.warning("%s: %d tensors are not used: %s", name, len(unexpected), _some(unexpected))
 
 
-def _expected(model_class: type, config: MonkeyConfig, source: MonkeyConfig, has_adapters: bool) -> dict[str, torch.Size]:
+def _expected(
+    model_class: type, config: MonkeyConfig, source: MonkeyConfig, has_adapters: bool
+) -> dict[str, torch.Size]:
     """Shapes that the checkpoint should hold: those of `config`, on the grid that the checkpoint was made for."""
     own = copy.deepcopy(config)
     own.grid, own.window_adapters = source.grid, source.window_adapters if has_adapters else "none"

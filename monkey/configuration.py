@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, Qwen2Config
@@ -20,7 +21,7 @@ PUBLISHED_WINDOW_SIZE = 448
 """Pixels of a window side in every published checkpoint, whose flat config does not name it."""
 
 SPECIALS_BEFORE_IMAGE_START = 214
-"""Special tokens from `<|endoftext|>` up to `<img>`: 3 for text and chat, 205 spare ones, 6 for references and boxes."""
+"""Special tokens from `<|endoftext|>` up to `<img>`: 3 for text and chat, 205 spare, 6 for references and boxes."""
 
 # What transformers itself writes into, or takes out of, a config beside a class's own fields.
 _LIBRARY_KEYS = frozenset(
@@ -55,7 +56,11 @@ def _refuse_unknown_keys(config: PreTrainedConfig, keys: Any) -> None:
         if key in library or key in known:
             continue
         near = difflib.get_close_matches(key, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; its fields are {', '.join(sorted(type(config).__annotations__))}"
+        hint = (
+            f"; did you mean {near[0]!r}?"
+            if near
+            else f"; its fields are {', '.join(sorted(type(config).__annotations__))}"
+        )
         raise ValueError(f"{type(config).__name__} has no field {key!r}{hint}")
 
 
@@ -237,6 +242,23 @@ class MonkeyConfig(PreTrainedConfig):
         return self.image_start_id - SPECIALS_BEFORE_IMAGE_START
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """The library's, with one sentence for a folder or name that holds no config.json."""
+        where = Path(pretrained_model_name_or_path)
+        try:
+            config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except OSError as error:
+            if where.is_dir() or where.is_file():
+                raise ValueError(f"{where} holds a config.json that cannot be read: {error}") from error
+            raise FileNotFoundError(
+                f"{str(where)!r} is neither a folder here nor a model in the hub cache, and it cannot be downloaded; "
+                "check the spelling, or download it where there is a network"
+            ) from error
+        if not config_dict:
+            raise FileNotFoundError(f"{where} has no config.json, so it is not a checkpoint folder")
+        return {"_name_or_path": str(pretrained_model_name_or_path), **config_dict}, kwargs
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """Build from our nested dict or from the published flat one; `grid=` moves the model to another grid."""
         overrides = {key: kwargs.pop(key) for key in ("grid", "global_view", "window_adapters") if key in kwargs}
@@ -249,17 +271,21 @@ class MonkeyConfig(PreTrainedConfig):
                 nested.update(window_adapters="per_window", global_view=True)
         elif nested.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
-                f"{nested.get('_name_or_path') or 'this checkpoint'} is a {nested['model_type']!r} model, not Monkey or "
-                "Qwen-VL; open it with transformers' AutoModelForImageTextToText"
+                f"{nested.get('_name_or_path') or 'this checkpoint'} is a {nested['model_type']!r} model, not Monkey "
+                "or Qwen-VL; open it with transformers' AutoModelForImageTextToText"
             )
         nested.update(overrides)
         return super().from_dict(nested, **kwargs)
 
 
 class QwenVLConfig(MonkeyConfig):
-    """The same configuration under the `model_type` of `Qwen/Qwen-VL`, so that the Auto classes find it."""
+    """The name under which AutoConfig finds `Qwen/Qwen-VL`, whose `model_type` is "qwen"; it reads a MonkeyConfig."""
 
     model_type = "qwen"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        return MonkeyConfig.from_dict(config_dict, **kwargs)
 
 
 def check_grid(grid: Any) -> tuple[int, int]:
@@ -285,7 +311,9 @@ def _from_published(flat: dict[str, Any]) -> dict[str, Any]:
     """Our nested dict for the published flat one."""
     visual = flat["visual"]
     if not flat.get("no_bias", True):
-        raise ValueError("no_bias=false in config.json: decoder linears with biases were never published and do not open")
+        raise ValueError(
+            "no_bias=false in config.json: decoder linears with biases were never published and do not open"
+        )
     window_size = visual.get("window_size", PUBLISHED_WINDOW_SIZE)
     grid = grid_of_image_size(visual["image_size"], window_size)
     adapters = visual.get("lora_repeat_num")

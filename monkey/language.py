@@ -203,8 +203,10 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
         slots = torch.arange(length, device=inputs_embeds.device) + past
         if position_ids is None:
             position_ids = slots[None]
-        mask = attention_mask
-        if not (isinstance(mask, torch.Tensor) and mask.ndim == 4):
+        # `generate` prepares the masks of a static cache itself, one a kind of layer; all our layers are of one kind.
+        if isinstance(attention_mask, dict):
+            mask = attention_mask["full_attention"]
+        else:
             mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=inputs_embeds,
@@ -213,9 +215,7 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
                 position_ids=position_ids,
             )
         alpha = self._rotary_alpha(length, past_key_values)
-        cos, sin = rotary_tables(
-            position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"], alpha
-        )
+        cos, sin = rotary_tables(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"], alpha)
         position_embeddings = (cos, sin, self._query_scale(slots, past, length))
 
         hidden_states = inputs_embeds

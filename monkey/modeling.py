@@ -84,7 +84,9 @@ class MonkeyPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
         elif isinstance(module, Resampler):
             init.trunc_normal_(module.query, std=std)
-            init.copy_(module.pos_embed, sincos_positions(round(module.pos_embed.shape[0] ** 0.5), module.query.shape[1]))
+            init.copy_(
+                module.pos_embed, sincos_positions(round(module.pos_embed.shape[0] ** 0.5), module.query.shape[1])
+            )
         elif isinstance(module, ResamplerAttention):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
@@ -213,7 +215,9 @@ def _refuse_spans(rows: list[list[int]], config: MonkeyConfig, num_images: int) 
                     )
                 start, num_spans = None, num_spans + 1
         if start is not None:
-            raise ValueError(f"prompt {index}: <img> at token {start} is never closed; a prompt was cut inside an image")
+            raise ValueError(
+                f"prompt {index}: <img> at token {start} is never closed; a prompt was cut inside an image"
+            )
     raise ValueError(f"the prompts hold {num_spans} image places, but {num_images} images were given")
 
 

@@ -1,0 +1,128 @@
+"""Turn a checkpoint's `.bin` shards into safetensors or back, and its config.json into the published flat one.
+
+    python scripts/convert_checkpoint.py SOURCE TARGET --format safetensors
+    python scripts/convert_checkpoint.py SOURCE TARGET --format bin --config published
+
+Names and bits stay as they are, shard by shard: no more than one shard is in memory. SOURCE is a folder or a hub name
+in the offline cache. `--config published` writes the flat config.json that the published code reads; `--config monkey`
+ours; by default the file is copied. TARGET is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+
+from monkey.checkpoint_files import load_bin, weight_files
+from monkey.configuration import MonkeyConfig, published_config
+
+WEIGHT_SUFFIXES = {"safetensors": ".safetensors", "bin": ".bin"}
+NAMES = {"safetensors": (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), "bin": (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)}
+
+
+def convert(source: str, target: str | Path, weight_format: str, config: str = "copy") -> Path:
+    """Write `source`'s checkpoint into the new folder `target`.
+
+    Args:
+        source: folder or hub name.
+        target: folder that does not exist yet, or is empty.
+        weight_format: `safetensors` or `bin`.
+        config: `copy`, `published` or `monkey`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: no weights, or a missing shard.
+        ValueError: `target` holds something already, or a shard holds something else than tensors.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists already; name a new folder")
+    files = [Path(path) for path in weight_files(source, {})]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+        folder = Path(temporary) / target.name
+        folder.mkdir()
+        dtype = _write_weights(files, folder, weight_format)
+        _copy_other_files(files[0].parent, folder)
+        if config != "copy":
+            parsed = MonkeyConfig.from_pretrained(source)
+            content: dict[str, Any]
+            if config == "published":
+                content = published_config(parsed, str(dtype).removeprefix("torch."))
+            else:
+                content = json.loads(parsed.to_json_string())
+            (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if target.exists():
+            target.rmdir()
+        folder.rename(target)
+    return target
+
+
+def _write_weights(files: list[Path], folder: Path, weight_format: str) -> torch.dtype:
+    """Write every shard in `weight_format` with its index; returns the type of the first floating tensor."""
+    single, index = NAMES[weight_format]
+    weight_map: dict[str, str] = {}
+    total_size, dtype = 0, None
+    for number, path in enumerate(tqdm(files, desc="shards", unit="shard"), start=1):
+        tensors = load_file(path) if path.suffix == ".safetensors" else load_bin(path)
+        # A memory-mapped or shared storage is written as what it shows, once.
+        tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+        stem, dot, suffix = single.rpartition(".")
+        name = single if len(files) == 1 else f"{stem}-{number:05d}-of-{len(files):05d}{dot}{suffix}"
+        if weight_format == "safetensors":
+            save_file(tensors, folder / name, metadata={"format": "pt"})
+        else:
+            torch.save(tensors, folder / name)
+        for key, tensor in tensors.items():
+            weight_map[key] = name
+            total_size += tensor.numel() * tensor.element_size()
+            if dtype is None and tensor.is_floating_point():
+                dtype = tensor.dtype
+    if len(files) > 1:
+        content = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+        (folder / index).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return dtype or torch.float32
+
+
+def _copy_other_files(source: Path, folder: Path) -> None:
+    """Tokenizer, processor, generation config, licence: all that is neither weights nor code."""
+    for path in source.iterdir():
+        weights = path.suffix in WEIGHT_SUFFIXES.values() or path.name.endswith(".index.json")
+        if path.is_file() and not weights and path.suffix != ".py":
+            shutil.copyfile(path, folder / path.name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="folder or hub name")
+    parser.add_argument("target", help="new folder")
+    parser.add_argument("--format", choices=sorted(NAMES), default="safetensors")
+    parser.add_argument("--config", choices=["copy", "published", "monkey"], default="copy")
+    options = parser.parse_args(arguments)
+    try:
+        print(convert(options.source, options.target, options.format, options.config))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,364 @@
+"""Checkpoints open unmodified, save under the published names, and say in one sentence what does not fit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from monkey.checkpoint import placed_windows, published_names
+from monkey.checkpoint_files import load_bin
+from monkey.configuration import MonkeyConfig, published_config
+from monkey.modeling import MonkeyForConditionalGeneration
+from scripts.convert_checkpoint import convert, main
+from tests.conftest import prompt_ids, random_model, tiny_config
+
+SHARDS = [f"pytorch_model-0000{number}-of-00003.bin" for number in (1, 2, 3)]
+
+
+def published_checkpoint(folder: Path, model: MonkeyForConditionalGeneration) -> Path:
+    """Write a model as the published code does: flat config, one `.bin` of published names."""
+    folder.mkdir(parents=True)
+    flat = published_config(model.config, "float32")
+    (folder / "config.json").write_text(json.dumps(flat), encoding="utf-8")
+    torch.save(published_names(model, dict(model.state_dict())), folder / "pytorch_model.bin")
+    return folder
+
+
+def outputs(model: MonkeyForConditionalGeneration) -> torch.Tensor:
+    config = model.config
+    ids = torch.tensor([prompt_ids(config, 1, [5, 6, 7])])
+    pixels = torch.randn(1, 3, *config.canvas_size, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return model(input_ids=ids, pixel_values=pixels).logits
+
+
+def all_shards(folder: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("pytorch_model*.bin")):
+        tensors.update(load_bin(path))
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors.update(load_file(path))
+    return tensors
+
+
+def assert_same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype, name
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_published_names_survive_opening_and_saving_bit_for_bit(golden, golden_model, tmp_path):
+    golden_model.save_pretrained(tmp_path)
+    assert_same_tensors(all_shards(tmp_path), all_shards(golden.checkpoint))
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_own_save_opens_to_equal_weights_and_config(golden_model, tmp_path):
+    golden_model.save_pretrained(tmp_path, max_shard_size="1MB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    opened = MonkeyForConditionalGeneration.from_pretrained(tmp_path)
+    assert_same_tensors(dict(opened.state_dict()), dict(golden_model.state_dict()))
+    assert opened.config.to_dict() | {"_name_or_path": ""} == golden_model.config.to_dict() | {"_name_or_path": ""}
+
+
+def test_model_made_from_a_config_saves_and_opens(tmp_path):
+    model = random_model(tiny_config())
+    model.save_pretrained(tmp_path)
+    assert "transformer.visual.transformer.resblocks.0.mlp_lora.3.lora_scale" in load_file(
+        tmp_path / "model.safetensors"
+    )
+    torch.testing.assert_close(outputs(MonkeyForConditionalGeneration.from_pretrained(tmp_path)), outputs(model))
+
+
+def test_auto_classes_open_the_published_folder_without_remote_code(golden):
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    import monkey  # noqa: F401, registers
+
+    assert isinstance(AutoConfig.from_pretrained(golden.checkpoint), MonkeyConfig)
+    model = AutoModelForImageTextToText.from_pretrained(golden.checkpoint, grid=(1, 2))
+    assert isinstance(model, MonkeyForConditionalGeneration)
+    assert model.config.grid == (1, 2)
+    assert not any(name.startswith("transformers_modules") for name in sys.modules)
+
+
+def test_variant_with_decoder_adapters_is_told_by_its_names(tmp_path):
+    model = random_model(tiny_config(text_adapter_rank=3))
+    folder = published_checkpoint(tmp_path / "lora", model)
+    assert "adapter" not in (folder / "config.json").read_text().replace("adapter_rank", "")
+    opened = MonkeyForConditionalGeneration.from_pretrained(folder)
+    assert opened.config.text_config.adapter_rank == 3
+    torch.testing.assert_close(outputs(opened), outputs(model))
+    opened.save_pretrained(tmp_path / "again")
+    assert_same_tensors(all_shards(tmp_path / "again"), all_shards(folder))
+
+
+def qwen_vl(tmp_path) -> tuple[Path, MonkeyForConditionalGeneration]:
+    config = tiny_config(grid=(1, 1), global_view=False, window_adapters="none")
+    model = random_model(config)
+    folder = published_checkpoint(tmp_path / "qwen-vl", model)
+    flat = json.loads((folder / "config.json").read_text())
+    assert flat["model_type"] == "qwen"
+    assert "lora_repeat_num" not in flat["visual"]
+    return folder, model
+
+
+def test_plain_qwen_vl_opens_with_one_view_and_saves_as_it_was(tmp_path):
+    folder, model = qwen_vl(tmp_path)
+    opened = MonkeyForConditionalGeneration.from_pretrained(folder)
+    assert opened.config.image_tokens == 4
+    torch.testing.assert_close(outputs(opened), outputs(model))
+    opened.save_pretrained(tmp_path / "again")
+    assert_same_tensors(all_shards(tmp_path / "again"), all_shards(folder))
+
+
+def test_qwen_vl_opens_through_the_auto_class(tmp_path):
+    from transformers import AutoModelForImageTextToText
+
+    import monkey  # noqa: F401, registers
+
+    folder, model = qwen_vl(tmp_path)
+    opened = AutoModelForImageTextToText.from_pretrained(folder)
+    torch.testing.assert_close(outputs(opened), outputs(model))
+    assert opened.config.model_type == "monkey"
+
+
+@torch.no_grad()
+def test_qwen_vl_on_a_grid_is_a_monkey_whose_adapters_do_nothing(tmp_path, caplog):
+    folder, model = qwen_vl(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        opened = MonkeyForConditionalGeneration.from_pretrained(folder, grid=(2, 2))
+    assert "has no window adapters: 4 new sets start at zero effect" in caplog.text
+    assert opened.config.global_view
+    pixels = torch.randn(1, 3, 56, 56)
+    features = opened.get_image_features(pixels)
+    alone = [model.get_image_features(pixels[:, :, r : r + 28, c : c + 28]) for r in (0, 28) for c in (0, 28)]
+    torch.testing.assert_close(features[:, :16], torch.cat(alone, dim=1))
+    # Saving writes the new adapters too, though the opened checkpoint had none.
+    opened.save_pretrained(tmp_path / "monkey")
+    again = MonkeyForConditionalGeneration.from_pretrained(tmp_path / "monkey")
+    assert_same_tensors(dict(again.state_dict()), dict(opened.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "placed"),
+    [
+        ((2, 2), (2, 3), [0, 1, 1, 2, 3, 3]),
+        ((2, 2), (1, 1), [3]),
+        ((2, 2), (3, 2), [0, 1, 2, 3, 2, 3]),
+        ((2, 2), (4, 4), [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]),
+        ((2, 3), (2, 3), [0, 1, 2, 3, 4, 5]),
+        ((1, 1), (2, 2), [0, 0, 0, 0]),
+    ],
+)
+def test_new_windows_start_from_the_old_window_at_their_centre(old, new, placed):
+    assert placed_windows(old, new) == placed
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 2), (2, 3), (3, 2)])
+def test_another_grid_places_the_adapters_and_says_so(tmp_path, grid, caplog):
+    model = random_model(tiny_config())
+    model.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        opened = MonkeyForConditionalGeneration.from_pretrained(tmp_path, grid=grid)
+    assert f"made for grid=(2, 2); on grid={grid}" in caplog.text
+    placed = placed_windows((2, 2), grid)
+    for name, tensor in opened.state_dict().items():
+        source = model.state_dict()[name]
+        expected = source[placed] if "_adapter." in name else source
+        assert torch.equal(tensor, expected), name
+    assert outputs(opened).shape[1] == opened.config.image_tokens + 5
+
+
+def test_dtype_and_device_map_go_through(golden):
+    model = MonkeyForConditionalGeneration.from_pretrained(golden.checkpoint, dtype=torch.bfloat16, device_map="cpu")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.device.type == "cpu"
+
+
+def test_hub_name_opens_from_the_offline_cache(golden, tmp_path):
+    """In a process of its own: the hub's offline setting is read once, at import."""
+    repository = tmp_path / "hub" / "models--echo840--Monkey"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(golden.checkpoint, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    code = (
+        "from monkey.modeling import MonkeyForConditionalGeneration as M; m = M.from_pretrained('echo840/Monkey'); "
+        "print('opened', m.config.image_tokens)"
+    )
+    environment = {
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(Path.cwd()),
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert "opened 1280" in done.stdout, done.stderr
+
+
+@pytest.fixture
+def broken(golden, tmp_path) -> Path:
+    """A copy of the published folder, to break."""
+    return Path(shutil.copytree(golden.checkpoint, tmp_path / "broken"))
+
+
+def refused(folder, kind=ValueError, **options) -> str:
+    with pytest.raises(kind) as caught:
+        MonkeyForConditionalGeneration.from_pretrained(folder, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_folder_without_weights_is_refused(broken):
+    for path in broken.glob("pytorch_model*"):
+        path.unlink()
+    assert "holds no weights: neither model.safetensors nor pytorch_model.bin" in refused(broken, FileNotFoundError)
+
+
+def test_missing_shard_is_named(broken):
+    (broken / SHARDS[1]).unlink()
+    assert f"{SHARDS[1]}, which pytorch_model.bin.index.json names, is missing" in refused(broken, FileNotFoundError)
+
+
+def test_truncated_shard_is_named(broken):
+    shard = broken / SHARDS[1]
+    shard.write_bytes(shard.read_bytes()[:100_000])
+    message = refused(broken)
+    assert SHARDS[1] in message
+    assert "not a whole weight file" in message
+
+
+def test_truncated_safetensors_is_named(broken):
+    convert(str(broken), broken.parent / "safe", "safetensors")
+    shard = broken.parent / "safe" / "model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:100_000])
+    assert "model-00002-of-00003.safetensors is not a whole safetensors file" in refused(shard.parent)
+
+
+def test_shard_that_holds_more_than_tensors_is_refused(broken):
+    shard = broken / SHARDS[0]
+    torch.save({"transformer.ln_f.weight": torch.ones(3), "code": print}, shard)
+    message = refused(broken)
+    assert SHARDS[0] in message
+    assert "unpickling it could run code" in message
+
+
+def test_wrong_shape_gives_both_shapes(broken):
+    shard = broken / SHARDS[1]
+    tensors = {name: tensor.clone() for name, tensor in load_bin(shard).items()}
+    tensors["transformer.ln_f.weight"] = torch.ones(64)
+    torch.save(tensors, shard)
+    assert "transformer.ln_f.weight has shape [64], but config.json makes it [128]" in refused(broken)
+
+
+def test_missing_tensors_are_counted_and_named(broken):
+    shard = broken / SHARDS[1]
+    tensors = {name: t.clone() for name, t in load_bin(shard).items() if name != "transformer.visual.proj"}
+    torch.save(tensors, shard)
+    assert "1 of 133 tensors are missing: transformer.visual.proj" in refused(broken)
+
+
+def test_one_missing_window_of_adapters_is_not_taken_for_another_grid(broken):
+    for shard in SHARDS:
+        tensors = {name: t.clone() for name, t in load_bin(broken / shard).items() if "mlp_lora.3." not in name}
+        torch.save(tensors, broken / shard)
+    assert "mlp_lora.3.lora_a.weight" in refused(broken)
+
+
+def test_tensors_that_nothing_uses_are_reported(broken, caplog):
+    tensors = {name: t.clone() for name, t in load_bin(broken / SHARDS[0]).items()}
+    torch.save(
+        tensors | {"extra.weight": torch.ones(2), "transformer.h.0.attn.masked_bias": torch.ones(1)}, broken / SHARDS[0]
+    )
+    with caplog.at_level(logging.WARNING):
+        MonkeyForConditionalGeneration.from_pretrained(broken)
+    assert "1 tensors are not used: extra.weight" in caplog.text
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "llava"])
+def test_other_models_are_refused_in_one_sentence(tmp_path, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "hidden_size": 8}))
+    save_file({"model.layers.0.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert f"is a {model_type!r} model, not Monkey or Qwen-VL" in refused(tmp_path)
+
+
+def test_text_only_qwen_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen", "hidden_size": 8}))
+    assert "is a 'qwen' model, not Monkey or Qwen-VL" in refused(tmp_path)
+
+
+def test_foreign_weights_under_our_config_are_refused(broken):
+    for shard in SHARDS:
+        torch.save({f"model.{shard}.weight": torch.ones(2)}, broken / shard)
+    assert "is not a Monkey or Qwen-VL checkpoint: none of its 3 tensors has a published name" in refused(broken)
+
+
+def test_name_that_is_nowhere_is_refused():
+    message = refused("nobody/nothing", FileNotFoundError)
+    assert "'nobody/nothing' is neither a folder here nor a model in the hub cache" in message
+
+
+def test_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    assert "has no config.json, so it is not a checkpoint folder" in refused(tmp_path, FileNotFoundError)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("device_map", ["cuda", {"": 0}, {"": "cuda:1"}])
+def test_cuda_without_cuda_is_refused(golden, device_map):
+    assert "asks for CUDA, but torch sees no CUDA device here" in refused(golden.checkpoint, device_map=device_map)
+
+
+def test_grid_that_is_none_is_refused(golden):
+    assert "grid=(0, 3) is not (rows, columns)" in refused(golden.checkpoint, grid=(0, 3))
+
+
+def test_bin_to_safetensors_and_back_is_bit_for_bit(golden, tmp_path):
+    safe = convert(str(golden.checkpoint), tmp_path / "safe", "safetensors")
+    assert len(list(safe.glob("*.safetensors"))) == 3
+    assert not list(safe.glob("*.bin"))
+    back = convert(str(safe), tmp_path / "back", "bin", "published")
+    assert_same_tensors(all_shards(back), all_shards(golden.checkpoint))
+    ours = json.loads((golden.checkpoint / "pytorch_model.bin.index.json").read_text())
+    theirs = json.loads((back / "pytorch_model.bin.index.json").read_text())
+    assert theirs == ours
+    for name in ("qwen.tiktoken", "tokenizer_config.json"):
+        assert (back / name).read_bytes() == (golden.checkpoint / name).read_bytes()
+    MonkeyForConditionalGeneration.from_pretrained(back)
+
+
+def test_what_we_train_exports_to_the_published_config(tmp_path):
+    model = random_model(tiny_config(grid=(2, 3)))
+    model.save_pretrained(tmp_path / "ours")
+    folder = convert(str(tmp_path / "ours"), tmp_path / "published", "bin", "published")
+    flat = json.loads((folder / "config.json").read_text())
+    assert flat["visual"]["image_size"] == [56, 84]
+    assert flat["visual"]["lora_repeat_num"] == 6
+    assert flat["fp32"] is True
+    torch.testing.assert_close(outputs(MonkeyForConditionalGeneration.from_pretrained(folder)), outputs(model))
+
+
+def test_failed_conversion_leaves_nothing(broken, capsys):
+    (broken / SHARDS[2]).write_bytes(b"not a shard")
+    target = broken.parent / "out" / "converted"
+    assert main([str(broken), str(target), "--format", "safetensors"]) == 2
+    error = capsys.readouterr().err
+    assert "\nerror: " in error
+    assert SHARDS[2] in error
+    assert not list(target.parent.iterdir())
+
+
+def test_conversion_never_overwrites(golden, tmp_path, capsys):
+    (tmp_path / "here.txt").write_text("mine")
+    assert main([str(golden.checkpoint), str(tmp_path)]) == 2
+    assert "exists already" in capsys.readouterr().err
