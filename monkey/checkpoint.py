@@ -8,12 +8,10 @@ else in this project knows the published names.
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,8 +27,9 @@ from transformers.core_model_loading import (
 )
 from transformers.initialization import no_init_weights
 
-from monkey.checkpoint_files import locate, read_shapes
+from monkey.checkpoint_files import read_shapes
 from monkey.configuration import MonkeyConfig
+from monkey.location import checkpoint_file, location_of, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -182,9 +181,7 @@ def open_checkpoint(
     if name is None:
         return opener(name, *model_args, config=config, **kwargs)
     _refuse_missing_cuda(kwargs.get("device_map"))
-    hub = {
-        key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only", "subfolder") if key in kwargs
-    }
+    hub = location_of(kwargs)
     base = _base_of_adapter(name, hub)
     source = MonkeyConfig.from_pretrained(base, **hub)
     overrides = {key: kwargs.pop(key) for key in ("global_view", "window_adapters") if key in kwargs}
@@ -274,10 +271,10 @@ def _decoder_adapter_rank(shapes: dict[str, torch.Size]) -> int:
 
 def _base_of_adapter(name: Any, hub: dict[str, Any]) -> Any:
     """The base checkpoint of a PEFT adapter folder, or the name itself."""
-    adapter_config = locate(name, "adapter_config.json", hub)
-    if adapter_config is None or locate(name, "config.json", hub) is not None:
+    adapter_config = checkpoint_file(name, "adapter_config.json", **hub)
+    if adapter_config is None or checkpoint_file(name, "config.json", **hub) is not None:
         return name
-    return json.loads(Path(adapter_config).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return read_json(adapter_config)["base_model_name_or_path"]
 
 
 def _refuse_missing_cuda(device_map: Any) -> None:

@@ -1,4 +1,4 @@
-"""Find a checkpoint's files, in a folder or in the hub cache, and read names and shapes without reading weights."""
+"""A checkpoint's weight files, and their names and shapes without reading weights."""
 
 from __future__ import annotations
 
@@ -14,23 +14,9 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
-    cached_file,
 )
 
-
-def locate(name: Any, filename: str, hub: dict[str, Any]) -> str | None:
-    """Path of `filename` in the folder or hub repository `name`, or None when it has no such file."""
-    if Path(name).is_dir():
-        path = Path(name, hub.get("subfolder", ""), filename)
-        return str(path) if path.is_file() else None
-    return cached_file(
-        str(name),
-        filename,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub,
-    )
+from monkey.location import checkpoint_file
 
 
 def weight_files(name: Any, hub: dict[str, Any], variant: str | None = None) -> list[str]:
@@ -40,11 +26,11 @@ def weight_files(name: Any, hub: dict[str, Any], variant: str | None = None) -> 
         FileNotFoundError: no weights, or a shard that the index names is not there.
     """
     for single, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
-        found = locate(name, _with_variant(single, variant), hub)
+        found = checkpoint_file(name, _with_variant(single, variant), **hub)
         if found is not None:
             return [found]
         index = _with_variant(index, variant)
-        found = locate(name, index, hub)
+        found = checkpoint_file(name, index, **hub)
         if found is not None:
             return [_shard(name, shard, index, hub) for shard in shard_names(found)]
     raise FileNotFoundError(
@@ -116,7 +102,7 @@ def _with_variant(filename: str, variant: str | None) -> str:
 
 
 def _shard(name: Any, shard: str, index: str, hub: dict[str, Any]) -> str:
-    path = locate(name, shard, hub)
+    path = checkpoint_file(name, shard, **hub)
     if path is None:
         raise FileNotFoundError(f"{name}: {shard}, which {index} names, is missing; copy or download it again")
     return path

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from pathlib import Path
+import os
 from typing import Any
 
 from transformers import PreTrainedConfig, Qwen2Config
 from transformers.generation import GenerationConfig
+
+from monkey.location import location_of, required_file
 
 PUBLISHED_WINDOW_SIZE = 448
 """Pixels of a window side in every published checkpoint, whose flat config does not name it."""
@@ -243,19 +245,13 @@ class MonkeyConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """The library's, with one sentence for a folder or name that holds no config.json."""
-        where = Path(pretrained_model_name_or_path)
+        """The library's, with one sentence for a folder or name that holds no readable config.json."""
+        if not os.path.isfile(pretrained_model_name_or_path):
+            required_file(pretrained_model_name_or_path, "config.json", "the model's sizes", **location_of(kwargs))
         try:
             config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         except OSError as error:
-            if where.is_dir() or where.is_file():
-                raise ValueError(f"{where} holds a config.json that cannot be read: {error}") from error
-            raise FileNotFoundError(
-                f"{str(where)!r} is neither a folder here nor a model in the hub cache, and it cannot be downloaded; "
-                "check the spelling, or download it where there is a network"
-            ) from error
-        if not config_dict:
-            raise FileNotFoundError(f"{where} has no config.json, so it is not a checkpoint folder")
+            raise ValueError(f"{pretrained_model_name_or_path}: its config.json cannot be read: {error}") from error
         return {"_name_or_path": str(pretrained_model_name_or_path), **config_dict}, kwargs
 
     @classmethod

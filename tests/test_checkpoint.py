@@ -306,11 +306,13 @@ def test_foreign_weights_under_our_config_are_refused(broken):
 
 def test_name_that_is_nowhere_is_refused():
     message = refused("nobody/nothing", FileNotFoundError)
-    assert "'nobody/nothing' is neither a folder here nor a model in the hub cache" in message
+    assert "nobody/nothing: no config.json in the hub's offline cache" in message
 
 
 def test_folder_that_is_no_checkpoint_is_refused(tmp_path):
-    assert "has no config.json, so it is not a checkpoint folder" in refused(tmp_path, FileNotFoundError)
+    assert "no config.json in the folder, and it is needed for the model's sizes" in refused(
+        tmp_path, FileNotFoundError
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
