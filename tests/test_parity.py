@@ -80,7 +80,10 @@ CASES = {
     "left-padded batch past seq_length": ({"text_seq_length": 16}, [[1, *range(2, 40)], [5, 6], [1, 3]]),
     "NTK without log-n": ({"text_seq_length": 16, "text_use_logn_attn": False}, [[1, *range(2, 40)]]),
     "log-n without NTK": ({"text_seq_length": 16, "text_use_dynamic_ntk": False}, [[1, *range(2, 40)]]),
-    "neither": ({"text_seq_length": 16, "text_use_logn_attn": False, "text_use_dynamic_ntk": False}, [[1, *range(2, 40)]]),
+    "neither": (
+        {"text_seq_length": 16, "text_use_logn_attn": False, "text_use_dynamic_ntk": False},
+        [[1, *range(2, 40)]],
+    ),
     "crossing seq_length while generating": ({"text_seq_length": 30}, [[1, 3, 4]]),
     "vision as wide as the decoder": ({"vision_hidden_size": 48}, [[1, 5]]),
 }

@@ -1,0 +1,146 @@
+"""Pictures to the pixels that the vision side reads: one canvas an image, `[images, 3, H, W]`.
+
+Each picture is made RGB and resized to the full canvas by PIL's bicubic filter, **aspect ratio not kept**, scaled to
+[0, 1] and normalised with CLIP's mean and deviation, as the published model was trained. Windows and the global view
+are cut from this canvas by the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from PIL import Image
+from transformers import AutoImageProcessor, BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from monkey.configuration import MonkeyConfig
+from monkey.images import MAX_BYTES, MAX_PIXELS, open_image
+from monkey.location import checkpoint_file, location_of, required_file
+
+# Written into every saved file by the library; they say nothing about pixels.
+_LIBRARY_KEYS = frozenset({"_commit_hash", "auto_map", "image_processor_type", "processor_class"})
+
+
+class MonkeyImageSettings(TypedDict, total=False):
+    """Settings that `from_pretrained` may override by name."""
+
+    size: dict[str, int] | None
+    image_mean: Sequence[float]
+    image_std: Sequence[float]
+    apply_exif: bool
+    max_bytes: int
+    max_pixels: int
+
+
+class MonkeyImageProcessor(BaseImageProcessor):
+    """`processor(images)` gives `pixel_values`, float32 `[images, 3, H, W]`; images are what `open_image` takes.
+
+    Args:
+        size: `{"height": H, "width": W}` of the canvas in pixels; the published 896×896 when None.
+        image_mean, image_std: of the three channels, on the scale [0, 1].
+        apply_exif: turn pictures upright by their EXIF orientation; False reproduces the published code.
+        max_bytes, max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        ValueError: an unknown setting, by name.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012 (the library's class attribute)
+    valid_kwargs = MonkeyImageSettings
+
+    def __init__(
+        self,
+        size: dict[str, int] | None = None,
+        image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
+        image_std: Sequence[float] = OPENAI_CLIP_STD,
+        apply_exif: bool = True,
+        max_bytes: int = MAX_BYTES,
+        max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
+    ):
+        unknown = sorted(set(kwargs) - _LIBRARY_KEYS)
+        if unknown:
+            raise ValueError(
+                f"MonkeyImageProcessor has no setting {unknown[0]!r}; it has "
+                f"{', '.join(MonkeyImageSettings.__annotations__)}"
+            )
+        super().__init__()
+        self.size = _checked_size(_size_of(MonkeyConfig()) if size is None else size)
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.apply_exif = apply_exif
+        self.max_bytes = max_bytes
+        self.max_pixels = max_pixels
+
+    @classmethod
+    def from_config(cls, config: MonkeyConfig, **settings: Any) -> MonkeyImageProcessor:
+        """The processor for a model's canvas."""
+        return cls(size=_size_of(config), **settings)
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Saved settings; in a published folder, which has none, the canvas that its config.json asks for."""
+        location = location_of(kwargs)
+        names = ("processor_config.json", "preprocessor_config.json")
+        if os.path.isfile(pretrained_model_name_or_path) or any(
+            checkpoint_file(pretrained_model_name_or_path, name, **location) for name in names
+        ):
+            return super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        required_file(pretrained_model_name_or_path, "config.json", "the size of pictures", **location)
+        config = MonkeyConfig.from_pretrained(pretrained_model_name_or_path, **location)
+        rest = {key: value for key, value in kwargs.items() if key in MonkeyImageSettings.__annotations__}
+        return {"size": _size_of(config)}, rest
+
+    def preprocess(self, images: Any, return_tensors: str | None = "pt", names: Sequence[str] | None = None):
+        """Pixels of one picture or of a list of them.
+
+        Args:
+            names: what errors call each picture that is not a path; "picture 1", "picture 2", … when None.
+            return_tensors: "pt" or "np".
+        """
+        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+        if not pictures:
+            raise ValueError("the list of pictures is empty")
+        names = names or [f"picture {number}" for number in range(1, len(pictures) + 1)]
+        pixels = [self.pixels(picture, name) for picture, name in zip(pictures, names, strict=True)]
+        return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)
+
+    def pixels(self, picture: Any, name: str | None = None) -> np.ndarray:
+        """Normalised pixels of one picture, float32 [3, H, W]."""
+        image = open_image(
+            picture, apply_exif=self.apply_exif, max_bytes=self.max_bytes, max_pixels=self.max_pixels, name=name
+        )
+        canvas = image.resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
+        values = np.asarray(canvas, dtype=np.float32) / np.float32(255)
+        values = (values - np.float32(self.image_mean)) / np.float32(self.image_std)
+        return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in MonkeyImageSettings.__annotations__}
+        return {**settings, "image_processor_type": type(self).__name__}
+
+
+def _size_of(config: MonkeyConfig) -> dict[str, int]:
+    height, width = config.canvas_size
+    return {"height": height, "width": width}
+
+
+def _checked_size(size: Any) -> dict[str, int]:
+    if (
+        not isinstance(size, dict)
+        or set(size) != {"height", "width"}
+        or not all(isinstance(pixels, int) and pixels > 0 for pixels in size.values())
+    ):
+        raise ValueError(f"size={size!r} is not {{'height': pixels, 'width': pixels}}")
+    return {"height": size["height"], "width": size["width"]}
+
+
+def register() -> None:
+    """Make AutoImageProcessor open our folders."""
+    AutoImageProcessor.register(MonkeyConfig, image_processor_classes={"pil": MonkeyImageProcessor}, exist_ok=True)

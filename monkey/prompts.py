@@ -1,0 +1,58 @@
+"""Every prompt string, to the byte, with its source.
+
+`<img></img>` is an image's place. Spaces matter: the authors of the published evaluation script report 61.2 and
+68.37 on VizWiz for two prompts that differ in one capital letter and one trailing space. Training used the form that
+ends in `Answer: ` with a space; the released evaluation script asks without it.
+
+A constant with `{question}` is filled by `str.format`; braces in the question itself are left alone.
+"""
+
+from __future__ import annotations
+
+IMAGE_PLACE = "<img></img>"
+"""An image's place in trusted text."""
+
+VQA_AS_TRAINED = "<img></img> {question} Answer: "
+"""Question answering as trained (Monkey's paper, and the comment in its evaluate_vqa.py); ends in a space."""
+
+VQA_PUBLISHED = "<img></img>{question} Answer:"
+"""Question answering as the released evaluate_vqa.py of Monkey asks it."""
+
+VIZWIZ_PUBLISHED = (
+    '<img></img> {question} When the provided information is insufficient, respond with "Unanswerable". Answer:'
+)
+"""VizWiz as the released evaluate_vqa.py of Monkey asks it; its comment gives 61.2, the paper's number."""
+
+VIZWIZ_AS_TRAINED = (
+    '<img></img> {question} When the provided information is insufficient, respond with "unanswerable". Answer: '
+)
+"""VizWiz in the variant of that script's comment, which gives 68.37 for it; ends in a space."""
+
+CAPTION_AS_TRAINED = "<img></img> Generate the caption in English: "
+"""Short caption as trained (Monkey's paper); ends in a space."""
+
+DETAILED_CAPTION_AS_TRAINED = "<img></img> Generate the detailed caption in English: "
+"""Long description as trained (Monkey's paper); ends in a space."""
+
+CAPTION_QWEN_VL = "<img></img>Describe the image in English:"
+"""Short caption as Qwen-VL's evaluation asks it."""
+
+CHAT_SYSTEM = "You are a helpful assistant."
+"""System message of Qwen's chat models when a conversation has none of its own."""
+
+CHAT_PICTURE_LABEL = "Picture {number}: "
+"""What Qwen-VL's chat writes before an image; the image's place and a line break follow. Numbers start at 1."""
+
+
+def after_image(prompt: str) -> str:
+    """The prompt without the image place it begins with, for text that goes in as inert content.
+
+    `processor(images=[image], text=after_image(VQA_AS_TRAINED).format(question=question), inert_text=True)` gives the
+    ids of the filled prompt, and the question cannot hold an image place or a control token.
+
+    Raises:
+        ValueError: the prompt does not begin with an image place, or holds another.
+    """
+    if not prompt.startswith(IMAGE_PLACE) or IMAGE_PLACE in prompt[len(IMAGE_PLACE) :]:
+        raise ValueError(f"the prompt {prompt!r} does not begin with its only {IMAGE_PLACE}")
+    return prompt[len(IMAGE_PLACE) :]

@@ -1,0 +1,417 @@
+"""Opening pictures: every form they come in, upright, RGB, within limits, and refused in one sentence."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import random
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor
+
+from monkey.images import open_image
+from monkey.processing import MonkeyImageProcessor
+
+GOLDEN = Path(__file__).parent / "golden"
+CHECKPOINT = GOLDEN / "checkpoint"
+
+
+def random_pixels(height: int = 6, width: int = 9, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def file_of(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises a size and holds next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def refusal(source, kind: type[Exception] = ValueError, **options) -> str:
+    """The message that opening gives, after checking its type and that it is one sentence."""
+    with pytest.raises(kind) as caught:
+        open_image(source, **options)
+    assert type(caught.value) is kind
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    return message
+
+
+def test_every_form_of_one_picture_is_the_same_picture(tmp_path):
+    pixels = random_pixels()
+    image = Image.fromarray(pixels)
+    png = file_of(image)
+    path = tmp_path / "a picture é.png"
+    path.write_bytes(png)
+    forms = {
+        "PIL": image,
+        "path": path,
+        "path as str": str(path),
+        "bytes": png,
+        "bytearray": bytearray(png),
+        "memoryview": memoryview(png),
+        "data-URI": "data:image/png;base64," + base64.b64encode(png).decode(),
+        "array HWC": pixels,
+        "array CHW": pixels.transpose(2, 0, 1),
+        "array with alpha": np.concatenate([pixels, np.full((6, 9, 1), 255, np.uint8)], axis=2),
+        "array of floats": pixels / 255,
+        "array of float16": (pixels / 255).astype(np.float16),
+        "array of 16 bits": pixels.astype(np.uint16) * 257,
+        "array of integers": pixels.astype(np.int64),
+        "array not contiguous": np.asfortranarray(pixels),
+        "tensor CHW": torch.from_numpy(pixels).permute(2, 0, 1),
+        "tensor of floats": torch.from_numpy(pixels).permute(2, 0, 1) / 255,
+        "tensor with gradient": (torch.from_numpy(pixels) / 255).requires_grad_(),
+    }
+    for name, form in forms.items():
+        opened = open_image(form)
+        assert opened.mode == "RGB", name
+        assert np.array_equal(np.asarray(opened), pixels), name
+
+
+def test_grey_arrays_become_grey_pictures():
+    grey = random_pixels()[:, :, 0]
+    meant = np.repeat(grey[:, :, None], 3, axis=2)
+    for form in (grey, grey[:, :, None], grey[None], torch.from_numpy(grey), torch.from_numpy(grey) / 255):
+        assert np.array_equal(np.asarray(open_image(form)), meant)
+    assert np.array_equal(np.asarray(open_image(grey > 99)), (meant > 99) * 255)
+    halves = torch.from_numpy(grey).to(torch.bfloat16) / 256
+    assert np.abs(np.asarray(open_image(halves)).astype(int) - meant).max() <= 2  # bfloat16 keeps 8 bits
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "PA"])
+def test_modes_are_converted_as_the_published_code_does(mode):
+    image = Image.fromarray(random_pixels(channels=4), "RGBA").convert("RGB" if mode == "HSV" else "RGBA")
+    image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
+    assert np.array_equal(np.asarray(open_image(image)), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.filterwarnings("error")
+def test_transparent_palette_keeps_its_colours_without_a_warning():
+    image = Image.fromarray(random_pixels()).quantize(8)
+    colours = np.asarray(image.convert("RGB"))
+    opened = open_image(file_of(image, transparency=bytes([0, 128, 255])))
+    assert np.array_equal(np.asarray(opened), colours)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_sixteen_bits_are_scaled_and_not_clipped(mode):
+    values = np.linspace(0, 65535, 54).reshape(6, 9).astype(np.uint16)
+    image = Image.fromarray(values)
+    image = image if mode == "I;16" else image.convert("I")
+    if mode == "I;16B":
+        image = image.convert(mode)
+    assert image.mode == mode
+    meant = np.rint(values / 257)
+    for form in (image, file_of(image, "TIFF")) if mode != "I" else (image,):
+        assert np.array_equal(np.asarray(open_image(form))[:, :, 0], meant)
+
+
+def test_sixteen_bit_png_is_scaled():
+    values = np.linspace(0, 65535, 54).reshape(6, 9).astype(np.uint16)
+    opened = np.asarray(open_image(file_of(Image.fromarray(values), "PNG")))
+    assert np.array_equal(opened[:, :, 1], np.rint(values / 257))
+
+
+def test_float_pictures_are_known_in_both_ranges():
+    values = np.linspace(0, 1, 54, dtype=np.float32).reshape(6, 9)
+    for scale in (1, 255):
+        opened = open_image(file_of(Image.fromarray(values * scale), "TIFF"))
+        assert np.array_equal(np.asarray(opened)[:, :, 0], np.rint(values * 255))
+    assert "from -3 to 900" in refusal(Image.fromarray(np.array([[-3, 900]], np.float32)))
+
+
+def test_cmyk_jpeg_keeps_its_colours():
+    red = Image.new("RGB", (32, 32), (200, 30, 40))
+    opened = np.asarray(open_image(file_of(red.convert("CMYK"), "JPEG", quality=95))).astype(int)
+    # JPEG at quality 95 on one flat colour; an inverted picture would be off by more than 100.
+    assert np.abs(opened - [200, 30, 40]).max() <= 4
+
+
+@pytest.mark.parametrize(("file_format", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
+def test_moving_pictures_show_their_first_frame(file_format, options):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    data = file_of(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
+    assert open_image(data).getpixel((4, 4)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("file_format", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_exif_orientation_is_applied_once_or_ignored_on_request(orientation, file_format, options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = file_of(Image.fromarray(random_pixels()), file_format, exif=exif, **options)
+    stored = Image.open(io.BytesIO(data))
+    upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+    opened = open_image(data)
+    assert np.array_equal(np.asarray(opened), upright)
+    assert np.array_equal(np.asarray(open_image(opened)), upright)
+    assert np.array_equal(np.asarray(open_image(stored)), upright)
+    assert np.array_equal(np.asarray(open_image(data, apply_exif=False)), random_pixels())
+
+
+@pytest.mark.parametrize("apply_exif", [True, False])
+def test_tiff_is_turned_once_by_pil_itself(apply_exif):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = file_of(Image.fromarray(random_pixels()), "TIFF", exif=exif)
+    upright = np.rot90(random_pixels(), -1)
+    assert np.array_equal(np.asarray(open_image(data, apply_exif=apply_exif)), upright)
+
+
+def test_unreadable_exif_does_not_cost_the_picture():
+    data = file_of(Image.fromarray(random_pixels()), "PNG", exif=b"Exif\x00\x00XX\x00*\x00\x00\x00\x08")
+    assert np.array_equal(np.asarray(open_image(data)), random_pixels())
+
+
+def test_the_callers_picture_is_left_as_it_was():
+    image = Image.fromarray(random_pixels())
+    image.info["comment"] = "mine"
+    opened = open_image(image)
+    opened.putpixel((0, 0), (0, 0, 0))
+    assert image.info == {"comment": "mine"}
+    assert np.array_equal(np.asarray(image), random_pixels())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5000, 3), (3, 5000)])
+def test_odd_sizes_open(size):
+    assert open_image(file_of(Image.new("RGB", size))).size == size
+
+
+def test_two_hundred_megapixels_are_refused_with_both_numbers(tmp_path):
+    path = tmp_path / "huge.png"
+    path.write_bytes(png_header(20_000, 10_000))
+    for source, name in ((path, "huge.png"), (path.read_bytes(), "the picture")):
+        message = refusal(source)
+        assert name in message
+        assert "200,000,000 pixels" in message
+        assert "100,000,000 allowed" in message
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_pixels_are_limited_before_anything_is_decoded():
+    assert "120,000,000 pixels (12000 × 10000), more than the 100,000,000 allowed" in refusal(
+        png_header(12_000, 10_000)
+    )
+    assert "54 pixels (9 × 6), more than the 53 allowed" in refusal(Image.fromarray(random_pixels()), max_pixels=53)
+    assert "54 pixels (9 × 6), more than the 53 allowed" in refusal(random_pixels(), max_pixels=53)
+    assert open_image(random_pixels(), max_pixels=54).size == (9, 6)
+
+
+def test_bytes_are_limited_before_anything_is_decoded(tmp_path):
+    data = b"not a picture at all" * 10
+    path = tmp_path / "big.png"
+    path.write_bytes(data)
+    for source in (path, data):
+        assert "200 bytes, more than the 199 allowed (max_bytes)" in refusal(source, max_bytes=199)
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    assert "more than the 100 allowed (max_bytes)" in refusal(uri, max_bytes=100)
+
+
+def test_pils_own_limits_are_left_alone():
+    before = Image.MAX_IMAGE_PIXELS
+    open_image(random_pixels(), max_pixels=10**12)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+def test_a_picture_cut_off_is_refused_by_name(tmp_path, file_format):
+    whole = file_of(Image.fromarray(random_pixels(60, 90)), file_format)
+    path = tmp_path / f"half.{file_format.lower()}"
+    path.write_bytes(whole[: len(whole) // 2])
+    message = refusal(path)
+    assert message.startswith(str(path))
+    assert re.search("damaged or cut off|not a picture", message)
+
+
+@pytest.mark.filterwarnings("ignore")  # PIL's, about tags and sizes that were made up here
+def test_damaged_pictures_open_or_are_refused_and_nothing_else():
+    chance = random.Random(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(random_pixels(20, 30))
+    files = [file_of(image, name, exif=exif) for name in ("PNG", "JPEG", "WEBP", "TIFF")]
+    files += [file_of(image, name) for name in ("GIF", "BMP", "PPM")]
+    outcomes = []
+    for _ in range(1500):
+        data = bytearray(chance.choice(files))
+        for _ in range(chance.randrange(1, 5)):
+            data[chance.randrange(min(len(data), 300))] = chance.randrange(256)
+        try:
+            outcomes.append(open_image(bytes(data)).mode)
+        except ValueError as error:
+            outcomes.append(str(error)[:12])
+    assert set(outcomes) == {"RGB", "the picture "}
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (b"just some text\n", "is not a picture that can be read; formats are PNG, JPEG"),
+        (b"%PDF-1.7\n%\xe2\xe3", "is a PDF; render its pages to PNG first"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is PostScript; render it to PNG first"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is an SVG drawing"),
+        (b"  <!DOCTYPE html><html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer; fetch the picture itself"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "is HEIC, AVIF or a film"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_is_no_picture_is_told_as_what_it_is(tmp_path, content, advice):
+    path = tmp_path / "scan.png"
+    path.write_bytes(content)
+    assert refusal(path).startswith(f"{path} {advice}")
+
+
+def test_postscript_is_never_given_to_a_decoder(monkeypatch):
+    opened = []
+    original = Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **options: opened.append(options) or original(*args, **options))
+    refusal(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    assert [set(options["formats"]) & {"EPS", "PDF", "WMF", "FITS"} for options in opened] == [set()]
+
+
+def test_places_that_hold_no_picture_are_named(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    assert refusal(tmp_path / "missing.png", FileNotFoundError).startswith(f"{tmp_path / 'missing.png'}: no such")
+    assert refusal(tmp_path / "folder.png") == f"{tmp_path / 'folder.png'} is a folder, not a picture"
+    assert refusal(tmp_path / "pipe.png") == f"{tmp_path / 'pipe.png'} is not a regular file"
+    assert refusal("a\0b.png").endswith("is not a path: it holds a NUL character")
+    assert "cannot be read: File name too long" in refusal("x" * 5000)
+    assert "cannot be read: Not a directory" in refusal(f"{__file__}/a.png")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://example.org/a.png", "HTTPS://example.org/a.png", "file:///etc/passwd", "ftp://a/b", "s3://b/c"]
+)
+def test_addresses_are_never_fetched(address, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection was opened"))
+    assert refusal(address) == f"{address} is an address, and pictures are not fetched; download it first"
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("data:text/plain;base64,aGVsbG8=", "only data:image/…;base64,… is accepted"),
+        ("data:image/png,hello", "only data:image/…;base64,… is accepted"),
+        ("data:image/png;base64,aGVs bG8=", "is not strict base64"),
+        ("data:image/png;base64,aGVsbG8", "is not strict base64"),
+        ("data:image/png;base64,aGVsbG8=", "is not a picture that can be read"),
+        ("data:image/png;base64,", "is empty"),
+        ("data:image/svg+xml;base64," + base64.b64encode(b"<svg/>").decode(), "is an SVG drawing"),
+    ],
+)
+def test_data_uris_are_strict(uri, message):
+    assert message in refusal(uri)
+    assert refusal(uri, name="image 2 of text 1").startswith("image 2 of text 1 ")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((6, 5, 2), np.uint8), "shape [6, 5, 2]"),
+        (np.zeros((2, 3, 4, 5), np.uint8), "shape [2, 3, 4, 5]"),
+        (np.zeros(7, np.uint8), "shape [7]"),
+        (np.zeros((0, 5, 3), np.uint8), "shape [0, 5, 3]"),
+        (np.full((4, 5), 255.0), "float64 values from 255 to 255; they must lie in [0, 1]"),
+        (np.full((4, 5), np.nan), "float64 values from nan to nan"),
+        (np.full((4, 5), -1), "int64 values from -1 to -1; they must lie in [0, 255]"),
+        (np.full((4, 5), "a"), "values of the type <U1"),
+        (torch.zeros(3, 4, 5) + 2, "float32 values from 2 to 2"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused(array, message):
+    assert message in refusal(array)
+
+
+@pytest.mark.parametrize("thing", [None, 5, ["a.png"], {"url": "a.png"}])
+def test_other_objects_are_refused_by_their_type(thing):
+    message = refusal(thing, TypeError, name="image 1 of text 3")
+    assert message.startswith(f"image 1 of text 3 is a {type(thing).__name__}, and a picture is")
+
+
+def test_an_empty_pil_image_is_refused():
+    assert refusal(Image.new("RGB", (0, 5))) == "the picture has no pixels (0 × 5)"
+
+
+def test_pixels_are_the_published_ones():
+    figures = load_file(GOLDEN / "cases.safetensors")
+    pixels = MonkeyImageProcessor.from_pretrained(CHECKPOINT)(GOLDEN / "images" / "receipt.png")["pixel_values"]
+    assert pixels.shape == (1, 3, 896, 896)
+    assert pixels.dtype == torch.float32
+    # Both sides do the same three operations in fp32; 1e-6 leaves room for their order.
+    for name, window in (("0_0", pixels[:, :, :448, :448]), ("1_1", pixels[:, :, 448:, 448:])):
+        assert torch.allclose(window[..., ::16, ::16], figures[f"vision.window_{name}"], rtol=0, atol=1e-6)
+
+
+def test_the_canvas_is_filled_and_the_aspect_ratio_not_kept():
+    processor = MonkeyImageProcessor(size={"height": 28, "width": 84}, image_mean=[0, 0, 0], image_std=[1, 1, 1])
+    white = processor([Image.new("RGB", (10, 70), "white"), Image.new("L", (1, 1), 255)], return_tensors="np")
+    assert white["pixel_values"].shape == (2, 3, 28, 84)
+    assert (white["pixel_values"] == 1).all()
+
+
+def test_image_processor_is_saved_and_opened(tmp_path):
+    processor = MonkeyImageProcessor(size={"height": 28, "width": 56}, apply_exif=False, max_pixels=1000)
+    processor.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["preprocessor_config.json"]
+    for opened in (MonkeyImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
+        assert type(opened) is MonkeyImageProcessor
+        assert opened.to_dict() == processor.to_dict()
+    assert MonkeyImageProcessor.from_pretrained(tmp_path, apply_exif=True).apply_exif is True
+
+
+def test_published_folder_gives_the_canvas_of_its_config():
+    assert MonkeyImageProcessor.from_pretrained(CHECKPOINT).size == {"height": 896, "width": 896}
+    assert MonkeyImageProcessor().size == {"height": 896, "width": 896}
+
+
+def test_exif_switch_reaches_the_pixels():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = file_of(Image.fromarray(random_pixels()), exif=exif)
+    size = {"height": 28, "width": 28}
+    turned = MonkeyImageProcessor(size=size)(data)["pixel_values"]
+    as_stored = MonkeyImageProcessor(size=size, apply_exif=False)(data)["pixel_values"]
+    assert torch.equal(turned, as_stored.flip(-1, -2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"aply_exif": False}, "no setting 'aply_exif'; it has size, image_mean"),
+        ({"size": 448}, "size=448 is not {'height': pixels, 'width': pixels}"),
+        ({"size": {"height": 448}}, "is not {'height': pixels, 'width': pixels}"),
+        ({"size": {"height": 448, "width": 0}}, "is not {'height': pixels, 'width': pixels}"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MonkeyImageProcessor(**settings)
+
+
+def test_a_folder_without_any_settings_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config.json in the folder, and it is needed for the size"):
+        MonkeyImageProcessor.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the list of pictures is empty"):
+        MonkeyImageProcessor()([])
