@@ -1,0 +1,103 @@
+"""ANLS, average normalised Levenshtein similarity: one minus the edit distance over the longer length, best over
+the references.
+
+Definition: Biten et al., "Scene Text Visual Question Answering" (ICCV 2019). The scripts in use differ in three
+things: whether inner white space is collapsed, whose length is taken (stripped or not), and whether a similarity of
+exactly one half counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from eval.answers import collapse_blanks
+
+THRESHOLD = 0.5
+_CACHED_PAIRS = 1 << 16
+
+
+@lru_cache(maxsize=_CACHED_PAIRS)
+def edit_distance(first: str, second: str) -> int:
+    """Levenshtein distance in characters (insertion, deletion and substitution cost one each)."""
+    if len(first) > len(second):
+        first, second = second, first
+    previous = list(range(len(first) + 1))
+    for row, other in enumerate(second, start=1):
+        current = [row]
+        for column, character in enumerate(first, start=1):
+            if character == other:
+                current.append(previous[column - 1])
+            else:
+                current.append(1 + min(previous[column - 1], previous[column], current[column - 1]))
+        previous = current
+    return previous[-1]
+
+
+def original(prediction: str, references: Sequence[str]) -> float:
+    """The published evaluator's ANLS; exactly one half is kept.
+
+    Odd: white space inside is not collapsed ('12\\nMain St' for '12 Main St' gives 0.9), and the length is that of
+    the *unstripped* reference beside the stripped prediction. A reference given as a bare string was read letter by
+    letter; here it is one reference.
+    """
+    answer = prediction.strip()
+
+    def distance(reference: str) -> float:
+        edits = edit_distance(reference.lower().strip(), answer.lower().strip())
+        return _normalised(edits, len(reference), len(answer))
+
+    return _keep_half(1 - min(map(distance, references)))
+
+
+def official(prediction: str, references: Sequence[str]) -> float:
+    """The script of the Robust Reading Competition (DocVQA, InfographicVQA); exactly one half is kept.
+
+    White space is collapsed before comparing. Odd: the lengths are those of the strings as given, blanks at the
+    ends included, in upper case, where 'ß' has length two.
+    """
+
+    def distance(reference: str) -> float:
+        edits = edit_distance(collapse_blanks(reference.lower()), collapse_blanks(prediction.lower()))
+        return _normalised(edits, len(reference.upper()), len(prediction.upper()))
+
+    return _keep_half(1 - min(map(distance, references)))
+
+
+def strict(prediction: str, references: Sequence[str]) -> float:
+    """ANLS as the ST-VQA paper defines it, and DUE and EST-VQA score it: a similarity of exactly one half counts
+    nothing.
+
+    Strings are compared in lower case and otherwise as they are. EST-VQA also folds traditional to simplified
+    Chinese; the set named estvqa_test is its English part, so that is not done here.
+    """
+
+    def distance(reference: str) -> float:
+        first, second = reference.lower(), prediction.lower()
+        return _normalised(edit_distance(first, second), len(first), len(second))
+
+    similarity = 1 - min(map(distance, references))
+    return similarity if similarity > THRESHOLD else 0.0
+
+
+def stripped(prediction: str, references: Sequence[str]) -> float:
+    """ANLS as the M4C evaluator scores ST-VQA: distance and length both of the stripped strings; exactly one half
+    is kept.
+
+    That script divides by zero when prediction and reference are both empty; here that is 1, as in the others.
+    """
+
+    def distance(reference: str) -> float:
+        first, second = reference.lower().strip(), prediction.lower().strip()
+        return _normalised(edit_distance(first, second), len(first), len(second))
+
+    return _keep_half(1 - min(map(distance, references)))
+
+
+def _normalised(edits: int, first_length: int, second_length: int) -> float:
+    longest = max(first_length, second_length)
+    return 0.0 if longest == 0 else float(edits) / float(longest)
+
+
+def _keep_half(similarity: float) -> float:
+    return 0.0 if similarity < THRESHOLD else similarity

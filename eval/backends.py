@@ -1,0 +1,115 @@
+"""Who answers: the protocol of a backend, and the two that need no model.
+
+`oracle` answers with the best reference, `echo` with the question: they run everything but the model, so that a run's
+accounting, journal and ceilings can be tried and tested in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eval.metrics import best_answer
+from eval.prompting import PromptForm
+from eval.tasks import Task
+from monkey.data.records import Question
+
+STOPPED_AT_END = "end"
+STOPPED_AT_LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to be answered: a row of a task with the form of its prompt."""
+
+    task: Task
+    question: Question
+    form: PromptForm
+
+    @property
+    def row(self) -> int:
+        return self.question.row
+
+    @property
+    def prompt(self) -> str:
+        """The exact prompt, with the image's place as `<img></img>`."""
+        return self.form.ask(self.question.question)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a backend answered to a row.
+
+    `raw` is the text as generated, `tokens` its length without the end-of-text token, `stop` why it ended: 'end' or
+    'length'.
+    """
+
+    row: int
+    raw: str
+    tokens: int
+    stop: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that could not be asked, and why, in a sentence."""
+
+    row: int
+    reason: str
+
+
+class Backend(Protocol):
+    """What a run needs of whoever answers.
+
+    `settings` is everything but prompt and model that an answer depends on; it is recorded and is part of an answer's
+    key. `fingerprint` stands for the model's bytes.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    fingerprint: str
+
+    def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Any]:
+        """The requests in batches, each prepared as far as it can be ahead of its turn."""
+        ...
+
+    def generate_answers(self, batch: Any) -> list[Answer | Failure]:
+        """An answer or a failure for every request of a batch."""
+        ...
+
+
+def in_batches(requests: Sequence[Request], batch_size: int) -> Iterator[Sequence[Request]]:
+    for start in range(0, len(requests), batch_size):
+        yield requests[start : start + batch_size]
+
+
+class OracleBackend:
+    """Answers with the reference that scores best under the task's headline variant."""
+
+    name = "oracle"
+    fingerprint = "oracle"
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+
+    def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Sequence[Request]]:
+        return in_batches(requests, batch_size)
+
+    def generate_answers(self, batch: Sequence[Request]) -> list[Answer | Failure]:
+        return [self._answer(request) for request in batch]
+
+    def _answer(self, request: Request) -> Answer:
+        text, _ = best_answer(request.task.metric, request.task.headline, request.question.answers)
+        return Answer(request.row, text, len(text.split()), STOPPED_AT_END)
+
+
+class EchoBackend(OracleBackend):
+    """Answers with the question."""
+
+    name = "echo"
+    fingerprint = "echo"
+
+    def _answer(self, request: Request) -> Answer:
+        text = request.question.question
+        return Answer(request.row, text, len(text.split()), STOPPED_AT_END)

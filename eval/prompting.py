@@ -1,0 +1,64 @@
+"""Which prompt a task is asked with: the one as trained, the one of the published script, or the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.tasks import Task
+from monkey import prompts
+from monkey.prompts import IMAGE_PLACE
+
+AS_TRAINED, PUBLISHED = "as-trained", "published"
+QUESTION_PLACE = "{question}"
+
+FORMS = {
+    "vqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_PUBLISHED},
+    "vizwiz": {AS_TRAINED: prompts.VIZWIZ_AS_TRAINED, PUBLISHED: prompts.VIZWIZ_PUBLISHED},
+}
+"""A task's prompt by the name in its row and the choice of `--prompt`."""
+
+
+@dataclass(frozen=True)
+class PromptForm:
+    """A prompt with the place of its question open. Every byte matters, spaces at the ends included."""
+
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+
+    def ask(self, question: str) -> str:
+        """The prompt with the question in its place; braces in the question mean nothing."""
+        return self.text.replace(QUESTION_PLACE, question)
+
+
+def prompt_form(task: Task, choice: str) -> PromptForm:
+    """The form that `--prompt` chooses for a task: 'as-trained', 'published', or the path of a text file.
+
+    A file is taken to the byte, but for one line break at its end, which editors add unasked.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file does not begin with the image's place, or does not hold the question's place once.
+    """
+    ours = FORMS[task.prompt]
+    if choice in ours:
+        return PromptForm(choice, ours[choice])
+    path = Path(choice)
+    if not path.is_file():
+        raise FileNotFoundError(f"--prompt {choice}: neither {AS_TRAINED!r} nor {PUBLISHED!r} nor a text file")
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompt {choice} is not UTF-8 text ({error})") from error
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text.startswith(IMAGE_PLACE) or text.count(IMAGE_PLACE) != 1:
+        raise ValueError(f"--prompt {choice} must begin with the image's place, {IMAGE_PLACE}, and hold it only there")
+    places = text.count(QUESTION_PLACE)
+    if places != 1:
+        raise ValueError(f"--prompt {choice} must hold {QUESTION_PLACE} once; it holds it {places} times")
+    return PromptForm(choice, text)

@@ -1,0 +1,422 @@
+"""A run answers every question exactly once, survives being interrupted, and refuses bad input before it writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from eval.backends import Answer, EchoBackend, OracleBackend
+from eval.journal import Journal
+from eval.metrics import METRICS
+from eval.questions import load_question_set
+from eval.results import incompleteness, remarks, summary_row, summary_text, write_whole
+from eval.runner import RunSettings, run
+from eval.tasks import GROUPS, TASKS, Task, select_tasks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load_program():
+    spec = importlib.util.spec_from_file_location("evaluate_vqa", ROOT / "evaluate_vqa.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    return program
+
+
+evaluate_vqa = load_program()
+
+
+def row(number: int, **changes) -> dict:
+    return {
+        "image": f"images/{number % 3}.png",
+        "question": f"What is {number} plus {number}?",
+        "answer": [str(2 * number), f"it is {2 * number}"],
+        "question_id": 100 + number,
+        **changes,
+    }
+
+
+def write_set(folder: Path, rows: list, name: str = "sums.jsonl") -> Path:
+    """A question file and the three images that `row` names."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for number, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (40, 30), colour).save(folder / "images" / f"{number}.png")
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def sums(tmp_path) -> Path:
+    return write_set(tmp_path / "data", [row(number) for number in range(10)])
+
+
+def own_task(path: Path, metric: str = "accuracy") -> Task:
+    (task,) = select_tasks(str(path), metric)
+    return task
+
+
+def settings(folder: Path, **changes) -> RunSettings:
+    return RunSettings(folder=folder, show_progress=False, **changes)
+
+
+def run_one(path: Path, folder: Path, backend=None, **changes) -> dict:
+    (results,) = run([own_task(path)], settings(folder, **changes), backend or OracleBackend)
+    return results
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class CountingBackend(EchoBackend):
+    """Echo that notes what it was asked and can break at its n-th batch."""
+
+    name = "counting"
+
+    def __init__(self, breaks_at: int | None = None, fingerprint: str = "one", **generation):
+        self.settings = generation
+        self.fingerprint = fingerprint
+        self.breaks_at = breaks_at
+        self.asked: list[int] = []
+
+    def generate_answers(self, batch):
+        if self.breaks_at is not None and len(self.asked) // 4 == self.breaks_at:
+            raise KeyboardInterrupt
+        self.asked += [request.row for request in batch]
+        return super().generate_answers(batch)
+
+
+class SpoiledBackend(OracleBackend):
+    """Oracle whose answers pass through a function before they are handed back."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.spoil = spoil
+
+    def generate_answers(self, batch):
+        return self.spoil(super().generate_answers(batch))
+
+
+def test_oracle_reaches_the_ceiling_and_every_line_carries_every_variant(sums, tmp_path):
+    results = run_one(sums, tmp_path / "run")
+    assert results["complete"]
+    assert (results["n"], results["n_expected"], results["n_answered"]) == (10, 10, 10)
+    assert results["scores"]["official"]["value"] == results["scores"]["official"]["ceiling"] == 100.0
+    lines = lines_of(tmp_path / "run" / "sums" / "predictions.jsonl")
+    assert [line["question_id"] for line in lines] == [100 + number for number in range(10)]
+    assert all(set(line["scores"]) == set(METRICS["accuracy"].variants) for line in lines)
+    assert lines[3]["prompt"] == "<img></img> What is 3 plus 3? Answer: "
+    assert lines[3]["references"] == ["6", "it is 6"]
+
+
+def test_results_say_what_they_are_results_of(sums, tmp_path):
+    results = run_one(sums, tmp_path / "run", seed=7, checkpoint="somewhere")
+    assert results == json.loads((tmp_path / "run" / "sums" / "results.json").read_text(encoding="utf-8"))
+    assert results["prompt"]["text"] == "<img></img> {question} Answer: "
+    assert len(results["prompt"]["sha256"]) == len(results["dataset"]["sha256"]) == 64
+    assert results["generation"] == {"max_new_tokens": 100}
+    assert results["versions"]["python"].startswith("3.")
+    assert results["versions"]["torch"] == torch.__version__
+    assert (results["seed"], results["checkpoint"]["path"]) == (7, "somewhere")
+    assert results["checkpoint"]["fingerprint"] == "oracle"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary == {"complete": True, "tasks": [summary_row(results)]}
+
+
+def test_answers_are_stripped_before_they_are_scored_and_kept_as_generated(sums, tmp_path):
+    def with_blanks(answers):
+        return [Answer(answer.row, f" {answer.raw}\n", answer.tokens, answer.stop) for answer in answers]
+
+    results = run_one(sums, tmp_path / "run", lambda: SpoiledBackend(with_blanks))
+    line = lines_of(tmp_path / "run" / "sums" / "predictions.jsonl")[1]
+    assert (line["raw"], line["answer"]) == (" 2\n", "2")
+    assert results["scores"]["official"]["value"] == 100.0
+
+
+def test_ceiling_shows_references_that_a_variant_cannot_score(tmp_path):
+    path = write_set(tmp_path, [row(0, answer="$1,250.00"), row(1, answer="red")])
+    results = run_one(path, tmp_path / "run")
+    assert results["scores"]["original"]["ceiling"] == 50.0
+    assert results["scores"]["official"]["ceiling"] == 100.0
+
+
+@pytest.mark.parametrize("batches_before", [0, 1, 2])
+def test_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(sums, tmp_path, batches_before):
+    whole = CountingBackend()
+    run_one(sums, tmp_path / "whole", lambda: whole)
+    assert whole.asked == list(range(10))
+
+    with pytest.raises(KeyboardInterrupt):
+        run_one(sums, tmp_path / "run", lambda: CountingBackend(breaks_at=batches_before))
+    folder = tmp_path / "run" / "sums"
+    assert sorted(path.name for path in folder.iterdir()) == ["journal.jsonl"]
+
+    rest = CountingBackend()
+    results = run_one(sums, tmp_path / "run", lambda: rest, batch_size=3)
+    assert rest.asked == list(range(4 * batches_before, 10))
+    assert results["resumed"] == 4 * batches_before
+    assert results["complete"]
+    expected = (tmp_path / "whole" / "sums" / "predictions.jsonl").read_bytes()
+    assert (folder / "predictions.jsonl").read_bytes() == expected
+
+
+def test_torn_last_line_of_the_journal_is_asked_again(sums, tmp_path):
+    run_one(sums, tmp_path / "run", CountingBackend)
+    journal = tmp_path / "run" / "sums" / "journal.jsonl"
+    expected = journal.read_bytes()
+    journal.write_bytes(expected[:-9])
+    again = CountingBackend()
+    assert run_one(sums, tmp_path / "run", lambda: again)["complete"]
+    assert again.asked == [9]
+    assert journal.read_bytes() == expected
+
+
+def test_damage_inside_the_journal_is_named_by_file_and_line(sums, tmp_path):
+    run_one(sums, tmp_path / "run", CountingBackend)
+    journal = tmp_path / "run" / "sums" / "journal.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    journal.write_text("\n".join(["{" + lines[0], *lines[1:]]) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"journal\.jsonl:1 is damaged .*--fresh"):
+        run_one(sums, tmp_path / "run", CountingBackend)
+
+
+@pytest.mark.parametrize("change", ["nothing", "prompt", "model", "generation", "image", "question", "fresh"])
+def test_only_answers_that_still_hold_are_kept(sums, tmp_path, change):
+    run_one(sums, tmp_path / "run", CountingBackend)
+    options = {"prompt": "published"} if change == "prompt" else {"fresh": True} if change == "fresh" else {}
+    backend = CountingBackend(
+        fingerprint="two" if change == "model" else "one", **({"dtype": "bfloat16"} if change == "generation" else {})
+    )
+    expected = [] if change == "nothing" else list(range(10))
+    if change == "image":
+        Image.new("RGB", (40, 30), "black").save(sums.parent / "images" / "0.png")
+        expected = [0, 3, 6, 9]
+    if change == "question":
+        write_set(sums.parent, [row(0, question="And now?"), *(row(number) for number in range(1, 10))])
+        expected = [0]
+    assert run_one(sums, tmp_path / "run", lambda: backend, **options)["complete"]
+    assert backend.asked == expected
+
+
+def test_two_runs_in_one_folder_are_refused(sums, tmp_path):
+    message = "is being written by another run; give another --save_name"
+    with Journal(tmp_path / "run" / "sums" / "journal.jsonl"), pytest.raises(ValueError, match=message):
+        run_one(sums, tmp_path / "run")
+    assert run_one(sums, tmp_path / "run")["complete"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "rows", "sentence"),
+    [
+        (lambda answers: [a for a in answers if a.row != 5], "missing", [105], "1 of 10 questions not answered: 105"),
+        (
+            lambda answers: answers + [a for a in answers if a.row == 5],
+            "duplicate",
+            [105],
+            "1 of 10 questions answered more than once: 105",
+        ),
+        (
+            lambda answers: [*answers, Answer(77, "x", 1, "end")] if answers[0].row == 0 else answers,
+            "foreign",
+            [77],
+            "answered without being asked (row numbers): 77",
+        ),
+    ],
+    ids=["dropped", "doubled", "foreign"],
+)
+def test_a_row_not_answered_exactly_once_makes_the_run_incomplete(sums, tmp_path, spoil, kind, rows, sentence):
+    results = run_one(sums, tmp_path / "run", lambda: SpoiledBackend(spoil))
+    assert not results["complete"]
+    assert results[kind] == rows
+    assert any(sentence in line for line in incompleteness(results))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["complete"] is False
+    # Asked again with a backend that is in order: a dropped row is made good, a doubled one stays on record.
+    assert run_one(sums, tmp_path / "run")["complete"] is (kind != "duplicate")
+    assert run_one(sums, tmp_path / "run", fresh=True)["complete"]
+
+
+def test_program_exits_with_one_and_names_what_is_missing(sums, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate_vqa, "OracleBackend", lambda: SpoiledBackend(lambda answers: answers[1:]))
+    assert program(sums, tmp_path / "result") == 1
+    captured = capsys.readouterr()
+    assert "7 of 10" in captured.out
+    assert "incomplete: sums: 3 of 10 questions not answered: 100, 104, 108" in captured.err
+
+
+def test_limit_asks_the_first_questions_and_says_so(sums, tmp_path):
+    results = run_one(sums, tmp_path / "run", limit=4)
+    assert (results["n"], results["n_expected"], results["dataset"]["rows_in_file"]) == (4, 4, 10)
+    assert "sums: only the first 4 of 10 questions asked" in remarks(results)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    write_whole(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new" * 100_000 + "\ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_ten_answers_of_the_annotation_file_replace_the_one_of_the_questions(tmp_path):
+    task = TASKS["textvqa_val"]
+    write_set(tmp_path, [row(0, answer="nike")], task.file)
+    with pytest.raises(
+        ValueError, match=r"textvqa_val\.jsonl:1: vqa_score needs at least 4 answers, and there are 1; .*"
+    ):
+        load_question_set(task, tmp_path)
+    people = [{"answer": "nike", "answer_id": number} for number in range(10)]
+    annotations = tmp_path / task.annotations
+    annotations.write_text(json.dumps({"annotations": [{"question_id": 100, "answers": people}]}))
+    question_set = load_question_set(task, tmp_path)
+    assert question_set.questions[0].answers == ("nike",) * 10
+    assert question_set.annotations == annotations
+    annotations.write_text(json.dumps({"annotations": [{"question_id": 99, "answers": people}]}))
+    with pytest.raises(ValueError, match=r"jsonl:1: question_id 100 has no answers in .*annotations\.json"):
+        load_question_set(task, tmp_path)
+    annotations.write_text("[]")
+    with pytest.raises(ValueError, match="is not a VQA annotation file"):
+        load_question_set(task, tmp_path)
+
+
+def test_ten_answers_beside_the_questions_need_no_annotation_file(tmp_path):
+    task = TASKS["textvqa_val"]
+    write_set(tmp_path, [row(0, answer=["nike"] * 9 + ["adidas"])], task.file)
+    assert len(load_question_set(task, tmp_path).questions[0].answers) == 10
+
+
+def test_sample_tasks_and_their_images_lie_under_the_data_root(tmp_path):
+    write_set(tmp_path, [row(0)], "heldout/signs.jsonl")
+    question_set = load_question_set(TASKS["sample_signs"], tmp_path)
+    assert question_set.questions[0].image.resolve() == (tmp_path / "images" / "0.png").resolve()
+
+
+def program(path: Path | str, output: Path, *flags: str, backend: str = "oracle") -> int:
+    own_file = ("--metric", "accuracy") if str(path).endswith(".jsonl") else ()
+    command = ["--dataset", str(path), *own_file, "--save_name", "run", "--output-dir", str(output)]
+    return evaluate_vqa.main([*command, "--backend", backend, *flags])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(0), "{broken", row(2)], "sums.jsonl:2"),
+        ([row(0), row(1, answer=3)], "sums.jsonl:2"),
+        ([row(0), row(1, answer=["a", None])], "sums.jsonl:2"),
+        ([row(0), row(1, answer=[])], "sums.jsonl:2"),
+        ([row(0), row(1, image="images/none.png")], "none.png"),
+        ([row(0), row(1), row(2, question_id=100)], "sums.jsonl:3: question_id 100 was given before, at "),
+        ([], "sums.jsonl: is empty"),
+    ],
+    ids=["malformed", "number", "null", "no-reference", "no-image", "id-twice", "empty"],
+)
+def test_bad_questions_are_one_sentence_and_nothing_is_written(tmp_path, capsys, rows, message):
+    path = write_set(tmp_path / "data", rows)
+    assert program(path, tmp_path / "result") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flags", "message"),
+    [
+        ("textvqa", (), "unknown task 'textvqa'; nearest: textvqa_val"),
+        ("textvqa_val", ("--data-root", "nowhere"), "nowhere/data/textvqa/textvqa_val.jsonl is missing; --data-root"),
+        ("missing.jsonl", (), "missing.jsonl is missing"),
+        ("chartqa", ("--few-shot", "2"), "--few-shot 2: questions are asked without examples so far"),
+        ("chartqa", ("--save_name", "a/b"), "--save_name 'a/b' must be one folder's name"),
+        ("chartqa", ("--prompt", "none.txt"), "neither 'as-trained' nor 'published' nor a text file"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence_and_nothing_is_written(tmp_path, capsys, monkeypatch, dataset, flags, message):
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path, [row(0)], TASKS["chartqa"].file)
+    assert program(dataset, tmp_path / "result", *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        (None, "--checkpoint is needed"),
+        ("./nowhere", "no such checkpoint folder"),
+        ("empty", "config.json"),
+        ("weightless", "holds no weights"),
+    ],
+)
+def test_what_is_not_a_checkpoint_is_one_sentence_and_nothing_is_written(
+    sums, tmp_path, capsys, monkeypatch, golden, checkpoint, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("weightless").mkdir()
+    shutil.copy(golden.checkpoint / "config.json", "weightless")
+    flags = () if checkpoint is None else ("--checkpoint", checkpoint)
+    assert program(sums, tmp_path / "result", *flags, backend="hf") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_is_not_promised_where_there_is_none(sums, tmp_path, capsys, golden):
+    flags = ("--checkpoint", str(golden.checkpoint), "--device", "cuda")
+    assert program(sums, tmp_path / "result", *flags, backend="hf") == 2
+    assert "sees no CUDA device; leave --device out to run on the CPU" in capsys.readouterr().err
+    assert not (tmp_path / "result").exists()
+
+
+def test_summary_shows_task_score_ceiling_and_the_published_number(tmp_path):
+    task = TASKS["chartqa"]
+    write_set(tmp_path, [row(number, answer=str(100 + number)) for number in range(4)], task.file)
+    (results,) = run([task], settings(tmp_path / "run", data_root=tmp_path), OracleBackend)
+    heads, _, line = summary_text([summary_row(results)]).splitlines()
+    assert heads.split() == ["task", "n", "metric", "score", "ceiling", "original", "published"]
+    assert line.split() == ["chartqa", "4", "relaxed_accuracy", "100.00", "100.00", "100.00", "65.1"]
+    assert any("has 4 questions and the published set 2500" in remark for remark in remarks(results))
+
+
+def test_list_and_show_need_no_run(capsys):
+    assert evaluate_vqa.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in (*TASKS, *GROUPS))
+    assert evaluate_vqa.main(["--show", "vizwiz_val"]) == 0
+    sheet = capsys.readouterr().out
+    assert 'Answer: "' in sheet
+    assert "n=4319" in sheet
+    assert "Monkey 61.2, Qwen-VL 35.2" in sheet
+    assert evaluate_vqa.main(["--show", "vizwiz"]) == 2
+
+
+def test_eval_sh_works_from_any_folder_with_blanks_in_names(tmp_path):
+    write_set(tmp_path / "my data", [row(number) for number in range(3)])
+    command = ["bash", str(ROOT / "eval" / "eval.sh"), "no checkpoint", "my run", "my data/sums.jsonl", "--"]
+    flags = ["--metric", "accuracy", "--backend", "oracle", "--output-dir", "my results"]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, *flags], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "my results" / "my run" / "sums" / "results.json").is_file()
+    refused = subprocess.run([*command[:2], "one"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "usage: bash eval/eval.sh CKPT NAME" in refused.stderr

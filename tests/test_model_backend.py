@@ -1,0 +1,126 @@
+"""The evaluator asks the model as the published one did: same answers, batched as alone, images opened in workers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from eval.backends import Request
+from eval.metrics import score
+from eval.model_backend import ModelBackend, checkpoint_fingerprint
+from eval.prompting import PromptForm
+from eval.runner import RunSettings, run
+from eval.tasks import Task, select_tasks
+from monkey.data.records import read_questions
+
+FORM = PromptForm("file", "<img></img> {question}")
+NEW_TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def asked(golden, tmp_path_factory) -> tuple[Task, list[Request]]:
+    """The prompts whose answers were recorded from the published implementation, as questions of a task."""
+    folder = tmp_path_factory.mktemp("recorded")
+    shutil.copytree(golden.folder / "images", folder / "images")
+    lines = []
+    for number, prompt in enumerate(golden.cases["batch"]["prompts"]):
+        image, question = prompt.removeprefix("<img>").split("</img> ")
+        lines.append(json.dumps({"image": image, "question": question, "answer": "?", "question_id": number}))
+    path = folder / "recorded.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (task,) = select_tasks(str(path), "accuracy", NEW_TOKENS)
+    return task, [Request(task, question, FORM) for question in read_questions(path)]
+
+
+@pytest.fixture(scope="module")
+def backend(golden) -> ModelBackend:
+    return ModelBackend(str(golden.checkpoint), device="cpu", num_workers=0)
+
+
+def answers_of(backend: ModelBackend, requests: list[Request], batch_size: int) -> list:
+    return [answer for batch in backend.batches(requests, batch_size) for answer in backend.generate_answers(batch)]
+
+
+def test_answers_are_the_recorded_ones(asked, backend, golden):
+    recorded = golden.tensors["batch.generated"].tolist()
+    answers = answers_of(backend, asked[1], batch_size=3)
+    expected = [backend.processor.tokenizer.decode(ids, skip_special_tokens=True) for ids in recorded]
+    assert [answer.raw for answer in answers] == expected
+
+
+def test_an_answer_alone_is_the_answer_in_a_batch_and_from_workers(asked, backend):
+    together = answers_of(backend, asked[1], batch_size=3)
+    assert answers_of(backend, asked[1], batch_size=1) == together
+    backend.num_workers = 2
+    try:
+        assert answers_of(backend, asked[1], batch_size=2) == together
+    finally:
+        backend.num_workers = 0
+
+
+def test_an_answer_ends_at_end_of_text_or_at_the_limit(asked, backend):
+    request = asked[1][0]
+    first, *_ = answers_of(backend, [request], batch_size=1)
+    assert (first.tokens, first.stop) == (NEW_TOKENS, "length")
+    ended = backend._answer(request, [65, 66, backend.end_id, backend.end_id])
+    assert (ended.tokens, ended.stop) == (2, "end")
+    assert ended.raw == backend.processor.tokenizer.decode([65, 66])
+
+
+def test_control_characters_in_a_question_are_plain_text(asked, backend):
+    task, (request, *_) = asked
+    question = type(request.question)(**{**vars(request.question), "question": "<img></img><|endoftext|> who?"})
+    (batch,) = backend.batches([Request(task, question, FORM)], 1)
+    ids = batch.inputs["input_ids"][0].tolist()
+    assert ids.count(backend.processor.tokenizer.image_start_id) == 1
+    assert backend.end_id not in ids
+
+
+def test_an_image_that_does_not_open_is_named_and_leaves_the_others_alone(asked, backend, tmp_path):
+    task, requests = asked
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(requests[0].question.image.read_bytes()[:200])
+    question = type(requests[0].question)(**{**vars(requests[0].question), "image": broken, "row": 7})
+    results = answers_of(backend, [Request(task, question, FORM), *requests[1:]], batch_size=3)
+    failure, *answers = results
+    assert failure.row == 7
+    assert "broken.png" in failure.reason
+    assert answers == answers_of(backend, requests[1:], batch_size=2)
+
+
+def test_a_run_with_the_model_writes_answers_settings_and_fingerprint(asked, backend, golden, tmp_path):
+    task, _ = asked
+    settings = RunSettings(tmp_path / "run", checkpoint=str(golden.checkpoint), show_progress=False, limit=1)
+    (results,) = run([task], settings, lambda: backend)
+    assert results["complete"]
+    assert results["generation"] == {
+        "do_sample": False,
+        "num_beams": 1,
+        "min_new_tokens": 1,
+        "eos_token_id": backend.end_id,
+        "pad_token_id": backend.end_id,
+        "dtype": "float32",
+        "grid": [2, 2],
+        "max_new_tokens": NEW_TOKENS,
+    }
+    assert results["checkpoint"]["fingerprint"] == checkpoint_fingerprint(str(golden.checkpoint))
+    assert results["cut_off_at_max_new_tokens"] == 1
+    (line,) = map(json.loads, (tmp_path / "run" / task.name / "predictions.jsonl").read_text("utf-8").splitlines())
+    assert line["scores"]["official"] == score("accuracy", "official", line["answer"], ["?"])
+    assert line["tokens"] == NEW_TOKENS
+
+
+def test_fingerprint_follows_the_bytes_of_the_weights_and_not_their_place(golden, tmp_path):
+    original = checkpoint_fingerprint(str(golden.checkpoint))
+    copy = Path(shutil.copytree(golden.checkpoint, tmp_path / "copy"))
+    assert checkpoint_fingerprint(str(copy)) == original
+    (copy / "generation_config.json").write_text('{"top_p": 0.5}')
+    assert checkpoint_fingerprint(str(copy)) == original
+    shard = copy / "pytorch_model-00002-of-00003.bin"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert checkpoint_fingerprint(str(copy)) != original

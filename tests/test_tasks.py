@@ -1,0 +1,83 @@
+"""The table of tasks keeps what was published, prompts are asked to the byte, and a selection means one thing."""
+
+from __future__ import annotations
+
+import pytest
+
+from eval.prompting import prompt_form
+from eval.tasks import GROUPS, TASKS, select_tasks
+
+PUBLISHED_TASKS = ["estvqa_test", "docvqa_test", "chartqa", "infovqa_test", "vizwiz_val", "deepform", "KLC", "WTQ"]
+PUBLISHED_TASKS += ["gqa_testdev", "okvqa_val", "textvqa_val", "stvqa_test", "ai2diagram_test", "vqav2_val"]
+
+
+def test_the_fourteen_published_tasks_keep_names_places_and_limits():
+    assert [name for name, task in TASKS.items() if task.published is not None] == PUBLISHED_TASKS
+    assert GROUPS["published"] == tuple(PUBLISHED_TASKS)
+    assert sorted(GROUPS["general"] + GROUPS["text"] + GROUPS["document"]) == sorted(PUBLISHED_TASKS)
+    assert TASKS["estvqa_test"].file == "data/estvqa/estvqa.jsonl"
+    assert TASKS["gqa_testdev"].file == "data/gqa/gqa_testdev_new.jsonl"
+    assert TASKS["KLC"].file == "data/test_KleisterCharity.jsonl"
+    short = {name for name in PUBLISHED_TASKS if TASKS[name].max_new_tokens == 10}
+    assert short == {"vizwiz_val", "gqa_testdev", "okvqa_val", "textvqa_val", "ai2diagram_test", "vqav2_val"}
+    assert {TASKS[name].max_new_tokens for name in set(PUBLISHED_TASKS) - short} == {100}
+    assert sum(TASKS[name].n_expected for name in ("textvqa_val", "docvqa_test", "chartqa")) == 12_688
+
+
+def test_prompts_are_asked_to_the_byte():
+    textvqa, vizwiz = TASKS["textvqa_val"], TASKS["vizwiz_val"]
+    assert prompt_form(textvqa, "as-trained").ask("Who?") == "<img></img> Who? Answer: "
+    assert prompt_form(textvqa, "published").ask("Who?") == "<img></img>Who? Answer:"
+    assert prompt_form(textvqa, "as-trained").ask("{question} {0}") == "<img></img> {question} {0} Answer: "
+    assert prompt_form(vizwiz, "published").text.endswith(' respond with "Unanswerable". Answer:')
+    assert prompt_form(vizwiz, "as-trained").text.endswith(' respond with "unanswerable". Answer: ')
+
+
+def test_prompt_file_is_taken_to_the_byte_but_for_the_editors_line_break(tmp_path):
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(b"<img></img> Frage: {question} \n")
+    form = prompt_form(TASKS["textvqa_val"], str(path))
+    assert form.text == "<img></img> Frage: {question} "
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{question}", "must begin with the image's place, <img></img>"),
+        ("<img></img> {question} <img></img>", "hold it only there"),
+        ("<img></img> What?", r"must hold \{question\} once; it holds it 0 times"),
+    ],
+)
+def test_prompt_file_without_its_places_is_refused(tmp_path, text, message):
+    path = tmp_path / "prompt.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        prompt_form(TASKS["textvqa_val"], str(path))
+
+
+def test_tasks_are_chosen_by_name_group_pattern_and_file():
+    assert [task.name for task in select_tasks("textvqa_val,chartqa,textvqa_val")] == ["textvqa_val", "chartqa"]
+    assert [task.name for task in select_tasks("general")] == list(GROUPS["general"])
+    assert [task.name for task in select_tasks("*vqa_test")] == [
+        "estvqa_test", "docvqa_test", "infovqa_test", "stvqa_test"
+    ]  # fmt: skip
+    (task,) = select_tasks("folder/mine.jsonl", "anls", 20)
+    assert (task.name, task.metric, task.max_new_tokens, task.file) == ("mine", "anls", 20, "folder/mine.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("selection", "metric", "message"),
+    [
+        ("textvqa", None, "unknown task 'textvqa'; nearest: textvqa_val"),
+        ("klc", None, "unknown task 'klc'; nearest: KLC"),
+        ("*nothing*", None, r"no task fits the pattern '\*nothing\*'; --list"),
+        (",", None, "names no task; --list shows them"),
+        ("mine.jsonl", None, "mine.jsonl needs a metric: give --metric"),
+        ("mine.jsonl", "exact", "unknown metric 'exact'; known: accuracy, anls"),
+        ("chartqa", "anls", "--metric goes with a .jsonl file of your own"),
+        ("a/mine.jsonl,b/mine.jsonl", "anls", "a/mine.jsonl and b/mine.jsonl would both be written as mine"),
+    ],
+)
+def test_a_selection_that_cannot_be_meant_is_refused(selection, metric, message):
+    with pytest.raises(ValueError, match=message):
+        select_tasks(selection, metric)
