@@ -48,9 +48,7 @@ class PublishedMonkey:
         parts = []
         for row in range(rows):
             for column in range(columns):
-                window = pixel_values[
-                    :, :, row * size : (row + 1) * size, column * size : (column + 1) * size
-                ]
+                window = pixel_values[:, :, row * size : (row + 1) * size, column * size : (column + 1) * size]
                 parts.append(self.encode_view(window, row * columns + column if config.num_adapters else None))
         if config.global_view:
             parts.append(self.encode_view(F.interpolate(pixel_values, size=(size, size), mode="bicubic"), None))
