@@ -95,7 +95,9 @@ class WindowAdapter(nn.Module):
         down = self.down.expand(self.num_windows, -1, -1)
         up = (self.up * self.scale[..., None]).expand(self.num_windows, -1, -1)
         low = torch.bmm(F.dropout(windows, self.dropout, self.training), down.transpose(1, 2))
-        output[: self.num_windows].flatten(1, 2).baddbmm_(low, up.transpose(1, 2))
+        # Autocast leaves in-place operations alone, so their types are made equal here.
+        product = low.to(output.dtype), up.transpose(1, 2).to(output.dtype)
+        output[: self.num_windows].flatten(1, 2).baddbmm_(*product)
         return output
 
     def reset_parameters(self) -> None:

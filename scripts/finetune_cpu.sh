@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Train the small model on a CPU, by default on what scripts/quickstart.sh made.
+#   bash scripts/finetune_cpu.sh [flags]
+# MODEL, DATA and OUTPUT say otherwise: see scripts/launch.sh.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export GPUS=0
+export MODEL=${MODEL:-$root/outputs/quickstart/base}
+export DATA=${DATA:-$root/outputs/quickstart/data/train.json}
+export OUTPUT=${OUTPUT:-$root/outputs/finetuned}
+exec bash "$root/scripts/launch.sh" --config "$root/configs/training/small.yaml" "$@"

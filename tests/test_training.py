@@ -1,0 +1,390 @@
+"""Fine-tuning: what trains, what a run leaves behind, that it resumes exactly, and that it fails loudly and early."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from finetune_multitask import main
+from monkey.configuration import MonkeyConfig
+from monkey.data.records import read_records
+from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.processing import MonkeyProcessor
+from monkey.tokenization import QwenTokenizer
+from monkey.training.arguments import parse_flags
+from monkey.training.dataset import Collator, ConversationDataset, errors_as_raised
+from monkey.training.finetune import finetune
+from monkey.training.lora import add_decoder_lora
+from monkey.training.recipes import PARTS, RECIPES, apply_recipe, part_of
+from tests.conftest import random_model
+from tests.small_processor import CHECKPOINT, small_config
+
+COLOURS = ("red", "green", "blue", "black")
+
+
+def _conversation(question: str, answer: str) -> dict:
+    return {
+        "id": question,
+        "conversations": [{"from": "user", "value": question}, {"from": "assistant", "value": answer}],
+    }
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> SimpleNamespace:
+    """A tiny 2×2 checkpoint whose every tensor matters, and twelve records: ten with a picture, two without."""
+    folder = tmp_path_factory.mktemp("start")
+    config = small_config(grid=(2, 2))
+    random_model(config).save_pretrained(folder / "base")
+    MonkeyProcessor.from_config(config, QwenTokenizer(CHECKPOINT / "qwen.tiktoken")).save_pretrained(folder / "base")
+    records = []
+    for index in range(10):
+        colour = COLOURS[index % len(COLOURS)]
+        Image.new("RGB", (40 + index, 30), colour).save(folder / f"{index}.png")
+        question = f"<img>{index}.png</img> What colour" + " is this" * (index % 3) + "? Answer: "
+        records.append(_conversation(question, colour))
+    records += [_conversation("Say yes. Answer: ", "yes"), _conversation("Count to three. Answer: ", "one two three")]
+    (folder / "train.json").write_text(json.dumps(records))
+    return SimpleNamespace(folder=folder, base=folder / "base", data=folder / "train.json", records=records)
+
+
+def _words(start, output: Path, *more: str) -> list[str]:
+    return [
+        "--model_name_or_path", str(start.base), "--data_path", str(start.data), "--output_dir", str(output),
+        "--use_cpu", "True", "--dataloader_num_workers", "0", "--disable_tqdm", "True",
+        "--per_device_train_batch_size", "4", "--learning_rate", "1e-3", "--lr_scheduler_type", "constant",
+        "--logging_steps", "1", "--save_strategy", "no", "--max_steps", "2", *more,
+    ]  # fmt: skip
+
+
+def _train(start, output: Path, *more: str) -> Path:
+    return finetune(parse_flags(_words(start, output, *more)))
+
+
+def _losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text()) if "loss" in entry]
+
+
+def _dataset(start, **changes) -> ConversationDataset:
+    settings = {"max_length": 2048, **changes}
+    return ConversationDataset(read_records(start.data), MonkeyProcessor.from_pretrained(start.base), **settings)
+
+
+def _with_records(start, tmp_path: Path, *records: dict) -> SimpleNamespace:
+    """The same start, other records; the pictures are found through the folder of the file."""
+    folder = tmp_path / "data"
+    shutil.copytree(start.folder, folder, ignore=shutil.ignore_patterns("base"))
+    (folder / "train.json").write_text(json.dumps(list(records)))
+    return SimpleNamespace(folder=folder, base=start.base, data=folder / "train.json")
+
+
+class TestWhatTrains:
+    VIT = ("model.visual.patch_embedding.", "model.visual.position_embedding", "model.visual.pre_layernorm.")
+    PROJECTION = ("model.visual.post_layernorm.", "model.visual.projection")
+
+    def _expected(self, name: str, fix_vit: bool, use_lora: bool) -> bool:
+        """What the flags' descriptions promise, written apart from the table that does it."""
+        if name == "model.visual.resampler.pos_embed":
+            return False
+        if "_adapter." in name or name.startswith("model.visual.resampler."):
+            return True
+        if name.startswith("model.visual."):
+            assert name.startswith((*self.VIT, *self.PROJECTION, "model.visual.layers."))
+            return not fix_vit
+        return ".lora_" in name if use_lora else True
+
+    @pytest.mark.parametrize("fix_vit", [True, False])
+    @pytest.mark.parametrize("use_lora", [True, False])
+    def test_gradients_are_non_zero_on_exactly_the_recipes_set(self, start, fix_vit, use_lora):
+        model = MonkeyForConditionalGeneration.from_pretrained(start.base)
+        recipe = RECIPES[fix_vit, use_lora]
+        if recipe.decoder_lora:
+            model = add_decoder_lora(model, SimpleNamespace(lora_r=4, lora_alpha=4, lora_dropout=0.0))
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:  # zero at the start, which leaves lora_A without a gradient
+                    torch.nn.init.normal_(parameter)
+        apply_recipe(model, recipe)
+        dataset = _dataset(start)
+        batch = Collator(dataset.processor)([dataset[index] for index in range(len(dataset))])
+        model(**{key: batch[key] for key in ("input_ids", "attention_mask", "labels", "pixel_values")}).loss.backward()
+
+        base = model.get_base_model() if use_lora else model
+        moving = {n for n, p in base.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        promised = {n for n, _ in base.named_parameters() if self._expected(n, fix_vit, use_lora)}
+        # The key bias moves no softmax, so its gradient is zero but for rounding, which may be exactly zero.
+        assert {name for name in moving ^ promised if not name.endswith("k_proj.bias")} == set()
+
+    def test_parts_count_the_published_size(self):
+        with torch.device("meta"):
+            model = MonkeyForConditionalGeneration(MonkeyConfig())
+        millions = {count.part: count.parameters / 1e6 for count in apply_recipe(model, RECIPES[True, False])}
+        assert millions["vision transformer"] == pytest.approx(1842.8, abs=0.05)
+        assert millions["window adapters"] == pytest.approx(51.1, abs=0.05)
+        assert millions["decoder"] == pytest.approx(7721.3, abs=0.05)
+        projected = millions["resampler"] + millions["position table"] + millions["vision projection"]
+        assert projected == pytest.approx(92.8, abs=0.05)
+        assert sum(millions.values()) == pytest.approx(9708.1, abs=0.05)
+
+    def test_a_module_outside_every_part_is_refused(self):
+        with pytest.raises(ValueError, match=r"new_head\.weight lies in no part"):
+            part_of("new_head.weight")
+
+    def test_a_part_is_told_by_whole_names_not_by_substrings(self):
+        assert part_of("model.visual.layers.3.mlp.fc1.weight") == "vision transformer"
+        assert part_of("model.visual.layers.3.mlp_adapter.down") == "window adapters"
+        assert part_of("model.visual.layers.3.mlp_adapters.down") == "vision transformer"
+
+    def test_every_recipe_names_parts_of_the_table(self):
+        assert all(recipe.trains <= set(PARTS) for recipe in RECIPES.values())
+
+    def test_decoder_lora_stands_on_the_published_linears_only(self, start):
+        model = MonkeyForConditionalGeneration.from_pretrained(start.base)
+        add_decoder_lora(model, SimpleNamespace(lora_r=4, lora_alpha=4, lora_dropout=0.0))
+        adapted = {name.removesuffix(".lora_A") for name, _ in model.named_modules() if name.endswith(".lora_A")}
+        attention = {f"model.language_model.layers.0.self_attn.{letter}_proj" for letter in "qkvo"}
+        assert adapted == attention | {f"model.language_model.layers.0.mlp.{name}_proj" for name in ("gate", "up")}
+
+
+class TestSamples:
+    def test_a_batch_is_padded_to_its_longest_and_names_its_records(self, start):
+        dataset = _dataset(start)
+        samples = [dataset[index] for index in (0, 1, 11)]
+        batch = Collator(dataset.processor)(samples)
+        assert batch["input_ids"].shape == (3, max(len(sample["input_ids"]) for sample in samples))
+        assert batch["pixel_values"].shape[0] == 2
+        assert batch["sources"] == [record.source for record in (dataset.records[index] for index in (0, 1, 11))]
+        assert batch["supervised_tokens"] == sum(label != -100 for sample in samples for label in sample["labels"])
+
+    def test_supervised_are_the_answer_and_one_end_of_text(self, start):
+        dataset = _dataset(start)
+        sample, tokenizer = dataset[0], dataset.processor.tokenizer
+        supervised = [label for label in sample["labels"] if label != -100]
+        assert supervised == [*tokenizer.encode_text("red"), tokenizer.eod_id]
+
+    def test_a_sample_over_the_length_is_refused_with_both_numbers(self, start):
+        length = len(_dataset(start)[0]["input_ids"])
+        with pytest.raises(ValueError, match=rf"train\.json\[0\]: .* {length} tokens .* {length - 1} allowed"):
+            _dataset(start, max_length=length - 1)[0]
+        assert len(_dataset(start, max_length=length)[0]["input_ids"]) == length
+
+    def test_a_kept_picture_gives_the_same_pixels_and_is_opened_once(self, start, tmp_path):
+        moved = _with_records(start, tmp_path, *start.records)
+        plain, kept = _dataset(moved), _dataset(moved, cache_images=True)
+        pixels = plain[0]["pixel_values"]
+        assert torch.equal(kept[0]["pixel_values"], pixels)
+        (moved.folder / "0.png").unlink()
+        assert torch.equal(kept[0]["pixel_values"], pixels)
+        assert kept.cache_bytes() == 10 * pixels.nbytes
+
+    def test_the_check_makes_no_pixels(self, start, monkeypatch):
+        dataset = _dataset(start)
+
+        def refuse(*_):
+            raise AssertionError("the check decoded a picture")
+
+        monkeypatch.setattr(Image.Image, "load", refuse)
+        dataset.check()
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_an_error_in_a_loading_process_is_the_same_one_sentence(self, start, tmp_path, workers):
+        moved = _with_records(start, tmp_path, *start.records)
+        (moved.folder / "3.png").write_text("not a picture")
+        dataset = _dataset(moved)
+        loader = DataLoader(dataset, batch_size=4, collate_fn=Collator(dataset.processor), num_workers=workers)
+        with pytest.raises(ValueError, match=r"3\.png") as caught, errors_as_raised():
+            list(loader)
+        assert str(caught.value).startswith(f"{moved.data}[3]: ")
+        assert "\n" not in str(caught.value)
+
+
+class TestRuns:
+    @pytest.mark.parametrize("more", [[], ["--use_lora", "True"]], ids=["full-llm", "lora-llm"])
+    def test_resumed_equals_uninterrupted_bit_for_bit(self, start, tmp_path, more):
+        save = ["--save_strategy", "steps", "--save_steps", "3"]
+        straight = _train(start, tmp_path / "straight", "--max_steps", "6", *save, *more)
+        resumed = tmp_path / "resumed"
+        _train(start, resumed, "--max_steps", "3", *save, *more)
+        _train(start, resumed, "--max_steps", "6", "--resume_from_checkpoint", "True", *save, *more)
+        assert _losses(resumed) == _losses(straight)
+        assert len(_losses(straight)) == 6
+        one, other = (load_file(folder / "model.safetensors") for folder in (straight, resumed))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+    def test_accumulated_batches_weigh_every_token_alike(self, start, tmp_path):
+        whole = _train(start, tmp_path / "whole")
+        more = ("--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4")
+        parts = _train(start, tmp_path / "parts", *more)
+        # Adapter dropout draws differently for other batch sizes; it moves the loss in the third decimal.
+        assert _losses(parts)[0] == pytest.approx(_losses(whole)[0], abs=5e-3)
+
+    def test_the_result_opens_with_its_processor_and_tells_how_it_was_made(self, start, tmp_path):
+        save = ("--save_strategy", "steps", "--save_steps", "2")
+        folder = _train(start, tmp_path / "out", "--eval_data_path", str(start.data), "--seed", "7", *save)
+        for checkpoint in (folder, folder / "checkpoint-2"):
+            MonkeyProcessor.from_pretrained(checkpoint)
+            model = MonkeyForConditionalGeneration.from_pretrained(checkpoint)
+            assert model.config.text_config.use_cache
+            assert model.generation_config.use_cache is not False
+        record = json.loads((folder / "run.json").read_text())
+        assert record["recipe"]["name"] == "full-llm"
+        assert record["seed"] == 7
+        assert record["flags"]["learning_rate"] == 1e-3
+        assert record["data"]["samples"] == {"train": 12, "eval": 12}
+        assert {"torch", "transformers", "python"} <= set(record["versions"])
+        log = json.loads((folder / "training_log.json").read_text())
+        assert [entry["step"] for entry in log if "eval_loss" in entry] == [2]
+        with Image.open(folder / "loss_curve.png") as curve:
+            assert curve.format == "PNG"
+        assert not [path for path in folder.iterdir() if path.name.endswith(".partial")]
+        assert not list(folder.rglob("training_args.bin"))  # a pickle, which nobody should have to trust
+
+    def test_frozen_parts_stay_and_trained_ones_move(self, start, tmp_path):
+        folder = _train(start, tmp_path / "out")
+        before = MonkeyForConditionalGeneration.from_pretrained(start.base).state_dict()
+        after = MonkeyForConditionalGeneration.from_pretrained(folder).state_dict()
+        moved = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
+        assert moved == {"window adapters", "resampler", "decoder"}
+
+    def test_a_lora_run_gives_an_adapter_and_a_merged_checkpoint_that_answer_alike(self, start, tmp_path):
+        from peft import PeftModel
+
+        folder = _train(start, tmp_path / "out", "--use_lora", "True")
+        base = MonkeyForConditionalGeneration.from_pretrained(start.base).eval()
+        models = {
+            "merged": MonkeyForConditionalGeneration.from_pretrained(folder),
+            "adapter by transformers": MonkeyForConditionalGeneration.from_pretrained(folder / "adapter"),
+            "adapter by PEFT": PeftModel.from_pretrained(
+                MonkeyForConditionalGeneration.from_pretrained(start.base), folder / "adapter"
+            ),
+        }
+        inputs = MonkeyProcessor.from_pretrained(folder)(text="<img></img> Say", images=start.folder / "1.png")
+        with torch.no_grad():
+            logits = {name: model.eval()(**inputs).logits for name, model in models.items()}
+            moved = (base(**inputs).logits - logits["merged"]).abs().max()
+        assert moved > 1e-2
+        for name, other in logits.items():
+            # Merging adds B·A to the weights before instead of after the product: fp32 rounding.
+            torch.testing.assert_close(other, logits["merged"], atol=1e-5, rtol=0, msg=name)
+
+    def test_a_batch_without_any_picture_trains(self, start, tmp_path):
+        _train(_with_records(start, tmp_path, *start.records[10:]), tmp_path / "out")
+
+    @pytest.mark.parametrize("more", [[], ["--use_lora", "True"]], ids=["full-llm", "lora-llm"])
+    def test_bf16_and_checkpointing_train_on_a_cpu(self, start, tmp_path, more):
+        exact = _train(start, tmp_path / "exact", *more)
+        narrow = _train(start, tmp_path / "narrow", "--bf16", "True", "--gradient_checkpointing", "True", *more)
+        # bf16 keeps 8 bits of each number: a relative error below one percent in the loss.
+        assert _losses(narrow) == pytest.approx(_losses(exact), rel=1e-2)
+
+    def test_another_grid_trains_and_is_kept(self, start, tmp_path):
+        folder = _train(start, tmp_path / "out", "--grid", "1,3")
+        assert tuple(MonkeyForConditionalGeneration.from_pretrained(folder).config.grid) == (1, 3)
+        size = MonkeyProcessor.from_pretrained(folder).image_processor.size
+        assert (size["height"], size["width"]) == (28, 84)
+
+
+class TestFailures:
+    def test_records_are_checked_before_anything_is_written(self, start, tmp_path):
+        moved = _with_records(start, tmp_path, *start.records)
+        (moved.folder / "9.png").write_text("not a picture")
+        with pytest.raises(ValueError, match=r"train\.json\[9\]: .*9\.png"):
+            _train(moved, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_lazily_met_records_fail_with_their_name_and_leave_nothing(self, start, tmp_path):
+        moved = _with_records(start, tmp_path, *start.records)
+        (moved.folder / "0.png").write_text("not a picture")
+        with pytest.raises(ValueError, match=r"train\.json\[0\]: .*0\.png"):
+            _train(moved, tmp_path / "out", "--lazy_preprocess", "True", "--per_device_train_batch_size", "12")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(self, start, tmp_path):
+        broken = tmp_path / "broken"
+        model = MonkeyForConditionalGeneration.from_pretrained(start.base)
+        torch.nn.init.constant_(model.lm_head.weight, torch.nan)
+        model.save_pretrained(broken)
+        MonkeyProcessor.from_pretrained(start.base).save_pretrained(broken)
+        other = SimpleNamespace(base=broken, data=start.data)
+        with pytest.raises(ValueError, match=r"step 1: the loss is nan.*train\.json\[\d+\], .*train\.json\[\d+\]"):
+            _train(other, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_step_without_supervised_token_stops_the_run_and_names_the_records(self, start, tmp_path, monkeypatch):
+        monkeypatch.setattr(MonkeyProcessor, "encode_conversation", _nothing_supervised)
+        with pytest.raises(ValueError, match=r"step 1 has no supervised token: the batch holds .*train\.json\[\d+\]"):
+            _train(start, tmp_path / "out")
+
+    def test_a_checkpoint_that_cannot_be_finished_leaves_no_folder(self, start, tmp_path, monkeypatch):
+        def full_disk(*_args, **_kwargs):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("monkey.training.trainer.MonkeyTrainer._save_rng_state", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            _train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1")
+        assert not (tmp_path / "out").exists()
+
+    def test_an_earlier_run_is_not_written_over_unasked(self, start, tmp_path):
+        folder = _train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1")
+        before = (folder / "model.safetensors").read_bytes()
+        with pytest.raises(ValueError, match=r"holds an earlier run.*--resume_from_checkpoint.*--overwrite_output_dir"):
+            _train(start, folder)
+        assert (folder / "model.safetensors").read_bytes() == before
+        _train(start, folder, "--overwrite_output_dir", "True")
+        assert not (folder / "checkpoint-1").exists()
+        assert (folder / "model.safetensors").read_bytes() != before
+
+    @pytest.mark.parametrize("wanted", ["True", "nowhere/checkpoint-5"])
+    def test_resuming_from_nothing_is_refused(self, start, tmp_path, wanted):
+        with pytest.raises(FileNotFoundError, match="--resume_from_checkpoint"):
+            _train(start, tmp_path / "out", "--resume_from_checkpoint", wanted)
+
+    def test_a_run_resumes_with_its_own_recipe_only(self, start, tmp_path):
+        folder = _train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1")
+        with pytest.raises(ValueError, match="trained as full-llm, but these flags ask for lora-llm"):
+            _train(start, folder, "--resume_from_checkpoint", "True", "--use_lora", "True")
+
+    def test_an_adapter_folder_is_no_start(self, start, tmp_path):
+        folder = _train(start, tmp_path / "out", "--use_lora", "True", "--max_steps", "1")
+        other = SimpleNamespace(base=folder / "adapter", data=start.data)
+        with pytest.raises(ValueError, match="is a PEFT adapter: continue its run with --resume_from_checkpoint"):
+            _train(other, tmp_path / "next")
+        assert not (tmp_path / "next").exists()
+
+    def test_an_output_that_is_a_file_is_refused(self, start, tmp_path):
+        (tmp_path / "out").write_text("")
+        with pytest.raises(ValueError, match=r"--output_dir .*out is a file"):
+            _train(start, tmp_path / "out")
+
+    def test_a_file_without_records_is_refused(self, start, tmp_path):
+        with pytest.raises(ValueError, match=r"train\.json"):
+            _train(_with_records(start, tmp_path), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("flag", "value"),
+        [
+            ("--data_path", "nowhere.json"),
+            ("--eval_data_path", "nowhere.json"),
+            ("--model_name_or_path", "nowhere/at-all"),
+            ("--config", "nowhere.yaml"),
+            ("--deepspeed", "nowhere.json"),
+        ],
+    )
+    def test_a_missing_file_is_one_sentence_and_nothing_is_made(self, start, tmp_path, capsys, flag, value):
+        words = [*_words(start, tmp_path / "out"), flag, value]
+        assert main(words) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert "nowhere" in line
+        assert not (tmp_path / "out").exists()
+
+
+def _nothing_supervised(_processor, _turns, _images, max_length):
+    return {"input_ids": [1, 2, 3], "labels": [-100, -100, -100]}

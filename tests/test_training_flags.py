@@ -1,0 +1,180 @@
+"""The flags of the fine-tuning program, the configurations it ships with, and its launchers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from monkey.training.arguments import Flags, parse_flags
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIRED = ["--model_name_or_path", "base", "--data_path", "train.json", "--output_dir", "out", "--use_cpu", "True"]
+
+PUBLISHED = [
+    "--bf16", "True", "--fix_vit", "True", "--num_train_epochs", "1", "--per_device_train_batch_size", "1",
+    "--per_device_eval_batch_size", "1", "--gradient_accumulation_steps", "16", "--evaluation_strategy", "no",
+    "--save_strategy", "steps", "--save_steps", "1000", "--save_total_limit", "10", "--learning_rate", "1e-5",
+    "--weight_decay", "0.1", "--adam_beta2", "0.95", "--warmup_ratio", "0.02", "--lr_scheduler_type", "cosine",
+    "--logging_steps", "1", "--report_to", "none", "--model_max_length", "2048", "--gradient_checkpointing", "True",
+    "--lazy_preprocess", "True", "--use_lora", "False", "--lora_r", "32", "--lora_alpha", "32", "--lora_dropout",
+    "0.05", "--q_lora", "False",
+]  # fmt: skip
+
+
+def _flags(*words: str) -> Flags:
+    return parse_flags([*REQUIRED, *words])
+
+
+def test_the_published_scripts_flags_keep_their_meaning():
+    flags = _flags(*PUBLISHED)
+    training = flags.training
+    assert (training.bf16, training.fix_vit, flags.lora.use_lora) == (True, True, False)
+    assert (training.learning_rate, training.weight_decay, training.adam_beta2) == (1e-5, 0.1, 0.95)
+    assert training.gradient_accumulation_steps == 16
+    assert training.lr_scheduler_type == "cosine"
+    assert training.get_warmup_steps(1000) == 20
+    assert training.eval_strategy == "no"
+    assert training.report_to == []
+    assert (flags.data.model_max_length, flags.data.lazy_preprocess) == (2048, True)
+    assert flags.given["gradient_checkpointing"] is True
+
+
+def test_no_logger_is_reported_to_unless_asked():
+    assert _flags().training.report_to == []
+    assert _flags("--report_to", "tensorboard").training.report_to == ["tensorboard"]
+
+
+def test_the_former_name_of_the_evaluation_strategy_counts():
+    flags = _flags("--evaluation_strategy", "steps", "--eval_steps", "5", "--eval_data_path", "held.json")
+    assert flags.training.eval_strategy == "steps"
+
+
+@pytest.mark.parametrize(("text", "grid"), [("2,3", (2, 3)), ("1x2", (1, 2)), (" 3 , 2 ", (3, 2))])
+def test_grid_is_rows_and_columns(text, grid):
+    assert _flags("--grid", text).model.grid_shape == grid
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 1e-4\nmax_steps: 7\nfix_vit: false\ngrid: [2, 3]\nsave_total_limit: null\n")
+    flags = _flags("--config", str(file), "--max_steps", "9")
+    assert (flags.training.learning_rate, flags.training.max_steps, flags.training.fix_vit) == (1e-4, 9, False)
+    assert flags.model.grid_shape == (2, 3)
+    assert flags.given["max_steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learning_rat", "1"], r"command line: there is no flag --learning_rat; did you mean --learning_rate"),
+        (["--learning_rate", "fast"], r"--learning_rate: invalid float value: 'fast'"),
+        (["--grid", "2"], r"--grid 2 is not rows,columns"),
+        (["--grid", "0,2"], r"--grid 0,2 is not rows,columns"),
+        (["--warmup_ratio", "3"], r"--warmup_ratio 3.0 is not a part"),
+        (["--warmup_ratio", "0.1", "--warmup_steps", "5"], r"--warmup_ratio 0.1 and --warmup_steps 5 both"),
+        (["--fp16", "True"], r"--fp16 is not for CPUs"),
+        (["--q_lora", "True"], r"--q_lora is not available yet"),
+        (["--lora_r", "0"], r"--lora_r 0 is not a rank"),
+        (["--eval_strategy", "steps"], r"--eval_strategy steps needs held-out records: --eval_data_path"),
+        (["--load_best_model_at_end", "True"], r"--load_best_model_at_end .* not available yet"),
+    ],
+)
+def test_a_wrong_flag_is_one_sentence(words, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        _flags(*words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["--model_name_or_path", "--data_path", "--output_dir"])
+def test_a_missing_required_flag_is_named(flag):
+    words = list(REQUIRED)
+    del words[words.index(flag) : words.index(flag) + 2]
+    with pytest.raises(ValueError, match=f"{flag} is missing"):
+        parse_flags(words)
+
+
+def test_an_unknown_key_of_the_file_is_refused_by_name(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 1e-4\nfixvit: true\n")
+    with pytest.raises(ValueError, match=r"run\.yaml: there is no flag --fixvit; did you mean .*--fix_vit"):
+        _flags("--config", str(file))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "just words"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"--config .*run\.yaml is not"):
+        _flags("--config", str(file))
+
+
+def test_deepspeed_without_the_package_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ValueError, match="needs the deepspeed package: pip install deepspeed"):
+        _flags("--deepspeed", str(ROOT / "configs/deepspeed/zero2.json"))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/training").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_training_configuration_loads(file):
+    assert _flags("--config", str(file)).given
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_every_deepspeed_configuration_is_of_its_stage(stage):
+    config = json.loads((ROOT / f"configs/deepspeed/zero{stage}.json").read_text())
+    assert config["zero_optimization"]["stage"] == stage
+    assert config["train_batch_size"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("script", "gpus", "expected"),
+    [
+        (
+            "finetune_ds.sh",
+            "8",
+            ["--nproc_per_node 8", "configs/training/full-llm.yaml", "configs/deepspeed/zero2.json"],
+        ),
+        (
+            "finetune_ds_3090.sh",
+            "4",
+            ["--nproc_per_node 4", "configs/training/lora-llm.yaml", "configs/deepspeed/zero3.json"],
+        ),
+        ("finetune_cpu.sh", "", ["configs/training/small.yaml"]),
+    ],
+)
+def test_launchers_pass_the_environment_and_flags_on(tmp_path, script, gpus, expected):
+    interpreter = tmp_path / "python"
+    interpreter.write_text('#!/bin/sh\necho "$@"\n')
+    interpreter.chmod(0o755)
+    given = {"PYTHON": str(interpreter), "GPUS": gpus, "MODEL": "m", "DATA": "d.json", "OUTPUT": "o", "NNODES": "2"}
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / script), "--seed", "3"],
+        cwd=tmp_path,
+        env={**os.environ, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(part in done.stdout for part in expected)
+    assert "--model_name_or_path m --data_path d.json --output_dir o" in done.stdout
+    assert done.stdout.rstrip().endswith("--seed 3")
+    assert ("--nnodes 2" in done.stdout) == (script != "finetune_cpu.sh")
+
+
+def test_a_launcher_without_gpu_says_what_to_do(tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "dirname", "wc"):
+        (tmp_path / "bin" / name).symlink_to(Path("/usr/bin") / name)
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/finetune_ds.sh")],
+        env={"PATH": str(tmp_path / "bin"), "PYTHON": "bash"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "error: this node shows no GPU" in done.stderr
