@@ -1,0 +1,249 @@
+"""Records and questions on disk become text and paths; every fault names its file and place."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from monkey.data.records import Turn, read_questions, read_records
+
+
+def record(user="<img>a.png</img> What? Answer: ", answer="this", **changes) -> dict:
+    return {
+        "id": "1",
+        "conversations": [{"from": "user", "value": user}, {"from": "assistant", "value": answer}],
+        **changes,
+    }
+
+
+def question(number=0, **changes) -> dict:
+    return {"image": "a.png", "question": "What?", "answer": "this", "question_id": number, **changes}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A data folder with two 'pictures', and a current folder elsewhere. They are no pictures: none is opened."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in ("data/a.png", "data/b.png", "outside.png"):
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path / "data"
+
+
+def write_list(folder: Path, *rows) -> Path:
+    path = folder / "train.json"
+    path.write_text(json.dumps(list(rows)), encoding="utf-8")
+    return path
+
+
+def write_lines(folder: Path, *rows) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
+    return path
+
+
+def test_paths_leave_the_text_and_keep_their_order(folder):
+    path = write_list(folder, record("one <img>a.png</img> two <img>b.png</img> three"))
+    (found,) = read_records(path)
+    assert found.turns == (Turn("user", "one <img></img> two <img></img> three"), Turn("assistant", "this"))
+    assert found.images == (folder / "a.png", folder / "b.png")
+    assert found.source == f"{path}[0]"
+
+
+def test_lines_and_list_give_the_same_records(folder):
+    rows = [record(), record("no picture")]
+    from_list = read_records(write_list(folder, *rows))
+    from_lines = read_records(write_lines(folder, *rows))
+    assert [(r.turns, r.images) for r in from_list] == [(r.turns, r.images) for r in from_lines]
+    assert from_lines[1].source.endswith("rows.jsonl:2")
+    assert from_lines[1].images == ()
+
+
+def test_both_naming_habits_and_several_turns(folder):
+    turns = [{"from": role, "value": f"{role} says"} for role in ("human", "gpt", "user", "assistant")]
+    (found,) = read_records(write_list(folder, {"conversations": turns}))
+    assert [turn.role for turn in found.turns] == ["user", "assistant", "user", "assistant"]
+
+
+def test_prompt_bytes_survive(folder):
+    (found,) = read_records(write_list(folder, record(" \u2028 <ref>é</ref> Answer: ")))
+    assert found.turns[0].text == " \u2028 <ref>é</ref> Answer: "
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n \n"])
+def test_blank_end_of_file_is_fine(folder, end):
+    path = folder / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(record()).encode() + end.encode())
+    assert len(read_records(path)) == 1
+
+
+BAD_RECORDS = {
+    "no conversations": ({"id": "1"}, "the key 'conversations' is missing"),
+    "not an object": (5, "expected an object with a key 'conversations', found a whole number"),
+    "conversations no list": (record(conversations="x"), "'conversations' must be a list, found a text"),
+    "no turns": (record(conversations=[]), "'conversations' is empty"),
+    "turn no object": (record(conversations=[3]), "turn 0: expected an object with a key 'from', found a whole number"),
+    "no role": (record(conversations=[{"value": "x"}]), "turn 0: the key 'from' is missing"),
+    "no value": (record(conversations=[{"from": "user"}]), "turn 0: the key 'value' is missing"),
+    "value no text": (record(user=7), "turn 0: 'value' must be a text, found a whole number"),
+    "value null": (record(user=None), "turn 0: 'value' must be a text, found null"),
+    "unknown role": (record(conversations=[{"from": "bot", "value": "x"}]), "unknown role 'bot'"),
+    "empty answer": (record(answer=" \n"), "turn 1: the answer is empty"),
+    "empty user text": (record(user=""), "turn 0: the user's text is empty"),
+    "answer first": (record(conversations=[{"from": "gpt", "value": "x"}]), "turn 0: turns are out of order"),
+    "twice the user": (record(conversations=[{"from": "user", "value": "x"}] * 2), "turn 1: turns are out of order"),
+    "no answer": (record(conversations=[{"from": "user", "value": "x"}]), "the last turn is the user's"),
+    "unclosed": (record("see <img>a.png"), "<img> at character 4 is not closed"),
+    "unclosed before another": (record("<img>a.png <img>b.png</img>"), "<img> at character 0 is not closed before"),
+    "surplus": (record("<img>a.png</img> x </img>"), "</img> at character 19 closes no <img>"),
+    "picture in the answer": (record(answer="<img>a.png</img>"), "an answer holds <img>"),
+    "empty path": (record("<img></img>"), "the path of a picture is empty"),
+    "parent folder": (record("<img>../outside.png</img>"), "leads out of"),
+    "parent further in": (record("<img>x/../../outside.png</img>"), "leads out of"),
+    "absolute": (record("<img>/etc/hostname</img>"), "/etc/hostname is absolute"),
+    "url": (record("<img>http://host/a.png</img>"), "http://host/a.png is a URL"),
+    "file url": (record("<img>file:///etc/hostname</img>"), "is a URL"),
+    "data uri": (record("<img>data:image/png;base64,AAAA</img>"), "is a URL"),
+    "null byte": (record("<img>a\0.png</img>"), "holds characters that no path has"),
+    "half a surrogate": (record("\ud800"), "'value' holds half of a surrogate pair at character 0"),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_RECORDS.values(), ids=BAD_RECORDS)
+def test_bad_record_is_named_by_file_and_place(folder, row, message):
+    for write, place in ((write_list, "train.json[1]"), (write_lines, "rows.jsonl:2")):
+        with pytest.raises(ValueError) as caught:
+            read_records(write(folder, record(), row))
+        assert str(caught.value).startswith(str(folder / place))
+        assert message in str(caught.value)
+
+
+def test_missing_picture_is_named_with_the_folders_tried(folder):
+    with pytest.raises(FileNotFoundError) as caught:
+        read_records(write_list(folder, record(), record("<img>none.png</img>")))
+    assert str(caught.value).startswith(f"{folder / 'train.json'}[1], turn 0: no picture none.png in {folder}")
+
+
+def test_folder_is_no_picture(folder):
+    (folder / "c.png").mkdir()
+    with pytest.raises(FileNotFoundError, match="no picture"):
+        read_records(write_list(folder, record("<img>c.png</img>")))
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links on this system")
+def test_symbolic_link_may_not_leave_the_root(folder):
+    (folder / "link.png").symlink_to(folder.parent / "outside.png")
+    (folder / "inside.png").symlink_to(folder / "a.png")
+    (folder / "linked").symlink_to(folder.parent)
+    assert read_records(write_list(folder, record("<img>inside.png</img>")))
+    for path in ("link.png", "linked/outside.png"):
+        with pytest.raises(ValueError, match="leads out of"):
+            read_records(write_list(folder, record(f"<img>{path}</img>")))
+    assert read_records(write_list(folder, record("<img>data/link.png</img>")), image_root=folder.parent)
+
+
+def test_root_folder_decides_where_pictures_lie(folder):
+    path = write_list(folder, record("<img>data/a.png</img>"))
+    with pytest.raises(FileNotFoundError):
+        read_records(path)
+    assert read_records(path, image_root=folder.parent)[0].images == (folder / "a.png",)
+    with pytest.raises(FileNotFoundError, match="the folder of the pictures does not exist"):
+        read_records(path, image_root=folder / "none")
+
+
+def test_absolute_path_only_inside_a_given_root(folder):
+    path = write_list(folder, record(f"<img>{folder / 'a.png'}</img>"))
+    assert read_records(path, image_root=folder)[0].images == (folder / "a.png",)
+    with pytest.raises(ValueError, match="is absolute"):
+        read_records(path)
+    with pytest.raises(ValueError, match="leads out of"):
+        read_records(path, image_root=folder.parent / "elsewhere")
+
+
+def test_current_folder_comes_after_the_files_own(folder):
+    (Path("c.png")).write_bytes(b"")
+    path = write_list(folder, record("<img>c.png</img>"))
+    assert read_records(path)[0].images == (Path("c.png"),)
+    (folder / "c.png").write_bytes(b"")
+    assert read_records(path)[0].images == (folder / "c.png",)
+
+
+BAD_FILES = {
+    "malformed line": ("rows.jsonl", b'{"a": 1}\n{"b": \n', "rows.jsonl:2: malformed JSON at column"),
+    "malformed list": ("train.json", b'[\n{"a": 1},\n{"b" 2}\n]', "train.json:3: malformed JSON at column 6"),
+    "blank line between": ("rows.jsonl", b'{"a": 1}\n\n{"a": 1}\n', "rows.jsonl:2: the line is blank"),
+    "empty lines": ("rows.jsonl", b"\n \n", "rows.jsonl: is empty"),
+    "empty list file": ("train.json", b"", "train.json: is empty"),
+    "no records": ("train.json", b"[]", "train.json: holds no records"),
+    "not a list": ("train.json", b'{"conversations": []}', "train.json: must hold a list of records"),
+    "other ending": ("train.txt", b"[]", "train.txt: expected a file that ends in .json"),
+    "other encoding": ("train.json", b'[\n"caf\xe9"]', "train.json:2: not UTF-8 text (byte 0xe9)"),
+    "endless number": ("rows.jsonl", b"1" * 5000, "rows.jsonl:1: malformed JSON"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_file_is_named_by_line(folder, name, content, message):
+    (folder / name).write_bytes(content)
+    reader = read_records if name != "rows.jsonl" else (lambda path: list(_rows(path)))
+    with pytest.raises(ValueError) as caught:
+        reader(folder / name)
+    assert str(caught.value).startswith(str(folder))
+    assert message in str(caught.value)
+
+
+def _rows(path):
+    """Rows alone: the lines before the faulty one are no records."""
+    from monkey.data.json_rows import read_rows
+
+    return read_rows(path)
+
+
+def test_missing_file_and_folder(folder):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_records(folder / "none.json")
+    (folder / "folder.json").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        read_records(folder / "folder.json")
+
+
+def test_questions_keep_their_references(folder):
+    rows = [question(), question("b", answer=["this", "", "that"])]
+    first, second = read_questions(write_lines(folder, *rows))
+    assert (first.row, first.question_id, first.answers) == (0, 0, ("this",))
+    assert (second.row, second.question_id, second.answers) == (1, "b", ("this", "", "that"))
+    assert second.image == folder / "a.png"
+    assert second.source.endswith("rows.jsonl:2")
+
+
+BAD_QUESTIONS = {
+    "no image": ({"question": "x", "answer": "y", "question_id": 1}, "the key 'image' is missing"),
+    "no id": ({"image": "a.png", "question": "x", "answer": "y"}, "the key 'question_id' is missing"),
+    "id true": (question(True), "'question_id' must be a whole number or a text, found true or false"),
+    "id fraction": (question(1.5), "'question_id' must be a whole number or a text, found a number"),
+    "answer number": (question(1, answer=3), "'answer' must be a text or a list, found a whole number"),
+    "answer list of numbers": (question(1, answer=["x", 3]), "found a whole number in the list"),
+    "empty answer": (question(1, answer=" "), "the answer is empty"),
+    "no references": (question(1, answer=[]), "the answer is empty"),
+    "blank references": (question(1, answer=["", " "]), "the answer is empty"),
+    "empty question": (question(1, question=""), "the question is empty"),
+    "picture in the question": (question(1, question="<img>a.png</img>"), "the question holds <img>"),
+    "same id": (question(0), "question_id 0 was given before, at"),
+    "same id as text": (question("0"), "question_id '0' was given before, at"),
+    "picture outside": (question(1, image="../outside.png"), "leads out of"),
+    "url": (question(1, image="https://host/a.png"), "is a URL"),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_QUESTIONS.values(), ids=BAD_QUESTIONS)
+def test_bad_question_is_named_by_file_and_line(folder, row, message):
+    with pytest.raises(ValueError) as caught:
+        read_questions(write_lines(folder, question(), row))
+    assert str(caught.value).startswith(f"{folder / 'rows.jsonl'}:2")
+    assert message in str(caught.value)
