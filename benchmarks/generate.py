@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import statistics
 import sys
+import time
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
-from benchmarks.measure import arguments, compare, largest_difference, peak_bytes, report, seconds
+from benchmarks.measure import arguments, finish, largest_difference, peak_bytes, report
 from benchmarks.published import PublishedMonkey
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
@@ -54,25 +56,50 @@ def prompts(model, batch: int, options) -> dict[str, torch.Tensor]:
 
 
 class Sides:
-    """The two ways to continue the same prompts, greedily and for a fixed number of tokens."""
+    """The two ways to continue the same prompts, greedily and for a fixed number of tokens.
+
+    Each returns the new tokens [B, n] and the moments at which they were there.
+    """
 
     def __init__(self, model, baseline: PublishedMonkey, inputs: dict[str, torch.Tensor], new_tokens: int):
-        self.model, self.baseline, self.inputs, self.new_tokens = model, baseline, inputs, new_tokens
+        self.model, self.inputs, self.new_tokens = model, inputs, new_tokens
+        self.baseline = _GivenFeatures(baseline.tensors, baseline.config, inputs["image_features"])
 
     @torch.no_grad()
-    def ours(self, new_tokens: int | None = None) -> torch.Tensor:
-        count = new_tokens or self.new_tokens
+    def ours(self) -> tuple[torch.Tensor, list[float]]:
+        clock = _Clock(self.model.device.type)
         output = self.model.generate(
-            **self.inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=-1
+            **self.inputs,
+            max_new_tokens=self.new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=[],
+            stopping_criteria=StoppingCriteriaList([clock]),
         )
-        return output[:, self.inputs["input_ids"].shape[1] :]
+        return output[:, self.inputs["input_ids"].shape[1] :], clock.moments
 
     @torch.no_grad()
-    def published(self, new_tokens: int | None = None) -> torch.Tensor:
-        count = new_tokens or self.new_tokens
-        baseline = _GivenFeatures(self.baseline.tensors, self.baseline.config, self.inputs["image_features"])
-        output = baseline.generate(self.inputs["input_ids"], self.inputs["attention_mask"], True, count)
-        return output[:, self.inputs["input_ids"].shape[1] :]
+    def published(self) -> tuple[torch.Tensor, list[float]]:
+        clock = _Clock(self.model.device.type)
+        output = self.baseline.generate(
+            self.inputs["input_ids"], self.inputs["attention_mask"], True, self.new_tokens, each_token=clock.note
+        )
+        return output[:, self.inputs["input_ids"].shape[1] :], clock.moments
+
+
+class _Clock(StoppingCriteria):
+    """Notes when each token is there; stops nothing."""
+
+    def __init__(self, device: str):
+        self.device, self.moments = device, []
+
+    def note(self) -> None:
+        finish(self.device)
+        self.moments.append(time.perf_counter())
+
+    def __call__(self, input_ids, scores, **kwargs):
+        self.note()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class _GivenFeatures(PublishedMonkey):
@@ -86,25 +113,23 @@ class _GivenFeatures(PublishedMonkey):
         return self.features
 
 
+def timed(run) -> tuple[float, float]:
+    """Seconds to the first token, and seconds a token after it."""
+    start = time.perf_counter()
+    _, moments = run()
+    return moments[0] - start, (moments[-1] - moments[0]) / (len(moments) - 1)
+
+
 def measure(sides: Sides, repeats: int, device: str, suffix: str, ratios: dict[str, float]) -> None:
     """First token, following tokens and memory at one batch size, into `ratios`."""
-    if not torch.equal(sides.ours(), sides.published()):
+    if not torch.equal(sides.ours()[0], sides.published()[0]):
         raise SystemExit("error: the two sides generated different tokens")
-    theirs, ours, ratios[f"first_token_speedup{suffix}"] = compare(
-        lambda: sides.published(1), lambda: sides.ours(1), repeats, device
-    )
-    print(f"first token{suffix}: published order {theirs:.3f} s, ours {ours:.3f} s")
-    decoding = []
-    for _ in range(repeats):
-        # Neighbouring runs, so that drift of the machine cancels: whole generation less its first token.
-        pair = []
-        for run in (sides.published, sides.ours):
-            pair.append(seconds(run, device) - seconds(lambda run=run: run(1), device))
-        decoding.append(pair)
-    ratios[f"decode_speedup{suffix}"] = statistics.median(theirs / ours for theirs, ours in decoding)
-    for name, index in (("published order", 0), ("ours", 1)):
-        spent = statistics.median(pair[index] for pair in decoding) / (sides.new_tokens - 1)
-        print(f"decode{suffix}: {name} {1000 * spent:.1f} ms a step")
+    # Neighbouring runs, so that drift of the machine cancels in their ratio.
+    pairs = [(timed(sides.published), timed(sides.ours)) for _ in range(repeats)]
+    for index, (name, unit) in enumerate((("first_token", "to the first token"), ("decode", "a token after it"))):
+        theirs, ours = (statistics.median(pair[side][index] for pair in pairs) for side in (0, 1))
+        ratios[f"{name}_speedup{suffix}"] = statistics.median(pair[0][index] / pair[1][index] for pair in pairs)
+        print(f"batch{suffix or '_1'}: published order {1000 * theirs:.1f} ms {unit}, ours {1000 * ours:.1f} ms")
     theirs_peak, ours_peak = peak_bytes(sides.published, device), peak_bytes(sides.ours, device)
     ratios[f"memory_ratio{suffix}"] = ours_peak / theirs_peak
     print(f"peak{suffix}: published order {theirs_peak / 2**20:.0f} MiB, ours {ours_peak / 2**20:.0f} MiB")
@@ -137,16 +162,16 @@ def main(argv: list[str] | None = None) -> int:
 @torch.no_grad()
 def _half_precision(model, baseline, options, ratios: dict[str, float]) -> None:
     """bfloat16 beside float32 on a CPU, batch 1: time to the first token, and the error of its logits."""
-    sides = Sides(model, baseline, prompts(model, 1, options), options.new_tokens)
-    full_seconds = statistics.median(seconds(lambda: sides.ours(1), "cpu") for _ in range(3))
+    sides = Sides(model, baseline, prompts(model, 1, options), 2)
+    full = statistics.median(timed(sides.ours)[0] for _ in range(3))
     exact = model(**sides.inputs, logits_to_keep=1).logits
-    half = model.to(torch.bfloat16)
+    model.to(torch.bfloat16)
     sides.inputs["image_features"] = sides.inputs["image_features"].to(torch.bfloat16)
-    sides.ours(1)
-    half_seconds = statistics.median(seconds(lambda: sides.ours(1), "cpu") for _ in range(3))
-    error = largest_difference(half(**sides.inputs, logits_to_keep=1).logits, exact) / float(exact.abs().max())
-    ratios["first_token_bf16_speedup"], ratios["first_token_bf16_relative_error"] = full_seconds / half_seconds, error
-    print(f"bfloat16: first token {half_seconds:.3f} s, largest relative error of its logits {error:.1e}")
+    sides.ours()
+    half = statistics.median(timed(sides.ours)[0] for _ in range(3))
+    error = largest_difference(model(**sides.inputs, logits_to_keep=1).logits, exact) / float(exact.abs().max())
+    ratios["first_token_bf16_speedup"], ratios["first_token_bf16_relative_error"] = full / half, error
+    print(f"bfloat16: {1000 * half:.1f} ms to the first token, largest relative error of its logits {error:.1e}")
 
 
 if __name__ == "__main__":

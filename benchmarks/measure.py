@@ -29,10 +29,10 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def seconds(run: Callable[[], Any], device: str) -> float:
     """Wall time of one call, the device's queue emptied before and after."""
-    _finish(device)
+    finish(device)
     start = time.perf_counter()
     run()
-    _finish(device)
+    finish(device)
     return time.perf_counter() - start
 
 
@@ -88,7 +88,8 @@ def report(benchmark: str, ratios: dict[str, float], settings: dict[str, Any]) -
     print(json.dumps({"benchmark": benchmark, "ratios": rounded, "settings": {**settings, **machine}}))
 
 
-def _finish(device: str) -> None:
+def finish(device: str) -> None:
+    """Wait for the device's queue."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 

@@ -11,6 +11,7 @@ Shapes: B batch, T tokens, N patches, H heads, d head width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -215,8 +216,10 @@ class PublishedMonkey:
         return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
 
     @torch.no_grad()
-    def generate(self, input_ids, attention_mask, pixel_values, max_new_tokens: int) -> torch.Tensor:
-        """Greedy continuation, exactly `max_new_tokens` long: [B, T + max_new_tokens]."""
+    def generate(
+        self, input_ids, attention_mask, pixel_values, max_new_tokens: int, each_token: Callable = lambda: None
+    ) -> torch.Tensor:
+        """Greedy continuation [B, T + max_new_tokens], exactly that long; `each_token` is called as it grows."""
         features = None if pixel_values is None else self.image_features(pixel_values)
         cache: list = []
         step = input_ids
@@ -228,6 +231,7 @@ class PublishedMonkey:
             step = logits[:, -1].argmax(dim=-1, keepdim=True)
             input_ids = torch.cat([input_ids, step], dim=1)
             attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(step), 1)], dim=1)
+            each_token()
         return input_ids
 
 

@@ -32,6 +32,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from monkey.cache import grow_in_place
 from monkey.configuration import MonkeyTextConfig
 
 
@@ -55,6 +56,23 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """Rotate [B, H, T, d] by its positions, in fp32 whatever the type of `x`."""
     full = x.float()
     return (full * cos + rotate_half(full) * sin).type_as(x)
+
+
+class DecoderLinear(nn.Linear):
+    """A linear whose product with a single row uses every thread of a CPU.
+
+    Decoding one token is reading the weights, and the CPU's matrix-vector product reads them with one thread. As a
+    batch of products, one a thread, it read them 1.5 to 1.8 times as fast on two cores; rounding aside the same.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        threads = torch.get_num_threads()
+        is_row = x.shape[-1] == x.numel() and x.device.type == "cpu" and x.dtype == torch.float32
+        if not is_row or torch.is_grad_enabled() or self.out_features % threads or torch.compiler.is_compiling():
+            return super().forward(x)
+        slices = self.weight.view(threads, -1, self.in_features).transpose(1, 2)
+        product = torch.bmm(x.reshape(1, 1, -1).expand(threads, -1, -1), slices).view(*x.shape[:-1], -1)
+        return product if self.bias is None else product + self.bias
 
 
 class LowRankAdapter(nn.Module):
@@ -84,11 +102,21 @@ def _adapter(config: MonkeyTextConfig, in_features: int, out_features: int) -> L
     return LowRankAdapter(in_features, out_features, config.adapter_rank, config.adapter_dropout)
 
 
+def _decoder_linear(linear: nn.Linear) -> DecoderLinear:
+    """The same linear, which the library made, as one of ours."""
+    ours = DecoderLinear(1, 1, bias=linear.bias is not None, device="meta")
+    ours.in_features, ours.out_features = linear.in_features, linear.out_features
+    ours.weight, ours.bias = linear.weight, linear.bias
+    return ours
+
+
 class MonkeyAttention(Qwen2Attention):
     """Qwen2's attention with fp32 rotary positions, log-n scaled queries and optional adapters."""
 
     def __init__(self, config: MonkeyTextConfig, layer_idx: int):
         super().__init__(config, layer_idx)
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(self, name, _decoder_linear(getattr(self, name)))
         widths = [linear.out_features for linear in (self.q_proj, self.k_proj, self.v_proj)]
         self.qkv_adapter = _adapter(config, config.hidden_size, sum(widths))
         self.o_adapter = _adapter(config, widths[0], config.hidden_size)
@@ -135,6 +163,8 @@ class MonkeyAttention(Qwen2Attention):
 class MonkeyMLP(Qwen2MLP):
     def __init__(self, config: MonkeyTextConfig):
         super().__init__(config)
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            setattr(self, name, _decoder_linear(getattr(self, name)))
         self.gate_adapter = _adapter(config, config.hidden_size, config.intermediate_size)
         self.up_adapter = _adapter(config, config.hidden_size, config.intermediate_size)
 
@@ -198,6 +228,7 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        grow_in_place(past_key_values)
         length = inputs_embeds.shape[1]
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         slots = torch.arange(length, device=inputs_embeds.device) + past

@@ -22,13 +22,14 @@ from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
 from monkey.configuration import MonkeyConfig
-from monkey.language import LowRankAdapter, MonkeyDecoderLayer, MonkeyTextModel
+from monkey.language import DecoderLinear, LowRankAdapter, MonkeyDecoderLayer, MonkeyTextModel
 from monkey.vision import (
     MonkeyVisionLayer,
     MonkeyVisionModel,
     Resampler,
     ResamplerAttention,
     WindowAdapter,
+    first_projections,
     sincos_positions,
 )
 
@@ -88,7 +89,7 @@ class MonkeyPreTrainedModel(PreTrainedModel):
                 module.pos_embed, sincos_positions(round(module.pos_embed.shape[0] ** 0.5), module.query.shape[1])
             )
         elif isinstance(module, ResamplerAttention):
-            init.xavier_uniform_(module.in_proj_weight)
+            init.copy_(module.in_proj_weight, first_projections(module.in_proj_weight.shape[1]))
             init.zeros_(module.in_proj_bias)
         elif isinstance(module, MonkeyVisionModel):
             init.normal_(module.position_embedding, std=module.position_embedding.shape[1] ** -0.5)
@@ -229,7 +230,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
     def __init__(self, config: MonkeyConfig):
         super().__init__(config)
         self.model = MonkeyModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = DecoderLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
         if self.generation_config.eos_token_id is None and config.eod_id >= 0:
             self.generation_config.eos_token_id = config.eod_id

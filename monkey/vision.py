@@ -188,6 +188,18 @@ class ResamplerAttention(nn.Module):
         return self.out_proj(rearrange(F.scaled_dot_product_attention(query, key, value), "b h q d -> b q (h d)"))
 
 
+def first_projections(width: int) -> torch.Tensor:
+    """Weights [3·width, width] that a resampler trained from nothing starts with.
+
+    Queries and keys start near the identity, so that through the positions they share a query first looks at its own
+    place in the view. From plain random weights the small model took about half as long again to read numbers.
+    """
+    noise = nn.init.xavier_uniform_(torch.empty(3 * width, width))
+    query, key, value = noise.chunk(3)
+    identity = torch.eye(width)
+    return torch.cat([0.1 * query + identity, 0.1 * key + identity, value])
+
+
 class Resampler(nn.Module):
     """One cross-attention from learned queries to a view's patches, positions added to queries and keys."""
 

@@ -7,8 +7,11 @@ import threading
 import pytest
 import torch
 from transformers import TextIteratorStreamer
+from transformers.cache_utils import DynamicLayer
 
+from monkey.cache import ROOM, GrowingLayer
 from monkey.configuration import MonkeyConfig, published_config
+from monkey.language import DecoderLinear
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
 from monkey.vision import WindowAdapter, views
 from tests.conftest import left_padded, prompt_ids, random_model, tiny_config
@@ -69,6 +72,68 @@ def test_static_cache_answers_as_the_dynamic_one():
     model = random_model(config)
     _, inputs = mixed_batch(config)
     assert generate(model, inputs, cache_implementation="static") == generate(model, inputs)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@torch.no_grad()
+def test_single_row_product_equals_the_plain_one(threads):
+    torch.manual_seed(0)
+    linear = DecoderLinear(24, 30)
+    plain = torch.nn.functional.linear
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for shape in ((24,), (1, 24), (1, 1, 24), (2, 1, 24)):
+            x = torch.randn(shape)
+            torch.testing.assert_close(linear(x), plain(x, linear.weight, linear.bias), rtol=0, atol=1e-6)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_cache_grows_without_copying_what_it_holds(model):
+    config = model.config
+    ids = torch.tensor([prompt_ids(config, 1, [5, 6])])
+    with torch.no_grad():
+        cache = model(input_ids=ids, pixel_values=canvases(config, 1), use_cache=True).past_key_values
+        held = cache.layers[0].keys.data_ptr()
+        for token in range(2, 12):
+            model(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+    assert cache.layers[0].keys.data_ptr() == held
+    assert cache.get_seq_length() == ids.shape[1] + 10
+
+
+@pytest.mark.parametrize("change", ["crop", "reorder_cache", "batch_select_indices", "batch_repeat_interleave"])
+def test_cache_that_was_changed_continues_as_the_library_one(change):
+    arguments = {
+        "crop": -3,
+        "reorder_cache": torch.tensor([1, 1]),
+        "batch_select_indices": torch.tensor([1]),
+        "batch_repeat_interleave": 2,
+    }[change]
+    layers = DynamicLayer(), GrowingLayer()
+    states = torch.randn(2, 3, 7, 4)
+    for layer in layers:
+        layer.update(states, states + 1)
+        layer.update(states[:, :, :1], states[:, :, :1])
+        getattr(layer, change)(arguments)
+        more = torch.full((layer.keys.shape[0], 3, ROOM + 5, 4), 2.0)
+        layer.update(more[:, :, :2], more[:, :, :2])
+        layer.update(more, more)
+    torch.testing.assert_close(layers[1].keys, layers[0].keys, rtol=0, atol=0)
+    torch.testing.assert_close(layers[1].values, layers[0].values, rtol=0, atol=0)
+
+
+def test_cache_under_gradients_keeps_them():
+    config = tiny_config()
+    model = random_model(config)
+    first, second = torch.tensor([[5, 6, 7]]), torch.tensor([[8]])
+    cache = model(input_ids=first, use_cache=True).past_key_values
+    model(input_ids=second, past_key_values=cache, use_cache=True).logits.sum().backward()
+    in_steps = model.model.language_model.embed_tokens.weight.grad.clone()
+    model.zero_grad()
+    model(input_ids=torch.cat([first, second], dim=1)).logits[:, -1].sum().backward()
+    # Attention over one query and over four rounds differently in fp32.
+    torch.testing.assert_close(in_steps, model.model.language_model.embed_tokens.weight.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_two_generations_in_two_threads_do_not_share_rotary_growth():

@@ -69,4 +69,6 @@ def ask(rng: random.Random, picture: Picture, kinds: Sequence[str], per_kind: in
     for kind in kinds:
         possible = [question for question in picture.questions if question.kind == kind]
         asked += rng.sample(possible, min(per_kind, len(possible)))
+    # As turns of one conversation, any kind may have to be answered first, as it is when asked alone.
+    rng.shuffle(asked)
     return asked

@@ -102,20 +102,18 @@ def _write(folder: Path, settings: Settings, workers: int) -> dict[str, Any]:
 
 
 def _write_conversations(file: Path, samples: Sequence[Sample]) -> None:
-    """One record a question, with the prompt as trained; a JSON list with a record on each line."""
+    """One record a picture, its questions as turns with the prompt as trained; a JSON list, a record on each line.
+
+    The picture stands in the first turn, so that it is encoded once for all of its questions.
+    """
     records = []
     for sample in samples:
-        prompt = VQA_AS_TRAINED.replace(IMAGE_PLACE, f"<img>{sample.file}</img>")
-        for place, question in enumerate(sample.questions):
-            records.append(
-                {
-                    "id": f"{sample.task}-{sample.number:06d}-{place}",
-                    "conversations": [
-                        {"from": "user", "value": prompt.format(question=question.text)},
-                        {"from": "assistant", "value": question.answer},
-                    ],
-                }
-            )
+        turns = []
+        for question in sample.questions:
+            picture = "" if turns else f"<img>{sample.file}</img>"
+            prompt = VQA_AS_TRAINED.replace(IMAGE_PLACE, picture).format(question=question.text)
+            turns += [{"from": "user", "value": prompt}, {"from": "assistant", "value": question.answer}]
+        records.append({"id": f"{sample.task}-{sample.number:06d}", "conversations": turns})
     rows = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
     file.write_text(f"[\n{rows}\n]\n", encoding="utf-8", newline="\n")
 

@@ -1,0 +1,65 @@
+"""Make an untrained checkpoint from a folder that holds a config.json and a qwen.tiktoken.
+
+    python scripts/new_model.py configs/model/small outputs/small-untrained --seed 0
+
+The weights are random, the same for the same seed; the processor is saved beside them. OUTPUT is written whole or not
+at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor, QwenTokenizer
+
+
+def new_model(source: str | Path, output: str | Path, seed: int = 0) -> Path:
+    """Write the untrained checkpoint that `source` describes into the new folder `output`.
+
+    Raises:
+        FileNotFoundError: `source` lacks its config.json or qwen.tiktoken.
+        ValueError: `output` exists, or tokenizer and config do not belong together.
+    """
+    output = Path(output)
+    if output.exists():
+        raise ValueError(f"{output} exists already; name a new folder")
+    config = MonkeyConfig.from_pretrained(source)
+    tokenizer = QwenTokenizer.from_pretrained(source)
+    if len(tokenizer) > config.text_config.vocab_size:
+        raise ValueError(
+            f"{source}: the tokenizer has {len(tokenizer)} tokens, but text_config.vocab_size is "
+            f"{config.text_config.vocab_size}; raise it"
+        )
+    torch.manual_seed(seed)
+    model = MonkeyForConditionalGeneration(config)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
+        folder = Path(temporary) / output.name
+        model.save_pretrained(folder)
+        MonkeyProcessor.from_config(config, tokenizer).save_pretrained(folder)
+        folder.rename(output)
+    return output
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="folder with config.json and qwen.tiktoken")
+    parser.add_argument("output", help="new folder")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        folder = new_model(options.source, options.output, options.seed)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{folder}: untrained, {sum(p.stat().st_size for p in folder.iterdir()) / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The main job on the embedded default, from a fresh machine: environment, sample data, training, evaluation.
+# Works from any directory; a second run reuses the environment and the data and trains again.
+#
+#   bash scripts/quickstart.sh
+#   bash scripts/quickstart.sh --pictures 1000 --steps 200     # see scripts/quickstart.py --help
+set -euo pipefail
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+. "$repository/scripts/environment.sh"
+exec "$python" "$repository/scripts/quickstart.py" "$@"
