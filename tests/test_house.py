@@ -1,0 +1,124 @@
+"""The shape of the code: which way imports point, counts derived once, every config and README command alive."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from monkey import MonkeyConfig
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = ("monkey", "eval")
+
+# A module may import those in its own row and in the rows above it.
+LAYERS = (
+    ("monkey.location",),
+    ("monkey.configuration", "monkey.cache", "monkey.prompts"),
+    ("monkey.vision", "monkey.language", "monkey.checkpoint_files", "monkey.images", "monkey.tokenization"),
+    ("monkey.checkpoint", "monkey.image_processing", "monkey.places", "monkey.chat"),
+    ("monkey.modeling", "monkey.processing"),
+    ("monkey", "monkey.data"),
+    ("monkey.training", "monkey.serving"),
+    ("eval",),
+)
+
+
+def layer(module: str) -> int:
+    """Row of the longest listed name that the module begins with."""
+    names = {name: index for index, row in enumerate(LAYERS) for name in row}
+    while module not in names:
+        module = module.rpartition(".")[0]
+    return names[module]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in (REPOSITORY / package).rglob("*.py"):
+            name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+            found[name] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            if node.module in PACKAGES:
+                names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_imports_point_one_way(name):
+    wrong = [used for used in imports(modules()[name]) if used not in ("monkey", name) and layer(used) > layer(name)]
+    assert not wrong
+
+
+def test_package_never_imports_the_evaluator():
+    users = [name for name, path in modules().items() if name.startswith("monkey") and "eval" in imports(path)]
+    assert not users
+
+
+def test_derived_counts_are_never_typed():
+    typed = {
+        f"{name}:{node.lineno}"
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in (1280, 1792)
+    }
+    assert not typed
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "model").glob("*/config.json")), ids=str)
+def test_every_model_config_opens(path):
+    config = MonkeyConfig.from_pretrained(path.parent)
+    assert config.image_tokens > 0
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "deepspeed").glob("*.json")), ids=str)
+def test_every_deepspeed_config_is_json_with_a_stage(path):
+    assert json.loads(path.read_text())["zero_optimization"]["stage"] in (2, 3)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "training").glob("*.yaml")), ids=str)
+def test_every_training_config_is_accepted(path, tmp_path):
+    from monkey.training.arguments import parse_flags
+
+    given = yaml.safe_load(path.read_text())
+    words = ["--config", str(path), "--model_name_or_path", "m", "--data_path", "d", "--output_dir", str(tmp_path)]
+    flags = parse_flags([*words, "--bf16", "False", "--use_cpu", "True"])
+    assert flags.training.learning_rate == given["learning_rate"]
+    assert flags.training.fix_vit is given["fix_vit"]
+
+
+def readme_commands() -> list[list[str]]:
+    """Words of each `python` and `bash` command in the README's shell blocks, comments removed."""
+    blocks = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line.split() for line in lines if line.startswith(("python ", "bash "))]
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_readme_command_exists_with_its_flags(words):
+    program = REPOSITORY / words[1]
+    assert program.is_file()
+    if program.suffix == ".sh":
+        assert subprocess.run(["bash", "-n", str(program)], check=False).returncode == 0
+        return
+    help_text = subprocess.run(
+        [sys.executable, str(program), "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    for word in words[2:]:
+        if word.startswith("-"):
+            assert word in help_text, f"{words[1]} has no {word}"
