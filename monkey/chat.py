@@ -132,3 +132,19 @@ def images_of_chats(own: list[list[Any]], images: Any) -> list[list[Any]]:
     if not parts:
         raise ValueError("images= was given, and the conversation has no image part")
     return share_images([len(chat) for chat in own], images)
+
+
+def check_turns(turns: Sequence[Mapping[str, str]]) -> None:
+    """Raise ValueError unless the turns of a training conversation alternate, end with an answer, and none is empty."""
+    if not turns:
+        raise ValueError("the conversation has no turn")
+    for number, turn in enumerate(turns, start=1):
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("text"), str) or "role" not in turn:
+            raise ValueError(f"turn {number} is not of the form {{'role': 'user' or 'assistant', 'text': …}}")
+        expected = "user" if number % 2 else "assistant"
+        if turn["role"] != expected:
+            raise ValueError(f"turn {number} is the {turn['role']}'s where the {expected}'s follows; turns alternate")
+        if expected == "assistant" and not turn["text"].strip():
+            raise ValueError(f"turn {number}, the assistant's, is empty; there is nothing to learn from it")
+    if len(turns) % 2:
+        raise ValueError(f"the conversation ends with the user's turn {len(turns)}; an answer must follow it")

@@ -193,6 +193,7 @@ def open_checkpoint(
             {**copy.deepcopy(config).to_dict(), "model_type": MonkeyConfig.model_type}, grid=grid
         )
 
+    _leave_vision_alone(kwargs)
     if getattr(source, "quantization_config", None) is None:
         shapes = read_shapes(base, hub, variant=kwargs.get("variant"))
         source.text_config.adapter_rank = config.text_config.adapter_rank = _decoder_adapter_rank(shapes)
@@ -264,6 +265,14 @@ def _note_adapters(name: Any, source: MonkeyConfig, config: MonkeyConfig, has_ad
         )  # fmt: skip
 
 
+def _leave_vision_alone(kwargs: dict[str, Any]) -> None:
+    """Quantise the decoder only, unless the caller says which modules to skip."""
+    quantization = kwargs.get("quantization_config")
+    if quantization is not None and getattr(quantization, "llm_int8_skip_modules", ()) is None:
+        kwargs["quantization_config"] = quantization = copy.deepcopy(quantization)
+        quantization.llm_int8_skip_modules = ["model.visual", "lm_head"]
+
+
 def _decoder_adapter_rank(shapes: dict[str, torch.Size]) -> int:
     """Rank of the built-in decoder adapters, 0 without: the 24 GB variant is told by its names alone."""
     return int(shapes[DECODER_ADAPTER][0]) if DECODER_ADAPTER in shapes else 0
@@ -274,7 +283,10 @@ def _base_of_adapter(name: Any, hub: dict[str, Any]) -> Any:
     adapter_config = checkpoint_file(name, "adapter_config.json", **hub)
     if adapter_config is None or checkpoint_file(name, "config.json", **hub) is not None:
         return name
-    return read_json(adapter_config)["base_model_name_or_path"]
+    base = read_json(adapter_config).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{adapter_config} names no base_model_name_or_path, so the adapter's base cannot be opened")
+    return base
 
 
 def _refuse_missing_cuda(device_map: Any) -> None:

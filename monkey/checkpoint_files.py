@@ -44,7 +44,11 @@ def shard_names(index: str | Path) -> list[str]:
         weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{index} is not an index of shards ({error}); copy or download it again") from error
-    return sorted(set(weight_map.values()))
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise ValueError(f"{index} names the shard {shard!r}, which is not a file beside it; the index is refused")
+    return shards
 
 
 def read_shapes(name: Any, hub: dict[str, Any], variant: str | None = None) -> dict[str, torch.Size]:

@@ -2,7 +2,7 @@
 
 Every count that follows from the grid (windows, views, image tokens, canvas) is a property here and nowhere else.
 The published checkpoints (`echo840/Monkey`, `echo840/Monkey-Chat`, `Qwen/Qwen-VL`) carry a flat `config.json`;
-`MonkeyConfig.from_dict` reads it as it is, and `published_config` writes it.
+`MonkeyConfig.from_dict` reads it as it is, and `monkey.published_config` writes it.
 
 Method: Monkey, arXiv 2311.06607.
 """
@@ -17,10 +17,9 @@ from typing import Any
 from transformers import PreTrainedConfig, Qwen2Config
 from transformers.generation import GenerationConfig
 
+from monkey.grid import check_grid
 from monkey.location import location_of, required_file
-
-PUBLISHED_WINDOW_SIZE = 448
-"""Pixels of a window side in every published checkpoint, whose flat config does not name it."""
+from monkey.published_config import PUBLISHED_WINDOW_SIZE, read_published_config
 
 SPECIALS_BEFORE_IMAGE_START = 214
 """Special tokens from `<|endoftext|>` up to `<img>`: 3 for text and chat, 205 spare, 6 for references and boxes."""
@@ -168,6 +167,11 @@ class MonkeyTextConfig(Qwen2Config):
                 )
             self.head_dim = self.hidden_size // self.num_attention_heads
         super().__post_init__(**kwargs)
+        if self.num_key_value_heads != self.num_attention_heads:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads} and num_attention_heads={self.num_attention_heads} "
+                "differ, but the published layout stacks queries, keys and values of one size"
+            )
 
 
 class MonkeyConfig(PreTrainedConfig):
@@ -192,6 +196,8 @@ class MonkeyConfig(PreTrainedConfig):
         _refuse_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
         self.grid = check_grid(self.grid)
+        if self.tie_word_embeddings or self.text_config.tie_word_embeddings:
+            raise ValueError("tie_word_embeddings=True: the published layout has a head of its own; leave it False")
         if self.window_adapters not in ("per_window", "shared", "none"):
             raise ValueError(f"window_adapters={self.window_adapters!r} is not one of 'per_window', 'shared', 'none'")
 
@@ -261,7 +267,7 @@ class MonkeyConfig(PreTrainedConfig):
         overrides = {key: value for key, value in overrides.items() if value is not None}
         nested = dict(config_dict)
         if "visual" in nested:
-            nested = _from_published(nested)
+            nested = read_published_config(nested)
             if nested["window_adapters"] == "none" and "grid" in overrides:
                 # A plain Qwen-VL opened on a grid becomes a Monkey with adapters that still do nothing.
                 nested.update(window_adapters="per_window", global_view=True)
@@ -282,154 +288,3 @@ class QwenVLConfig(MonkeyConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         return MonkeyConfig.from_dict(config_dict, **kwargs)
-
-
-def check_grid(grid: Any) -> tuple[int, int]:
-    """Rows and columns as a tuple of two positive integers, or ValueError."""
-    if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(isinstance(n, int) and n > 0 for n in grid):
-        raise ValueError(f"grid={grid!r} is not (rows, columns), two positive whole numbers such as (2, 2) or (2, 3)")
-    return int(grid[0]), int(grid[1])
-
-
-def grid_of_image_size(image_size: Any, window_size: int) -> tuple[int, int]:
-    """Grid of a published `image_size`, a number or [height, width], or ValueError when windows do not fill it."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if height % window_size or width % window_size:
-        raise ValueError(
-            f"image size {height}×{width} is not a whole number of {window_size}-pixel windows; "
-            f"the nearest that fits is {max(1, round(height / window_size)) * window_size}×"
-            f"{max(1, round(width / window_size)) * window_size}"
-        )
-    return check_grid((height // window_size, width // window_size))
-
-
-def _from_published(flat: dict[str, Any]) -> dict[str, Any]:
-    """Our nested dict for the published flat one."""
-    visual = flat["visual"]
-    if not flat.get("no_bias", True):
-        raise ValueError(
-            "no_bias=false in config.json: decoder linears with biases were never published and do not open"
-        )
-    window_size = visual.get("window_size", PUBLISHED_WINDOW_SIZE)
-    grid = grid_of_image_size(visual["image_size"], window_size)
-    adapters = visual.get("lora_repeat_num")
-    if adapters is not None and adapters not in (1, grid[0] * grid[1]):
-        raise ValueError(
-            f"config.json has lora_repeat_num={adapters}, but image_size={visual['image_size']} holds "
-            f"{grid[0] * grid[1]} windows of {window_size} pixels; set one to match the other"
-        )
-    if visual["output_dim"] != flat["hidden_size"]:
-        raise ValueError(
-            f"config.json has visual.output_dim={visual['output_dim']} and hidden_size={flat['hidden_size']}; "
-            "the resampler must end at the decoder's width"
-        )
-    num_heads = flat["num_attention_heads"]
-    nested = {
-        "grid": grid,
-        # Qwen-VL has one view and no adapters: the whole picture, stretched to a window.
-        "global_view": visual.get("global_view", adapters is not None),
-        "window_adapters": visual.get("window_adapters", "none" if adapters is None else "per_window"),
-        "image_start_id": visual["image_start_id"],
-        "vision_config": {
-            "window_size": window_size,
-            "patch_size": visual["patch_size"],
-            "hidden_size": visual["width"],
-            "num_hidden_layers": visual["layers"],
-            "num_attention_heads": visual["heads"],
-            "mlp_ratio": visual["mlp_ratio"],
-            "num_queries": visual.get("n_queries", 256),
-            "num_positions": visual.get("num_positions", 256),
-            "resampler_heads": visual.get("resampler_heads"),
-            "adapter_rank": visual.get("adapter_rank", 16),
-            "mlp_adapter_rank": visual.get("mlp_adapter_rank", 32),
-        },
-        "text_config": {
-            "vocab_size": flat["vocab_size"],
-            "hidden_size": flat["hidden_size"],
-            "intermediate_size": flat["intermediate_size"] // 2,
-            "num_hidden_layers": flat["num_hidden_layers"],
-            "num_attention_heads": num_heads,
-            "num_key_value_heads": num_heads,
-            "head_dim": flat.get("kv_channels", flat["hidden_size"] // num_heads),
-            "max_position_embeddings": flat.get("max_position_embeddings", 8192),
-            "rms_norm_eps": flat["layer_norm_epsilon"],
-            "rope_parameters": {"rope_type": "default", "rope_theta": float(flat.get("rotary_emb_base", 10000))},
-            "attention_dropout": flat.get("attn_dropout_prob", 0.0),
-            "initializer_range": flat.get("initializer_range", 0.02),
-            "seq_length": flat["seq_length"],
-            "use_dynamic_ntk": flat.get("use_dynamic_ntk", True),
-            "use_logn_attn": flat.get("use_logn_attn", True),
-        },
-    }
-    for key in ("architectures", "quantization_config", "_name_or_path"):
-        if key in flat:
-            nested[key] = flat[key]
-    return nested
-
-
-def published_config(config: MonkeyConfig, dtype: str = "bfloat16") -> dict[str, Any]:
-    """The flat `config.json` that the published code reads, for weights of `dtype`.
-
-    Fields that the published code does not know (`visual.window_size` and the like) are written only when they
-    differ from what it assumes, so that the file reads back to an equal configuration.
-    """
-    vision, text = config.vision_config, config.text_config
-    height, width = config.canvas_size
-    visual: dict[str, Any] = {
-        "heads": vision.num_attention_heads,
-        "image_size": height if height == width else [height, width],
-        "image_start_id": config.image_start_id,
-        "layers": vision.num_hidden_layers,
-        "mlp_ratio": vision.mlp_ratio,
-        "output_dim": text.hidden_size,
-        "patch_size": vision.patch_size,
-        "width": vision.hidden_size,
-    }
-    if config.num_adapters:
-        visual["lora_repeat_num"] = config.num_adapters
-    unpublished = {
-        "window_size": (vision.window_size, PUBLISHED_WINDOW_SIZE),
-        "n_queries": (vision.num_queries, 256),
-        "num_positions": (vision.num_positions, 256),
-        "resampler_heads": (vision.resampler_heads, None),
-        "adapter_rank": (vision.adapter_rank, 16),
-        "mlp_adapter_rank": (vision.mlp_adapter_rank, 32),
-        "global_view": (config.global_view, bool(config.num_adapters)),
-        "window_adapters": (config.window_adapters, "per_window" if config.num_adapters else "none"),
-    }
-    visual.update({key: value for key, (value, assumed) in unpublished.items() if value != assumed})
-    return {
-        "architectures": ["MonkeyLMHeadModel" if config.num_adapters else "QWenLMHeadModel"],
-        "attn_dropout_prob": text.attention_dropout,
-        "auto_map": {
-            "AutoConfig": "configuration_qwen.QWenConfig",
-            "AutoModelForCausalLM": "modeling_monkey.MonkeyLMHeadModel",
-        },
-        "bf16": dtype == "bfloat16",
-        "emb_dropout_prob": 0.0,
-        "fp16": dtype == "float16",
-        "fp32": dtype == "float32",
-        "hidden_size": text.hidden_size,
-        "initializer_range": text.initializer_range,
-        "intermediate_size": 2 * text.intermediate_size,
-        "kv_channels": text.head_dim,
-        "layer_norm_epsilon": text.rms_norm_eps,
-        "max_position_embeddings": text.max_position_embeddings,
-        "model_type": "monkey" if config.num_adapters else "qwen",
-        "no_bias": True,
-        "num_attention_heads": text.num_attention_heads,
-        "num_hidden_layers": text.num_hidden_layers,
-        "rotary_emb_base": int(text.rope_parameters["rope_theta"]),
-        "rotary_pct": 1.0,
-        "scale_attn_weights": True,
-        "seq_length": text.seq_length,
-        "tie_word_embeddings": False,
-        "torch_dtype": dtype,
-        "transformers_version": "4.32.0",
-        "use_cache": True,
-        "use_dynamic_ntk": text.use_dynamic_ntk,
-        "use_flash_attn": False,
-        "use_logn_attn": text.use_logn_attn,
-        "visual": visual,
-        "vocab_size": text.vocab_size,
-    }

@@ -22,7 +22,7 @@ from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
 from monkey.configuration import MonkeyConfig
-from monkey.language import DecoderLinear, LowRankAdapter, MonkeyDecoderLayer, MonkeyTextModel
+from monkey.language import LowRankAdapter, MonkeyDecoderLayer, MonkeyTextModel, project
 from monkey.vision import (
     MonkeyVisionLayer,
     MonkeyVisionModel,
@@ -158,7 +158,7 @@ class MonkeyModel(MonkeyPreTrainedModel):
             if input_ids is None:
                 raise ValueError("images need input_ids: their places cannot be seen in inputs_embeds")
             inputs_embeds = self.place_image_features(inputs_embeds, input_ids, image_features)
-        elif input_ids is not None and past_key_values is None and input_ids.shape[1] > 1:
+        elif input_ids is not None and _is_prefill(past_key_values):
             # Without images, a prompt that holds a place for one would be answered about nothing.
             image_slots(input_ids, self.config, num_images=0)
         outputs = self.language_model(
@@ -175,6 +175,11 @@ class MonkeyModel(MonkeyPreTrainedModel):
             attentions=outputs.attentions,
             image_features=image_features,
         )
+
+
+def _is_prefill(cache: Cache | None) -> bool:
+    """Whether a sequence begins here, rather than being continued from what the cache holds."""
+    return cache is None or (not torch.compiler.is_compiling() and int(cache.get_seq_length()) == 0)
 
 
 def image_slots(input_ids: torch.Tensor, config: MonkeyConfig, num_images: int) -> torch.Tensor:
@@ -230,7 +235,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
     def __init__(self, config: MonkeyConfig):
         super().__init__(config)
         self.model = MonkeyModel(config)
-        self.lm_head = DecoderLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
         if self.generation_config.eos_token_id is None and config.eod_id >= 0:
             self.generation_config.eos_token_id = config.eod_id
@@ -280,7 +285,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
             image_features=image_features,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = project(self.lm_head, slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -346,8 +351,13 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
 
         `scripts/convert_checkpoint.py` writes the published `config.json` and `.bin` shards.
         """
+        if getattr(self, "hf_quantizer", None) is not None:
+            raise ValueError(
+                "a quantised model is not saved: packed weights have no published names; keep the checkpoint it was "
+                "opened from, and give quantization_config when opening it again"
+            )
         # The table that was *used* to open would lack rows, such as the adapters of an opened Qwen-VL.
-        if getattr(self, "hf_quantizer", None) is None and hasattr(self, "_weight_conversions"):
+        if hasattr(self, "_weight_conversions"):
             del self._weight_conversions
         return super().save_pretrained(save_directory, *args, **kwargs)
 

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from monkey import image_processing
-from monkey.chat import Segment, chat_segments, images_of_chats, rendered
+from monkey.chat import Segment, chat_segments, check_turns, images_of_chats, rendered
 from monkey.configuration import MonkeyConfig
 from monkey.image_processing import MonkeyImageProcessor, MonkeyImageSettings
 from monkey.location import LOCATION_KEYS, checkpoint_file, location_of, read_json, required_file
@@ -63,6 +63,8 @@ class MonkeyProcessor(ProcessorMixin):
         tokenizer.image_tokens = image_tokens
         self.image_tokens = image_tokens
         self.max_positions = max_positions
+        # Of prompts: generation continues at the right, whatever side the tokenizer pads for training.
+        self.padding_side = "left"
 
     @classmethod
     def from_config(cls, config: MonkeyConfig, tokenizer: QwenTokenizer, **image_settings: Any) -> MonkeyProcessor:
@@ -104,8 +106,12 @@ class MonkeyProcessor(ProcessorMixin):
         unknown = sorted(set(kwargs) - {*LOCATION_KEYS, *image_settings, *tokenizer_settings, *_LIBRARY_ARGUMENTS})
         if unknown:
             raise ValueError(f"MonkeyProcessor.from_pretrained has no argument {unknown[0]!r}")
+        processor = cls._opened(pretrained_model_name_or_path, grid, location, image_settings, tokenizer_settings)
+        processor.padding_side = kwargs.get("padding_side", "left")
+        return processor
 
-        name = pretrained_model_name_or_path
+    @classmethod
+    def _opened(cls, name, grid, location, image_settings, tokenizer_settings) -> MonkeyProcessor:
         saved = read_json(checkpoint_file(name, "processor_config.json", **location))
         tokenizer = QwenTokenizer.from_pretrained(name, **location, **tokenizer_settings)
         image_processor = MonkeyImageProcessor.from_pretrained(name, **location, **image_settings)
@@ -133,7 +139,7 @@ class MonkeyProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         *,
         padding: bool | str = False,
-        padding_side: str = "left",
+        padding_side: str | None = None,
         truncation: bool = False,
         max_length: int | None = None,
         return_tensors: str | None = "pt",
@@ -147,7 +153,7 @@ class MonkeyProcessor(ProcessorMixin):
             text: one prompt or a list; `<img></img>` is an image's place, and so is the published `<img>path</img>`,
                 whose path is kept in the span and never opened.
             padding: True or "longest", "max_length", or False.
-            padding_side: left, where generation needs it.
+            padding_side: the processor's own when None: left, where generation needs it.
             truncation: cut prompts to `max_length`, or to what the model allows, from the tokenizer's
                 `truncation_side`; image tokens are never cut.
             return_tensors: "pt", "np", or None for lists of ids.
@@ -174,11 +180,12 @@ class MonkeyProcessor(ProcessorMixin):
         _check_truncation(truncation)
         if truncation:
             rows = [self._cut(row, max_length, f"text {number}") for number, row in enumerate(rows, start=1)]
-        return self._batch(rows, shared, padding, padding_side, max_length, return_tensors)
+        return self._batch(rows, shared, padding, padding_side or self.padding_side, max_length, return_tensors)
 
     def apply_chat_template(
         self,
         conversation: Sequence[Any],
+        chat_template: str | None = None,
         *,
         images: Any = None,
         add_generation_prompt: bool = False,
@@ -203,6 +210,8 @@ class MonkeyProcessor(ProcessorMixin):
             return_dict: give the model's inputs, with `pixel_values`, instead of the ids alone.
             processor_kwargs: `padding`, `padding_side`, `max_length` and `return_tensors`, as transformers passes them.
         """
+        if chat_template is not None:
+            raise ValueError("chat_template: the one template is Qwen's ChatML, whose control tokens text cannot forge")
         if not isinstance(conversation, (list, tuple)):
             raise ValueError(f"the conversation is a {type(conversation).__name__}, and a list of messages is needed")
         is_batch = bool(conversation) and isinstance(conversation[0], (list, tuple))
@@ -261,7 +270,7 @@ class MonkeyProcessor(ProcessorMixin):
             ValueError: turns out of order, an empty answer, more or fewer images than places, or a sample that is too
                 long or whose answers would be cut off whole.
         """
-        _check_turns(turns)
+        check_turns(turns)
         _check_truncation(truncation)
         ids: list[int] = []
         labels: list[int] = []
@@ -411,21 +420,6 @@ class MonkeyProcessor(ProcessorMixin):
                 "or return_tensors=None for lists"
             )
         return None
-
-
-def _check_turns(turns: Sequence[Mapping[str, str]]) -> None:
-    if not turns:
-        raise ValueError("the conversation has no turn")
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("text"), str) or "role" not in turn:
-            raise ValueError(f"turn {number} is not of the form {{'role': 'user' or 'assistant', 'text': …}}")
-        expected = "user" if number % 2 else "assistant"
-        if turn["role"] != expected:
-            raise ValueError(f"turn {number} is the {turn['role']}'s where the {expected}'s follows; turns alternate")
-        if expected == "assistant" and not turn["text"].strip():
-            raise ValueError(f"turn {number}, the assistant's, is empty; there is nothing to learn from it")
-    if len(turns) % 2:
-        raise ValueError(f"the conversation ends with the user's turn {len(turns)}; an answer must follow it")
 
 
 def _check_truncation(truncation: Any) -> None:

@@ -29,7 +29,8 @@ from transformers.utils import (
 )
 
 from monkey.checkpoint_files import load_bin, weight_files
-from monkey.configuration import MonkeyConfig, published_config
+from monkey.configuration import MonkeyConfig
+from monkey.published_config import published_config
 
 WEIGHT_SUFFIXES = {"safetensors": ".safetensors", "bin": ".bin"}
 NAMES = {"safetensors": (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), "bin": (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)}
@@ -82,8 +83,7 @@ def _write_weights(files: list[Path], folder: Path, weight_format: str) -> torch
     total_size, dtype = 0, None
     for number, path in enumerate(tqdm(files, desc="shards", unit="shard"), start=1):
         tensors = load_file(path) if path.suffix == ".safetensors" else load_bin(path)
-        # A memory-mapped or shared storage is written as what it shows, once.
-        tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+        tensors = {name: _own_storage(tensor) for name, tensor in tensors.items()}
         stem, dot, suffix = single.rpartition(".")
         name = single if len(files) == 1 else f"{stem}-{number:05d}-of-{len(files):05d}{dot}{suffix}"
         if weight_format == "safetensors":
@@ -99,6 +99,12 @@ def _write_weights(files: list[Path], folder: Path, weight_format: str) -> torch
         content = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
         (folder / index).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return dtype or torch.float32
+
+
+def _own_storage(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or a copy where it shows only a part of a larger or shared storage."""
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole and tensor.is_contiguous() else tensor.contiguous().clone()
 
 
 def _copy_other_files(source: Path, folder: Path) -> None:

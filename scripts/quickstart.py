@@ -74,6 +74,15 @@ def main(words: list[str] | None = None) -> int:
     data, base, finetuned, result = (output / name for name in ("data", "base", "finetuned", "result"))
     seed = str(options.seed)
 
+    marker = output / ".made-by-quickstart"
+    if output.is_dir() and any(output.iterdir()) and not marker.is_file():
+        print(
+            f"error: {output} holds something that the quickstart did not make; name another --output", file=sys.stderr
+        )
+        return 2
+    output.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
     run(
         "draw sample pictures with questions",
         "-m", "monkey.data.render", "--output", str(data), "--seed", seed, "--overwrite",

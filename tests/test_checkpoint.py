@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from monkey.checkpoint import placed_windows, published_names
 from monkey.checkpoint_files import load_bin
-from monkey.configuration import MonkeyConfig, published_config
+from monkey.configuration import MonkeyConfig
 from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.published_config import published_config
 from scripts.convert_checkpoint import convert, main
 from tests.conftest import prompt_ids, random_model, tiny_config
 
@@ -185,6 +186,25 @@ def test_dtype_and_device_map_go_through(golden):
     assert model.device.type == "cpu"
 
 
+def test_quantised_opening_leaves_the_vision_side_alone(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="4-bit needs bitsandbytes: pip install .[quantization]")
+    from transformers import BitsAndBytesConfig
+
+    # On a CPU bitsandbytes wants linears of at least 64 inputs.
+    model = random_model(tiny_config(text_hidden_size=128, text_intermediate_size=256))
+    model.save_pretrained(tmp_path)
+    opened = MonkeyForConditionalGeneration.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    )
+    decoder = [module for _, module in opened.model.language_model.named_modules() if hasattr(module, "in_features")]
+    assert {type(module).__name__ for module in decoder} == {"Linear4bit"}
+    assert type(opened.model.visual.layers[0].attention.in_proj) is torch.nn.Linear
+    error = (outputs(opened) - outputs(model)).norm() / outputs(model).norm()
+    assert 0 < error < 0.5
+    with pytest.raises(ValueError, match="a quantised model is not saved"):
+        opened.save_pretrained(tmp_path / "again")
+
+
 def test_hub_name_opens_from_the_offline_cache(golden, tmp_path):
     """In a process of its own: the hub's offline setting is read once, at import."""
     repository = tmp_path / "hub" / "models--echo840--Monkey"
@@ -229,6 +249,12 @@ def test_folder_without_weights_is_refused(broken):
 def test_missing_shard_is_named(broken):
     (broken / SHARDS[1]).unlink()
     assert f"{SHARDS[1]}, which pytorch_model.bin.index.json names, is missing" in refused(broken, FileNotFoundError)
+
+
+def test_shard_outside_the_folder_is_refused(broken):
+    index = broken / "pytorch_model.bin.index.json"
+    index.write_text(index.read_text().replace(SHARDS[1], "../elsewhere.bin"))
+    assert "names the shard '../elsewhere.bin', which is not a file beside it" in refused(broken)
 
 
 def test_truncated_shard_is_named(broken):

@@ -10,9 +10,10 @@ from transformers import TextIteratorStreamer
 from transformers.cache_utils import DynamicLayer
 
 from monkey.cache import ROOM, GrowingLayer
-from monkey.configuration import MonkeyConfig, published_config
-from monkey.language import DecoderLinear
+from monkey.configuration import MonkeyConfig
+from monkey.language import project
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
+from monkey.published_config import published_config
 from monkey.vision import WindowAdapter, views
 from tests.conftest import left_padded, prompt_ids, random_model, tiny_config
 
@@ -78,14 +79,14 @@ def test_static_cache_answers_as_the_dynamic_one():
 @torch.no_grad()
 def test_single_row_product_equals_the_plain_one(threads):
     torch.manual_seed(0)
-    linear = DecoderLinear(24, 30)
+    linear = torch.nn.Linear(24, 30)
     plain = torch.nn.functional.linear
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for shape in ((24,), (1, 24), (1, 1, 24), (2, 1, 24)):
             x = torch.randn(shape)
-            torch.testing.assert_close(linear(x), plain(x, linear.weight, linear.bias), rtol=0, atol=1e-6)
+            torch.testing.assert_close(project(linear, x), plain(x, linear.weight, linear.bias), rtol=0, atol=1e-6)
     finally:
         torch.set_num_threads(before)
 
@@ -350,6 +351,11 @@ def test_spans_that_do_not_fit_are_refused_with_both_numbers(model, name):
     assert message in str(caught.value)
 
 
+def test_generate_refuses_a_place_without_its_image(model):
+    with pytest.raises(ValueError, match="1 image places, but 0 images"):
+        model.generate(input_ids=torch.tensor([prompt_ids(model.config, 1, [5])]), max_new_tokens=2)
+
+
 def test_canvas_of_another_grid_is_refused(model):
     with pytest.raises(ValueError, match=r"needs \[images, 3, 56, 56\]"):
         model.get_image_features(torch.zeros(1, 3, 56, 84))
@@ -401,6 +407,8 @@ def test_derived_counts_follow_the_grid():
         ({"vision_config": {"window_size": 450}}, "window_size=450 is not a multiple of patch_size=14; take 448"),
         ({"vision_config": {"num_queries": 5}}, "num_queries=5 is not a square"),
         ({"window_adapters": "one"}, "window_adapters='one' is not one of"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings=True: the published layout has a head of its own"),
+        ({"text_config": {"num_key_value_heads": 8}}, "num_key_value_heads=8 and num_attention_heads=32 differ"),
     ],
 )
 def test_config_mistakes_are_named(fields, message):
@@ -429,6 +437,8 @@ def test_published_flat_config_opens_and_writes_back(visual, grid):
         ),
         ({"image_size": [896, 1344]}, "lora_repeat_num=4, but image_size=[896, 1344] holds 6 windows"),
         ({"output_dim": 1024}, "visual.output_dim=1024 and hidden_size=4096"),
+        ({"image_size": "896"}, "visual.image_size='896' is neither a number of pixels nor [height, width]"),
+        ({"image_size": [896, 896, 3]}, "is neither a number of pixels nor [height, width]"),
     ],
 )
 def test_flat_config_that_contradicts_itself_is_refused(visual, message):
@@ -437,3 +447,19 @@ def test_flat_config_that_contradicts_itself_is_refused(visual, message):
     with pytest.raises(ValueError) as caught:
         MonkeyConfig.from_dict(flat)
     assert message in str(caught.value)
+
+
+def test_flat_config_that_lacks_a_size_names_it():
+    flat = published_config(MonkeyConfig())
+    del flat["visual"]["width"], flat["visual"]["heads"]
+    with pytest.raises(ValueError, match=r"config.json lacks visual.heads, visual.width"):
+        MonkeyConfig.from_dict(flat)
+
+
+def test_flat_config_with_a_misspelt_field_says_that_nothing_reads_it(caplog):
+    flat = published_config(MonkeyConfig()) | {"use_logn_atn": False}
+    MonkeyConfig.from_dict(flat)
+    assert "fields that nothing reads: use_logn_atn" in caplog.text
+    caplog.clear()
+    MonkeyConfig.from_dict(published_config(MonkeyConfig()))
+    assert not caplog.text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.quickstart import table
+from scripts.quickstart import main, table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -45,6 +45,14 @@ def test_table_shows_each_task_and_the_mean_of_tasks():
     rows = [line.split() for line in table(before, after).splitlines()]
     assert ["a", "4", "accuracy", "0.0", "→", "50.0"] in rows
     assert ["mean", "of", "tasks", "6", "5.0", "→", "75.0"] in rows
+
+
+def test_quickstart_touches_nothing_that_it_did_not_make(tmp_path, capsys):
+    (tmp_path / "result").mkdir()
+    (tmp_path / "result" / "mine.txt").write_text("mine")
+    assert main(["--output", str(tmp_path)]) == 2
+    assert "holds something that the quickstart did not make" in capsys.readouterr().err
+    assert (tmp_path / "result" / "mine.txt").read_text() == "mine"
 
 
 def set_up(tmp_path, **environment) -> subprocess.CompletedProcess:

@@ -1,0 +1,232 @@
+"""The flat `config.json` of the published checkpoints, read into our fields and written from them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from monkey.grid import grid_of_image_size
+
+if TYPE_CHECKING:
+    from monkey.configuration import MonkeyConfig
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED_WINDOW_SIZE = 448
+"""Pixels of a window side in every published checkpoint, whose flat config does not name it."""
+
+# Fields of the published flat config.json: those that must be there, and those that are known.
+_FLAT_NEEDED = frozenset(
+    (
+        "hidden_size",
+        "intermediate_size",
+        "layer_norm_epsilon",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "seq_length",
+        "vocab_size",
+    )
+)
+_FLAT_READ = _FLAT_NEEDED | frozenset(
+    (
+        "_commit_hash",
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "model_type",
+        "quantization_config",
+        "torch_dtype",
+        "attn_dropout_prob",
+        "bf16",
+        "dtype",
+        "emb_dropout_prob",
+        "fp16",
+        "fp32",
+        "initializer_range",
+        "kv_channels",
+        "max_position_embeddings",
+        "no_bias",
+        "onnx_safe",
+        "rotary_emb_base",
+        "rotary_pct",
+        "scale_attn_weights",
+        "softmax_in_fp32",
+        "tie_word_embeddings",
+        "tokenizer_class",
+        "tokenizer_type",
+        "transformers_version",
+        "use_cache",
+        "use_cache_kernel",
+        "use_cache_quantization",
+        "use_dynamic_ntk",
+        "use_flash_attn",
+        "use_logn_attn",
+        "visual",
+    )
+)
+_VISUAL_NEEDED = frozenset(
+    (
+        "heads",
+        "image_size",
+        "image_start_id",
+        "layers",
+        "mlp_ratio",
+        "output_dim",
+        "patch_size",
+        "width",
+    )
+)
+_VISUAL_READ = _VISUAL_NEEDED | frozenset(
+    (
+        "adapter_rank",
+        "global_view",
+        "lora_repeat_num",
+        "mlp_adapter_rank",
+        "n_queries",
+        "num_positions",
+        "resampler_heads",
+        "window_adapters",
+        "window_size",
+    )
+)
+
+
+def read_published_config(flat: dict[str, Any]) -> dict[str, Any]:
+    """Our nested dict for the published flat one."""
+    visual = flat["visual"]
+    if not isinstance(visual, dict):
+        raise ValueError(f"config.json has visual={visual!r}, but it must hold the vision side's sizes")
+    for name, fields, needed in (("", flat, _FLAT_NEEDED), ("visual.", visual, _VISUAL_NEEDED)):
+        missing = sorted(needed - fields.keys())
+        if missing:
+            raise ValueError(f"config.json lacks {', '.join(name + key for key in missing)}")
+    unread = sorted(flat.keys() - _FLAT_READ) + sorted(f"visual.{key}" for key in visual.keys() - _VISUAL_READ)
+    if unread:
+        logger.warning("config.json holds fields that nothing reads: %s; check their spelling", ", ".join(unread))
+    if not flat.get("no_bias", True):
+        raise ValueError(
+            "no_bias=false in config.json: decoder linears with biases were never published and do not open"
+        )
+    window_size = visual.get("window_size", PUBLISHED_WINDOW_SIZE)
+    grid = grid_of_image_size(visual["image_size"], window_size)
+    adapters = visual.get("lora_repeat_num")
+    if adapters is not None and adapters not in (1, grid[0] * grid[1]):
+        raise ValueError(
+            f"config.json has lora_repeat_num={adapters}, but image_size={visual['image_size']} holds "
+            f"{grid[0] * grid[1]} windows of {window_size} pixels; set one to match the other"
+        )
+    if visual["output_dim"] != flat["hidden_size"]:
+        raise ValueError(
+            f"config.json has visual.output_dim={visual['output_dim']} and hidden_size={flat['hidden_size']}; "
+            "the resampler must end at the decoder's width"
+        )
+    num_heads = flat["num_attention_heads"]
+    nested = {
+        "grid": grid,
+        # Qwen-VL has one view and no adapters: the whole picture, stretched to a window.
+        "global_view": visual.get("global_view", adapters is not None),
+        "window_adapters": visual.get("window_adapters", "none" if adapters is None else "per_window"),
+        "image_start_id": visual["image_start_id"],
+        "vision_config": {
+            "window_size": window_size,
+            "patch_size": visual["patch_size"],
+            "hidden_size": visual["width"],
+            "num_hidden_layers": visual["layers"],
+            "num_attention_heads": visual["heads"],
+            "mlp_ratio": visual["mlp_ratio"],
+            "num_queries": visual.get("n_queries", 256),
+            "num_positions": visual.get("num_positions", 256),
+            "resampler_heads": visual.get("resampler_heads"),
+            "adapter_rank": visual.get("adapter_rank", 16),
+            "mlp_adapter_rank": visual.get("mlp_adapter_rank", 32),
+        },
+        "text_config": {
+            "vocab_size": flat["vocab_size"],
+            "hidden_size": flat["hidden_size"],
+            "intermediate_size": flat["intermediate_size"] // 2,
+            "num_hidden_layers": flat["num_hidden_layers"],
+            "num_attention_heads": num_heads,
+            "num_key_value_heads": num_heads,
+            "head_dim": flat.get("kv_channels", flat["hidden_size"] // num_heads),
+            "max_position_embeddings": flat.get("max_position_embeddings", 8192),
+            "rms_norm_eps": flat["layer_norm_epsilon"],
+            "rope_parameters": {"rope_type": "default", "rope_theta": float(flat.get("rotary_emb_base", 10000))},
+            "attention_dropout": flat.get("attn_dropout_prob", 0.0),
+            "initializer_range": flat.get("initializer_range", 0.02),
+            "seq_length": flat["seq_length"],
+            "use_dynamic_ntk": flat.get("use_dynamic_ntk", True),
+            "use_logn_attn": flat.get("use_logn_attn", True),
+        },
+    }
+    for key in ("architectures", "quantization_config", "_name_or_path"):
+        if key in flat:
+            nested[key] = flat[key]
+    return nested
+
+
+def published_config(config: MonkeyConfig, dtype: str = "bfloat16") -> dict[str, Any]:
+    """The flat `config.json` that the published code reads, for weights of `dtype`.
+
+    Fields that the published code does not know (`visual.window_size` and the like) are written only when they
+    differ from what it assumes, so that the file reads back to an equal configuration.
+    """
+    vision, text = config.vision_config, config.text_config
+    height, width = config.canvas_size
+    visual: dict[str, Any] = {
+        "heads": vision.num_attention_heads,
+        "image_size": height if height == width else [height, width],
+        "image_start_id": config.image_start_id,
+        "layers": vision.num_hidden_layers,
+        "mlp_ratio": vision.mlp_ratio,
+        "output_dim": text.hidden_size,
+        "patch_size": vision.patch_size,
+        "width": vision.hidden_size,
+    }
+    if config.num_adapters:
+        visual["lora_repeat_num"] = config.num_adapters
+    unpublished = {
+        "window_size": (vision.window_size, PUBLISHED_WINDOW_SIZE),
+        "n_queries": (vision.num_queries, 256),
+        "num_positions": (vision.num_positions, 256),
+        "resampler_heads": (vision.resampler_heads, None),
+        "adapter_rank": (vision.adapter_rank, 16),
+        "mlp_adapter_rank": (vision.mlp_adapter_rank, 32),
+        "global_view": (config.global_view, bool(config.num_adapters)),
+        "window_adapters": (config.window_adapters, "per_window" if config.num_adapters else "none"),
+    }
+    visual.update({key: value for key, (value, assumed) in unpublished.items() if value != assumed})
+    return {
+        "architectures": ["MonkeyLMHeadModel" if config.num_adapters else "QWenLMHeadModel"],
+        "attn_dropout_prob": text.attention_dropout,
+        "auto_map": {
+            "AutoConfig": "configuration_qwen.QWenConfig",
+            "AutoModelForCausalLM": "modeling_monkey.MonkeyLMHeadModel",
+        },
+        "bf16": dtype == "bfloat16",
+        "emb_dropout_prob": 0.0,
+        "fp16": dtype == "float16",
+        "fp32": dtype == "float32",
+        "hidden_size": text.hidden_size,
+        "initializer_range": text.initializer_range,
+        "intermediate_size": 2 * text.intermediate_size,
+        "kv_channels": text.head_dim,
+        "layer_norm_epsilon": text.rms_norm_eps,
+        "max_position_embeddings": text.max_position_embeddings,
+        "model_type": "monkey" if config.num_adapters else "qwen",
+        "no_bias": True,
+        "num_attention_heads": text.num_attention_heads,
+        "num_hidden_layers": text.num_hidden_layers,
+        "rotary_emb_base": int(text.rope_parameters["rope_theta"]),
+        "rotary_pct": 1.0,
+        "scale_attn_weights": True,
+        "seq_length": text.seq_length,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "transformers_version": "4.32.0",
+        "use_cache": True,
+        "use_dynamic_ntk": text.use_dynamic_ntk,
+        "use_flash_attn": False,
+        "use_logn_attn": text.use_logn_attn,
+        "visual": visual,
+        "vocab_size": text.vocab_size,
+    }
