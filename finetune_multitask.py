@@ -21,7 +21,7 @@ def main(words: list[str]) -> int:
         from monkey.training.finetune import finetune
 
         folder = finetune(flags)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if flags.training.process_index == 0:

@@ -284,6 +284,14 @@ class TestRuns:
         # bf16 keeps 8 bits of each number: a relative error below one percent in the loss.
         assert _losses(narrow) == pytest.approx(_losses(exact), rel=1e-2)
 
+    def test_window_adapters_below_a_frozen_vit_train_with_checkpointing(self, start, tmp_path):
+        more = ("--gradient_checkpointing", "True", "--gradient_checkpointing_kwargs", '{"determinism_check": "none"}')
+        folder = _train(start, tmp_path / "out", *more)
+        before = MonkeyForConditionalGeneration.from_pretrained(start.base).state_dict()
+        after = MonkeyForConditionalGeneration.from_pretrained(folder).state_dict()
+        moved = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
+        assert moved == {"window adapters", "resampler", "decoder"}
+
     def test_another_grid_trains_and_is_kept(self, start, tmp_path):
         folder = _train(start, tmp_path / "out", "--grid", "1,3")
         assert tuple(MonkeyForConditionalGeneration.from_pretrained(folder).config.grid) == (1, 3)
@@ -341,6 +349,55 @@ class TestFailures:
         assert not (folder / "checkpoint-1").exists()
         assert (folder / "model.safetensors").read_bytes() != before
 
+    @pytest.mark.parametrize("more", [[], ["--overwrite_output_dir", "True"]], ids=["new", "overwriting"])
+    def test_what_is_no_runs_file_stays(self, start, tmp_path, more):
+        output = tmp_path / "out"
+        names = [
+            "mine.safetensors", "model-best.safetensors", "pytorch_model_old.bin", "notes.txt",
+            "checkpoint-best/model.safetensors", "checkpoint-7/notes.txt", "checkpoint-7-kept/trainer_state.json",
+            "adapter/mine.safetensors",
+        ]  # fmt: skip
+        for name in names:
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).write_text(name)
+        _train(start, output, "--use_lora", "True", "--max_steps", "1", *more)
+        assert [(output / name).read_text() for name in names] == names
+        assert (output / "adapter/adapter_config.json").is_file()
+        MonkeyForConditionalGeneration.from_pretrained(output)
+
+    def test_only_so_many_checkpoints_are_kept_and_no_other_folder_goes(self, start, tmp_path):
+        output = tmp_path / "out"
+        for name in ("checkpoint-best", "checkpoint-1-kept"):
+            (output / name).mkdir(parents=True)
+            (output / name / "trainer_state.json").write_text("{}")
+        save = ("--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "1")
+        _train(start, output, "--max_steps", "2", *save)
+        left = {path.name for path in output.glob("checkpoint-*")}
+        assert left == {"checkpoint-2", "checkpoint-best", "checkpoint-1-kept"}
+
+    def test_a_folder_in_the_place_of_a_checkpoint_is_refused_before_the_run(self, start, tmp_path):
+        kept = tmp_path / "out/checkpoint-2/notes.txt"
+        kept.parent.mkdir(parents=True)
+        kept.write_text("mine")
+        more = ("--save_strategy", "steps", "--save_steps", "2", "--overwrite_output_dir", "True")
+        with pytest.raises(ValueError, match="checkpoint-2 in it is no checkpoint of a run"):
+            _train(start, tmp_path / "out", *more)
+        assert kept.read_text() == "mine"
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model-00001-of-00002.bin", "run.json"])
+    def test_a_file_that_a_run_would_replace_stops_it_unless_told(self, start, tmp_path, name):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / name).write_text("mine")
+        with pytest.raises(ValueError, match=r"holds an earlier run.*--overwrite_output_dir"):
+            _train(start, tmp_path / "out")
+        assert (tmp_path / "out" / name).read_text() == "mine"
+
+    def test_a_run_without_a_single_step_is_no_trained_checkpoint(self, start, tmp_path):
+        more = ("--dataloader_drop_last", "True", "--per_device_train_batch_size", "13")
+        with pytest.raises(ValueError, match=r"no step was made, for its 12 records do not fill one batch .* 13"):
+            _train(start, tmp_path / "out", *more)
+        assert not (tmp_path / "out").exists()
+
     @pytest.mark.parametrize("wanted", ["True", "nowhere/checkpoint-5"])
     def test_resuming_from_nothing_is_refused(self, start, tmp_path, wanted):
         with pytest.raises(FileNotFoundError, match="--resume_from_checkpoint"):
@@ -358,10 +415,11 @@ class TestFailures:
             _train(other, tmp_path / "next")
         assert not (tmp_path / "next").exists()
 
-    def test_an_output_that_is_a_file_is_refused(self, start, tmp_path):
+    @pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
+    def test_an_output_that_is_or_lies_in_a_file_is_refused(self, start, tmp_path, below):
         (tmp_path / "out").write_text("")
-        with pytest.raises(ValueError, match=r"--output_dir .*out is a file"):
-            _train(start, tmp_path / "out")
+        with pytest.raises(ValueError, match=r"--output_dir .*out is a file, not a folder"):
+            _train(start, tmp_path / "out" / below)
 
     def test_a_file_without_records_is_refused(self, start, tmp_path):
         with pytest.raises(ValueError, match=r"train\.json"):

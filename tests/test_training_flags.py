@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_multitask import main
 from monkey.training.arguments import Flags, parse_flags
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,6 +81,18 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--q_lora", "True"], r"--q_lora is not available yet"),
         (["--lora_r", "0"], r"--lora_r 0 is not a rank"),
         (["--eval_strategy", "steps"], r"--eval_strategy steps needs held-out records: --eval_data_path"),
+        (["--lora_dropout", "1"], r"--lora_dropout 1 is not a part"),
+        (["--gradient_accumulation_steps", "0"], r"--gradient_accumulation_steps 0 does not work: give 1 or more"),
+        (["--per_device_train_batch_size", "0"], r"--per_device_train_batch_size 0 does not work: give 1 or more"),
+        (["--num_train_epochs", "0"], r"--num_train_epochs 0 does not work: give a number above 0"),
+        (["--num_train_epochs", "nan"], r"--num_train_epochs nan does not work"),
+        (["--max_steps", "0"], r"--max_steps 0 does not work: .* leave it out to count epochs"),
+        (["--learning_rate", "-1"], r"--learning_rate -1 does not work: give 0 or more"),
+        (["--seed", "-1"], r"--seed -1 does not work"),
+        (["--report_to", "nobody"], r"--report_to nobody is no logger"),
+        (["--lr_scheduler_kwargs", "{x"], r"--lr_scheduler_kwargs is not JSON: line 1, column 2"),
+        (["--lr_scheduler_kwargs", "x"], r"--lr_scheduler_kwargs x is not a JSON object"),
+        (["--accelerator_config", '{"splits": 1}'], r"--accelerator_config: there is no setting splits"),
         (["--load_best_model_at_end", "True"], r"--load_best_model_at_end .* not available yet"),
     ],
 )
@@ -87,6 +100,50 @@ def test_a_wrong_flag_is_one_sentence(words, message):
     with pytest.raises(ValueError, match=message) as caught:
         _flags(*words)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "instead"),
+    [
+        ("cache_dir", "HF_HUB_CACHE"),
+        ("lora_target_modules", "LORA_LINEARS"),
+        ("lora_weight_path", "--resume_from_checkpoint"),
+        ("lora_bias", "stay frozen"),
+    ],
+)
+def test_a_published_flag_that_is_gone_says_what_to_do_instead(tmp_path, flag, instead):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"{flag}: anything\n")
+    for words in ([f"--{flag}", "anything"], [f"--{flag.replace('_', '-')}=anything"], ["--config", str(file)]):
+        with pytest.raises(ValueError, match=instead) as caught:
+            _flags(*words)
+        assert "did you mean" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_without_an_accelerator_the_cpu_is_used_unasked(monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    words = REQUIRED[: REQUIRED.index("--use_cpu")]
+    training = parse_flags([*words, *PUBLISHED]).training
+    assert (training.bf16, training.use_cpu, training.device.type) == (True, True, "cpu")
+    with pytest.raises(ValueError, match="--fp16 is not for CPUs"):
+        parse_flags([*words, "--fp16", "True"])
+
+
+def test_a_logger_that_is_not_installed_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    with pytest.raises(ValueError, match="--report_to wandb needs the wandb package, which is not installed"):
+        _flags("--report_to", "wandb")
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"])
+def test_checkpointing_is_never_reentrant(name):
+    for value in ("true", '"True"', "1"):
+        with pytest.raises(ValueError, match=rf"--{name} use_reentrant .* without a gradient"):
+            _flags(f"--{name}", f'{{"use_reentrant": {value}}}')
+    kept = _flags(f"--{name}", '{"determinism_check": "none"}').training
+    assert getattr(kept, name) == {"determinism_check": "none", "use_reentrant": False}
+    assert getattr(_flags().training, name) == {"use_reentrant": False}
 
 
 @pytest.mark.parametrize("flag", ["--model_name_or_path", "--data_path", "--output_dir"])
@@ -112,9 +169,36 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
         _flags("--config", str(file))
 
 
+def test_an_error_of_the_file_system_is_one_line(monkeypatch, capsys):
+    def full_disk(_flags):
+        raise OSError(28, "No space left on device", "out/model.safetensors")
+
+    monkeypatch.setattr("monkey.training.finetune.finetune", full_disk)
+    assert main(REQUIRED) == 2
+    assert "error: [Errno 28] No space left on device: 'out/model.safetensors'\n" in capsys.readouterr().err
+
+
 def test_deepspeed_without_the_package_is_one_sentence(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(ValueError, match="needs the deepspeed package: pip install deepspeed"):
+        _flags("--deepspeed", str(ROOT / "configs/deepspeed/zero2.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{\n"stage": 2,\n}', r"bad\.json is not JSON: line 3, column 1"), ("[1]", r"bad\.json is not a JSON object")],
+)
+def test_a_malformed_deepspeed_file_is_named_with_its_line(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(ValueError, match="--deepspeed .*" + message):
+        _flags("--deepspeed", str(tmp_path / "bad.json"))
+
+
+def test_deepspeed_without_a_launcher_is_one_sentence(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mpi4py" else name)
+    with pytest.raises(ValueError, match=r"--deepspeed needs a launcher.*torchrun"):
         _flags("--deepspeed", str(ROOT / "configs/deepspeed/zero2.json"))
 
 

@@ -22,6 +22,26 @@ import torch
 import transformers
 import yaml
 from transformers import HfArgumentParser
+from transformers.utils import is_torch_xla_available
+
+from monkey.training.checks import (
+    check_json,
+    check_launcher,
+    check_loggers,
+    check_ranges,
+    without_reentrant_checkpointing,
+)
+
+# Flags of the published script that this one does not have -> what to do instead.
+_FORMER_FLAGS = {
+    "cache_dir": "set the environment variable HF_HUB_CACHE to that folder, or give the checkpoint's own folder as "
+    "--model_name_or_path",
+    "lora_target_modules": "leave it out, --use_lora always adapts the published linears (q, k, v, o, gate and up "
+    "projections); others go to LORA_LINEARS in monkey/training/recipes.py",
+    "lora_weight_path": "continue an adapter's run with --resume_from_checkpoint CHECKPOINT, or start from the merged "
+    "checkpoint of its run as --model_name_or_path",
+    "lora_bias": "leave it out, the decoder's biases stay frozen beside adapters (the published default, none)",
+}
 
 
 def _flag(default: Any, description: str) -> Any:
@@ -103,6 +123,8 @@ class LoraArguments:
             )
         if self.lora_r < 1:
             raise ValueError(f"--lora_r {self.lora_r} is not a rank: give 1 or more")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"--lora_dropout {self.lora_dropout:g} is not a part: give 0 up to below 1")
 
 
 @dataclass
@@ -140,20 +162,21 @@ class TrainingArguments(transformers.TrainingArguments):
                 )
             # Below 1, transformers 5 reads warmup_steps as the ratio.
             self.warmup_steps = self.warmup_ratio
+        check_ranges(self)
         if self.evaluation_strategy is not None:
             self.eval_strategy = self.evaluation_strategy
         if self.dataloader_persistent_workers is None:
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
-        if self.fp16 and (self.use_cpu or not torch.accelerator.is_available()):
+        if not torch.accelerator.is_available() and not is_torch_xla_available():
+            self.use_cpu = True
+        if self.fp16 and self.use_cpu:
             raise ValueError("--fp16 is not for CPUs, where half precision is slow and unstable: use --bf16 True")
         if self.deepspeed and importlib.util.find_spec("deepspeed") is None:
             raise ValueError(f"--deepspeed {self.deepspeed} needs the deepspeed package: pip install deepspeed")
-        if (
-            isinstance(self.deepspeed, str)
-            and not self.deepspeed.startswith("{")
-            and not Path(self.deepspeed).is_file()
-        ):
-            raise FileNotFoundError(f"--deepspeed {self.deepspeed}: there is no such file")
+        check_json(self)
+        check_launcher(self)
+        check_loggers(self)
+        without_reentrant_checkpointing(self)
         if self.load_best_model_at_end or self.save_strategy == "best":
             raise ValueError(
                 "--load_best_model_at_end and --save_strategy best are not available yet: keep checkpoints with "
@@ -207,6 +230,9 @@ def _refuse_unknown(name: str, parser: argparse.ArgumentParser, place: str) -> N
     known = sorted(option for action in parser._actions for option in action.option_strings if option.startswith("--"))
     if f"--{name}" in known:
         return
+    instead = _FORMER_FLAGS.get(name.replace("-", "_"))
+    if instead is not None:
+        raise ValueError(f"{place}: the published script's --{name} is not taken: {instead}")
     near = difflib.get_close_matches(f"--{name}", known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "see --help"
     raise ValueError(f"{place}: there is no flag --{name}; {hint}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.trainer_utils import get_last_checkpoint
 
 from monkey.data.records import read_records
 from monkey.modeling import MonkeyForConditionalGeneration
@@ -25,7 +24,17 @@ from monkey.training.dataset import Collator, ConversationDataset, errors_as_rai
 from monkey.training.lora import add_decoder_lora, merged_model
 from monkey.training.recipes import RECIPES, PartCount, Recipe, apply_recipe, recipe_table
 from monkey.training.record import run_record, write_json, write_loss_curve
-from monkey.training.trainer import MonkeyTrainer, move_into_place
+from monkey.training.trainer import (
+    MonkeyTrainer,
+    checkpoints,
+    move_into_place,
+    other_checkpoint_places,
+    remove_checkpoint,
+    weight_files,
+)
+
+# Besides the weights, what a run would write over.
+_RUN_FILES = ("config.json", "run.json", "training_log.json", "loss_curve.png", "adapter/adapter_config.json")
 
 
 def finetune(flags: Flags) -> Path:
@@ -67,9 +76,17 @@ def finetune(flags: Flags) -> Path:
             processing_class=processor,
             run_record=record,
         )
-        if resume_from is None and training.process_index == 0:
-            _remove_checkpoints(output_dir)
+        if resume_from is None and training.overwrite_output_dir and training.process_index == 0:
+            # A later resume would take the furthest of them.
+            for folder in checkpoints(output_dir):
+                remove_checkpoint(folder)
         trainer.train(resume_from_checkpoint=resume_from)
+        if trainer.state.global_step == 0:
+            raise ValueError(
+                f"{flags.data.data_path}: no step was made, for its {len(train_set)} records do not fill one batch of "
+                f"--per_device_train_batch_size {training.per_device_train_batch_size}, and --dataloader_drop_last "
+                "leaves them out"
+            )
         if eval_set is not None and not _evaluated_at_the_end(trainer):
             trainer.evaluate()
         _save(trainer, flags, output_dir)
@@ -79,9 +96,14 @@ def finetune(flags: Flags) -> Path:
 def _checkpoint_to_resume(flags: Flags) -> str | None:
     """Folder of `--resume_from_checkpoint`, and a refusal to write over an earlier run."""
     output_dir, wanted = Path(flags.training.output_dir), flags.training.resume_from_checkpoint
-    last = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"--output_dir {output_dir} is a file: name a folder")
+    _check_writable(output_dir)
+    last = str(checkpoints(output_dir)[-1]) if checkpoints(output_dir) else None
+    others = other_checkpoint_places(output_dir)
+    if others and flags.training.save_strategy != "no":
+        raise ValueError(
+            f"--output_dir {output_dir}: {others[0].name} in it is no checkpoint of a run (it has no "
+            "trainer_state.json) and a run may need its name: move it away, or name another folder"
+        )
     if wanted is not None and wanted.lower() != "false":
         if wanted.lower() == "true":
             if last is None:
@@ -90,12 +112,22 @@ def _checkpoint_to_resume(flags: Flags) -> str | None:
         if not (Path(wanted) / "trainer_state.json").is_file():
             raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no trainer_state.json in it")
         return wanted
-    if not flags.training.overwrite_output_dir and (last is not None or (output_dir / "config.json").exists()):
+    written = [*weight_files(output_dir), *(output_dir / name for name in _RUN_FILES)]
+    if not flags.training.overwrite_output_dir and (last is not None or any(path.exists() for path in written)):
         raise ValueError(
             f"--output_dir {output_dir} holds an earlier run: continue it with --resume_from_checkpoint True, replace "
             "it with --overwrite_output_dir True, or name another folder"
         )
     return None
+
+
+def _check_writable(output_dir: Path) -> None:
+    """ValueError where the folder cannot be made or written to."""
+    nearest = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"--output_dir {output_dir}: {nearest} is a file, not a folder: name another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"--output_dir {output_dir}: this user may not write to {nearest}: name another folder")
 
 
 def _refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
@@ -159,12 +191,6 @@ def _record(flags: Flags, recipe: Recipe, counts: list[PartCount], samples: dict
         data={"samples": samples},
         seed=flags.training.seed,
     )
-
-
-def _remove_checkpoints(output_dir: Path) -> None:
-    """Remove an earlier run's checkpoints: a later resume would take the furthest of them."""
-    for folder in output_dir.glob("checkpoint-*"):
-        shutil.rmtree(folder)
 
 
 def _evaluated_at_the_end(trainer: MonkeyTrainer) -> bool:

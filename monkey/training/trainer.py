@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
 
 from monkey.training.lora import load_adapter, save_adapter
 from monkey.training.record import write_json
 
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+_WEIGHT_FILE = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
+)
 
 
 class MonkeyTrainer(Trainer):
@@ -98,9 +101,15 @@ class MonkeyTrainer(Trainer):
                 self._checkpoint_parent = None
             self._wait_for_everyone()
             if self.args.should_save:
-                shutil.rmtree(output_dir / name, ignore_errors=True)
+                earlier = {folder.name: folder for folder in checkpoints(output_dir)}
+                if name in earlier:
+                    remove_checkpoint(earlier.pop(name))
                 os.replace(aside / name, output_dir / name)
-                rotate_checkpoints(str(output_dir), save_total_limit=self.args.save_total_limit, use_mtime=True)
+                if self.args.save_total_limit is not None:
+                    # By age: a run resumed from an early checkpoint writes smaller steps than those that it leaves.
+                    oldest = sorted(earlier.values(), key=lambda folder: folder.stat().st_mtime)
+                    for folder in oldest[: max(0, len(oldest) + 1 - self.args.save_total_limit)]:
+                        remove_checkpoint(folder)
 
     def save_final(self, folder: Path) -> None:
         """Write the trained model (an adapter where PEFT is on) to `folder`; every process calls it."""
@@ -134,20 +143,48 @@ class MonkeyTrainer(Trainer):
         model.load_state_dict(saved.state_dict())
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints that runs left in `folder`, by step; whatever else is named `checkpoint-…` is not one."""
+    return [path for path in _checkpoint_places(folder) if (path / "trainer_state.json").is_file()]
+
+
+def other_checkpoint_places(folder: Path) -> list[Path]:
+    """What lies where a run would write `checkpoint-N`, and is none of a run's checkpoints."""
+    return [path for path in _checkpoint_places(folder) if not (path / "trainer_state.json").is_file()]
+
+
+def _checkpoint_places(folder: Path) -> list[Path]:
+    steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    return sorted((path for path, step in steps.items() if step), key=lambda path: int(steps[path][1]))
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint, or only the link where it is one."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files of `folder` under the names that a checkpoint's weights have."""
+    return [path for path in folder.iterdir() if _WEIGHT_FILE.fullmatch(path.name)] if folder.is_dir() else []
+
+
 def move_into_place(aside: Path, folder: Path) -> None:
-    """Move a finished checkpoint's files into `folder`, replacing an earlier one's.
+    """Move a finished checkpoint's files into `folder`, replacing an earlier one's and leaving every other file.
 
     The config goes last: until it is there, the folder does not open as a checkpoint.
     """
+    folder.mkdir(exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
-    for pattern in WEIGHT_FILES:
-        for stale in folder.glob(pattern):
-            stale.unlink()
+    for stale in weight_files(folder):
+        stale.unlink()
     for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == "config.json"):
-        target = folder / entry.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(entry, target)
+        if entry.is_dir():
+            move_into_place(entry, folder / entry.name)
+        else:
+            os.replace(entry, folder / entry.name)
 
 
 def _records(sources: list[str]) -> str:
