@@ -11,6 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
 
 
 def port(text: str) -> int:
@@ -21,7 +29,7 @@ def port(text: str) -> int:
 
 
 def parse_flags(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="demo.py",
         description="Ask a model about pictures in the browser.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -18,6 +18,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from eval.backends import Backend, EchoBackend, OracleBackend
 from eval.catalogue import task_list, task_sheet
@@ -28,6 +29,13 @@ from eval.runner import RunSettings, is_complete, run
 from eval.tasks import DEFAULT_SELECTION, select_tasks, task_named
 
 COMPLETE, INCOMPLETE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
 
 
 def positive(text: str) -> int:
@@ -53,7 +61,7 @@ def grid(text: str) -> tuple[int, int]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = parser.add_argument_group("what")

@@ -63,12 +63,13 @@ class Backend(Protocol):
     """What a run needs of whoever answers.
 
     `settings` is everything but prompt and model that an answer depends on; it is recorded and is part of an answer's
-    key. `fingerprint` stands for the model's bytes.
+    key. `fingerprint` stands for the model's bytes. `device` is recorded only; None without a model.
     """
 
     name: str
     settings: dict[str, Any]
     fingerprint: str
+    device: str | None
 
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Any]:
         """The requests in batches, each prepared as far as it can be ahead of its turn."""
@@ -89,6 +90,7 @@ class OracleBackend:
 
     name = "oracle"
     fingerprint = "oracle"
+    device = None
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {}

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
 from eval.questions import file_digest
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.checkpoint_files import weight_files
-from monkey.location import checkpoint_file, required_file
+from monkey.location import checkpoint_file, read_json, required_file
 from monkey.prompts import after_image
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,14 +41,15 @@ class ModelBackend:
     """Answers with a Monkey checkpoint.
 
     Args:
-        checkpoint: a folder, or a hub name in the offline cache.
+        checkpoint: a folder, PEFT's adapter folders included, or a hub name in the offline cache.
         device: 'cpu', 'cuda', 'cuda:1', …; None takes a GPU where there is one.
         dtype: a name of DTYPES; None takes bfloat16 on a GPU that has it and float32 elsewhere.
-        grid: (rows, columns) of windows, None for the checkpoint's own.
+        grid: (rows, columns) of windows, None for the checkpoint's own. A PEFT adapter has only the one it has.
         num_workers: processes that decode images ahead; 0 decodes in this one.
 
     Raises:
-        FileNotFoundError, ValueError: the checkpoint does not open, or a GPU is asked for and there is none.
+        FileNotFoundError, ValueError: the checkpoint does not open, a GPU is asked for and there is none, or a grid
+            for an adapter.
     """
 
     name = "hf"
@@ -61,6 +63,11 @@ class ModelBackend:
         num_workers: int = 2,
         seed: int = 3407,
     ):
+        if grid is not None and adapter_base(checkpoint) is not None:
+            raise ValueError(
+                f"--grid {','.join(map(str, grid))}: {checkpoint} is an adapter, trained for one grid; leave --grid "
+                "out, or name the merged checkpoint"
+            )
         torch.manual_seed(seed)
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
@@ -138,7 +145,7 @@ def prepare_batch(processor: Any, requests: Sequence[Request]) -> PreparedBatch:
 
 
 def choose_device(name: str | None) -> str:
-    """The device to run on, or ValueError when a GPU is asked for and torch sees none."""
+    """The device to run on, or ValueError when one is asked for that torch does not see here."""
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -151,6 +158,11 @@ def choose_device(name: str | None) -> str:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, counted from 0")
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if device.type not in ("cpu", "cuda", accelerator and accelerator.type):
+        raise ValueError(
+            f"--device {name}: torch {torch.__version__} cannot compute on it here; use cpu, cuda or cuda:N"
+        )
     return name
 
 
@@ -173,14 +185,62 @@ SMALL_FILES = (
 
 def check_checkpoint(checkpoint: str) -> None:
     """Raise FileNotFoundError or ValueError for what cannot be a checkpoint, without reading its weights."""
+    base = adapter_base(checkpoint)
+    if base is None:
+        _check_whole(checkpoint)
+        return
+    adapter_weights(checkpoint)
+    try:
+        _check_whole(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{checkpoint} is an adapter, and its base cannot be opened: {error}") from error
+
+
+def _check_whole(checkpoint: str) -> None:
     required_file(checkpoint, "config.json", "the shape of the model")
     weight_files(checkpoint, {})
 
 
+def adapter_base(checkpoint: str) -> str | None:
+    """The checkpoint that a PEFT adapter folder was trained on; None for a checkpoint of its own.
+
+    Raises ValueError when the adapter names none.
+    """
+    settings = checkpoint_file(checkpoint, ADAPTER_CONFIG_NAME)
+    if settings is None or checkpoint_file(checkpoint, "config.json") is not None:
+        return None
+    base = read_json(settings).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{settings}: base_model_name_or_path must name the checkpoint that was trained, not {base!r}")
+    return base
+
+
+def adapter_weights(checkpoint: str) -> str:
+    """The weight file of a PEFT adapter folder, or FileNotFoundError."""
+    for name in (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME):
+        if (found := checkpoint_file(checkpoint, name)) is not None:
+            return found
+    raise FileNotFoundError(
+        f"{checkpoint} holds no weights: neither {ADAPTER_SAFE_WEIGHTS_NAME} nor {ADAPTER_WEIGHTS_NAME}"
+    )
+
+
+def answering_files(checkpoint: str) -> list[str]:
+    """Every file that an answer depends on; those of an adapter and then those of its base."""
+    base = adapter_base(checkpoint)
+    if base is None:
+        return [*_present(checkpoint, SMALL_FILES), *weight_files(checkpoint, {})]
+    own = [*_present(checkpoint, (ADAPTER_CONFIG_NAME, *SMALL_FILES)), adapter_weights(checkpoint)]
+    return [*own, *_present(base, SMALL_FILES), *weight_files(base, {})]
+
+
+def _present(checkpoint: str, names: Sequence[str]) -> list[str]:
+    return [path for name in names if (path := checkpoint_file(checkpoint, name)) is not None]
+
+
 def checkpoint_fingerprint(checkpoint: str) -> str:
-    """SHA-256 over the bytes of every file of a checkpoint that an answer depends on, weights included."""
-    small = [checkpoint_file(checkpoint, name) for name in SMALL_FILES]
+    """SHA-256 over the bytes of every file of a checkpoint that an answer depends on, weights and base included."""
     digest = hashlib.sha256()
-    for path in [*filter(None, small), *weight_files(checkpoint, {})]:
+    for path in answering_files(checkpoint):
         digest.update(f"{Path(path).name} {file_digest(Path(path))}\n".encode())
     return digest.hexdigest()

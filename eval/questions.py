@@ -53,7 +53,7 @@ def load_question_set(task: Task, data_root: Path | None = None, limit: int | No
         file = image_root / task.file
     if not file.is_file():
         raise FileNotFoundError(f"task {task.name}: {file} is missing; --data-root is the folder its path starts from")
-    questions = read_questions(file, image_root=image_root)
+    questions = read_questions(file, image_root=image_root, root_name="--data-root")
     rows_in_file = len(questions)
     questions = questions[:limit]
     annotations = _annotation_file(task, image_root)

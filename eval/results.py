@@ -160,12 +160,12 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
             f"{task}: {data['file']} has {data['rows_in_file']} questions and the published set "
             f"{data['rows_in_published_set']}, so the scores do not compare"
         )
-    if results["limit"] is not None and results["n_expected"] < data["rows_in_file"]:
+    if results["settings"]["limit"] is not None and results["n_expected"] < data["rows_in_file"]:
         sentences.append(f"{task}: only the first {results['n_expected']} of {data['rows_in_file']} questions asked")
     if results["cut_off_at_max_new_tokens"]:
         sentences.append(
             f"{task}: {results['cut_off_at_max_new_tokens']} answers were cut off at "
-            f"{results['generation']['max_new_tokens']} tokens"
+            f"{results['settings']['max_new_tokens']} tokens"
         )
     if headline["ceiling"] is not None and headline["ceiling"] < 100.0:
         sentences.append(f"{task}: no answer can score more than {headline['ceiling']:.2f} on these references")

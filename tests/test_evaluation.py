@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,10 @@ def test_results_say_what_they_are_results_of(sums, tmp_path):
     assert results["prompt"]["text"] == "<img></img> {question} Answer: "
     assert len(results["prompt"]["sha256"]) == len(results["dataset"]["sha256"]) == 64
     assert results["generation"] == {"max_new_tokens": 100}
+    assert results["settings"] == {
+        "prompt": "as-trained", "limit": None, "batch_size": 4, "seed": 7, "device": None, "dtype": None, "grid": None,
+        "max_new_tokens": 100,
+    }  # fmt: skip
     assert results["versions"]["python"].startswith("3.")
     assert results["versions"]["torch"] == torch.__version__
     assert (results["seed"], results["checkpoint"]["path"]) == (7, "somewhere")
@@ -319,8 +324,9 @@ def program(path: Path | str, output: Path, *flags: str, backend: str = "oracle"
         ([row(0), row(1, image="images/none.png")], "none.png"),
         ([row(0), row(1), row(2, question_id=100)], "sums.jsonl:3: question_id 100 was given before, at "),
         ([], "sums.jsonl: is empty"),
+        ([row(0, image="/a.png")], "is absolute; make it relative, or give the pictures' folder as --data-root"),
     ],
-    ids=["malformed", "number", "null", "no-reference", "no-image", "id-twice", "empty"],
+    ids=["malformed", "number", "null", "no-reference", "no-image", "id-twice", "empty", "absolute"],
 )
 def test_bad_questions_are_one_sentence_and_nothing_is_written(tmp_path, capsys, rows, message):
     path = write_set(tmp_path / "data", rows)
@@ -385,6 +391,23 @@ def test_a_gpu_is_not_promised_where_there_is_none(sums, tmp_path, capsys, golde
     assert program(sums, tmp_path / "result", *flags, backend="hf") == 2
     assert "sees no CUDA device; leave --device out to run on the CPU" in capsys.readouterr().err
     assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu:0", "vulkan"])
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
+def test_a_device_that_cannot_compute_here_is_one_sentence(sums, tmp_path, capsys, golden, device):
+    flags = ("--checkpoint", str(golden.checkpoint), "--device", device)
+    assert program(sums, tmp_path / "result", *flags, backend="hf") == 2
+    assert re.fullmatch(f"error: --device {device}: torch .* cannot compute .*\n", capsys.readouterr().err)
+    assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize("flags", ["--grid 0,2", "--grid 2", "--batch-size 0", "--nope"])
+def test_a_flag_that_is_none_is_one_sentence(capsys, flags):
+    with pytest.raises(SystemExit) as exit:
+        evaluate_vqa.main(flags.split())
+    assert exit.value.code == 2
+    assert re.fullmatch(f"error: .*{flags.split()[0]}.*\n", capsys.readouterr().err)
 
 
 def test_summary_shows_task_score_ceiling_and_the_published_number(tmp_path):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from eval.backends import Request
 from eval.metrics import score
-from eval.model_backend import ModelBackend, checkpoint_fingerprint
+from eval.model_backend import ModelBackend, check_checkpoint, checkpoint_fingerprint
 from eval.prompting import PromptForm
 from eval.runner import RunSettings, run
 from eval.tasks import Task, select_tasks
 from monkey.data.records import read_questions
+from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.processing import MonkeyProcessor
+from monkey.training.lora import add_decoder_lora, save_adapter
 
 FORM = PromptForm("file", "<img></img> {question}")
 NEW_TOKENS = 16
@@ -106,6 +111,9 @@ def test_a_run_with_the_model_writes_answers_settings_and_fingerprint(asked, bac
         "grid": [2, 2],
         "max_new_tokens": NEW_TOKENS,
     }
+    assert results["settings"] == {
+        **results["generation"], "prompt": "as-trained", "limit": 1, "batch_size": 4, "seed": 3407, "device": "cpu"
+    }  # fmt: skip
     assert results["checkpoint"]["fingerprint"] == checkpoint_fingerprint(str(golden.checkpoint))
     assert results["cut_off_at_max_new_tokens"] == 1
     (line,) = map(json.loads, (tmp_path / "run" / task.name / "predictions.jsonl").read_text("utf-8").splitlines())
@@ -124,3 +132,51 @@ def test_fingerprint_follows_the_bytes_of_the_weights_and_not_their_place(golden
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     assert checkpoint_fingerprint(str(copy)) != original
+
+
+@pytest.fixture
+def adapter(golden, tmp_path) -> Path:
+    """A PEFT adapter folder as a fine-tuning run leaves it, whose weights turn the answers of a copied checkpoint."""
+    base = shutil.copytree(golden.checkpoint, tmp_path / "base")
+    model = MonkeyForConditionalGeneration.from_pretrained(base)
+    wrapped = add_decoder_lora(model, SimpleNamespace(lora_r=4, lora_alpha=32, lora_dropout=0.0))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    folder = tmp_path / "adapter"
+    save_adapter(wrapped, folder)
+    MonkeyProcessor.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_folder_answers_with_its_own_weights(asked, backend, adapter):
+    check_checkpoint(str(adapter))
+    adapted = ModelBackend(str(adapter), device="cpu", num_workers=0)
+    assert answers_of(adapted, asked[1], batch_size=3) != answers_of(backend, asked[1], batch_size=3)
+    with pytest.raises(ValueError, match=r"--grid 1,2: .* is an adapter, trained for one grid"):
+        ModelBackend(str(adapter), device="cpu", grid=(1, 2))
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "base/config.json", "base/*-00002-*"]
+)
+def test_fingerprint_of_an_adapter_follows_its_files_and_those_of_its_base(adapter, name):
+    original = checkpoint_fingerprint(str(adapter))
+    (path,) = adapter.parent.glob(name)
+    path.write_bytes(path.read_bytes() + b" ")
+    assert checkpoint_fingerprint(str(adapter)) != original
+
+
+def test_what_an_adapter_lacks_is_named(adapter):
+    base = adapter.parent / "base"
+    base.rename(adapter.parent / "moved")
+    with pytest.raises(FileNotFoundError, match=r"adapter is an adapter, and its base cannot be opened: .*no such"):
+        check_checkpoint(str(adapter))
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no weights: neither adapter_model\.safetensors nor"):
+        check_checkpoint(str(adapter))
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": null}')
+    with pytest.raises(ValueError, match="base_model_name_or_path must name the checkpoint"):
+        check_checkpoint(str(adapter))

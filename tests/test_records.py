@@ -166,6 +166,17 @@ def test_absolute_path_only_inside_a_given_root(folder):
         read_records(path, image_root=folder.parent / "elsewhere")
 
 
+def test_a_program_names_its_own_flag_for_the_root_folder(folder):
+    records = write_list(folder, record("<img>/a.png</img>"))
+    questions = write_lines(folder, question(image="../outside.png"))
+    with pytest.raises(ValueError, match=r"as image_root$"):
+        read_records(records)
+    with pytest.raises(ValueError, match=r"is absolute; .* as --pictures$"):
+        read_records(records, root_name="--pictures")
+    with pytest.raises(ValueError, match=r"leads out of .* as --data-root$"):
+        read_questions(questions, root_name="--data-root")
+
+
 def test_current_folder_comes_after_the_files_own(folder):
     (Path("c.png")).write_bytes(b"")
     path = write_list(folder, record("<img>c.png</img>"))

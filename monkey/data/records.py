@@ -55,20 +55,23 @@ class Question:
     source: str
 
 
-def read_records(path: str | Path, image_root: str | Path | None = None) -> list[Record]:
+def read_records(path: str | Path, image_root: str | Path | None = None, root_name: str = "image_root") -> list[Record]:
     """The conversations of a JSON list or JSONL file.
 
     Pictures are looked up in `image_root`, or without one in the file's own folder and then in the current one.
+    `root_name` is what messages call `image_root`: the flag that a program has for it.
     """
     path = Path(path)
-    pictures = PicturePaths(path, image_root)
+    pictures = PicturePaths(path, image_root, root_name)
     return [_record(row, source, pictures) for source, row in read_rows(path)]
 
 
-def read_questions(path: str | Path, image_root: str | Path | None = None) -> list[Question]:
+def read_questions(
+    path: str | Path, image_root: str | Path | None = None, root_name: str = "image_root"
+) -> list[Question]:
     """The questions of an evaluation file, with ids that occur once. Pictures are looked up as in `read_records`."""
     path = Path(path)
-    pictures = PicturePaths(path, image_root)
+    pictures = PicturePaths(path, image_root, root_name)
     questions = []
     seen: dict[str, str] = {}
     for row, (source, fields) in enumerate(read_rows(path)):

@@ -9,25 +9,35 @@ from typing import Any
 CHECK_EVERY_SECONDS, KEEP_SECONDS = 60, 3600
 """How often old uploads are looked for, and how old they get."""
 
+MAX_BODY_BYTES = 1 << 20
+"""Longest body of a request that brings no files: a question has a few thousand characters."""
+
+UPLOAD_PATH = "/gradio_api/upload"
+"""gradio's route for uploads, which reads files out of a form and never a JSON body. It bounds their size itself."""
+
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class UploadsOnly:
     """ASGI middleware that refuses requests with an address where the path of an uploaded file belongs.
 
-    gradio itself refuses the paths of files that nobody uploaded, but it would download an address.
+    gradio itself refuses the paths of files that nobody uploaded, but it would download an address. The route alone
+    decides which bodies are looked at: what headers say about a body, gradio may read otherwise.
     """
 
     def __init__(self, app: Any):
         self.app = app
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or _is_upload(scope):
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] == UPLOAD_PATH:
             await self.app(scope, receive, send)
             return
         body = await _whole_body(receive)
+        if body is None:
+            await _refuse(send, 413, f"the request is longer than the {MAX_BODY_BYTES:,} bytes allowed")
+            return
         if _names_address(body):
-            await _refuse(send)
+            await _refuse(send, 400, "pictures are uploaded here, not fetched from an address")
             return
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -37,18 +47,18 @@ class UploadsOnly:
         await self.app(scope, receive_again, send)
 
 
-def _is_upload(scope: dict[str, Any]) -> bool:
-    """Whether the request brings files, rather than naming them."""
-    return dict(scope["headers"]).get(b"content-type", b"").lower().startswith(b"multipart/form-data")
-
-
-async def _whole_body(receive: Any) -> bytes:
+async def _whole_body(receive: Any) -> bytes | None:
+    """The body, or None as soon as it is longer than `MAX_BODY_BYTES`."""
     parts: list[bytes] = []
+    length = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":  # the client went away
             return b""
         parts.append(message.get("body", b""))
+        length += len(parts[-1])
+        if length > MAX_BODY_BYTES:
+            return None
         if not message.get("more_body", False):
             return b"".join(parts)
 
@@ -71,8 +81,8 @@ def _names_address(body: bytes) -> bool:
     return False
 
 
-async def _refuse(send: Any) -> None:
-    body = json.dumps({"detail": "pictures are uploaded here, not fetched from an address"}).encode()
+async def _refuse(send: Any, status: int, reason: str) -> None:
+    body = json.dumps({"detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
