@@ -22,9 +22,8 @@ from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
 from monkey.configuration import MonkeyConfig
-from monkey.language import LowRankAdapter, MonkeyDecoderLayer, MonkeyTextModel, project
+from monkey.language import LowRankAdapter, MonkeyTextModel, project
 from monkey.vision import (
-    MonkeyVisionLayer,
     MonkeyVisionModel,
     Resampler,
     ResamplerAttention,
@@ -365,4 +364,4 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
 # Without the table a checkpoint would open with every weight random, so the class never exists without it.
 checkpoint.register()
 
-__all__ = ["MonkeyDecoderLayer", "MonkeyForConditionalGeneration", "MonkeyModel", "MonkeyVisionLayer", "image_slots"]
+__all__ = ["MonkeyForConditionalGeneration", "MonkeyModel", "image_slots"]

@@ -192,7 +192,7 @@ def first_projections(width: int) -> torch.Tensor:
     """Weights [3·width, width] that a resampler trained from nothing starts with.
 
     Queries and keys start near the identity, so that through the positions they share a query first looks at its own
-    place in the view. From plain random weights the small model took about half as long again to read numbers.
+    place in the view.
     """
     noise = nn.init.xavier_uniform_(torch.empty(3 * width, width))
     query, key, value = noise.chunk(3)

@@ -30,7 +30,7 @@ if [ ! -x "$python" ] || [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ];
   free_kib="$(df -Pk "$venv" | awk 'NR == 2 {print $4}')"
   needed_gib=4
   [ "$free_kib" -ge $((needed_gib * 1024 * 1024)) ] ||
-    fail "$venv has $((free_kib / 1024 / 1024)) GiB free, but the requirements need $needed_gib GiB (about 8 with CUDA); free some, or set VENV=/place/with/room"
+    fail "$venv has $((free_kib / 1024 / 1024)) GiB free, but the requirements need $needed_gib GiB (more with CUDA); free some, or set VENV=/place/with/room"
   echo "Installing the requirements into $venv (a minute or two the first time)"
   [ -x "$python" ] || "$base_python" -m venv "$venv"
   # `-e .` in the file is relative to the current directory.

@@ -25,7 +25,7 @@ TASKS = "sample"
 def run(title: str, *command: str) -> None:
     """Run one step with this interpreter, its command printed, or end the whole with its exit status."""
     print(f"\n== {title}\n   python {shlex.join(command)}", flush=True)
-    # One process trains: telling DeepSpeed, which Trainer looks for, that this is a CPU spares a warning a step.
+    # The steps run on the CPU; saying so to DeepSpeed, which Trainer imports where it is installed, spares its warning.
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     environment.setdefault("DS_ACCELERATOR", "cpu")
     status = subprocess.run([sys.executable, *command], cwd=REPOSITORY, env=environment, check=False).returncode
