@@ -103,6 +103,8 @@ class MonkeyVisionConfig(PreTrainedConfig):
     mlp_adapter_rank: int = 32
     """Rank of a window's adapter beside the MLP."""
     adapter_dropout: float = 0.05
+    resampler_dropout: float = 0.0
+    """Dropout of the resampler's attention weights in training; the published one has none."""
 
     def __post_init__(self, **kwargs):
         _refuse_unknown_keys(self, kwargs)

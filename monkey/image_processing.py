@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
@@ -113,17 +114,32 @@ class MonkeyImageProcessor(BaseImageProcessor):
 
     def pixels(self, picture: Any, name: str | None = None) -> np.ndarray:
         """Normalised pixels of one picture, float32 [3, H, W]."""
+        values = self.canvas(picture, name).astype(np.float32) / np.float32(255)
+        return (values - _of_channels(self.image_mean)) / _of_channels(self.image_std)
+
+    def normalised(self, canvases: torch.Tensor) -> torch.Tensor:
+        """`canvas` bytes [I, 3, H, W], wherever they are, as the `pixel_values` that `preprocess` gives."""
+        mean, std = (
+            torch.from_numpy(_of_channels(values)).to(canvases.device) for values in (self.image_mean, self.image_std)
+        )
+        return (canvases.float() / 255 - mean) / std
+
+    def canvas(self, picture: Any, name: str | None = None) -> np.ndarray:
+        """One picture on the canvas, before it is normalised, uint8 [3, H, W]: a quarter of the bytes."""
         image = open_image(
             picture, apply_exif=self.apply_exif, max_bytes=self.max_bytes, max_pixels=self.max_pixels, name=name
         )
         canvas = image.resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
-        values = np.asarray(canvas, dtype=np.float32) / np.float32(255)
-        values = (values - np.float32(self.image_mean)) / np.float32(self.image_std)
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
+        return np.ascontiguousarray(np.asarray(canvas).transpose(2, 0, 1))
 
     def to_dict(self) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in MonkeyImageSettings.__annotations__}
         return {**settings, "image_processor_type": type(self).__name__}
+
+
+def _of_channels(values: Sequence[float]) -> np.ndarray:
+    """Three numbers as float32 [3, 1, 1]."""
+    return np.float32(values)[:, None, None]
 
 
 def _size_of(config: MonkeyConfig) -> dict[str, int]:

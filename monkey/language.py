@@ -14,6 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
@@ -34,6 +35,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from monkey.cache import grow_in_place
 from monkey.configuration import MonkeyTextConfig
+from monkey.packed_attention import PackedAttention, checked_runs
+
+LOSS_ROWS = 256
+"""Supervised positions whose logits exist at once: 148 MiB in fp32 at the published vocabulary."""
 
 
 def ntk_alpha(length: int, seq_length: int) -> float:
@@ -69,7 +74,7 @@ def project(linear: nn.Module, x: torch.Tensor) -> torch.Tensor:
     is_row = x.shape[-1] == x.numel() and x.device.type == "cpu" and x.dtype == torch.float32
     if (
         not is_row
-        or type(linear) is not nn.Linear
+        or type(linear) not in (nn.Linear, LanguageHead)
         or torch.is_grad_enabled()
         or linear.out_features % threads
         or linear.weight.dtype != x.dtype
@@ -79,6 +84,30 @@ def project(linear: nn.Module, x: torch.Tensor) -> torch.Tensor:
     slices = linear.weight.view(threads, -1, linear.in_features).transpose(1, 2)
     product = torch.bmm(x.reshape(1, 1, -1).expand(threads, -1, -1), slices).view(*x.shape[:-1], -1)
     return product if linear.bias is None else product + linear.bias
+
+
+class LanguageHead(nn.Linear):
+    """Hidden states to logits, or straight to a loss without ever holding the logits of every position."""
+
+    def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [..., vocabulary] of `hidden` [..., D]; with `targets` [N] of `hidden` [N, D], their summed loss.
+
+        The loss is the cross-entropy in fp32, of `LOSS_ROWS` positions at a time; several such chunks are computed
+        again for their gradients instead of being kept. It is one call of this module for any N: where parameters
+        are sharded, each process gathers them once.
+        """
+        if targets is None:
+            return super().forward(hidden)
+        chunks = list(zip(hidden.split(LOSS_ROWS), targets.split(LOSS_ROWS), strict=True))
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            losses = [self._summed_loss(*chunk) for chunk in chunks]
+        else:
+            losses = [checkpoint(self._summed_loss, *chunk, use_reentrant=False) for chunk in chunks]
+        return torch.stack(losses).sum()
+
+    def _summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = F.linear(hidden, self.weight, self.bias)
+        return F.cross_entropy(logits.float(), targets, reduction="sum")
 
 
 class LowRankAdapter(nn.Module):
@@ -123,6 +152,7 @@ class MonkeyAttention(Qwen2Attention):
         position_embeddings: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
         attention_mask: torch.Tensor | None,
         past_key_values: Cache | None = None,
+        packed_attention: PackedAttention | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         projections = [project(linear, hidden_states) for linear in (self.q_proj, self.k_proj, self.v_proj)]
@@ -138,17 +168,14 @@ class MonkeyAttention(Qwen2Attention):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        dropout = self.attention_dropout if self.training else 0.0
+        if packed_attention is not None:
+            attended, weights = packed_attention(query, key, value, self.scaling, dropout), None
+        else:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+            attended, weights = attend(
+                self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+            )
         attended = attended.flatten(2)
         output = project(self.o_proj, attended)
         if self.o_adapter is not None:
@@ -213,14 +240,19 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        segments: torch.LongTensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
-        """Last hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D]."""
+        """Last hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D].
+
+        With `segments` [R, 4], B is 1 and the row is packed (`monkey.packed_attention`); `position_ids` say where each
+        token stands in its own sample.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
+        if use_cache and past_key_values is None and segments is None:
             past_key_values = DynamicCache(config=self.config)
         grow_in_place(past_key_values)
         length = inputs_embeds.shape[1]
@@ -228,8 +260,12 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
         slots = torch.arange(length, device=inputs_embeds.device) + past
         if position_ids is None:
             position_ids = slots[None]
+        packed = None
+        if segments is not None:
+            packed = self._packed_attention(segments, inputs_embeds, attention_mask, past_key_values)
+            mask = None
         # `generate` prepares the masks of a static cache itself, one a kind of layer; all our layers are of one kind.
-        if isinstance(attention_mask, dict):
+        elif isinstance(attention_mask, dict):
             mask = attention_mask["full_attention"]
         else:
             mask = create_causal_mask(
@@ -239,9 +275,11 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
                 past_key_values=past_key_values,
                 position_ids=position_ids,
             )
-        alpha = self._rotary_alpha(length, past_key_values)
+        # No sample of a packed row is longer than what NTK and log-n begin at, whatever the row's own length.
+        alpha = self._rotary_alpha(length, past_key_values) if packed is None else 1.0
+        query_scale = self._query_scale(slots, past, length) if packed is None else None
         cos, sin = rotary_tables(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"], alpha)
-        position_embeddings = (cos, sin, self._query_scale(slots, past, length))
+        position_embeddings = (cos, sin, query_scale)
 
         hidden_states = inputs_embeds
         for layer in self.layers:
@@ -252,11 +290,33 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
+                packed_attention=packed,
                 **kwargs,
             )
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
         )
+
+    def _packed_attention(
+        self,
+        segments: torch.Tensor,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: Cache | None,
+    ) -> PackedAttention:
+        if cache is not None or attention_mask is not None or inputs_embeds.shape[0] != 1:
+            others = ["an attention_mask"] * (attention_mask is not None) + ["a cache"] * (cache is not None)
+            raise ValueError(
+                "segments pack one row without padding or cache, but "
+                f"{' and '.join([f'the batch has {inputs_embeds.shape[0]} rows', *others])}"
+            )
+        packed = PackedAttention(checked_runs(segments, inputs_embeds.shape[1]), inputs_embeds.device)
+        if not self.training and packed.longest > self.config.seq_length:
+            raise ValueError(
+                f"segments hold a sample of {packed.longest} tokens; in evaluation the decoder treats those beyond "
+                f"seq_length={self.config.seq_length} by their own length, so give it in a row of its own"
+            )
+        return packed
 
     def _rotary_alpha(self, length: int, cache: Cache | None) -> float:
         """Dynamic-NTK growth: from the length of the prefill, then fixed for as long as its cache lives."""

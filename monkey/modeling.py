@@ -22,7 +22,7 @@ from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
 from monkey.configuration import MonkeyConfig
-from monkey.language import LowRankAdapter, MonkeyTextModel, project
+from monkey.language import LanguageHead, LowRankAdapter, MonkeyTextModel, project
 from monkey.vision import (
     MonkeyVisionModel,
     Resampler,
@@ -38,8 +38,8 @@ class MonkeyOutput(ModelOutput):
     """Output of the model.
 
     Attributes:
-        loss: mean cross-entropy of the labels that are not -100, when labels are given.
-        logits: [B, T or `logits_to_keep`, vocabulary].
+        loss: mean cross-entropy of what is supervised, when labels or loss positions are given.
+        logits: [B, T or `logits_to_keep`, vocabulary]; None with loss positions.
         past_key_values: the cache.
         image_features: [I, V·Q, D] where images were encoded in this call.
     """
@@ -143,8 +143,10 @@ class MonkeyModel(MonkeyPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        blank_pixel_values: torch.Tensor | None = None,
         **kwargs,
     ) -> MonkeyModelOutput:
+        """As `MonkeyForConditionalGeneration.forward`, up to the head."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if pixel_values is not None and image_features is not None:
@@ -160,6 +162,8 @@ class MonkeyModel(MonkeyPreTrainedModel):
         elif input_ids is not None and _is_prefill(past_key_values):
             # Without images, a prompt that holds a place for one would be answered about nothing.
             image_slots(input_ids, self.config, num_images=0)
+        if blank_pixel_values is not None:
+            inputs_embeds = inputs_embeds + 0 * self.get_image_features(blank_pixel_values).sum().to(inputs_embeds)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -234,7 +238,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
     def __init__(self, config: MonkeyConfig):
         super().__init__(config)
         self.model = MonkeyModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = LanguageHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
         if self.generation_config.eos_token_id is None and config.eod_id >= 0:
             self.generation_config.eos_token_id = config.eod_id
@@ -259,6 +263,8 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         image_features: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        loss_positions: torch.LongTensor | None = None,
+        loss_targets: torch.LongTensor | None = None,
         **kwargs,
     ) -> MonkeyOutput:
         """Predict the next token at every position.
@@ -270,6 +276,12 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
             labels: [B, T], -100 where nothing is supervised; shifted here.
             image_features: [I, V·Q, D] from `get_image_features`, instead of `pixel_values`.
             logits_to_keep: last positions to compute logits for; 0 for all.
+            loss_positions, loss_targets: [N] each: the positions, counted through the flattened batch, that predict a
+                supervised token, and that token. Instead of `labels`: the same loss, with logits at these positions
+                only, a chunk at a time. Divided by `num_items_in_batch` where that is given, by N otherwise.
+            segments: [R, 4]: the row is packed, see `monkey.packed_attention`; `position_ids` are needed then.
+            blank_pixel_values: canvases [1, 3, H, W] that are encoded and weigh nothing: how a process whose batch has
+                no image takes part in what all processes compute together.
 
         Raises:
             ValueError: when spans and images do not fit, or the canvas is not the configured one.
@@ -284,6 +296,12 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
             image_features=image_features,
             **kwargs,
         )
+        if loss_positions is not None:
+            predicting = outputs.last_hidden_state.flatten(0, 1)[loss_positions]
+            total = self.lm_head(predicting, loss_targets)
+            items = kwargs.get("num_items_in_batch")
+            loss = total / (loss_targets.numel() if items is None else items)
+            return MonkeyOutput(loss=loss, image_features=outputs.image_features)
         logits = project(self.lm_head, slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:

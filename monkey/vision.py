@@ -83,21 +83,26 @@ class WindowAdapter(nn.Module):
 
     def __init__(self, config: MonkeyConfig, in_features: int, out_features: int, rank: int):
         super().__init__()
-        self.num_windows = config.num_windows
         self.dropout = config.vision_config.adapter_dropout
         self.down = nn.Parameter(torch.empty(config.num_adapters, rank, in_features))
         self.up = nn.Parameter(torch.empty(config.num_adapters, out_features, rank))
         self.scale = nn.Parameter(torch.empty(config.num_adapters, 1))
 
-    def add_to_windows(self, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Add the adapters' products of `x` [V, I, N, in] to the windows of `output` [V, I, N, out], in place."""
-        windows = x[: self.num_windows].flatten(1, 2)
-        down = self.down.expand(self.num_windows, -1, -1)
-        up = (self.up * self.scale[..., None]).expand(self.num_windows, -1, -1)
+    def add_to_windows(self, output: torch.Tensor, x: torch.Tensor, num_windows: int) -> torch.Tensor:
+        """Add the adapters' products of `x` [V, I, N, in] to `output` [V, I, N, out], in place, for its windows.
+
+        Args:
+            num_windows: how many of the views, the first ones, are windows.
+        """
+        if not num_windows:
+            return output
+        windows = x[:num_windows].flatten(1, 2)
+        down = self.down.expand(num_windows, -1, -1)
+        up = (self.up * self.scale[..., None]).expand(num_windows, -1, -1)
         low = torch.bmm(F.dropout(windows, self.dropout, self.training), down.transpose(1, 2))
         # Autocast leaves in-place operations alone, so their types are made equal here.
         product = low.to(output.dtype), up.transpose(1, 2).to(output.dtype)
-        output[: self.num_windows].flatten(1, 2).baddbmm_(*product)
+        output[:num_windows].flatten(1, 2).baddbmm_(*product)
         return output
 
     def reset_parameters(self) -> None:
@@ -124,16 +129,16 @@ class MonkeyVisionAttention(nn.Module):
         self.in_adapter = _window_adapter(config, vision.hidden_size, 3 * vision.hidden_size, vision.adapter_rank)
         self.out_adapter = _window_adapter(config, vision.hidden_size, vision.hidden_size, vision.adapter_rank)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, num_windows: int) -> torch.Tensor:
         projected = self.in_proj(x)
         if self.in_adapter is not None:
-            projected = self.in_adapter.add_to_windows(projected, x)
+            projected = self.in_adapter.add_to_windows(projected, x, num_windows)
         query, key, value = rearrange(projected, "v i n (h q d) -> q (v i) h n d", h=self.num_heads, q=3)
         attended = F.scaled_dot_product_attention(query, key, value)
         attended = rearrange(attended, "(v i) h n d -> v i n (h d)", v=x.shape[0])
         output = self.out_proj(attended)
         if self.out_adapter is not None:
-            output = self.out_adapter.add_to_windows(output, attended)
+            output = self.out_adapter.add_to_windows(output, attended, num_windows)
         return output
 
 
@@ -159,22 +164,24 @@ class MonkeyVisionLayer(GradientCheckpointingLayer):
         self.mlp = MonkeyVisionMLP(vision)
         self.mlp_adapter = _window_adapter(config, vision.hidden_size, vision.hidden_size, vision.mlp_adapter_rank)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.layernorm1(x))
+    def forward(self, x: torch.Tensor, num_windows: int) -> torch.Tensor:
+        """One block on [V, I, N, C], whose first `num_windows` views have adapters."""
+        x = x + self.attention(self.layernorm1(x), num_windows)
         output = x + self.mlp(self.layernorm2(x))
         if self.mlp_adapter is not None:
-            output = self.mlp_adapter.add_to_windows(output, x)
+            output = self.mlp_adapter.add_to_windows(output, x, num_windows)
         return output
 
 
 class ResamplerAttention(nn.Module):
     """Cross-attention of the resampler; the rows of `in_proj_weight` are query, key, value."""
 
-    def __init__(self, width: int, num_heads: int):
+    def __init__(self, width: int, num_heads: int, dropout: float):
         super().__init__()
         if width % num_heads:
             raise ValueError(f"resampler_heads={num_heads} does not divide the resampler's width {width}")
         self.num_heads = num_heads
+        self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -185,7 +192,9 @@ class ResamplerAttention(nn.Module):
         query, key, value = (F.linear(x, weight, bias) for x, weight, bias in inputs)
         query = rearrange(query, "q (h d) -> 1 h q d", h=self.num_heads).expand(key.shape[0], -1, -1, -1)
         key, value = (rearrange(x, "b n (h d) -> b h n d", h=self.num_heads) for x in (key, value))
-        return self.out_proj(rearrange(F.scaled_dot_product_attention(query, key, value), "b h q d -> b q (h d)"))
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.out_proj(rearrange(attended, "b h q d -> b q (h d)"))
 
 
 def first_projections(width: int) -> torch.Tensor:
@@ -215,7 +224,7 @@ class Resampler(nn.Module):
         )
         self.ln_q = nn.LayerNorm(width, eps=vision.layer_norm_eps)
         self.ln_kv = nn.LayerNorm(width, eps=vision.layer_norm_eps)
-        self.attention = ResamplerAttention(width, config.resampler_heads)
+        self.attention = ResamplerAttention(width, config.resampler_heads, vision.resampler_dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, N, C] → [B, Q, D]."""
@@ -242,14 +251,34 @@ class MonkeyVisionModel(nn.Module):
         self.projection = nn.Parameter(torch.empty(width, width))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features of the windows, row by row, then of the global view: [I, V·Q, D]."""
+        """Features of the windows, row by row, then of the global view: [I, V·Q, D].
+
+        Where the shared transformer is frozen, gradients end at the window adapters, so the global view, which has
+        none, is encoded outside the graph: it keeps no activations and has no backward pass below the resampler.
+        """
         # The global view is shrunk at the pixels' own precision, then everything is cast to the weights'.
         pixels = views(pixel_values, self.config).to(self.patch_embedding.weight.dtype)
         num_views, num_images = pixels.shape[:2]
         x = self.patch_embedding(pixels.flatten(0, 1)).flatten(2).transpose(1, 2)
         x = self.pre_layernorm(x + grow_positions(self.position_embedding, x.shape[1]))
         x = x.unflatten(0, (num_views, num_images))
+        num_windows = self.config.num_windows
+        # A slice of what trains nothing has no graph; with all views in one pass it would join that of the windows.
+        outside = x[num_windows:] if torch.is_grad_enabled() and not self.shared_part_trains() else x[:0]
+        x = x[: num_views - outside.shape[0]]
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, num_windows)
+            if outside.shape[0]:
+                # Layer by layer, so that a sharded layer is gathered once for both.
+                with torch.no_grad():
+                    outside = layer(outside, 0)
+        x = torch.cat([x, outside])
         tokens = self.post_layernorm(self.resampler(x.flatten(0, 1))) @ self.projection
         return rearrange(tokens, "(v i) q d -> i (v q) d", v=num_views)
+
+    def shared_part_trains(self) -> bool:
+        """Whether gradients are wanted for anything at or below the transformer's layers except window adapters."""
+        embedding = [self.patch_embedding.weight, self.position_embedding, *self.pre_layernorm.parameters()]
+        return any(parameter.requires_grad for parameter in embedding) or any(
+            parameter.requires_grad for name, parameter in self.layers.named_parameters() if "_adapter." not in name
+        )

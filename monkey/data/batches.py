@@ -1,0 +1,161 @@
+"""Encoded samples to one batch of the model: padded rows, or one packed row.
+
+Both give what the loss needs as two lists: the positions, counted through the flattened batch, that predict a
+supervised token, and those tokens. So logits are computed there only, and the first token of a question that stands
+behind a shared picture is predicted by the picture's last.
+
+Shape letters: B rows, T tokens of a row, N supervised tokens, R runs of a packed row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from monkey.processing import UNSUPERVISED, MonkeyProcessor
+
+Sample = Mapping[str, Any]
+"""`input_ids`, `labels` (lists), `source`, and `pixel_values` [I, 3, H, W] if it has images."""
+
+
+@dataclass(frozen=True)
+class BatchContents:
+    """What a batch is made of; it stays on the host and is what a run reports.
+
+    Attributes:
+        sources: file and line of each record.
+        supervised: number of supervised tokens.
+        sample_lengths: tokens of each sample, a shared picture's counted in each.
+        tokens: tokens that the decoder reads, without padding.
+        slots: tokens that there was room for, padding included.
+        images: pictures that are encoded.
+    """
+
+    sources: tuple[str, ...]
+    supervised: int
+    sample_lengths: tuple[int, ...]
+    tokens: int
+    slots: int
+    images: int
+
+
+def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor) -> dict[str, Any]:
+    """Samples as rows padded to the longest.
+
+    Returns:
+        `input_ids`, `attention_mask` [B, T], `loss_positions`, `loss_targets` [N], `pixel_values` if there are images,
+        and `contents`.
+    """
+    batch = dict(processor.collate(samples))
+    labels = batch.pop("labels")
+    # The first label of a row has no position that predicts it.
+    predicted = labels[:, 1:] != UNSUPERVISED
+    rows, positions = predicted.nonzero(as_tuple=True)
+    lengths = tuple(len(sample["input_ids"]) for sample in samples)
+    return {
+        **batch,
+        "loss_positions": rows * labels.shape[1] + positions,
+        "loss_targets": labels[:, 1:][predicted],
+        "contents": BatchContents(
+            sources=tuple(sample["source"] for sample in samples),
+            supervised=int(predicted.sum()),
+            sample_lengths=lengths,
+            tokens=sum(lengths),
+            slots=labels.numel(),
+            images=len(batch.get("pixel_values", ())),
+        ),
+    }
+
+
+def packed_batch(units: Sequence[Sequence[Sample]], room: int, filler_id: int) -> dict[str, Any]:
+    """Units of samples as one packed row (`monkey.packed_attention`).
+
+    Args:
+        units: samples that share their first `shared` tokens and the images in them, or single samples.
+        room: tokens that the row could have held.
+        filler_id: the one token of a row without samples, which supervises nothing.
+
+    Returns:
+        `input_ids`, `position_ids` [1, T], `segments` [R, 4], `loss_positions`, `loss_targets` [N], `pixel_values` if
+        there are images, and `contents`.
+
+    Raises:
+        ValueError: samples of a unit that differ where they should be the same, naming both.
+    """
+    row = _Row()
+    for unit in units:
+        row.add(unit)
+    samples = [sample for unit in units for sample in unit]
+    pixels = [unit[0]["pixel_values"] for unit in units if "pixel_values" in unit[0]]
+    tokens = len(row.ids)
+    if not row.ids:
+        row.ids, row.positions, row.segments = [filler_id], [0], [(0, 1, 0, 0)]
+    batch: dict[str, Any] = {
+        "input_ids": torch.tensor([row.ids]),
+        "position_ids": torch.tensor([row.positions]),
+        "segments": torch.tensor(row.segments),
+        "loss_positions": torch.tensor(row.loss_positions, dtype=torch.long),
+        "loss_targets": torch.tensor(row.loss_targets, dtype=torch.long),
+    }
+    if pixels:
+        batch["pixel_values"] = torch.cat(pixels)
+    batch["contents"] = BatchContents(
+        sources=tuple(sample["source"] for sample in samples),
+        supervised=len(row.loss_targets),
+        sample_lengths=tuple(len(sample["input_ids"]) for sample in samples),
+        tokens=tokens,
+        slots=room,
+        images=len(batch.get("pixel_values", ())),
+    )
+    return batch
+
+
+class _Row:
+    """A packed row as it grows."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.segments: list[tuple[int, int, int, int]] = []
+        self.loss_positions: list[int] = []
+        self.loss_targets: list[int] = []
+
+    def add(self, unit: Sequence[Sample]) -> None:
+        shared = unit[0]["shared"] if len(unit) > 1 else 0
+        prefix = unit[0]["input_ids"][:shared]
+        prefix_start = len(self.ids)
+        if shared:
+            self._extend(prefix, [UNSUPERVISED] * shared, 0, prefix_start, prefix_start)
+        for sample in unit:
+            if sample["input_ids"][:shared] != prefix:
+                raise ValueError(
+                    f"{sample['source']} and {unit[0]['source']} should share their first {shared} tokens and do not"
+                )
+            self._extend(
+                sample["input_ids"][shared:], sample["labels"][shared:], shared, prefix_start, prefix_start + shared
+            )
+
+    def _extend(
+        self, ids: Sequence[int], labels: Sequence[int], first_position: int, prefix_start: int, prefix_end: int
+    ) -> None:
+        """One run; its first token is predicted by the last of its prefix, if it has one."""
+        start = len(self.ids)
+        self.ids += ids
+        self.positions += range(first_position, first_position + len(ids))
+        self.segments.append((start, start + len(ids), prefix_start, prefix_end))
+        for offset, label in enumerate(labels):
+            predictor = start + offset - 1 if offset else prefix_end - 1
+            if label != UNSUPERVISED and (offset or prefix_end > prefix_start):
+                self.loss_positions.append(predictor)
+                self.loss_targets.append(label)
+
+
+def shared_tokens(ids: Sequence[int], labels: Sequence[int], image_end_id: int) -> int:
+    """Leading tokens through the last `</img>`, where nothing up to there is supervised; else 0."""
+    if image_end_id not in ids:
+        return 0
+    end = len(ids) - ids[::-1].index(image_end_id)
+    return end if end < len(ids) and all(label == UNSUPERVISED for label in labels[:end]) else 0

@@ -1,0 +1,211 @@
+"""Which samples share a row: planned from their lengths alone, before a picture is opened.
+
+Samples come in a drawn order. Those about the same picture may form one *unit*, so that the picture is encoded once
+and its tokens stand once. Units are put into rows of at most `budget` tokens: a row opens with the oldest unit that
+waits, then takes, first fit, every one of the next `look_ahead` that still fits. The plan depends on lengths, order
+and settings, nothing else, so a resumed run makes the same rows and takes them up where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Unit = tuple[int, ...]
+"""Numbers of the samples that share a picture's tokens; most often one."""
+Row = list[Unit]
+
+
+@dataclass(frozen=True)
+class SampleSizes:
+    """What the plan knows of each sample.
+
+    Attributes:
+        tokens: [N] length.
+        shared: [N] leading tokens, through the last picture, that samples with the same `prefix` have in common.
+        prefix: [N] number of the sample's prefix; the same for equal pictures and equal tokens up to `shared`.
+    """
+
+    tokens: np.ndarray
+    shared: np.ndarray
+    prefix: np.ndarray
+
+    def unit_tokens(self, unit: Unit) -> int:
+        """Tokens of a unit, the shared ones counted once."""
+        return int(self.tokens[list(unit)].sum() - (len(unit) - 1) * self.shared[unit[0]])
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How samples share rows.
+
+    Attributes:
+        budget: most tokens of a row.
+        look_ahead: units that wait to be chosen from.
+        share: put samples about the same picture together, as many as fit.
+        most_shared: most samples of a unit.
+    """
+
+    budget: int
+    look_ahead: int = 256
+    share: bool = True
+    most_shared: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "look_ahead", "most_shared"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} does not work: give 1 or more")
+
+
+def units_of(order: Sequence[int], sizes: SampleSizes, settings: RowSettings) -> Iterator[Unit]:
+    """The samples of one pass as units, each where the first of its samples stands in the order."""
+    if not settings.share:
+        yield from ((int(index),) for index in order)
+        return
+    groups: dict[int, list[list[int]]] = {}
+    firsts: list[tuple[int, int | None]] = []
+    for index in map(int, order):
+        if not sizes.shared[index]:
+            firsts.append((index, None))
+            continue
+        prefix = int(sizes.prefix[index])
+        parts = groups.setdefault(prefix, [])
+        if (
+            parts
+            and len(parts[-1]) < settings.most_shared
+            and sizes.unit_tokens((*parts[-1], index)) <= settings.budget
+        ):
+            parts[-1].append(index)
+            continue
+        parts.append([index])
+        firsts.append((prefix, len(parts) - 1))
+    for number, part in firsts:
+        yield (number,) if part is None else tuple(groups[number][part])
+
+
+def rows_of(units: Iterator[Unit], sizes: SampleSizes, settings: RowSettings) -> Iterator[Row]:
+    """Units as rows, first fit over the waiting ones; every unit is in exactly one row.
+
+    Raises:
+        ValueError: a unit longer than the budget, with both numbers.
+    """
+    waiting: list[tuple[Unit, int]] = []
+
+    def refill() -> None:
+        while len(waiting) < settings.look_ahead:
+            unit = next(units, None)
+            if unit is None:
+                return
+            length = sizes.unit_tokens(unit)
+            if length > settings.budget:
+                raise ValueError(f"sample {unit[0]} is {length} tokens long, and a row holds {settings.budget}")
+            waiting.append((unit, length))
+
+    while True:
+        refill()
+        if not waiting:
+            return
+        row: Row = []
+        room = settings.budget
+        left = []
+        for unit, length in waiting:
+            if length <= room:
+                row.append(unit)
+                room -= length
+            else:
+                left.append((unit, length))
+        waiting[:] = left
+        yield row
+
+
+class RowPlan:
+    """The rows of a whole run, dealt to its processes.
+
+    Rows are planned over the passes as one stream and cut into epochs of equal length, so that every process makes
+    the same number of steps in each. A run over whole passes has its last rows split until they can be dealt evenly:
+    nothing is left out and nothing is seen twice.
+
+    Args:
+        order_of: pass number -> order of the samples, drawn from the seed.
+        passes: how many times the data is gone through; None for as long as wanted.
+        processes: how many share each step.
+    """
+
+    def __init__(
+        self,
+        sizes: SampleSizes,
+        settings: RowSettings,
+        order_of: Callable[[int], np.ndarray],
+        passes: int | None,
+        processes: int = 1,
+    ):
+        self.sizes = sizes
+        self.settings = settings
+        self._order_of = order_of
+        self._passes = passes
+        self.processes = processes
+        first_pass = sum(1 for _ in self._stream(1))
+        if passes is None:
+            self.rows_an_epoch = -(-first_pass // processes)
+            self._whole = None
+        else:
+            rows = list(self._stream(passes))
+            self.rows_an_epoch = -(-len(rows) // (processes * passes))
+            self._whole = _split_last(rows, self.rows_an_epoch * processes * passes)
+        self._ahead: Iterator[Row] | None = None
+        self._epoch = 0
+
+    def _stream(self, passes: int | None) -> Iterator[Row]:
+        def units() -> Iterator[Unit]:
+            number = 0
+            while passes is None or number < passes:
+                yield from units_of(self._order_of(number), self.sizes, self.settings)
+                number += 1
+
+        return rows_of(units(), self.sizes, self.settings)
+
+    def epoch(self, number: int, process: int = 0) -> list[Row]:
+        """Rows of one process in epoch `number`, in the order of its steps."""
+        size = self.rows_an_epoch * self.processes
+        if self._whole is not None:
+            rows = self._whole[number * size : (number + 1) * size]
+        else:
+            rows = self._next_epochs(number, size)
+        return rows[process :: self.processes]
+
+    def _next_epochs(self, number: int, size: int) -> list[Row]:
+        """Rows of an epoch of an endless run; going back plans from the start again."""
+        if self._ahead is None or number < self._epoch:
+            self._ahead, self._epoch = self._stream(None), 0
+        while True:
+            rows = [next(self._ahead) for _ in range(size)]
+            self._epoch += 1
+            if self._epoch > number:
+                return rows
+
+
+def fill_rate(rows: Sequence[Row], sizes: SampleSizes, budget: int) -> float:
+    """Part of the rows' room that tokens take."""
+    used = sum(sizes.unit_tokens(unit) for row in rows for unit in row)
+    return used / (len(rows) * budget) if rows else 0.0
+
+
+def _split_last(rows: list[Row], wanted: int) -> list[Row]:
+    """As many rows as wanted: from the end backwards, rows give away half of their units, or half of their samples."""
+    rows = list(rows)
+    position = len(rows) - 1
+    while len(rows) < wanted and position >= 0:
+        row = rows[position]
+        if len(row) == 1 and len(row[0]) > 1:
+            unit = row[0]
+            row = [unit[: len(unit) // 2], unit[len(unit) // 2 :]]
+        if len(row) > 1:
+            half = len(row) // 2
+            rows[position : position + 1] = [row[:half], row[half:]]
+            position += 1
+        else:
+            position -= 1
+    # Fewer samples than processes: the rest take part in the last step with nothing of their own.
+    return rows + [[] for _ in range(wanted - len(rows))]
