@@ -20,7 +20,14 @@ PACKAGES = ("monkey", "eval")
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
     ("monkey.location",),
-    ("monkey.grid", "monkey.published_config", "monkey.configuration", "monkey.cache", "monkey.prompts"),
+    (
+        "monkey.grid",
+        "monkey.published_config",
+        "monkey.configuration",
+        "monkey.cache",
+        "monkey.packed_attention",
+        "monkey.prompts",
+    ),
     ("monkey.vision", "monkey.language", "monkey.checkpoint_files", "monkey.images", "monkey.tokenization"),
     ("monkey.checkpoint", "monkey.image_processing", "monkey.places", "monkey.chat"),
     ("monkey.modeling", "monkey.processing"),
