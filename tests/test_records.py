@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from monkey.data.indexed_rows import read_rows
 from monkey.data.records import Turn, read_questions, read_records
 
 
@@ -69,6 +71,42 @@ def test_both_naming_habits_and_several_turns(folder):
     turns = [{"from": role, "value": f"{role} says"} for role in ("human", "gpt", "user", "assistant")]
     (found,) = read_records(write_list(folder, {"conversations": turns}))
     assert [turn.role for turn in found.turns] == ["user", "assistant", "user", "assistant"]
+
+
+def readme_records() -> list[str]:
+    """The blocks of data/README.md that are training records, a list or a record a line."""
+    text = (Path(__file__).resolve().parent.parent / "data" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```jsonl?\n(.*?)```", text, flags=re.DOTALL)
+    return [block for block in blocks if '"conversations"' in block]
+
+
+@pytest.mark.parametrize("block", readme_records())
+def test_every_example_of_the_readme_is_read(folder, block):
+    is_list = block.lstrip().startswith("[")
+    rows = json.loads(block) if is_list else [json.loads(line) for line in block.splitlines()]
+    for path in re.findall("<img>(.*?)</img>", block):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"")
+    path = folder / ("readme.json" if is_list else "readme.jsonl")
+    path.write_text(block, encoding="utf-8")
+    records = read_records(path)
+    assert len(records) == len(rows) > 0
+    for record, row in zip(records, rows, strict=True):
+        written = [turn["value"] for turn in row["conversations"]]
+        assert [re.sub("<img>.*?</img>", "<img></img>", text) for text in written] == [t.text for t in record.turns]
+        assert len(record.images) == "".join(written).count("<img>")
+
+
+def test_the_readme_shows_every_kind_of_record(folder):
+    rows = [
+        row
+        for block in readme_records()
+        for row in (json.loads(block) if block[0] == "[" else map(json.loads, block.splitlines()))
+    ]
+    texts = ["".join(turn["value"] for turn in row["conversations"]) for row in rows]
+    assert {text.count("<img>") for text in texts} == {0, 1, 2}
+    assert max(len(row["conversations"]) for row in rows) > 2
+    assert any("<ref>" in text and re.search(r"<box>\(\d+,\d+\),\(\d+,\d+\)</box>", text) for text in texts)
 
 
 def test_prompt_bytes_survive(folder):
@@ -202,18 +240,12 @@ BAD_FILES = {
 @pytest.mark.parametrize(("name", "content", "message"), BAD_FILES.values(), ids=BAD_FILES)
 def test_bad_file_is_named_by_line(folder, name, content, message):
     (folder / name).write_bytes(content)
-    reader = read_records if name != "rows.jsonl" else (lambda path: list(_rows(path)))
+    # Rows alone where the lines before the faulty one are no records.
+    reader = read_records if name != "rows.jsonl" else (lambda path: list(read_rows(path)))
     with pytest.raises(ValueError) as caught:
         reader(folder / name)
     assert str(caught.value).startswith(str(folder))
     assert message in str(caught.value)
-
-
-def _rows(path):
-    """Rows alone: the lines before the faulty one are no records."""
-    from monkey.data.json_rows import read_rows
-
-    return read_rows(path)
 
 
 def test_missing_file_and_folder(folder):

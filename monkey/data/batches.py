@@ -28,7 +28,7 @@ class BatchContents:
     Attributes:
         sources: file and line of each record.
         supervised: number of supervised tokens.
-        sample_lengths: tokens of each sample, a shared picture's counted in each.
+        runs: tokens of each stretch that attends to itself, and of the shared prefix that it also attends to.
         tokens: tokens that the decoder reads, without padding.
         slots: tokens that there was room for, padding included.
         images: pictures that are encoded.
@@ -36,7 +36,7 @@ class BatchContents:
 
     sources: tuple[str, ...]
     supervised: int
-    sample_lengths: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]
     tokens: int
     slots: int
     images: int
@@ -62,7 +62,7 @@ def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor) -> dict[
         "contents": BatchContents(
             sources=tuple(sample["source"] for sample in samples),
             supervised=int(predicted.sum()),
-            sample_lengths=lengths,
+            runs=tuple((length, 0) for length in lengths),
             tokens=sum(lengths),
             slots=labels.numel(),
             images=len(batch.get("pixel_values", ())),
@@ -90,13 +90,10 @@ def packed_batch(units: Sequence[Sequence[Sample]], room: int, filler_id: int) -
         row.add(unit)
     samples = [sample for unit in units for sample in unit]
     pixels = [unit[0]["pixel_values"] for unit in units if "pixel_values" in unit[0]]
-    tokens = len(row.ids)
-    if not row.ids:
-        row.ids, row.positions, row.segments = [filler_id], [0], [(0, 1, 0, 0)]
     batch: dict[str, Any] = {
-        "input_ids": torch.tensor([row.ids]),
-        "position_ids": torch.tensor([row.positions]),
-        "segments": torch.tensor(row.segments),
+        "input_ids": torch.tensor([row.ids or [filler_id]]),
+        "position_ids": torch.tensor([row.positions or [0]]),
+        "segments": torch.tensor(row.segments or [(0, 1, 0, 0)]),
         "loss_positions": torch.tensor(row.loss_positions, dtype=torch.long),
         "loss_targets": torch.tensor(row.loss_targets, dtype=torch.long),
     }
@@ -105,8 +102,8 @@ def packed_batch(units: Sequence[Sequence[Sample]], room: int, filler_id: int) -
     batch["contents"] = BatchContents(
         sources=tuple(sample["source"] for sample in samples),
         supervised=len(row.loss_targets),
-        sample_lengths=tuple(len(sample["input_ids"]) for sample in samples),
-        tokens=tokens,
+        runs=tuple((end - start, prefix_end - prefix_start) for start, end, prefix_start, prefix_end in row.segments),
+        tokens=len(row.ids),
         slots=room,
         images=len(batch.get("pixel_values", ())),
     )

@@ -26,15 +26,23 @@ class SampleSizes:
         tokens: [N] length.
         shared: [N] leading tokens, through the last picture, that samples with the same `prefix` have in common.
         prefix: [N] number of the sample's prefix; the same for equal pictures and equal tokens up to `shared`.
+        images: [N] pictures.
+        supervised: [N] tokens that the loss counts.
     """
 
     tokens: np.ndarray
     shared: np.ndarray
     prefix: np.ndarray
+    images: np.ndarray
+    supervised: np.ndarray
 
     def unit_tokens(self, unit: Unit) -> int:
         """Tokens of a unit, the shared ones counted once."""
         return int(self.tokens[list(unit)].sum() - (len(unit) - 1) * self.shared[unit[0]])
+
+    def unit_images(self, unit: Unit) -> int:
+        """Pictures that are encoded for a unit."""
+        return int(self.images[unit[0]])
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,34 @@ class RowPlan:
             self._epoch += 1
             if self._epoch > number:
                 return rows
+
+
+class BatchPlan:
+    """The padded batches of a run, dealt to its processes: every sample of a pass is in exactly one.
+
+    Args:
+        order_of: pass number -> order of the samples; all passes are of one length.
+        batch_size: samples of one process's batch.
+        drop_last: leave out the samples that do not fill the last batch of all processes.
+    """
+
+    def __init__(
+        self, order_of: Callable[[int], np.ndarray], batch_size: int, processes: int = 1, drop_last: bool = False
+    ):
+        self._order_of = order_of
+        self._together = batch_size * processes
+        self._processes = processes
+        whole, rest = divmod(len(order_of(0)), self._together)
+        self.rows_an_epoch = whole + (1 if rest and not drop_last else 0)
+
+    def epoch(self, number: int, process: int = 0) -> list[list[int]]:
+        """Batches of one process in pass `number`; where too few samples are left for all, some are empty."""
+        order = self._order_of(number)
+        batches = []
+        for row in range(self.rows_an_epoch):
+            together = order[row * self._together : (row + 1) * self._together]
+            batches.append([int(index) for index in np.array_split(together, self._processes)[process]])
+        return batches
 
 
 def fill_rate(rows: Sequence[Row], sizes: SampleSizes, budget: int) -> float:

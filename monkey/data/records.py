@@ -4,25 +4,49 @@ Both are for trusted files only: `<img>path</img>` in a conversation, and `image
 machine. What leaves here is text with `<img></img>` places and the pictures' paths in the order of the places; nothing
 else in the project looks for a path in a text. No picture is opened, only its existence is checked.
 
+Training reads through `open_records`: several files or mixtures as one sequence whose rows are parsed when they are
+asked for, so that no process holds the text of a large file.
+
 Every fault is one sentence that names the file and the line (JSONL) or the record's index (JSON list): ValueError, or
 FileNotFoundError where a file is missing. Schemas with examples are in data/README.md.
 """
 
 from __future__ import annotations
 
+import math
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from monkey.data.json_rows import read_rows
+import numpy as np
+from tqdm import tqdm
+
+from monkey.data.indexed_rows import IndexedRows, read_rows
+from monkey.data.mixture import RecordSet, record_sets
 from monkey.data.picture_paths import PicturePaths
 
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 """Names a conversation may use for its two sides (Qwen-VL's and LLaVA's), and ours."""
 
 _TAG = re.compile(r"<img>|</img>")
+
+_PATHS_KEPT = 20_000
+"""Records between which a sequence forgets the paths it has looked up: a large set names many pictures."""
+
+NOT_OF_THE_SCHEMA = "not of the schema"
+OUT_OF_ORDER = "turns out of order"
+EMPTY_ANSWER = "empty answer"
+
+
+class RowFault(ValueError):
+    """A row that is not of the schema. `kind` is one of the constants above."""
+
+    def __init__(self, sentence: str, kind: str = NOT_OF_THE_SCHEMA) -> None:
+        super().__init__(sentence)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,183 @@ def read_records(path: str | Path, image_root: str | Path | None = None, root_na
     return [_record(row, source, pictures) for source, row in read_rows(path)]
 
 
+class RecordFile(NamedTuple):
+    """One file of a sequence: its records are `records[start:stop]`, visited `weight` times an epoch."""
+
+    path: Path
+    start: int
+    stop: int
+    weight: float
+
+
+def open_records(
+    paths: str | Path | Sequence[str | Path],
+    image_root: str | Path | None = None,
+    root_name: str = "image_root",
+    weights: Sequence[float] | None = None,
+    skip_bad_rows: bool = False,
+) -> Records:
+    """The conversations of JSON lists, JSONL files and mixtures (`.yaml`) as one sequence, parsed when asked for.
+
+    Args:
+        paths: one file or several.
+        image_root: where pictures are looked up, for sets whose mixture names no root; see `read_records`.
+        root_name: what messages call `image_root`.
+        weights: one a path: how often an epoch visits the file; see `Records.epoch`.
+        skip_bad_rows: read everything now and leave bad rows out; `Records.skipped` lists them.
+
+    Raises:
+        FileNotFoundError: a missing file or folder.
+        ValueError: a file that cannot be read as rows, a mixture that is not of its form, a count that disagrees, or,
+            with `skip_bad_rows`, no good row.
+    """
+    records = Records(record_sets(paths, image_root, weights), root_name)
+    if skip_bad_rows:
+        records.check_all(skip=True)
+    return records
+
+
+class Records(Sequence[Record]):
+    """Records of several files, each parsed and validated when it is asked for; may be pickled and forked.
+
+    `notices` are sentences for the user: row counts that differ from recalled ones. `skipped` lists (source, sentence)
+    of the bad rows that `check_all(skip=True)` left out.
+    """
+
+    def __init__(self, sets: Sequence[RecordSet], root_name: str = "image_root") -> None:
+        self._files = [_FileOfRecords(one, root_name) for one in sets]
+        found = [one.check_count(len(file)) for one, file in zip(sets, self._files, strict=True)]
+        self.notices = tuple(notice for notice in found if notice)
+        self.skipped: list[tuple[str, str]] = []
+        self._count()
+
+    def _count(self) -> None:
+        self._starts = np.cumsum([0, *map(len, self._files)])
+
+    @property
+    def files(self) -> list[RecordFile]:
+        bounds = zip(self._files, self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True)
+        return [RecordFile(file.rows.path, start, stop, file.weight) for file, start, stop in bounds]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        file, row = self._find(index)
+        return file.record(row)
+
+    def source(self, index: int) -> str:
+        """Where a record stands, without reading it."""
+        file, row = self._find(index)
+        return file.rows.source(row)
+
+    def _find(self, index: int) -> tuple[_FileOfRecords, int]:
+        """The file of a record, and its row there."""
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"no record {index}; there are {len(self):,}")
+        index %= len(self)
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        file = self._files[number]
+        return file, int(file.kept[index - self._starts[number]])
+
+    @property
+    def epoch_length(self) -> int:
+        """Records of one epoch, the same for every epoch."""
+        return sum(int(file.weight) * len(file) + file.part_length for file in self._files)
+
+    def epoch(self, epoch: int, seed: int) -> np.ndarray:
+        """Indices of the records of one epoch in the order of training, int64 [epoch_length].
+
+        A file of weight w is visited floor(w) times whole. For the rest, an epoch takes its fraction of the file's
+        rows, the next epoch the ones after these, round a circle whose order is drawn from the seed: so every row is
+        seen equally often over the epochs. All is then shuffled by seed and epoch.
+
+        The order is the same on every machine and NumPy: it sorts the raw 64-bit numbers of Philox, which NumPy keeps
+        stable, where its own `shuffle` may change between versions.
+        """
+        visits = []
+        for number, (file, start) in enumerate(zip(self._files, self._starts[:-1], strict=True)):
+            every = np.arange(start, start + len(file))
+            visits += [every] * int(file.weight)
+            if file.part_length:
+                places = (epoch * file.part_length + np.arange(file.part_length)) % len(file)
+                visits.append(every[_permutation(len(file), seed, number)][places])
+        indices = np.concatenate(visits) if visits else np.empty(0, np.int64)
+        return indices[_permutation(len(indices), seed, epoch, len(self._files))]
+
+    def check_all(self, skip: bool = False) -> list[tuple[str, str]]:
+        """Read every row once; pictures are looked for, not opened.
+
+        Args:
+            skip: leave bad rows out of the sequence from now on, instead of raising for the first.
+
+        Returns:
+            (source, sentence) of each bad row.
+
+        Raises:
+            ValueError, FileNotFoundError: the first bad row; with `skip`, that no good one is left.
+        """
+        bad: dict[int, str] = {}
+        for index in tqdm(range(len(self)), desc="reading records", unit="record", leave=False, disable=None):
+            try:
+                self[index]
+            except (ValueError, FileNotFoundError) as error:
+                if not skip:
+                    raise
+                bad[index] = str(error)
+        found = [(self.source(index), sentence) for index, sentence in bad.items()]
+        if bad and len(bad) == len(self):
+            raise ValueError(f"all {len(bad):,} rows are bad; the first: {found[0][1]}")
+        self.leave_out(list(bad))
+        self.skipped += found
+        return found
+
+    def leave_out(self, indices: Sequence[int]) -> None:
+        """Take records out of the sequence, by the indices that they have now; those behind them move up."""
+        stays = np.ones(len(self), bool)
+        stays[np.asarray(indices, np.int64)] = False
+        for file, start, stop in zip(self._files, self._starts[:-1], self._starts[1:], strict=True):
+            file.kept = file.kept[stays[start:stop]]
+        self._count()
+
+
+class _FileOfRecords:
+    """One file, the rows of it that are kept, and where its pictures are looked up."""
+
+    def __init__(self, one: RecordSet, root_name: str) -> None:
+        self.rows = IndexedRows(one.path)
+        self.kept = np.arange(len(self.rows))
+        self.weight = one.weight
+        self._place = (one.path, one.image_root, root_name)
+        self._pictures = PicturePaths(*self._place)
+        self._reads = 0
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def part_length(self) -> int:
+        """Rows that an epoch takes beyond the whole visits; at least one where the weight is no whole number."""
+        part = math.modf(self.weight)[0]
+        return min(len(self), max(1, round(part * len(self)))) if part else 0
+
+    def record(self, row: int) -> Record:
+        self._reads += 1
+        if self._reads % _PATHS_KEPT == 0:
+            self._pictures = PicturePaths(*self._place)
+        source, fields = self.rows[row]
+        return _record(fields, source, self._pictures)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pictures": PicturePaths(*self._place)}
+
+
+def _permutation(count: int, *key: int) -> np.ndarray:
+    """The numbers below `count` in an order that depends on the key alone."""
+    return np.argsort(np.random.Philox(np.random.SeedSequence(key)).random_raw(count), kind="stable")
+
+
 def read_questions(
     path: str | Path, image_root: str | Path | None = None, root_name: str = "image_root"
 ) -> list[Question]:
@@ -75,7 +276,7 @@ def read_questions(
     questions = []
     seen: dict[str, str] = {}
     for row, (source, fields) in enumerate(read_rows(path)):
-        question = _question(row, fields, source, pictures)
+        question = read_question(row, fields, source, pictures)
         # Result files key answers by the id's text, where 7 and "7" are one.
         key = str(question.question_id)
         if key in seen:
@@ -88,36 +289,71 @@ def read_questions(
 
 
 def _record(row: Any, source: str, pictures: PicturePaths) -> Record:
-    conversation = _field(row, "conversations", (list,), source)
-    if not conversation:
-        _fail(source, "'conversations' is empty; give a user turn and an assistant turn")
+    record, faults = examine_record(row, source, pictures)
+    if faults:
+        raise faults[0]
+    return record
+
+
+def examine_record(
+    row: Any, source: str, pictures: PicturePaths
+) -> tuple[Record, list[RowFault | ValueError | FileNotFoundError]]:
+    """What is sound of a training row, and what is wrong with it: of each turn the first fault and every picture's."""
     turns: list[Turn] = []
     images: list[Path] = []
+    faults: list[RowFault | ValueError | FileNotFoundError] = []
+    try:
+        conversation = _field(row, "conversations", (list,), source)
+        if not conversation:
+            _fail(source, "'conversations' is empty; give a user turn and an assistant turn")
+    except RowFault as fault:
+        return Record((), (), source), [fault]
+    in_order = True
     for number, entry in enumerate(conversation):
         where = f"{source}, turn {number}"
-        turn, found = _turn(entry, where, pictures)
         expected = "assistant" if number % 2 else "user"
-        if turn.role != expected:
-            _fail(where, f"turns are out of order: expected one of the {expected}, found one of the {turn.role}")
+        try:
+            role = _role(entry, where)
+            # One turn too many or too few puts all that follow out of order; the first is enough.
+            if in_order and role != expected:
+                in_order = False
+                found = f"expected one of the {expected}, found one of the {role}"
+                faults.append(RowFault(f"{where}: turns are out of order: {found}", OUT_OF_ORDER))
+            turn, paths = _turn(entry, role, where)
+        except RowFault as fault:
+            faults.append(fault)
+            role = expected
+            continue
         turns.append(turn)
-        images += found
-    if turns[-1].role != "assistant":
-        _fail(source, "the last turn is the user's; a conversation must end with the assistant's answer")
-    return Record(tuple(turns), tuple(images), source)
+        for path in paths:
+            try:
+                images.append(pictures.find(path, where))
+            except (ValueError, FileNotFoundError) as fault:
+                faults.append(fault)
+    if in_order and role != "assistant":
+        sentence = "the last turn is the user's; a conversation must end with the assistant's answer"
+        faults.append(RowFault(f"{source}: {sentence}", OUT_OF_ORDER))
+    return Record(tuple(turns), tuple(images), source), faults
 
 
-def _turn(entry: Any, where: str, pictures: PicturePaths) -> tuple[Turn, list[Path]]:
+def _role(entry: Any, where: str) -> str:
     name = _text(entry, "from", where)
     if name not in ROLES:
         _fail(where, f"unknown role {name!r} in 'from'; known are {', '.join(ROLES)}")
-    role = ROLES[name]
+    return ROLES[name]
+
+
+def _turn(entry: Any, role: str, where: str) -> tuple[Turn, list[str]]:
+    """A turn, and the paths of its pictures."""
     value = _text(entry, "value", where)
     if not value.strip():
-        _fail(where, "the answer is empty" if role == "assistant" else "the user's text is empty")
+        if role == "assistant":
+            _fail(where, "the answer is empty", EMPTY_ANSWER)
+        _fail(where, "the user's text is empty")
     text, paths = _take_pictures(value, where)
     if paths and role == "assistant":
         _fail(where, "an answer holds <img>; pictures belong into the user's turns")
-    return Turn(role, text), [pictures.find(path, where) for path in paths]
+    return Turn(role, text), paths
 
 
 def _take_pictures(value: str, where: str) -> tuple[str, list[str]]:
@@ -144,7 +380,12 @@ def _take_pictures(value: str, where: str) -> tuple[str, list[str]]:
     return "".join(pieces) + value[end:], paths
 
 
-def _question(row: int, fields: Any, source: str, pictures: PicturePaths) -> Question:
+def read_question(row: int, fields: Any, source: str, pictures: PicturePaths) -> Question:
+    """One row of an evaluation file.
+
+    Raises:
+        RowFault, ValueError, FileNotFoundError: the first thing that is wrong with it.
+    """
     image = _text(fields, "image", source)
     text = _text(fields, "question", source)
     if not text.strip():
@@ -160,7 +401,7 @@ def _question(row: int, fields: Any, source: str, pictures: PicturePaths) -> Que
         _encodable(reference, "answer", source)
     # A blank among several references is kept: scores that leave one reference out depend on how many there are.
     if not any(reference.strip() for reference in answers):
-        _fail(source, "the answer is empty")
+        _fail(source, "the answer is empty", EMPTY_ANSWER)
     return Question(row, question_id, pictures.find(image, source), text, tuple(answers), source)
 
 
@@ -204,5 +445,5 @@ def _kind(value: Any) -> str:
     return "null" if value is None else _NAMES[type(value)]
 
 
-def _fail(where: str, sentence: str) -> NoReturn:
-    raise ValueError(f"{where}: {sentence}")
+def _fail(where: str, sentence: str, kind: str = NOT_OF_THE_SCHEMA) -> NoReturn:
+    raise RowFault(f"{where}: {sentence}", kind)

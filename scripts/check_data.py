@@ -1,0 +1,110 @@
+"""Check training data before a run does: every row, every image, every length, what is there twice, what leaks.
+
+    python scripts/check_data.py outputs/quickstart/data/train.json
+    python scripts/check_data.py train.json more.jsonl --checkpoint echo840/Monkey --eval heldout.jsonl --json out.json
+    python scripts/check_data.py configs/data/paper_mixture.yaml --image-root data --preview 5
+
+FILE is a JSON list, a JSONL file or a mixture (.yaml) of conversations; data/README.md has the forms. Lengths need the
+tokenizer of --checkpoint. Exit status: 0 all is well, 1 there are problems, 2 the check could not be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from monkey.data.check import CHECKS, check_data
+from monkey.data.check_report import Report, drawn
+
+CLEAN, PROBLEMS, MISTAKE, STOPPED = 0, 1, 2, 130
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
+
+
+def positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return number
+
+
+def not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return int(text)
+
+
+def parse_flags(words: list[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="training conversations: .json, .jsonl or .yaml")
+    parser.add_argument("--checkpoint", help="folder or hub name whose tokenizer counts; without it no lengths")
+    parser.add_argument("--max-length", type=positive, default=2048, help="tokens that a sample may have")
+    parser.add_argument("--eval", nargs="+", default=[], metavar="FILE", help="questions or conversations held out")
+    parser.add_argument("--image-root", help="folder of the images; else each file's own, then the current one")
+    parser.add_argument("--eval-image-root", help="the same for --eval; --image-root when not given")
+    parser.add_argument("--workers", type=not_negative, help="processes; 0: none but this one; else as many as pay")
+    parser.add_argument("--skip", nargs="+", default=[], choices=CHECKS, metavar="CHECK", help=", ".join(CHECKS))
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report there")
+    parser.add_argument("--preview", type=not_negative, default=0, metavar="N", help="show what N records supervise")
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="of the preview")
+    parser.add_argument("--show", type=not_negative, default=10, metavar="N", help="sentences printed a problem")
+    return parser.parse_args(words)
+
+
+def print_report(report: Report, sentences: int, in_colour: bool) -> None:
+    for source, pieces in report.previews:
+        print(f"{source}\n  {drawn(pieces, in_colour)}\n")
+    for line in report.sentences(sentences):
+        print(line)
+    print(f"\n{report.table()}\n")
+    for file in report.files:
+        weight = f", weight {file['weight']:g}" if file["weight"] != 1 else ""
+        print(f"{file['path']}: {file['rows']:,} rows, {file['role']}{weight}")
+    print(f"{report.images:,} images", end="")
+    print(f"; longest sample {report.longest[0]:,} tokens, {report.longest[1]}" if report.longest[0] else "")
+    for check, reason in report.skipped.items():
+        print(f"not checked: {check} ({reason})")
+
+
+def main(words: list[str] | None = None) -> int:
+    flags = parse_flags(words)
+    settings = {name: value for name, value in vars(flags).items() if name not in ("json", "preview", "color", "show")}
+    try:
+        if flags.json and (flags.json.is_dir() or not flags.json.parent.is_dir()):
+            raise ValueError(f"--json {flags.json}: give a file in a folder that exists")
+        report = check_data(
+            flags.files,
+            evaluation=flags.eval,
+            checkpoint=flags.checkpoint,
+            image_root=flags.image_root,
+            evaluation_image_root=flags.eval_image_root or flags.image_root,
+            max_length=flags.max_length,
+            workers=flags.workers,
+            skip=flags.skip,
+            preview=flags.preview,
+        )
+        if flags.json:
+            report.write_json(flags.json, settings)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return STOPPED
+    on_terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print_report(report, flags.show, flags.color == "always" or (flags.color == "auto" and on_terminal))
+    return CLEAN if report.is_clean else PROBLEMS
+
+
+if __name__ == "__main__":
+    sys.exit(main())
