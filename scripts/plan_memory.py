@@ -1,0 +1,182 @@
+"""Plan the GPU memory of a training run: what each part needs, by ZeRO stage, whether it fits, and what to change.
+
+    python scripts/plan_memory.py --recipe lora-llm --grid 2,2 --gpus 8 --gpu-memory 24 --zero 3 --pack-tokens 2048
+    python scripts/plan_memory.py --config configs/training/full-llm.yaml --gpus 8 --gpu-memory 80 --json
+
+Without --checkpoint the model is the published full size. Nothing is loaded: counts come from a model without storage.
+Flags override the file of --config. Exit status: 0 the plan fits, 1 it does not, 2 the flags do not work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from monkey.configuration import MonkeyConfig
+from monkey.training.memory_plan import GIB, Advice, MemoryPlan, advice, plan, plan_of_gpu
+from monkey.training.memory_settings import OFFLOADS, PlanSettings, settings_of_flags, shipped_zero, step_size
+from monkey.training.recipes import RECIPES
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises ValueError, where argparse prints its usage and leaves the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(re.sub(r"^argument (--[\w-]+)[^:]*:", r"\1:", message))
+
+
+def _grid(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
+    return int(match[1]), int(match[2])
+
+
+def _yes(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text} is neither True nor False")
+    return text.lower() == "true"
+
+
+def _parser() -> _Parser:
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--recipe", choices=list(RECIPES), help="what trains; full-llm by default")
+    parser.add_argument("--config", help="a training file, such as configs/training/full-llm.yaml")
+    parser.add_argument("--checkpoint", help="folder of a model, for its sizes")
+    parser.add_argument("--grid", type=_grid, help="rows,columns of windows, such as 2,3")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--gpu-memory", type=float, help="GiB of one GPU; by default the one that is visible")
+    parser.add_argument("--zero", type=int, dest="zero_stage", help="ZeRO stage 1 to 3; 0 is DDP")
+    parser.add_argument("--deepspeed", help="a DeepSpeed config, for its stage, offload and buffer sizes")
+    parser.add_argument("--offload", choices=OFFLOADS, help="what lies in host memory")
+    parser.add_argument("--precision", choices=["bf16", "fp32"])
+    parser.add_argument("--batch-size", type=int, help="padded samples of a forward pass")
+    parser.add_argument("--pack-tokens", type=int, help="tokens of a packed row, instead of --batch-size")
+    parser.add_argument("--questions-per-image", type=int)
+    parser.add_argument("--text-tokens", type=int, help="tokens of a question with its answer; 50 by default")
+    parser.add_argument("--vision-checkpointing", type=_yes, metavar="True|False", help="True by default")
+    parser.add_argument("--decoder-checkpointing", type=_yes, metavar="True|False", help="True by default")
+    parser.add_argument("--lora-rank", type=int)
+    parser.add_argument("--optim", choices=["adamw", "adamw_8bit"], dest="optimizer")
+    parser.add_argument(
+        "--evaluation-batch", type=int, help="samples that evaluation in the loop generates for at once"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    return parser
+
+
+def _flags_of_file(path: str | None) -> dict[str, Any]:
+    """A training file's flags; without one, those of this program's defaults."""
+    if path is None:
+        return {"bf16": True, "gradient_checkpointing": True}
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--config {path}: there is no such file")
+    try:
+        flags = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(flags, dict):
+        raise ValueError(f"--config {path} is not a list of 'flag: value' lines")
+    return flags
+
+
+def _model(options: argparse.Namespace, flags: dict[str, Any]) -> MonkeyConfig:
+    grid = options.grid
+    if grid is None and flags.get("grid"):
+        given = flags["grid"]
+        grid = _grid(given if isinstance(given, str) else ",".join(map(str, given)))
+    if options.checkpoint is None:
+        return MonkeyConfig() if grid is None else MonkeyConfig(grid=grid)
+    return MonkeyConfig.from_pretrained(options.checkpoint, **({} if grid is None else {"grid": grid}))
+
+
+def _settings(options: argparse.Namespace, flags: dict[str, Any], config: MonkeyConfig) -> PlanSettings:
+    flags = dict(flags)
+    if options.recipe is not None:
+        for published in ("fix_vit", "use_lora", "q_lora"):
+            flags.pop(published, None)
+        flags["recipe"] = options.recipe
+    if options.deepspeed is not None:
+        flags["deepspeed"] = options.deepspeed
+    names = (
+        "zero_stage", "offload", "precision", "batch_size", "pack_tokens", "questions_per_image", "text_tokens",
+        "vision_checkpointing", "decoder_checkpointing", "lora_rank", "optimizer", "evaluation_batch",
+    )  # fmt: skip
+    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if "pack_tokens" in changes:
+        changes.setdefault("batch_size", 0)
+    elif "batch_size" in changes:
+        changes["pack_tokens"] = 0
+    if options.zero_stage and not flags.get("deepspeed"):
+        changes["zero"] = shipped_zero(options.zero_stage, config.text_config.hidden_size)
+    # The plan is that of GPUs, wherever this runs.
+    flags.pop("use_cpu", None)
+    return settings_of_flags(flags, config.text_config.hidden_size, gpus=options.gpus, **changes)
+
+
+def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str, Any]:
+    """The plan as JSON: bytes by line and by phase, and what the changes would give."""
+    settings, step = whole.settings, step_size(whole.config, whole.settings)
+    return {
+        "recipe": settings.recipe,
+        "grid": list(whole.config.grid),
+        "gpus": settings.gpus,
+        "zero_stage": settings.zero_stage,
+        "offload": settings.offload,
+        "images": step.images,
+        "tokens": step.batch.tokens,
+        "supervised_tokens": step.supervised,
+        "bytes": whole.total,
+        "gib": round(whole.total / GIB, 3),
+        "host_bytes": whole.host,
+        "gpu_gib": gpu_gib,
+        "fits": whole.fits(gpu_gib),
+        "lines": dict(whole.lines),
+        "peak": whole.phase,
+        "phases": whole.phases,
+        "parameters": whole.sizes.parts,
+        "advice": [
+            {"change": each.change, "bytes": each.plan.total, "fits": each.plan.fits(gpu_gib)} for each in steps
+        ],
+    }
+
+
+def _run(words: list[str] | None) -> int:
+    options = _parser().parse_args(words)
+    gpu_gib = options.gpu_memory if options.gpu_memory is not None else plan_of_gpu()
+    if gpu_gib is None:
+        raise ValueError("no GPU is visible here, so give the memory of one: --gpu-memory GIB, for instance 24")
+    if gpu_gib <= 0:
+        raise ValueError(f"--gpu-memory {gpu_gib:g} does not work: give the GiB of one GPU, for instance 24")
+    flags = _flags_of_file(options.config)
+    config = _model(options, flags)
+    whole = plan(config, _settings(options, flags, config))
+    steps = advice(whole, gpu_gib)
+    if options.json:
+        print(json.dumps(_record(whole, gpu_gib, steps)))
+    else:
+        print(whole.table())
+        if whole.fits(gpu_gib):
+            print(f"fits: {whole.total / GIB:.1f} of {gpu_gib:g} GiB a GPU")
+        else:
+            print(f"does not fit: {whole.total / GIB:.1f} of {gpu_gib:g} GiB a GPU. One after the other:")
+            print("\n".join(f"  {step.sentence(gpu_gib)}" for step in steps) or "  no flag makes it smaller")
+    return 0 if whole.fits(gpu_gib) else 1
+
+
+def main(words: list[str] | None = None) -> int:
+    try:
+        return _run(words)
+    except (ValueError, FileNotFoundError, argparse.ArgumentTypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
