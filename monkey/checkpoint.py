@@ -27,6 +27,7 @@ from transformers.core_model_loading import (
 )
 from transformers.initialization import no_init_weights
 
+from monkey.adapter_base import check_base, read_base_record, record_of_checkpoint
 from monkey.checkpoint_files import read_shapes
 from monkey.configuration import MonkeyConfig
 from monkey.location import checkpoint_file, location_of, read_json
@@ -185,13 +186,25 @@ def open_checkpoint(
     base = _base_of_adapter(name, hub)
     source = MonkeyConfig.from_pretrained(base, **hub)
     overrides = {key: kwargs.pop(key) for key in ("global_view", "window_adapters") if key in kwargs}
+    # The Auto classes name the base, and the adapter beside it.
+    adapter = name if base != name else (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+    trained = read_base_record(adapter, **hub) if adapter else None
+    if trained is not None:
+        # An adapter was trained on a grid that need not be its base's.
+        grid = trained.grid if grid is None else grid
+        overrides = {"global_view": trained.global_view, "window_adapters": trained.window_adapters, **overrides}
     if config is None:
         config = MonkeyConfig.from_pretrained(base, grid=grid, **overrides, **hub)
     else:
         # An Auto class may hand over the configuration under Qwen-VL's model type; ours writes and reads both.
         config = MonkeyConfig.from_dict(
-            {**copy.deepcopy(config).to_dict(), "model_type": MonkeyConfig.model_type}, grid=grid
+            {**copy.deepcopy(config).to_dict(), "model_type": MonkeyConfig.model_type}, grid=grid, **overrides
         )
+
+    if trained is not None:
+        check_base(adapter, record_of_checkpoint(base, config), **hub)
+        if trained.quantisation and "quantization_config" not in kwargs:
+            logger.warning("%s was trained on a 4-bit base and answers a little otherwise on the whole one", adapter)
 
     _leave_vision_alone(kwargs)
     if getattr(source, "quantization_config", None) is None:

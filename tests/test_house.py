@@ -29,7 +29,7 @@ LAYERS = (
         "monkey.prompts",
     ),
     ("monkey.vision", "monkey.language", "monkey.checkpoint_files", "monkey.images", "monkey.tokenization"),
-    ("monkey.checkpoint", "monkey.image_processing", "monkey.places", "monkey.chat"),
+    ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing", "monkey.places", "monkey.chat"),
     ("monkey.modeling", "monkey.processing"),
     ("monkey", "monkey.data"),
     ("monkey.training", "monkey.serving"),

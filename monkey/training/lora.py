@@ -1,20 +1,26 @@
-"""PEFT adapters on the decoder, and the files that hold them.
+"""PEFT adapters on the decoder, the files that hold them, and the base that they belong to.
 
 An adapter folder is PEFT's own (`adapter_config.json`, `adapter_model.safetensors`), and also carries whatever else
 the recipe trained (window adapters, resampler), named as PEFT names it. So `PeftModel.from_pretrained(base, folder)`
-gives the whole trained model back.
+gives the whole trained model back. `base.json` beside them says which base and which grid that is.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import re
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
+from monkey.adapter_base import BASE_FILE, BaseRecord, check_base, record_of_checkpoint
+from monkey.checkpoint_files import file_shapes
+from monkey.location import required_file
+from monkey.training.quantised import quantisation_of
 from monkey.training.recipes import LORA_LINEARS, base_model, part_of
 
 if TYPE_CHECKING:
@@ -26,7 +32,10 @@ if TYPE_CHECKING:
 
 
 def add_decoder_lora(model: nn.Module, arguments: LoraArguments) -> PeftModel:
-    """Wrap the model with PEFT adapters on exactly `LORA_LINEARS`; they start as zero."""
+    """Wrap the model with PEFT adapters on exactly `LORA_LINEARS`; they start as zero.
+
+    The base is looked at now, while its files are there: a run may outlive the folder that it started from.
+    """
     from peft import LoraConfig, get_peft_model
 
     # PEFT matches a string against a module's whole path, so that nothing of the vision side can be meant.
@@ -38,13 +47,19 @@ def add_decoder_lora(model: nn.Module, arguments: LoraArguments) -> PeftModel:
         target_modules=f"(?:{paths})",
         bias="none",
     )
+    record = base_record(model)
     with _library_renaming_ignored():
         # Adapters of the model's own type: ZeRO-3 wants all that trains to be of one.
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+    wrapped.base_record = record
+    return wrapped
 
 
 def save_adapter(model: PeftModel, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-    """Write the adapters and every other trained parameter to `folder`; `state_dict` is the gathered one of ZeRO-3."""
+    """Write the adapters, every other trained parameter and the base's record to `folder`.
+
+    `state_dict` is the gathered one of ZeRO-3.
+    """
     from peft import get_peft_model_state_dict
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
@@ -57,6 +72,12 @@ def save_adapter(model: PeftModel, folder: Path, state_dict: dict[str, torch.Ten
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    record = _record_of(model)
+    if record is not None:
+        text = json.dumps(asdict(record), indent=1, ensure_ascii=False)
+        # One line a matrix, not one a value.
+        text = re.sub(r"\[\n\s+([-\d.e,\s]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+        (folder / BASE_FILE).write_text(text + "\n", encoding="utf-8")
     config = copy.copy(model.peft_config["default"])
     config.inference_mode = True
     config.save_pretrained(folder)
@@ -67,7 +88,15 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
     from peft import set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    check_base(folder, _record_of(model))
+    tensors = load_peft_weights(str(folder), device="cpu")
+    # ZeRO-3 leaves an empty tensor and the real shape beside it.
+    here = {
+        name.replace(".default.", "."): tuple(getattr(parameter, "ds_shape", parameter.shape))
+        for name, parameter in model.named_parameters()
+    }
+    _refuse_other_shapes(folder, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, here)
+    result = set_peft_model_state_dict(model, tensors)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     missing = sorted(trained & set(result.missing_keys))
     if missing or result.unexpected_keys:
@@ -78,12 +107,49 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
         )
 
 
+def with_adapter(base: nn.Module, folder: Path) -> PeftModel:
+    """`base` wrapped with an adapter folder, whole or 4-bit; ValueError when it belongs to another base or grid."""
+    from peft import PeftModel
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+    record = base_record(base)
+    check_base(folder, record)
+    weights = required_file(folder, SAFETENSORS_WEIGHTS_NAME, "the adapter's weights")
+    there = {name: tuple(shape) for name, shape in file_shapes(weights).items()}
+    here = {f"base_model.model.{name}": tuple(parameter.shape) for name, parameter in base.named_parameters()}
+    _refuse_other_shapes(folder, there, here)
+    with _library_renaming_ignored():
+        wrapped = PeftModel.from_pretrained(base, str(folder))
+    wrapped.base_record = record
+    return wrapped
+
+
 def merged_model(base: nn.Module, folder: Path) -> nn.Module:
     """`base` with an adapter folder merged in: an ordinary model whose decoder has no adapters left."""
-    from peft import PeftModel
+    return with_adapter(base, folder).merge_and_unload()
 
-    with _library_renaming_ignored():
-        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+
+def base_record(model: nn.Module) -> BaseRecord | None:
+    """The record of a model's base, or None where the base has no files to tell it by."""
+    name = model.config.name_or_path
+    return record_of_checkpoint(name, model.config, quantisation_of(model)) if name else None
+
+
+def _record_of(model: PeftModel) -> BaseRecord | None:
+    """The record taken when the model was wrapped here, or one taken now."""
+    return model.base_record if hasattr(model, "base_record") else base_record(base_model(model))
+
+
+def _refuse_other_shapes(folder: Path, there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]) -> None:
+    """ValueError for tensors that do not fit the model's, before PEFT fills a page with them."""
+    wrong = [name for name, shape in there.items() if here.get(name, shape) != shape]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{folder} does not fit the model: {name.removeprefix('base_model.model.')} has shape {list(there[name])} "
+            f"there and {list(here[name])} here ({len(wrong)} tensors differ): use the grid and --lora_r that the "
+            "adapter was trained with"
+        )
 
 
 def _library_renaming_ignored() -> warnings.catch_warnings:

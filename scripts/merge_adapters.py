@@ -1,0 +1,52 @@
+"""Merge a decoder's adapters into an ordinary checkpoint: no adapter library is needed to open it.
+
+    python scripts/merge_adapters.py outputs/mine/adapter outputs/merged
+    python scripts/merge_adapters.py outputs/mine/adapter outputs/merged --base /elsewhere/Monkey --layout published
+    python scripts/merge_adapters.py CHECKPOINT_WITH_BUILT_IN_ADAPTERS outputs/merged --builtin
+
+ADAPTER is a PEFT adapter folder that this project trained, or a checkpoint with adapters built into its decoder (the
+published variant for 24 GB cards); which of them is found out. Window adapters stay as they are: they differ by window.
+Another base or grid than the adapter was trained on is refused. OUTPUT is written whole or not at all.
+
+--base-precision says which base the adapters are merged into. An adapter that was trained on a 4-bit base learnt to
+make up for that base's rounding:
+  4bit   the base is packed as in training, unpacked, and then merged: the result answers as the trained model did, and
+         is an ordinary checkpoint of ordinary size
+  full   the adapters go into the base as it was before packing: its weights are nearer to the pretrained ones, but no
+         training step ever saw this sum, so evaluate it before use
+By default it is what the adapter was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from monkey.training.merging import BASE_PRECISIONS, DTYPES, LAYOUTS, merge_adapters
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("adapter", help="PEFT adapter folder, or checkpoint with built-in adapters")
+    parser.add_argument("output", help="new folder")
+    parser.add_argument("--base", help="folder or hub name of the adapter's base, where it has moved")
+    parser.add_argument("--base-precision", choices=BASE_PRECISIONS, help="see above; by default as in training")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, default=LAYOUTS[0], help="which config.json: this project's or the published one"
+    )
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights written; by default the base's")
+    parser.add_argument("--builtin", action="store_true", help="refuse an ADAPTER without built-in adapters")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier merge in OUTPUT")
+    options = parser.parse_args(arguments)
+    try:
+        merge = merge_adapters(**vars(options))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(merge)
+    print(options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
