@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
@@ -69,24 +70,50 @@ class ModelBackend:
                 "out, or name the merged checkpoint"
             )
         torch.manual_seed(seed)
-        self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
-        self.num_workers = num_workers
-        self.fingerprint = checkpoint_fingerprint(checkpoint)
-        self.processor = MonkeyProcessor.from_pretrained(checkpoint, grid=grid)
-        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, grid=grid, dtype=DTYPES[self.dtype])
-        self.model = model.to(self.device).eval()
+        device = choose_device(device)
+        dtype = choose_dtype(dtype, device)
+        fingerprint = checkpoint_fingerprint(checkpoint)
+        processor = MonkeyProcessor.from_pretrained(checkpoint, grid=grid)
+        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, grid=grid, dtype=DTYPES[dtype])
+        model = model.to(device).eval()
         # The checkpoint's generation settings (sampling, the stop words of its chat) are no part of an evaluation.
-        self.model.generation_config = GenerationConfig()
-        self.end_id = self.processor.tokenizer.eod_id
+        model.generation_config = GenerationConfig()
+        self._hold(model, processor, dtype, fingerprint, num_workers)
+
+    @classmethod
+    def around(
+        cls, model: nn.Module, processor: MonkeyProcessor, fingerprint: str, num_workers: int = 2
+    ) -> ModelBackend:
+        """A backend of a model that is open already, of its device, dtype and grid; nothing of the model is changed.
+
+        Args:
+            model: a Monkey, PEFT's layers in it or not, in evaluation mode and with plain generation settings
+                (`monkey.training.scoring.undisturbed`).
+            fingerprint: stands for the model's bytes.
+        """
+        weights = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+        dtype = next(name for name, kind in DTYPES.items() if kind == weights)
+        backend = cls.__new__(cls)
+        backend._hold(model, processor, dtype, fingerprint, num_workers)
+        if torch.is_autocast_enabled(backend.model.device.type):
+            narrow = torch.get_autocast_dtype(backend.model.device.type)
+            backend.settings["dtype"] = f"{dtype}, computed in {str(narrow).removeprefix('torch.')}"
+        return backend
+
+    def _hold(self, model: nn.Module, processor: Any, dtype: str, fingerprint: str, num_workers: int) -> None:
+        self.model, self.processor = model, processor
+        self.device, self.dtype = str(model.device), dtype
+        self.fingerprint = fingerprint
+        self.num_workers = num_workers
+        self.end_id = processor.tokenizer.eod_id
         self.settings: dict[str, Any] = {
             "do_sample": False,
             "num_beams": 1,
             "min_new_tokens": 1,
             "eos_token_id": self.end_id,
             "pad_token_id": self.end_id,
-            "dtype": self.dtype,
-            "grid": list(self.model.config.grid),
+            "dtype": dtype,
+            "grid": list(model.config.grid),
         }
 
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[PreparedBatch]:
@@ -97,7 +124,8 @@ class ModelBackend:
             collate_fn=partial(prepare_batch, self.processor),
         )
 
-    @torch.inference_mode()
+    # Not inference mode: what the model caches there could not be used in a training step that follows.
+    @torch.no_grad()
     def generate_answers(self, batch: PreparedBatch) -> list[Answer | Failure]:
         results: list[Answer | Failure] = list(batch.failures)
         if batch.inputs is None:

@@ -95,7 +95,13 @@ def run(tasks: Sequence[Task], settings: RunSettings, open_backend: Callable[[],
     """
     question_sets = [load_question_set(task, settings.data_root, settings.limit) for task in tasks]
     forms = [prompt_form(task, settings.prompt) for task in tasks]
-    backend = open_backend()
+    return run_loaded(question_sets, forms, settings, open_backend())
+
+
+def run_loaded(
+    question_sets: Sequence[QuestionSet], forms: Sequence[PromptForm], settings: RunSettings, backend: Backend
+) -> list[dict[str, Any]]:
+    """The second half of `run`: ask, score and write, for questions that were read before."""
     results = [
         run_task(question_set, form, settings, backend) for question_set, form in zip(question_sets, forms, strict=True)
     ]

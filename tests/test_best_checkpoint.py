@@ -1,0 +1,182 @@
+"""The weights of the best evaluation are kept, whole, over kills, full disks and resumed runs; the curve marks them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from monkey.training.record import write_loss_curve
+from monkey.training.scoring import BestCheckpoint, earlier_evaluations
+from tests.small_processor import refusal
+
+
+class TestBest:
+    """The folder `best`, with weights that are a file of text."""
+
+    @staticmethod
+    def _offer(best: BestCheckpoint, step: int, value: float, **more: float) -> bool:
+        def save(folder: Path) -> None:
+            assert folder.is_dir()
+            assert not list(folder.iterdir())
+            (folder / "weights").write_text(str(step))
+
+        return best.offer(step, {best.metric: value, **more}, save)
+
+    def _kept(self, output: Path) -> tuple[int, float, int]:
+        record = json.loads((output / "best" / "best.json").read_text())
+        return record["step"], record["value"], int((output / "best" / "weights").read_text())
+
+    def test_the_best_stays_and_equals_do_not_replace_it(self, tmp_path):
+        best = BestCheckpoint(tmp_path, "eval_score", greater_is_better=True)
+        kept = [self._offer(best, step, value) for step, value in ((1, 10.0), (2, 30.0), (3, 30.0), (4, 20.0))]
+        assert kept == [True, True, False, False]
+        assert self._kept(tmp_path) == (2, 30.0, 2)
+        assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+    def test_of_losses_the_smallest_is_best_and_nan_never_is(self, tmp_path):
+        best = BestCheckpoint(tmp_path, "loss", greater_is_better=False)
+        values = ((1, float("nan")), (2, 2.0), (3, 1.0), (4, 1.5), (5, float("nan")))
+        assert [self._offer(best, *pair) for pair in values] == [False, True, True, False, False]
+        assert self._kept(tmp_path) == (3, 1.0, 3)
+
+    def test_the_record_has_every_score(self, tmp_path):
+        best = BestCheckpoint(tmp_path, "score", greater_is_better=True)
+        self._offer(best, 7, 40.0, eval_score_a=30.0, eval_score_b=50.0, eval_loss=1.0, epoch=0.5)
+        assert json.loads((tmp_path / "best" / "best.json").read_text()) == {
+            "step": 7,
+            "metric": "eval_score",
+            "value": 40.0,
+            "scores": {"eval_score": 40.0, "eval_score_a": 30.0, "eval_score_b": 50.0},
+        }
+
+    def test_a_resumed_run_goes_on_from_the_value_on_disk(self, tmp_path):
+        self._offer(BestCheckpoint(tmp_path, "score", greater_is_better=True), 5, 50.0)
+        resumed = BestCheckpoint(tmp_path, "score", greater_is_better=True)
+        assert resumed.record.step == 5
+        assert not self._offer(resumed, 6, 49.0)
+        assert self._offer(resumed, 7, 51.0)
+        assert self._kept(tmp_path) == (7, 51.0, 7)
+
+    def test_a_run_that_begins_anew_is_not_measured_against_the_one_before(self, tmp_path):
+        self._offer(BestCheckpoint(tmp_path, "loss", greater_is_better=False), 5, 0.1)
+        fresh = BestCheckpoint(tmp_path, "score", greater_is_better=True, fresh=True)
+        assert fresh.record is None
+        assert self._offer(fresh, 1, 2.0)
+        assert self._kept(tmp_path) == (1, 2.0, 1)
+
+    def test_a_full_disk_leaves_the_former_best_whole(self, tmp_path):
+        best = BestCheckpoint(tmp_path, "score", greater_is_better=True)
+        self._offer(best, 5, 50.0)
+
+        def full(folder: Path) -> None:
+            (folder / "weights").write_text("half")
+            raise OSError(28, "No space left on device")
+
+        with pytest.raises(OSError, match="No space left"):
+            best.offer(6, {"eval_score": 60.0}, full)
+        assert self._kept(tmp_path) == (5, 50.0, 5)
+        assert best.record.step == 5
+        assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+    @pytest.mark.parametrize("renames", [1, 2])
+    def test_killed_between_the_renames_a_whole_best_is_found(self, tmp_path, monkeypatch, renames):
+        best = BestCheckpoint(tmp_path, "score", greater_is_better=True)
+        self._offer(best, 5, 50.0)
+        done = []
+        real = os.replace
+
+        class Killed(BaseException):
+            """Stands for SIGKILL; removing files is left out below, since a killed process removes none."""
+
+        def replace(*paths):
+            real(*paths)
+            done.append(paths)
+            if len(done) == renames:
+                raise Killed
+
+        monkeypatch.setattr("monkey.training.scoring.os.replace", replace)
+        monkeypatch.setattr("monkey.training.scoring.shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            self._offer(best, 6, 60.0)
+        monkeypatch.undo()
+        found = BestCheckpoint(tmp_path, "score", greater_is_better=True)
+        assert found.record.step == (5 if renames == 1 else 6)
+        assert self._kept(tmp_path)[0] == found.record.step
+        assert self._offer(found, 8, 80.0)
+        assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+    def test_what_is_none_of_a_runs_is_refused(self, tmp_path):
+        (tmp_path / "best").mkdir()
+        (tmp_path / "best" / "thesis.tex").touch()
+
+        def opened():
+            return BestCheckpoint(tmp_path, "score", greater_is_better=True)
+
+        assert "was not written by a run (it has no best.json)" in refusal(opened)
+        (tmp_path / "best" / "best.json").write_text('{"step": 3}')
+        assert "best.json is damaged (KeyError: 'metric')" in refusal(opened)
+
+    def test_another_metric_is_refused_with_both(self, tmp_path):
+        self._offer(BestCheckpoint(tmp_path, "loss", greater_is_better=False), 1, 1.0)
+        message = refusal(lambda: BestCheckpoint(tmp_path, "score", greater_is_better=True))
+        assert "was chosen by eval_loss, and this run would choose by eval_score" in message
+
+    def test_a_metric_that_the_evaluation_does_not_give_is_refused(self, tmp_path):
+        best = BestCheckpoint(tmp_path, "score_textvqa", greater_is_better=True)
+        message = refusal(lambda: best.offer(1, {"eval_loss": 1.0, "eval_score": 2.0}, lambda folder: None))
+        assert "eval_score_textvqa is not among what the evaluation gives: eval_loss, eval_score" in message
+
+    def test_what_a_new_run_must_remove_is_only_what_runs_wrote(self, tmp_path):
+        self._offer(BestCheckpoint(tmp_path, "score", greater_is_better=True), 1, 1.0)
+        for name, own in (("step-1", True), ("step-2", False), ("step-new", True)):
+            (tmp_path / "scores" / name).mkdir(parents=True)
+            if own:
+                (tmp_path / "scores" / name / "scores.json").touch()
+        assert earlier_evaluations(tmp_path) == [tmp_path / "best", tmp_path / "scores" / "step-1"]
+
+
+class TestCurve:
+    HISTORY = (
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.5},
+        {"step": 2, "eval_loss": 1.7, "eval_score_a": 10.0, "eval_score_b": 30.0, "eval_score": 20.0},
+        {"step": 4, "eval_score_a": 50.0, "eval_score_b": 30.0, "eval_score": 40.0},
+    )
+
+    @staticmethod
+    def _drawn(monkeypatch, history, path, **more):
+        """The figure that is written, and its labels."""
+        from matplotlib.figure import Figure
+
+        figures = []
+        real = Figure.savefig
+        monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), real(self, *a, **k)))
+        write_loss_curve(list(history), path, **more)
+        (figure,) = figures
+        labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        return figure, labels
+
+    def test_losses_and_scores_stand_on_axes_of_their_own_with_the_best_step(self, tmp_path, monkeypatch):
+        figure, labels = self._drawn(monkeypatch, self.HISTORY, tmp_path / "curve.png", best_step=4)
+        left, right = figure.axes
+        assert labels == ["training loss", "held-out loss", "a", "b", "mean score", "best: step 4"]
+        assert "loss" in left.get_ylabel()
+        assert right.get_ylabel() == "score (percent)"
+        assert [line.get_ydata().tolist() for line in right.lines] == [[10, 50], [30, 30], [20, 40]]
+        with Image.open(tmp_path / "curve.png") as picture:
+            assert picture.format == "PNG"
+        assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+
+    def test_without_scores_there_is_one_axis(self, tmp_path, monkeypatch):
+        figure, labels = self._drawn(monkeypatch, self.HISTORY[:2], tmp_path / "curve.png")
+        assert len(figure.axes) == 1
+        assert labels == ["training loss"]
+
+    def test_a_single_task_is_drawn_once(self, tmp_path, monkeypatch):
+        history = [{"step": 2, "eval_score_a": 10.0, "eval_score": 10.0}]
+        _, labels = self._drawn(monkeypatch, history, tmp_path / "curve.png")
+        assert labels == ["a"]
