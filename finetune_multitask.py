@@ -10,6 +10,7 @@ Several GPUs: `scripts/finetune_ds.sh`. Every flag: `--help`.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 
 def main(words: list[str]) -> int:
@@ -18,15 +19,37 @@ def main(words: list[str]) -> int:
 
     try:
         flags = parse_flags(words)
-        from monkey.training.finetune import finetune
+        from monkey.training.finetune import Stopped, finetune
 
-        folder = finetune(flags)
+        try:
+            folder = finetune(flags, _evaluator(flags))
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return 128 + stopped.number  # as of a program that the signal ended
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if flags.training.process_index == 0:
         print(f"trained checkpoint: {folder}")
     return 0
+
+
+def _evaluator(flags):
+    """What answers and scores `--eval_tasks`, its questions read; None without them."""
+    if not flags.run.eval_tasks:
+        return None
+    from eval.in_training import evaluator_of
+
+    evaluator = evaluator_of(
+        flags.run.eval_tasks,
+        data_root=Path(flags.run.eval_data_root) if flags.run.eval_data_root else None,
+        limit=flags.run.eval_limit or None,
+        batch_size=flags.training.per_device_eval_batch_size,
+        num_workers=flags.training.dataloader_num_workers,
+    )
+    if flags.training.process_index == 0:
+        print(evaluator)
+    return evaluator
 
 
 if __name__ == "__main__":

@@ -123,3 +123,7 @@ def left_padded(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows]),
         "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
     }
+
+
+# A fixture; down here because its module builds on this one.
+from tests.training_start import start  # noqa: E402, F401

@@ -237,7 +237,8 @@ class TestNoWastedWork:
 def _sizes(tokens: list[int], shared: list[int] | None = None, prefix: list[int] | None = None) -> SampleSizes:
     shared = [0] * len(tokens) if shared is None else shared
     prefix = list(range(len(tokens))) if prefix is None else prefix
-    return SampleSizes(np.array(tokens), np.array(shared), np.array(prefix))
+    one = np.ones(len(tokens), dtype=int)
+    return SampleSizes(np.array(tokens), np.array(shared), np.array(prefix), one, one)
 
 
 def _drawn(count: int):

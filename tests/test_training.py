@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,74 +13,12 @@ from torch.utils.data import DataLoader
 
 from finetune_multitask import main
 from monkey.configuration import MonkeyConfig
-from monkey.data.records import read_records
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
-from monkey.tokenization import QwenTokenizer
-from monkey.training.arguments import parse_flags
-from monkey.training.dataset import Collator, ConversationDataset, errors_as_raised
-from monkey.training.finetune import finetune
+from monkey.training.dataset import Collator, errors_as_raised
 from monkey.training.lora import add_decoder_lora
-from monkey.training.recipes import PARTS, RECIPES, apply_recipe, part_of
-from tests.conftest import random_model
-from tests.small_processor import CHECKPOINT, small_config
-
-COLOURS = ("red", "green", "blue", "black")
-
-
-def _conversation(question: str, answer: str) -> dict:
-    return {
-        "id": question,
-        "conversations": [{"from": "user", "value": question}, {"from": "assistant", "value": answer}],
-    }
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> SimpleNamespace:
-    """A tiny 2×2 checkpoint whose every tensor matters, and twelve records: ten with a picture, two without."""
-    folder = tmp_path_factory.mktemp("start")
-    config = small_config(grid=(2, 2))
-    random_model(config).save_pretrained(folder / "base")
-    MonkeyProcessor.from_config(config, QwenTokenizer(CHECKPOINT / "qwen.tiktoken")).save_pretrained(folder / "base")
-    records = []
-    for index in range(10):
-        colour = COLOURS[index % len(COLOURS)]
-        Image.new("RGB", (40 + index, 30), colour).save(folder / f"{index}.png")
-        question = f"<img>{index}.png</img> What colour" + " is this" * (index % 3) + "? Answer: "
-        records.append(_conversation(question, colour))
-    records += [_conversation("Say yes. Answer: ", "yes"), _conversation("Count to three. Answer: ", "one two three")]
-    (folder / "train.json").write_text(json.dumps(records))
-    return SimpleNamespace(folder=folder, base=folder / "base", data=folder / "train.json", records=records)
-
-
-def _words(start, output: Path, *more: str) -> list[str]:
-    return [
-        "--model_name_or_path", str(start.base), "--data_path", str(start.data), "--output_dir", str(output),
-        "--use_cpu", "True", "--dataloader_num_workers", "0", "--disable_tqdm", "True",
-        "--per_device_train_batch_size", "4", "--learning_rate", "1e-3", "--lr_scheduler_type", "constant",
-        "--logging_steps", "1", "--save_strategy", "no", "--max_steps", "2", *more,
-    ]  # fmt: skip
-
-
-def _train(start, output: Path, *more: str) -> Path:
-    return finetune(parse_flags(_words(start, output, *more)))
-
-
-def _losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text()) if "loss" in entry]
-
-
-def _dataset(start, **changes) -> ConversationDataset:
-    settings = {"max_length": 2048, **changes}
-    return ConversationDataset(read_records(start.data), MonkeyProcessor.from_pretrained(start.base), **settings)
-
-
-def _with_records(start, tmp_path: Path, *records: dict) -> SimpleNamespace:
-    """The same start, other records; the pictures are found through the folder of the file."""
-    folder = tmp_path / "data"
-    shutil.copytree(start.folder, folder, ignore=shutil.ignore_patterns("base"))
-    (folder / "train.json").write_text(json.dumps(list(records)))
-    return SimpleNamespace(folder=folder, base=start.base, data=folder / "train.json")
+from monkey.training.recipes import PARTS, RECIPES, apply_recipe, choose_recipe, part_of
+from tests.training_start import dataset_of, losses, train, with_records, words_of
 
 
 class TestWhatTrains:
@@ -104,16 +40,18 @@ class TestWhatTrains:
     @pytest.mark.parametrize("use_lora", [True, False])
     def test_gradients_are_non_zero_on_exactly_the_recipes_set(self, start, fix_vit, use_lora):
         model = MonkeyForConditionalGeneration.from_pretrained(start.base)
-        recipe = RECIPES[fix_vit, use_lora]
+        recipe = choose_recipe(fix_vit=fix_vit, use_lora=use_lora)
         if recipe.decoder_lora:
             model = add_decoder_lora(model, SimpleNamespace(lora_r=4, lora_alpha=4, lora_dropout=0.0))
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:  # zero at the start, which leaves lora_A without a gradient
                     torch.nn.init.normal_(parameter)
         apply_recipe(model, recipe)
-        dataset = _dataset(start)
+        dataset = dataset_of(start)
         batch = Collator(dataset.processor)([dataset[index] for index in range(len(dataset))])
-        model(**{key: batch[key] for key in ("input_ids", "attention_mask", "labels", "pixel_values")}).loss.backward()
+        batch["pixel_values"] = dataset.processor.image_processor.image_processor.normalised(batch["pixel_values"])
+        del batch["contents"]
+        model(**batch, use_cache=False).loss.backward()
 
         base = model.get_base_model() if use_lora else model
         moving = {n for n, p in base.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
@@ -124,7 +62,7 @@ class TestWhatTrains:
     def test_parts_count_the_published_size(self):
         with torch.device("meta"):
             model = MonkeyForConditionalGeneration(MonkeyConfig())
-        millions = {count.part: count.parameters / 1e6 for count in apply_recipe(model, RECIPES[True, False])}
+        millions = {count.part: count.parameters / 1e6 for count in apply_recipe(model, RECIPES["full-llm"])}
         assert millions["vision transformer"] == pytest.approx(1842.8, abs=0.05)
         assert millions["window adapters"] == pytest.approx(51.1, abs=0.05)
         assert millions["decoder"] == pytest.approx(7721.3, abs=0.05)
@@ -154,29 +92,33 @@ class TestWhatTrains:
 
 class TestSamples:
     def test_a_batch_is_padded_to_its_longest_and_names_its_records(self, start):
-        dataset = _dataset(start)
+        dataset = dataset_of(start)
         samples = [dataset[index] for index in (0, 1, 11)]
         batch = Collator(dataset.processor)(samples)
         assert batch["input_ids"].shape == (3, max(len(sample["input_ids"]) for sample in samples))
         assert batch["pixel_values"].shape[0] == 2
-        assert batch["sources"] == [record.source for record in (dataset.records[index] for index in (0, 1, 11))]
-        assert batch["supervised_tokens"] == sum(label != -100 for sample in samples for label in sample["labels"])
+        contents = batch["contents"]
+        assert contents.sources == tuple(dataset.records[index].source for index in (0, 1, 11))
+        supervised = [label for sample in samples for label in sample["labels"] if label != -100]
+        assert batch["loss_targets"].tolist() == supervised
+        assert contents.supervised == len(supervised)
+        assert contents.tokens == sum(own for own, _ in contents.runs) < contents.slots == batch["input_ids"].numel()
 
     def test_supervised_are_the_answer_and_one_end_of_text(self, start):
-        dataset = _dataset(start)
+        dataset = dataset_of(start)
         sample, tokenizer = dataset[0], dataset.processor.tokenizer
         supervised = [label for label in sample["labels"] if label != -100]
         assert supervised == [*tokenizer.encode_text("red"), tokenizer.eod_id]
 
     def test_a_sample_over_the_length_is_refused_with_both_numbers(self, start):
-        length = len(_dataset(start)[0]["input_ids"])
+        length = len(dataset_of(start)[0]["input_ids"])
         with pytest.raises(ValueError, match=rf"train\.json\[0\]: .* {length} tokens .* {length - 1} allowed"):
-            _dataset(start, max_length=length - 1)[0]
-        assert len(_dataset(start, max_length=length)[0]["input_ids"]) == length
+            dataset_of(start, max_length=length - 1)[0]
+        assert len(dataset_of(start, max_length=length)[0]["input_ids"]) == length
 
     def test_a_kept_picture_gives_the_same_pixels_and_is_opened_once(self, start, tmp_path):
-        moved = _with_records(start, tmp_path, *start.records)
-        plain, kept = _dataset(moved), _dataset(moved, cache_images=True)
+        moved = with_records(start, tmp_path, *start.records)
+        plain, kept = dataset_of(moved), dataset_of(moved, cache_images=True)
         pixels = plain[0]["pixel_values"]
         assert torch.equal(kept[0]["pixel_values"], pixels)
         (moved.folder / "0.png").unlink()
@@ -184,7 +126,7 @@ class TestSamples:
         assert kept.cache_bytes() == 10 * pixels.nbytes
 
     def test_the_check_makes_no_pixels(self, start, monkeypatch):
-        dataset = _dataset(start)
+        dataset = dataset_of(start)
 
         def refuse(*_):
             raise AssertionError("the check decoded a picture")
@@ -194,9 +136,9 @@ class TestSamples:
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_an_error_in_a_loading_process_is_the_same_one_sentence(self, start, tmp_path, workers):
-        moved = _with_records(start, tmp_path, *start.records)
+        moved = with_records(start, tmp_path, *start.records)
         (moved.folder / "3.png").write_text("not a picture")
-        dataset = _dataset(moved)
+        dataset = dataset_of(moved)
         loader = DataLoader(dataset, batch_size=4, collate_fn=Collator(dataset.processor), num_workers=workers)
         with pytest.raises(ValueError, match=r"3\.png") as caught, errors_as_raised():
             list(loader)
@@ -208,26 +150,26 @@ class TestRuns:
     @pytest.mark.parametrize("more", [[], ["--use_lora", "True"]], ids=["full-llm", "lora-llm"])
     def test_resumed_equals_uninterrupted_bit_for_bit(self, start, tmp_path, more):
         save = ["--save_strategy", "steps", "--save_steps", "3"]
-        straight = _train(start, tmp_path / "straight", "--max_steps", "6", *save, *more)
+        straight = train(start, tmp_path / "straight", "--max_steps", "6", *save, *more)
         resumed = tmp_path / "resumed"
-        _train(start, resumed, "--max_steps", "3", *save, *more)
-        _train(start, resumed, "--max_steps", "6", "--resume_from_checkpoint", "True", *save, *more)
-        assert _losses(resumed) == _losses(straight)
-        assert len(_losses(straight)) == 6
+        train(start, resumed, "--max_steps", "3", *save, *more)
+        train(start, resumed, "--max_steps", "6", "--resume_from_checkpoint", "True", *save, *more)
+        assert losses(resumed) == losses(straight)
+        assert len(losses(straight)) == 6
         one, other = (load_file(folder / "model.safetensors") for folder in (straight, resumed))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
 
     def test_accumulated_batches_weigh_every_token_alike(self, start, tmp_path):
-        whole = _train(start, tmp_path / "whole")
+        whole = train(start, tmp_path / "whole")
         more = ("--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4")
-        parts = _train(start, tmp_path / "parts", *more)
+        parts = train(start, tmp_path / "parts", *more)
         # Adapter dropout draws differently for other batch sizes; it moves the loss in the third decimal.
-        assert _losses(parts)[0] == pytest.approx(_losses(whole)[0], abs=5e-3)
+        assert losses(parts)[0] == pytest.approx(losses(whole)[0], abs=5e-3)
 
     def test_the_result_opens_with_its_processor_and_tells_how_it_was_made(self, start, tmp_path):
         save = ("--save_strategy", "steps", "--save_steps", "2")
-        folder = _train(start, tmp_path / "out", "--eval_data_path", str(start.data), "--seed", "7", *save)
+        folder = train(start, tmp_path / "out", "--eval_data_path", str(start.data), "--seed", "7", *save)
         for checkpoint in (folder, folder / "checkpoint-2"):
             MonkeyProcessor.from_pretrained(checkpoint)
             model = MonkeyForConditionalGeneration.from_pretrained(checkpoint)
@@ -247,7 +189,7 @@ class TestRuns:
         assert not list(folder.rglob("training_args.bin"))  # a pickle, which nobody should have to trust
 
     def test_frozen_parts_stay_and_trained_ones_move(self, start, tmp_path):
-        folder = _train(start, tmp_path / "out")
+        folder = train(start, tmp_path / "out")
         before = MonkeyForConditionalGeneration.from_pretrained(start.base).state_dict()
         after = MonkeyForConditionalGeneration.from_pretrained(folder).state_dict()
         moved = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
@@ -256,7 +198,7 @@ class TestRuns:
     def test_a_lora_run_gives_an_adapter_and_a_merged_checkpoint_that_answer_alike(self, start, tmp_path):
         from peft import PeftModel
 
-        folder = _train(start, tmp_path / "out", "--use_lora", "True")
+        folder = train(start, tmp_path / "out", "--use_lora", "True")
         base = MonkeyForConditionalGeneration.from_pretrained(start.base).eval()
         models = {
             "merged": MonkeyForConditionalGeneration.from_pretrained(folder),
@@ -275,25 +217,25 @@ class TestRuns:
             torch.testing.assert_close(other, logits["merged"], atol=1e-5, rtol=0, msg=name)
 
     def test_a_batch_without_any_picture_trains(self, start, tmp_path):
-        _train(_with_records(start, tmp_path, *start.records[10:]), tmp_path / "out")
+        train(with_records(start, tmp_path, *start.records[10:]), tmp_path / "out")
 
     @pytest.mark.parametrize("more", [[], ["--use_lora", "True"]], ids=["full-llm", "lora-llm"])
     def test_bf16_and_checkpointing_train_on_a_cpu(self, start, tmp_path, more):
-        exact = _train(start, tmp_path / "exact", *more)
-        narrow = _train(start, tmp_path / "narrow", "--bf16", "True", "--gradient_checkpointing", "True", *more)
+        exact = train(start, tmp_path / "exact", *more)
+        narrow = train(start, tmp_path / "narrow", "--bf16", "True", "--gradient_checkpointing", "True", *more)
         # bf16 keeps 8 bits of each number: a relative error below one percent in the loss.
-        assert _losses(narrow) == pytest.approx(_losses(exact), rel=1e-2)
+        assert losses(narrow) == pytest.approx(losses(exact), rel=1e-2)
 
     def test_window_adapters_below_a_frozen_vit_train_with_checkpointing(self, start, tmp_path):
         more = ("--gradient_checkpointing", "True", "--gradient_checkpointing_kwargs", '{"determinism_check": "none"}')
-        folder = _train(start, tmp_path / "out", *more)
+        folder = train(start, tmp_path / "out", *more)
         before = MonkeyForConditionalGeneration.from_pretrained(start.base).state_dict()
         after = MonkeyForConditionalGeneration.from_pretrained(folder).state_dict()
         moved = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
         assert moved == {"window adapters", "resampler", "decoder"}
 
     def test_another_grid_trains_and_is_kept(self, start, tmp_path):
-        folder = _train(start, tmp_path / "out", "--grid", "1,3")
+        folder = train(start, tmp_path / "out", "--grid", "1,3")
         assert tuple(MonkeyForConditionalGeneration.from_pretrained(folder).config.grid) == (1, 3)
         size = MonkeyProcessor.from_pretrained(folder).image_processor.size
         assert (size["height"], size["width"]) == (28, 84)
@@ -301,17 +243,17 @@ class TestRuns:
 
 class TestFailures:
     def test_records_are_checked_before_anything_is_written(self, start, tmp_path):
-        moved = _with_records(start, tmp_path, *start.records)
+        moved = with_records(start, tmp_path, *start.records)
         (moved.folder / "9.png").write_text("not a picture")
         with pytest.raises(ValueError, match=r"train\.json\[9\]: .*9\.png"):
-            _train(moved, tmp_path / "out")
+            train(moved, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_lazily_met_records_fail_with_their_name_and_leave_nothing(self, start, tmp_path):
-        moved = _with_records(start, tmp_path, *start.records)
+        moved = with_records(start, tmp_path, *start.records)
         (moved.folder / "0.png").write_text("not a picture")
         with pytest.raises(ValueError, match=r"train\.json\[0\]: .*0\.png"):
-            _train(moved, tmp_path / "out", "--lazy_preprocess", "True", "--per_device_train_batch_size", "12")
+            train(moved, tmp_path / "out", "--lazy_preprocess", "True", "--per_device_train_batch_size", "12")
         assert not (tmp_path / "out").exists()
 
     def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(self, start, tmp_path):
@@ -322,13 +264,13 @@ class TestFailures:
         MonkeyProcessor.from_pretrained(start.base).save_pretrained(broken)
         other = SimpleNamespace(base=broken, data=start.data)
         with pytest.raises(ValueError, match=r"step 1: the loss is nan.*train\.json\[\d+\], .*train\.json\[\d+\]"):
-            _train(other, tmp_path / "out")
+            train(other, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_a_step_without_supervised_token_stops_the_run_and_names_the_records(self, start, tmp_path, monkeypatch):
         monkeypatch.setattr(MonkeyProcessor, "encode_conversation", _nothing_supervised)
         with pytest.raises(ValueError, match=r"step 1 has no supervised token: the batch holds .*train\.json\[\d+\]"):
-            _train(start, tmp_path / "out")
+            train(start, tmp_path / "out")
 
     def test_a_checkpoint_that_cannot_be_finished_leaves_no_folder(self, start, tmp_path, monkeypatch):
         def full_disk(*_args, **_kwargs):
@@ -336,16 +278,16 @@ class TestFailures:
 
         monkeypatch.setattr("monkey.training.trainer.MonkeyTrainer._save_rng_state", full_disk)
         with pytest.raises(OSError, match="No space left"):
-            _train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1")
+            train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1")
         assert not (tmp_path / "out").exists()
 
     def test_an_earlier_run_is_not_written_over_unasked(self, start, tmp_path):
-        folder = _train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1")
+        folder = train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1")
         before = (folder / "model.safetensors").read_bytes()
         with pytest.raises(ValueError, match=r"holds an earlier run.*--resume_from_checkpoint.*--overwrite_output_dir"):
-            _train(start, folder)
+            train(start, folder)
         assert (folder / "model.safetensors").read_bytes() == before
-        _train(start, folder, "--overwrite_output_dir", "True")
+        train(start, folder, "--overwrite_output_dir", "True")
         assert not (folder / "checkpoint-1").exists()
         assert (folder / "model.safetensors").read_bytes() != before
 
@@ -360,7 +302,7 @@ class TestFailures:
         for name in names:
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             (output / name).write_text(name)
-        _train(start, output, "--use_lora", "True", "--max_steps", "1", *more)
+        train(start, output, "--use_lora", "True", "--max_steps", "1", *more)
         assert [(output / name).read_text() for name in names] == names
         assert (output / "adapter/adapter_config.json").is_file()
         MonkeyForConditionalGeneration.from_pretrained(output)
@@ -371,7 +313,7 @@ class TestFailures:
             (output / name).mkdir(parents=True)
             (output / name / "trainer_state.json").write_text("{}")
         save = ("--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "1")
-        _train(start, output, "--max_steps", "2", *save)
+        train(start, output, "--max_steps", "2", *save)
         left = {path.name for path in output.glob("checkpoint-*")}
         assert left == {"checkpoint-2", "checkpoint-best", "checkpoint-1-kept"}
 
@@ -381,7 +323,7 @@ class TestFailures:
         kept.write_text("mine")
         more = ("--save_strategy", "steps", "--save_steps", "2", "--overwrite_output_dir", "True")
         with pytest.raises(ValueError, match="checkpoint-2 in it is no checkpoint of a run"):
-            _train(start, tmp_path / "out", *more)
+            train(start, tmp_path / "out", *more)
         assert kept.read_text() == "mine"
 
     @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model-00001-of-00002.bin", "run.json"])
@@ -389,41 +331,41 @@ class TestFailures:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / name).write_text("mine")
         with pytest.raises(ValueError, match=r"holds an earlier run.*--overwrite_output_dir"):
-            _train(start, tmp_path / "out")
+            train(start, tmp_path / "out")
         assert (tmp_path / "out" / name).read_text() == "mine"
 
     def test_a_run_without_a_single_step_is_no_trained_checkpoint(self, start, tmp_path):
         more = ("--dataloader_drop_last", "True", "--per_device_train_batch_size", "13")
         with pytest.raises(ValueError, match=r"no step was made, for its 12 records do not fill one batch .* 13"):
-            _train(start, tmp_path / "out", *more)
+            train(start, tmp_path / "out", *more)
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("wanted", ["True", "nowhere/checkpoint-5"])
     def test_resuming_from_nothing_is_refused(self, start, tmp_path, wanted):
         with pytest.raises(FileNotFoundError, match="--resume_from_checkpoint"):
-            _train(start, tmp_path / "out", "--resume_from_checkpoint", wanted)
+            train(start, tmp_path / "out", "--resume_from_checkpoint", wanted)
 
     def test_a_run_resumes_with_its_own_recipe_only(self, start, tmp_path):
-        folder = _train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1")
+        folder = train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1")
         with pytest.raises(ValueError, match="trained as full-llm, but these flags ask for lora-llm"):
-            _train(start, folder, "--resume_from_checkpoint", "True", "--use_lora", "True")
+            train(start, folder, "--resume_from_checkpoint", "True", "--use_lora", "True")
 
     def test_an_adapter_folder_is_no_start(self, start, tmp_path):
-        folder = _train(start, tmp_path / "out", "--use_lora", "True", "--max_steps", "1")
+        folder = train(start, tmp_path / "out", "--use_lora", "True", "--max_steps", "1")
         other = SimpleNamespace(base=folder / "adapter", data=start.data)
         with pytest.raises(ValueError, match="is a PEFT adapter: continue its run with --resume_from_checkpoint"):
-            _train(other, tmp_path / "next")
+            train(other, tmp_path / "next")
         assert not (tmp_path / "next").exists()
 
     @pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
     def test_an_output_that_is_or_lies_in_a_file_is_refused(self, start, tmp_path, below):
         (tmp_path / "out").write_text("")
         with pytest.raises(ValueError, match=r"--output_dir .*out is a file, not a folder"):
-            _train(start, tmp_path / "out" / below)
+            train(start, tmp_path / "out" / below)
 
     def test_a_file_without_records_is_refused(self, start, tmp_path):
         with pytest.raises(ValueError, match=r"train\.json"):
-            _train(_with_records(start, tmp_path), tmp_path / "out")
+            train(with_records(start, tmp_path), tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(
@@ -437,7 +379,7 @@ class TestFailures:
         ],
     )
     def test_a_missing_file_is_one_sentence_and_nothing_is_made(self, start, tmp_path, capsys, flag, value):
-        words = [*_words(start, tmp_path / "out"), flag, value]
+        words = [*words_of(start, tmp_path / "out"), flag, value]
         assert main(words) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert "nowhere" in line

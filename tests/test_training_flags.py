@@ -11,6 +11,7 @@ import pytest
 
 from finetune_multitask import main
 from monkey.training.arguments import Flags, parse_flags
+from monkey.training.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = ["--model_name_or_path", "base", "--data_path", "train.json", "--output_dir", "out", "--use_cpu", "True"]
@@ -44,9 +45,32 @@ def test_the_published_scripts_flags_keep_their_meaning():
     assert flags.given["gradient_checkpointing"] is True
 
 
-def test_no_logger_is_reported_to_unless_asked():
-    assert _flags().training.report_to == []
-    assert _flags("--report_to", "tensorboard").training.report_to == ["tensorboard"]
+def test_tensorboard_is_reported_to_unless_told_otherwise():
+    assert _flags().training.report_to == ["tensorboard"]
+    assert _flags("--report_to", "none").training.report_to == []
+
+
+@pytest.mark.parametrize(
+    ("words", "recipe"),
+    [
+        ([], "full-llm"),
+        (["--use_lora", "True"], "lora-llm"),
+        (["--use_lora", "True", "--q_lora", "True"], "qlora-llm"),
+        (["--q_lora", "True"], "qlora-llm"),
+        (["--fix_vit", "False"], "everything"),
+        (["--fix_vit", "False", "--use_lora", "True"], "lora-llm-vision"),
+        (["--recipe", "adapters-only"], "adapters-only"),
+        (["--recipe", "lora-llm", "--use_lora", "True", "--fix_vit", "True"], "lora-llm"),
+    ],
+)
+def test_a_recipe_is_named_or_meant_by_the_published_flags(words, recipe):
+    assert _flags(*words).recipe == RECIPES[recipe]
+
+
+def test_published_adds_the_position_table_and_nothing_else():
+    plain, published = _flags(), _flags("--published", "True")
+    assert published.recipe.trains - plain.recipe.trains == {"position table"}
+    assert not any("position table" in recipe.trains for recipe in RECIPES.values())
 
 
 def test_the_former_name_of_the_evaluation_strategy_counts():
@@ -78,9 +102,29 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--warmup_ratio", "3"], r"--warmup_ratio 3.0 is not a part"),
         (["--warmup_ratio", "0.1", "--warmup_steps", "5"], r"--warmup_ratio 0.1 and --warmup_steps 5 both"),
         (["--fp16", "True"], r"--fp16 is not for CPUs"),
-        (["--q_lora", "True"], r"--q_lora is not available yet"),
+        (
+            ["--q_lora", "True", "--use_lora", "False"],
+            r"--q_lora True needs adapters to train, but --use_lora is False",
+        ),
+        (["--q_lora", "True", "--fix_vit", "False"], r"--q_lora True with --fix_vit False is no recipe"),
+        (["--recipe", "full"], r"--recipe full is unknown: give one of full-llm, lora-llm"),
+        (["--recipe", "lora-llm", "--use_lora", "False"], r"--use_lora False contradicts --recipe lora-llm"),
+        (["--recipe", "adapters-only", "--published", "True"], r"--published .* position table, but adapters-only"),
+        (["--pack_tokens", "4096"], r"--pack_tokens 4096 is about packed rows: add --packing True"),
+        (["--packing", "True"], r"--packing fills one row a step, but --per_device_train_batch_size is 8"),
+        (
+            ["--packing", "True", "--per_device_train_batch_size", "1", "--pack_tokens", "100"],
+            r"--pack_tokens 100 is less than --model_max_length 2048",
+        ),
+        (["--share_images", "never", "--packing", "True"], r"--share_images never is unknown: give one of apart"),
+        (["--data_weights", "1", "2"], r"--data_weights has 2 numbers for 1 files of --data_path"),
+        (["--resampler_learning_rate", "-1"], r"--resampler_learning_rate -1 does not work"),
+        (["--vision_adapter_dropout", "1"], r"--vision_adapter_dropout 1 is not a part"),
+        (["--overfit", "-1"], r"--overfit -1 does not work"),
+        (["--peak_tflops", "0"], r"--peak_tflops 0 does not work"),
+        (["--auto_find_batch_size", "True"], r"--auto_find_batch_size is not taken"),
         (["--lora_r", "0"], r"--lora_r 0 is not a rank"),
-        (["--eval_strategy", "steps"], r"--eval_strategy steps needs held-out records: --eval_data_path"),
+        (["--eval_strategy", "steps"], r"--eval_strategy steps needs something held out"),
         (["--lora_dropout", "1"], r"--lora_dropout 1 is not a part"),
         (["--gradient_accumulation_steps", "0"], r"--gradient_accumulation_steps 0 does not work: give 1 or more"),
         (["--per_device_train_batch_size", "0"], r"--per_device_train_batch_size 0 does not work: give 1 or more"),
@@ -93,7 +137,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--lr_scheduler_kwargs", "{x"], r"--lr_scheduler_kwargs is not JSON: line 1, column 2"),
         (["--lr_scheduler_kwargs", "x"], r"--lr_scheduler_kwargs x is not a JSON object"),
         (["--accelerator_config", '{"splits": 1}'], r"--accelerator_config: there is no setting splits"),
-        (["--load_best_model_at_end", "True"], r"--load_best_model_at_end .* not available yet"),
+        (["--load_best_model_at_end", "True"], r"--load_best_model_at_end .* the best checkpoint is always kept"),
     ],
 )
 def test_a_wrong_flag_is_one_sentence(words, message):
@@ -170,7 +214,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
 
 
 def test_an_error_of_the_file_system_is_one_line(monkeypatch, capsys):
-    def full_disk(_flags):
+    def full_disk(*_):
         raise OSError(28, "No space left on device", "out/model.safetensors")
 
     monkeypatch.setattr("monkey.training.finetune.finetune", full_disk)

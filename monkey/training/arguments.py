@@ -24,6 +24,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.utils import is_torch_xla_available
 
+from monkey.data.packing import RowSettings
 from monkey.training.checks import (
     check_json,
     check_launcher,
@@ -31,6 +32,10 @@ from monkey.training.checks import (
     check_ranges,
     without_reentrant_checkpointing,
 )
+from monkey.training.dataset import SHARING
+from monkey.training.flag import flag
+from monkey.training.part_arguments import PartArguments
+from monkey.training.recipes import Recipe, choose_recipe
 
 # Flags of the published script that this one does not have -> what to do instead.
 _FORMER_FLAGS = {
@@ -44,19 +49,14 @@ _FORMER_FLAGS = {
 }
 
 
-def _flag(default: Any, description: str) -> Any:
-    """A dataclass field whose description `--help` prints."""
-    return field(default=default, metadata={"help": description})
-
-
 @dataclass
 class ModelArguments:
     """Which weights to start from, and how the picture is cut."""
 
-    model_name_or_path: str | None = _flag(
+    model_name_or_path: str | None = flag(
         None, "Folder of a checkpoint, or the hub name of one in the offline cache. Required."
     )
-    grid: str | None = _flag(
+    grid: str | None = flag(
         None, "Rows and columns of windows as 'R,C', for instance 2,3. By default the checkpoint's own."
     )
     grid_shape: tuple[int, int] | None = field(default=None, init=False)
@@ -75,52 +75,99 @@ class ModelArguments:
 class DataArguments:
     """Which records to learn from, and how they are read."""
 
-    data_path: str | None = _flag(None, "Training records: a JSON list or JSONL of conversations. Required.")
-    eval_data_path: str | None = _flag(
+    data_path: list[str] | None = flag(
+        None,
+        "Training records: a JSON list or JSONL of conversations, several of them, or a mixture in YAML. Required.",
+    )
+    data_weights: list[float] | None = flag(
+        None, "How often an epoch goes through each file of --data_path: 2 is twice, 0.5 a half drawn anew each time."
+    )
+    skip_bad_rows: bool = flag(
+        False, "List the rows that cannot be read and leave them out, instead of stopping before the run starts."
+    )
+    eval_data_path: str | None = flag(
         None,
         "Held-out records of the same form. Their loss is reported after training, and during it as --eval_strategy "
         "says.",
     )
-    image_root: str | None = _flag(
+    image_root: str | None = flag(
         None,
         "Folder that relative image paths start from and that no path may leave. By default each file's own folder.",
     )
-    model_max_length: int = _flag(
+    model_max_length: int = flag(
         2048, "Most tokens of a sample, image tokens included. A longer sample is an error: nothing is ever cut."
     )
-    lazy_preprocess: bool = _flag(
+    lazy_preprocess: bool = flag(
         False,
         "False reads and checks every record and image header before the first step; True meets them as they come.",
     )
-    cache_images: bool = _flag(
+    cache_images: bool = flag(
         False,
-        "Keep every picture's pixels in memory, so that it is decoded once: 12 bytes a pixel of the canvas, in each "
+        "Keep every picture's pixels in memory, so that it is decoded once: 3 bytes a pixel of the canvas, in each "
         "loading process. For small data sets.",
     )
+    packing: bool = flag(
+        False,
+        "Put several samples into one row of at most --pack_tokens tokens, each blind to the others: exact, and "
+        "without padding. A step of one process is one row then, not --per_device_train_batch_size samples.",
+    )
+    pack_tokens: int | None = flag(None, "Most tokens of a packed row; by default --model_max_length.")
+    look_ahead: int = flag(256, "Samples that wait while rows are filled: more fill rows better, fewer keep the order.")
+    share_images: str | None = flag(
+        None,
+        "What becomes of records about one picture in packed rows: 'apart', 'branches' (the picture once, behind it "
+        "questions that do not see each other: exact) or 'turns' (one conversation). By default branches.",
+    )
+    most_shared: int = flag(16, "Most records that share a picture in one row.")
+
+    def __post_init__(self) -> None:
+        if self.data_weights is not None and len(self.data_weights) != len(self.data_path or ()):
+            raise ValueError(
+                f"--data_weights has {len(self.data_weights)} numbers for {len(self.data_path or ())} files of "
+                "--data_path: give one for each"
+            )
+        if self.share_images is not None and self.share_images not in SHARING:
+            raise ValueError(f"--share_images {self.share_images} is unknown: give one of {', '.join(SHARING)}")
+        if not self.packing:
+            for name in ("pack_tokens", "share_images"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"--{name} {getattr(self, name)} is about packed rows: add --packing True")
+        if self.pack_tokens is not None and self.pack_tokens < self.model_max_length:
+            raise ValueError(
+                f"--pack_tokens {self.pack_tokens} is less than --model_max_length {self.model_max_length}, so a "
+                "sample could be longer than a row: raise the one or lower the other"
+            )
+        for name in ("look_ahead", "most_shared"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)} does not work: give 1 or more")
+
+    @property
+    def sharing(self) -> str:
+        """What becomes of records about one picture."""
+        return (self.share_images or "branches") if self.packing else "apart"
+
+    @property
+    def row_settings(self) -> RowSettings:
+        """How samples share packed rows."""
+        budget = self.pack_tokens or self.model_max_length
+        return RowSettings(budget, self.look_ahead, self.sharing != "apart", self.most_shared)
 
 
 @dataclass
 class LoraArguments:
     """Low-rank adapters (PEFT) on the decoder's linears, instead of training the decoder itself."""
 
-    use_lora: bool = _flag(
-        False,
+    use_lora: bool | None = flag(
+        None,
         "Freeze the decoder and train low-rank adapters on its q, k, v, o, gate and up projections (the published "
         "c_attn, attn.c_proj, w2, w1; the MLP's last projection has none).",
     )
-    q_lora: bool = _flag(False, "The same on a decoder held in 4 bits. Not available yet.")
-    lora_r: int = _flag(32, "Rank of the decoder's adapters; 32 is the published 24 GB variant's.")
-    lora_alpha: int = _flag(
-        32, "Scale of the decoder's adapters is lora_alpha / lora_r; the published one starts at 1."
-    )
-    lora_dropout: float = _flag(0.05, "Dropout before the decoder's adapters.")
+    q_lora: bool | None = flag(None, "The same on a decoder held in 4 bits (bitsandbytes); the vision side is not.")
+    lora_r: int = flag(32, "Rank of the decoder's adapters; 32 is the published 24 GB variant's.")
+    lora_alpha: int = flag(32, "Scale of the decoder's adapters is lora_alpha / lora_r; the published one starts at 1.")
+    lora_dropout: float = flag(0.05, "Dropout before the decoder's adapters.")
 
     def __post_init__(self) -> None:
-        if self.q_lora:
-            raise ValueError(
-                "--q_lora is not available yet: the 4-bit recipe (qlora-llm, through bitsandbytes) is still to come; "
-                "--use_lora True trains the same adapters on a decoder in bf16"
-            )
         if self.lora_r < 1:
             raise ValueError(f"--lora_r {self.lora_r} is not a rank: give 1 or more")
         if not 0 <= self.lora_dropout < 1:
@@ -128,24 +175,57 @@ class LoraArguments:
 
 
 @dataclass
+class RunArguments:
+    """How a run watches itself."""
+
+    eval_tasks: str | None = flag(
+        None,
+        "Held-out tasks whose questions are answered at every evaluation and scored by the evaluator, as the names of "
+        "evaluate_vqa.py --dataset.",
+    )
+    eval_data_root: str | None = flag(None, "Folder of the tasks' data, as evaluate_vqa.py --data-root.")
+    eval_limit: int = flag(200, "Questions of each task; a fixed draw. 0 for all.")
+    overfit: int = flag(
+        0,
+        "Self-test: train on the first N records alone, without dropout, then check that each answer is reproduced.",
+    )
+    ignore_memory_plan: bool = flag(False, "Start although the memory plan says that the run cannot fit the GPU.")
+    peak_tflops: float | None = flag(
+        None,
+        "Dense TFLOP/s of a device at the run's precision, for the MFU; by default from a table, or measured on a CPU.",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("eval_limit", "overfit"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} {getattr(self, name)} does not work: give 0 or more")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError(f"--peak_tflops {self.peak_tflops:g} does not work: give a number above 0")
+
+
+@dataclass
 class TrainingArguments(transformers.TrainingArguments):
     """transformers' own flags, those of the published script that it dropped since, and `--fix_vit`."""
 
-    fix_vit: bool = _flag(
-        True,
-        "True freezes the vision transformer and its output projection, except the window adapters; the resampler "
-        "and the decoder train. False trains everything. The resampler's sin-cos position table never trains.",
+    fix_vit: bool | None = flag(
+        None,
+        "True, as by default, freezes the vision transformer and its output projection, except the window adapters; "
+        "the resampler and the decoder train. False trains everything. See --recipe.",
     )
-    overwrite_output_dir: bool = _flag(
+    overwrite_output_dir: bool = flag(
         False, "Replace what an earlier run left in --output_dir, instead of refusing to start."
     )
-    warmup_ratio: float | None = _flag(None, "Part of all steps that the learning rate climbs for, in [0, 1).")
-    evaluation_strategy: str | None = _flag(None, "Former name of --eval_strategy: no, steps or epoch.")
-    remove_unused_columns: bool = _flag(False, "Kept False: a sample's record name travels with it for error messages.")
-    dataloader_num_workers: int = _flag(
+    warmup_ratio: float | None = flag(None, "Part of all steps that the learning rate climbs for, in [0, 1).")
+    evaluation_strategy: str | None = flag(None, "Former name of --eval_strategy: no, steps or epoch.")
+    remove_unused_columns: bool = flag(False, "Kept False: a sample's record name travels with it for error messages.")
+    dataloader_num_workers: int = flag(
         4, "Processes that read, decode and resize pictures; 0 does it in the trainer's own."
     )
-    dataloader_persistent_workers: bool | None = _flag(
+    # None stands first because the library's parser of flags asks for it.
+    report_to: None | str | list[str] = flag(  # noqa: RUF036
+        "tensorboard", "Loggers: tensorboard, wandb, mlflow, … or none. TensorBoard's files lie in OUTPUT/tensorboard."
+    )
+    dataloader_persistent_workers: bool | None = flag(
         None, "Keep the loading processes from epoch to epoch. By default yes, when there are any."
     )
 
@@ -179,9 +259,14 @@ class TrainingArguments(transformers.TrainingArguments):
         without_reentrant_checkpointing(self)
         if self.load_best_model_at_end or self.save_strategy == "best":
             raise ValueError(
-                "--load_best_model_at_end and --save_strategy best are not available yet: keep checkpoints with "
-                "--save_steps and compare them with evaluate_vqa.py"
+                "--load_best_model_at_end and --save_strategy best are not taken: with --eval_tasks the best "
+                "checkpoint is always kept, in OUTPUT/best"
             )
+        if self.auto_find_batch_size:
+            raise ValueError("--auto_find_batch_size is not taken: scripts/plan_memory.py says what fits")
+        # Every process takes part in every parameter, a blank picture in hand where its batch has none.
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False
         # A non-finite loss stops the run with the names of its records; the library's filter would hide it.
         self.logging_nan_inf_filter = False
         with warnings.catch_warnings():
@@ -196,13 +281,18 @@ class Flags(NamedTuple):
     model: ModelArguments
     data: DataArguments
     lora: LoraArguments
+    parts: PartArguments
+    run: RunArguments
     training: TrainingArguments
+    recipe: Recipe
     given: dict[str, Any]
     """What the command line and `--config` set to other than the default: what says which run this is."""
 
     def resolved(self) -> dict[str, Any]:
         """Every flag's value; tokens are masked."""
-        own = {**dataclasses.asdict(self.model), **dataclasses.asdict(self.data), **dataclasses.asdict(self.lora)}
+        own: dict[str, Any] = {}
+        for group in (self.model, self.data, self.lora, self.parts, self.run):
+            own |= dataclasses.asdict(group)
         return {**own, **self.training.to_dict()}
 
 
@@ -216,7 +306,7 @@ class _Parser(HfArgumentParser):
 
 def _parser() -> _Parser:
     parser = _Parser(
-        (ModelArguments, DataArguments, LoraArguments, TrainingArguments),
+        (ModelArguments, DataArguments, LoraArguments, PartArguments, RunArguments, TrainingArguments),
         prog="finetune_multitask.py",
         description="Fine-tune Monkey on conversations about pictures.",
         allow_abbrev=False,
@@ -280,15 +370,24 @@ def parse_flags(words: list[str]) -> Flags:
     *groups, _config = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     defaults = vars(parser.parse_known_args([])[0])
     given = {name: value for name, value in vars(parsed).items() if value != defaults[name]}
-    flags = Flags(*groups, given)
+    model, data, lora, parts, run, training = groups
+    recipe = choose_recipe(parts.recipe, training.fix_vit, lora.use_lora, lora.q_lora)
+    recipe = recipe.as_published() if parts.published else recipe
+    flags = Flags(model, data, lora, parts, run, training, recipe, given)
     for name, value in (
         ("model_name_or_path", flags.model.model_name_or_path),
         ("data_path", flags.data.data_path),
     ):
         if not value:
             raise ValueError(f"--{name} is missing: give it on the command line or in --config FILE.yaml")
-    if flags.training.eval_strategy != "no" and not flags.data.eval_data_path:
+    if training.eval_strategy != "no" and not (data.eval_data_path or run.eval_tasks):
         raise ValueError(
-            f"--eval_strategy {flags.training.eval_strategy.value} needs held-out records: --eval_data_path FILE"
+            f"--eval_strategy {training.eval_strategy.value} needs something held out: --eval_data_path FILE or "
+            "--eval_tasks NAMES"
+        )
+    if data.packing and training.per_device_train_batch_size != 1:
+        raise ValueError(
+            f"--packing fills one row a step, but --per_device_train_batch_size is "
+            f"{training.per_device_train_batch_size}: set it to 1 and give the row more room with --pack_tokens"
         )
     return flags

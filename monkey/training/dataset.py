@@ -4,47 +4,75 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from monkey.data.records import Record
+from monkey.data.batches import packed_batch, padded_batch, shared_tokens
+from monkey.data.packing import SampleSizes, Unit
+from monkey.data.records import Record, Turn
 from monkey.images import FORMATS, open_image
 from monkey.processing import UNSUPERVISED, MonkeyImageProcessor, MonkeyProcessor
+from monkey.prompts import IMAGE_PLACE
+
+SHARING = ("apart", "branches", "turns")
+"""What becomes of several records about one picture: each for itself; questions behind one picture that do not see
+each other; turns of one conversation."""
 
 
 class ConversationDataset(Dataset):
     """One sample a record: `input_ids`, `labels`, `pixel_values` if it has pictures, and `source`, its file and line.
+
+    `pixel_values` are the canvases' bytes, uint8: the trainer normalises them on its device.
+    Asked for a unit (a tuple of numbers) it gives the unit's samples: of those that share a picture, the first has the
+    pixels and all have `shared`, the number of leading tokens that they have in common.
 
     Args:
         records: conversations with the paths of their pictures.
         processor: turns one into tokens and pixels.
         max_length: most tokens of a sample; a longer one is refused, because cutting it could cut a picture.
         cache_images: keep the pixels of every picture, in each process that loads; see `cache_bytes`.
+        sharing: one of `SHARING`, for units of several records.
 
     Raises (from `dataset[index]`):
         ValueError, FileNotFoundError: a record that cannot become a sample; the message begins with its source.
     """
 
     def __init__(
-        self, records: Sequence[Record], processor: MonkeyProcessor, max_length: int, cache_images: bool = False
+        self,
+        records: Sequence[Record],
+        processor: MonkeyProcessor,
+        max_length: int,
+        cache_images: bool = False,
+        sharing: str = "apart",
     ):
         self.records = records
         self.max_length = max_length
-        self.processor = processor
-        if cache_images:
-            self.processor = _with_pixels(processor, _KeptPixels(processor.image_processor))
+        self.sharing = sharing
+        self.processor = _with_pixels(processor, _Canvases(processor.image_processor, keep=cache_images))
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._sample(self.records[index], self.processor)
+    def __getitem__(self, index: int | Unit) -> Any:
+        if not isinstance(index, tuple):
+            return self._sample(self.records[index], self.processor)
+        records = [self.records[number] for number in index]
+        if len(records) == 1:
+            return [self._sample(records[0], self.processor)]
+        if self.sharing == "turns":
+            return [self._sample(joined(records), self.processor)]
+        first = self._sample(records[0], self.processor)
+        others = [self._sample(record, _with_pixels(self.processor, _NoPixels())) for record in records[1:]]
+        shared = shared_tokens(first["input_ids"], first["labels"], self.processor.tokenizer.image_end_id)
+        return [{**sample, "shared": shared} for sample in (first, *others)]
 
     def _sample(self, record: Record, processor: MonkeyProcessor) -> dict[str, Any]:
         turns = [{"role": turn.role, "text": turn.text} for turn in record.turns]
@@ -62,33 +90,109 @@ class ConversationDataset(Dataset):
         for record in tqdm(self.records, desc="checking records", unit="record", leave=False, disable=None):
             self._sample(record, checker)
 
+    def sizes(self, check_pictures: bool, workers: int = 0) -> SampleSizes:
+        """Lengths of all samples, and what they share, for the plan of the rows.
+
+        Args:
+            check_pictures: also read each picture's header.
+            workers: processes that read records beside this one.
+        """
+        stand_in = _HeadersOnly(self.processor.image_processor) if check_pictures else _NoPixels()
+        measured = _Measured(self, _with_pixels(self.processor, stand_in))
+        loader = DataLoader(
+            measured, batch_size=64, num_workers=workers, collate_fn=list, generator=torch.Generator().manual_seed(0)
+        )
+        rows = []
+        with tqdm(total=len(self), desc="measuring records", unit="record", leave=False, disable=None) as progress:
+            for batch in loader:
+                rows += batch
+                progress.update(len(batch))
+        tokens, shared, prefix, images, supervised = (
+            np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)
+        )
+        narrow = (column.astype(np.int32) for column in (images, supervised))
+        return SampleSizes(tokens.astype(np.int32), shared.astype(np.int32), prefix, *narrow)
+
     def cache_bytes(self) -> int:
         """Memory that `cache_images` comes to need in one process, once every picture was used."""
         size = self.processor.image_processor.size
         pictures = {path for record in self.records for path in record.images}
-        return len(pictures) * 3 * size["height"] * size["width"] * torch.float32.itemsize
+        return len(pictures) * 3 * size["height"] * size["width"]
 
 
-class _KeptPixels:
-    """Stands in for the image processor; makes each picture's pixels once."""
+class _Measured(Dataset):
+    """What `SampleSizes` holds of each sample."""
 
-    def __init__(self, image_processor: MonkeyImageProcessor):
+    def __init__(self, dataset: ConversationDataset, processor: MonkeyProcessor):
+        self.dataset = dataset
+        self.processor = processor
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, int, int, int, int]:
+        record = self.dataset.records[index]
+        sample = self.dataset._sample(record, self.processor)
+        ids = sample["input_ids"]
+        shared = shared_tokens(ids, sample["labels"], self.processor.tokenizer.image_end_id)
+        if self.dataset.sharing == "turns" and not _can_join(record):
+            shared = 0
+        prefix = hashlib.blake2b(repr((record.images, ids[:shared])).encode(), digest_size=8).digest()
+        supervised = sum(label != UNSUPERVISED for label in sample["labels"][1:])
+        number = int.from_bytes(prefix, "big", signed=True)
+        return len(ids), shared, number, len(record.images), supervised
+
+
+def _can_join(record: Record) -> bool:
+    """Whether all pictures stand at the very beginning, with a text behind them that is left without them."""
+    places = IMAGE_PLACE * len(record.images)
+    opening = record.turns[0].text
+    return opening.startswith(places) and bool(opening.removeprefix(places).strip())
+
+
+def joined(records: Sequence[Record]) -> Record:
+    """Records about the same pictures as one conversation: the first as it is, the others' turns without pictures."""
+    first = records[0]
+    turns = list(first.turns)
+    for record in records[1:]:
+        opening = record.turns[0]
+        text = opening.text.removeprefix(IMAGE_PLACE * len(record.images))
+        turns += [Turn(opening.role, text), *record.turns[1:]]
+    return Record(tuple(turns), first.images, " + ".join(record.source for record in records))
+
+
+class _Canvases:
+    """Stands in for the image processor; gives bytes, each picture's once if they are kept."""
+
+    def __init__(self, image_processor: MonkeyImageProcessor, keep: bool):
         self.image_processor = image_processor
         self.size = image_processor.size
         self.max_bytes, self.max_pixels = image_processor.max_bytes, image_processor.max_pixels
-        self._kept: dict[Path, torch.Tensor] = {}
+        self._kept: dict[Path, torch.Tensor] | None = {} if keep else None
 
     def __call__(self, pictures: Sequence[Path], return_tensors: str) -> dict[str, torch.Tensor]:
-        for path in pictures:
-            if path not in self._kept:
-                self._kept[path] = self.image_processor([path], return_tensors=return_tensors)["pixel_values"]
-        return {"pixel_values": torch.cat([self._kept[path] for path in pictures])}
+        return {"pixel_values": torch.stack([self._canvas(path) for path in pictures])}
+
+    def _canvas(self, path: Path) -> torch.Tensor:
+        if self._kept is not None and path in self._kept:
+            return self._kept[path]
+        canvas = torch.from_numpy(self.image_processor.canvas(path))
+        if self._kept is not None:
+            self._kept[path] = canvas
+        return canvas
+
+
+class _NoPixels:
+    """Stands in for the image processor where only tokens are wanted; opens nothing."""
+
+    def __call__(self, pictures: Sequence[Path], return_tensors: str) -> dict[str, torch.Tensor]:
+        return {}
 
 
 class _HeadersOnly:
     """Stands in for the image processor; makes no pixels, but refuses what cannot be opened."""
 
-    def __init__(self, image_processor: MonkeyImageProcessor | _KeptPixels):
+    def __init__(self, image_processor: _Canvases):
         self.max_bytes, self.max_pixels = image_processor.max_bytes, image_processor.max_pixels
         self._sound: set[Path] = set()
 
@@ -109,7 +213,7 @@ class _HeadersOnly:
             return False
 
 
-def _with_pixels(processor: MonkeyProcessor, stand_in: _KeptPixels | _HeadersOnly) -> MonkeyProcessor:
+def _with_pixels(processor: MonkeyProcessor, stand_in: Any) -> MonkeyProcessor:
     """The same processor with something else making its pixels."""
     changed = copy.copy(processor)
     changed.image_processor = stand_in
@@ -117,17 +221,26 @@ def _with_pixels(processor: MonkeyProcessor, stand_in: _KeptPixels | _HeadersOnl
 
 
 class Collator:
-    """Samples to a batch; `sources` and `supervised_tokens` ride along for the trainer's checks."""
+    """Samples to a padded batch; of none, for a process that has none left, a row that supervises nothing."""
 
     def __init__(self, processor: MonkeyProcessor):
         self.processor = processor
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        batch = dict(self.processor.collate(samples))
-        # The first label has no position that predicts it.
-        batch["supervised_tokens"] = int((batch["labels"][:, 1:] != UNSUPERVISED).sum())
-        batch["sources"] = [sample["source"] for sample in samples]
-        return batch
+        if not samples:
+            return packed_batch([], room=1, filler_id=self.processor.tokenizer.eod_id)
+        return padded_batch(samples, self.processor)
+
+
+class PackedCollator:
+    """Units of samples to a packed row of at most `room` tokens."""
+
+    def __init__(self, processor: MonkeyProcessor, room: int):
+        self.filler_id = processor.tokenizer.eod_id
+        self.room = room
+
+    def __call__(self, units: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
+        return packed_batch(units, self.room, self.filler_id)
 
 
 @contextlib.contextmanager

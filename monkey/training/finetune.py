@@ -5,197 +5,234 @@ Everything that can be wrong with the flags, the data and the checkpoint is foun
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-from collections.abc import Iterator
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from monkey.data.records import read_records
-from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.data.packing import BatchPlan, RowPlan, fill_rate
+from monkey.data.records import Records
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import Flags
-from monkey.training.dataset import Collator, ConversationDataset, errors_as_raised
-from monkey.training.lora import add_decoder_lora, merged_model
-from monkey.training.recipes import RECIPES, PartCount, Recipe, apply_recipe, recipe_table
-from monkey.training.record import run_record, write_json, write_loss_curve
-from monkey.training.trainer import (
-    MonkeyTrainer,
-    checkpoints,
+from monkey.training.dataset import Collator, ConversationDataset, PackedCollator, errors_as_raised
+from monkey.training.flops import FORMULA
+from monkey.training.guards import FrozenGuard, StopOnSignal
+from monkey.training.memory_plan import MemoryPlan, plan, plan_of_gpu, refusal
+from monkey.training.memory_settings import settings_of_flags
+from monkey.training.merging import merged_peft
+from monkey.training.metering import Meter, device_peak, flops_counter
+from monkey.training.model_card import write_model_card
+from monkey.training.opening import open_model
+from monkey.training.overfit import OverfitReport, overfit_report
+from monkey.training.places import (
+    checkpoint_to_resume,
+    clear_places,
+    logs_inside,
     move_into_place,
-    other_checkpoint_places,
-    remove_checkpoint,
-    weight_files,
+    nothing_left_of_a_false_start,
+    refuse_other_recipe,
 )
+from monkey.training.recipes import PartCount, base_model, recipe_table
+from monkey.training.record import run_record, write_json, write_loss_curve
+from monkey.training.samples import batch_plan, held_out_samples, training_samples
+from monkey.training.scoring import BestCheckpoint, Evaluator, Scoring
+from monkey.training.trainer import MonkeyTrainer
 
-# Besides the weights, what a run would write over.
-_RUN_FILES = ("config.json", "run.json", "training_log.json", "loss_curve.png", "adapter/adapter_config.json")
+
+class Stopped(Exception):
+    """A signal ended the run after a whole step, and its state is saved."""
+
+    def __init__(self, step: int, number: int, output_dir: Path):
+        self.number = number
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} after step {step}; {output_dir / f'checkpoint-{step}'} holds "
+            "the state: continue with --resume_from_checkpoint True"
+        )
 
 
-def finetune(flags: Flags) -> Path:
+def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     """Train as the flags say; return the folder of the trained checkpoint.
 
-    The folder holds the checkpoint with its processor, `run.json`, `training_log.json` and `loss_curve.png`. With
-    `--use_lora` it holds the merged checkpoint, and `adapter/` the PEFT adapter with the trained vision parts.
+    The folder holds the checkpoint with its processor, `README.md` (the model card), `run.json`, `training_log.json`
+    and `loss_curve.png`. Where the decoder had adapters it holds the merged checkpoint, and `adapter/` the PEFT adapter
+    with the trained vision parts. `best/` holds the weights of the best evaluation, if there were any on the way.
+
+    Args:
+        evaluator: answers and scores the questions of `--eval_tasks`.
 
     Raises:
         ValueError, FileNotFoundError: flags, records or checkpoint that do not work, in one sentence.
+        Stopped: a scheduler's signal ended the run, which can be continued.
     """
     training = flags.training
     output_dir = Path(training.output_dir)
-    resume_from = _checkpoint_to_resume(flags)
+    resume_from = checkpoint_to_resume(flags)
     set_seed(training.seed)
     processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, grid=flags.model.grid_shape)
-    train_set = _dataset(flags, flags.data.data_path, processor)
-    eval_set = _dataset(flags, flags.data.eval_data_path, processor) if flags.data.eval_data_path else None
-    model = _open_model(flags)
-    recipe = RECIPES[training.fix_vit, flags.lora.use_lora]
+    train_set = training_samples(flags, processor)
+    eval_set = held_out_samples(flags, processor) if flags.data.eval_data_path else None
+    if evaluator is not None:
+        evaluator.check(processor)
+    batches = batch_plan(flags, train_set)
+    model, counts = open_model(flags)
     if resume_from is not None:
-        _refuse_other_recipe(Path(resume_from), recipe)
-    if recipe.decoder_lora and not model.config.text_config.adapter_rank:
-        model = add_decoder_lora(model, flags.lora)
-    counts = apply_recipe(model, recipe)
-    samples = {"train": len(train_set), "eval": len(eval_set or ())}
-    record = _record(flags, recipe, counts, samples)
+        refuse_other_recipe(Path(resume_from), flags.recipe)
+    memory = _memory_plan(flags, model, batches)
+    record = _record(flags, counts, train_set, eval_set, batches, memory)
     if training.process_index == 0:
-        print(recipe_table(recipe, counts))
+        print(recipe_table(flags.recipe, counts))
+        print(memory.table())
+        print(FORMULA)
         print("\n".join(f"--{name} {value}" for name, value in flags.given.items()))
 
-    with _no_empty_folder_left(output_dir), errors_as_raised():
-        trainer = MonkeyTrainer(
-            model=model,
-            args=training,
-            train_dataset=train_set,
-            eval_dataset=eval_set,
-            data_collator=Collator(processor),
-            processing_class=processor,
-            run_record=record,
-        )
-        if resume_from is None and training.overwrite_output_dir and training.process_index == 0:
-            # A later resume would take the furthest of them.
-            for folder in checkpoints(output_dir):
-                remove_checkpoint(folder)
+    with nothing_left_of_a_false_start(output_dir), logs_inside(output_dir), errors_as_raised():
+        trainer = _trainer(flags, model, processor, train_set, eval_set, batches, record, evaluator, resume_from)
+        clear_places(flags, resume_from)
         trainer.train(resume_from_checkpoint=resume_from)
-        if trainer.state.global_step == 0:
-            raise ValueError(
-                f"{flags.data.data_path}: no step was made, for its {len(train_set)} records do not fill one batch of "
-                f"--per_device_train_batch_size {training.per_device_train_batch_size}, and --dataloader_drop_last "
-                "leaves them out"
-            )
-        if eval_set is not None and not _evaluated_at_the_end(trainer):
+        _refuse_unfinished(trainer, flags)
+        if (eval_set is not None or evaluator is not None) and not _evaluated_at_the_end(trainer):
             trainer.evaluate()
+        # Before the merged checkpoint is written, for which one process leaves ZeRO-3's setting.
+        report = _overfit_report(trainer, flags, train_set, processor) if flags.run.overfit else None
         _save(trainer, flags, output_dir)
+        if report is not None:
+            report.check()
     return output_dir
 
 
-def _checkpoint_to_resume(flags: Flags) -> str | None:
-    """Folder of `--resume_from_checkpoint`, and a refusal to write over an earlier run."""
-    output_dir, wanted = Path(flags.training.output_dir), flags.training.resume_from_checkpoint
-    _check_writable(output_dir)
-    last = str(checkpoints(output_dir)[-1]) if checkpoints(output_dir) else None
-    others = other_checkpoint_places(output_dir)
-    if others and flags.training.save_strategy != "no":
-        raise ValueError(
-            f"--output_dir {output_dir}: {others[0].name} in it is no checkpoint of a run (it has no "
-            "trainer_state.json) and a run may need its name: move it away, or name another folder"
-        )
-    if wanted is not None and wanted.lower() != "false":
-        if wanted.lower() == "true":
-            if last is None:
-                raise FileNotFoundError(f"--resume_from_checkpoint True: {output_dir} holds no checkpoint-N folder")
-            return last
-        if not (Path(wanted) / "trainer_state.json").is_file():
-            raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no trainer_state.json in it")
-        return wanted
-    written = [*weight_files(output_dir), *(output_dir / name for name in _RUN_FILES)]
-    if not flags.training.overwrite_output_dir and (last is not None or any(path.exists() for path in written)):
-        raise ValueError(
-            f"--output_dir {output_dir} holds an earlier run: continue it with --resume_from_checkpoint True, replace "
-            "it with --overwrite_output_dir True, or name another folder"
-        )
-    return None
+# Before the run
 
 
-def _check_writable(output_dir: Path) -> None:
-    """ValueError where the folder cannot be made or written to."""
-    nearest = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"--output_dir {output_dir}: {nearest} is a file, not a folder: name another place")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"--output_dir {output_dir}: this user may not write to {nearest}: name another folder")
+def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -> MemoryPlan:
+    """What the run will need; ValueError where this GPU has less."""
+    config = base_model(model).config
+    changes: dict[str, Any] = {"gpus": flags.training.world_size}
+    if isinstance(batches, RowPlan):
+        sizes, rows = batches.sizes, batches.epoch(0, flags.training.process_index)
+        changes |= {
+            "pack_tokens": batches.settings.budget,
+            "batch_size": 0,
+            "images_per_step": max(sum(sizes.unit_images(unit) for unit in row) for row in rows),
+            "supervised_tokens": max(int(sum(sizes.supervised[list(unit)].sum() for unit in row)) for row in rows),
+        }
+    memory = plan(config, settings_of_flags(flags.resolved(), config.text_config.hidden_size, **changes))
+    room = _room(flags)
+    sentence = None if room is None or flags.run.ignore_memory_plan else refusal(memory, room)
+    if sentence is not None:
+        raise ValueError(sentence)
+    return memory
 
 
-def _refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
-    """A checkpoint's optimiser knows only what its own recipe trained."""
-    record = checkpoint / "run.json"
-    trained = json.loads(record.read_text(encoding="utf-8"))["recipe"]["name"] if record.is_file() else recipe.name
-    if trained != recipe.name:
-        raise ValueError(
-            f"--resume_from_checkpoint {checkpoint} was trained as {trained}, but these flags ask for {recipe.name}: "
-            "resume with the same --fix_vit and --use_lora, or start from its weights with --model_name_or_path"
-        )
+def _room(flags: Flags) -> float | None:
+    """GiB of this process's GPU; None on a CPU."""
+    return plan_of_gpu() if flags.training.device.type == "cuda" else None
 
 
-def _dataset(flags: Flags, path: str, processor: MonkeyProcessor) -> ConversationDataset:
-    """Records of a file as samples, checked now unless `--lazy_preprocess`."""
-    dataset = ConversationDataset(
-        read_records(path, image_root=flags.data.image_root),
-        processor,
-        max_length=flags.data.model_max_length,
-        cache_images=flags.data.cache_images,
-    )
-    if flags.data.cache_images and flags.training.process_index == 0:
-        print(f"--cache_images: up to {dataset.cache_bytes() / 2**20:,.0f} MiB for {path} in each loading process")
-    if not len(dataset):
-        raise ValueError(f"{path} holds no record")
-    # One process reads for all: a failing one makes the launcher stop the others.
-    if not flags.data.lazy_preprocess and flags.training.process_index == 0:
-        dataset.check()
-    return dataset
-
-
-def _open_model(flags: Flags) -> MonkeyForConditionalGeneration:
-    """The starting weights: fp32, for autocast to narrow; bf16 where DeepSpeed keeps the fp32 copy itself."""
-    if flags.training.deepspeed:
-        import deepspeed
-
-        # ZeRO-3 shards the model while it opens; on CPUs the library sets this up only later.
-        deepspeed.init_distributed()
-    narrow = flags.training.bf16 and flags.training.deepspeed
-    model = MonkeyForConditionalGeneration.from_pretrained(
-        flags.model.model_name_or_path,
-        grid=flags.model.grid_shape,
-        dtype=torch.bfloat16 if narrow else torch.float32,
-    )
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise ValueError(
-            f"--model_name_or_path {flags.model.model_name_or_path} is a PEFT adapter: continue its run with "
-            "--resume_from_checkpoint, or start from the merged checkpoint beside it"
-        )
-    # Trainer would set these itself, and warn about it.
-    text_config = model.config.text_config
-    text_config.eos_token_id = text_config.pad_token_id = model.config.eod_id
-    return model
-
-
-def _record(flags: Flags, recipe: Recipe, counts: list[PartCount], samples: dict[str, int]) -> dict[str, Any]:
+def _record(
+    flags: Flags,
+    counts: list[PartCount],
+    train_set: ConversationDataset,
+    eval_set: ConversationDataset | None,
+    batches: RowPlan | BatchPlan,
+    memory: MemoryPlan,
+) -> dict[str, Any]:
     parts = [{"part": count.part, "trains": count.trains, "parameters": count.parameters} for count in counts]
-    return run_record(
+    data: dict[str, Any] = {"samples": {"train": len(train_set), "eval": len(eval_set or ())}}
+    if isinstance(train_set.records, Records):
+        data["files"] = [
+            {"path": str(file.path), "records": file.stop - file.start, "weight": file.weight}
+            for file in train_set.records.files
+        ]
+        data["left_out"] = len(train_set.records.skipped)
+    if isinstance(batches, RowPlan):
+        data["rows_an_epoch"] = batches.rows_an_epoch * batches.processes
+        data["fill_rate"] = round(fill_rate(batches.epoch(0), batches.sizes, batches.settings.budget), 4)
+    record = run_record(
         flags=flags.resolved(),
-        recipe={"name": recipe.name, "parts": parts},
-        data={"samples": samples},
+        recipe={"name": flags.recipe.name, "parts": parts},
+        data=data,
         seed=flags.training.seed,
     )
+    return {**record, "planned_bytes": dict(memory.lines)}
+
+
+def _trainer(
+    flags: Flags,
+    model: nn.Module,
+    processor: MonkeyProcessor,
+    train_set: ConversationDataset,
+    eval_set: ConversationDataset | None,
+    batches: RowPlan | BatchPlan,
+    record: dict[str, Any],
+    evaluator: Evaluator | None,
+    resume_from: str | None,
+) -> MonkeyTrainer:
+    training, output_dir = flags.training, Path(flags.training.output_dir)
+    base = base_model(model)
+    dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
+    autocast = dtype if dtype != torch.float32 and not training.deepspeed else None
+    best = None
+    if training.eval_strategy != "no":
+        metric = training.metric_for_best_model or ("eval_score" if evaluator is not None else "eval_loss")
+        greater = training.greater_is_better
+        greater = "loss" not in metric if greater is None else greater
+        best = BestCheckpoint(output_dir, metric, greater, fresh=resume_from is None)
+    counter = flops_counter(
+        base.config,
+        flags.recipe.trains,
+        flags.lora.lora_r if hasattr(model, "peft_config") else 0,
+        flags.parts.vision_checkpointing,
+        flags.parts.decoder_checkpointing,
+    )
+    # `set_checkpointing` has done it, part by part.
+    training.activation_checkpointing = training.gradient_checkpointing = False
+    guard = FrozenGuard(base.named_parameters())
+    padded = Collator(processor)
+    trainer = MonkeyTrainer(
+        model=model,
+        args=training,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        data_collator=PackedCollator(processor, flags.data.row_settings.budget) if flags.data.packing else padded,
+        held_out_collator=padded,
+        processing_class=processor,
+        run_record=record,
+        parts=flags.parts,
+        plan=batches,
+        meter=Meter(counter, device_peak(training.device, dtype, flags.run.peak_tflops)),
+        scoring=None if evaluator is None else Scoring(evaluator, processor, output_dir, autocast),
+        best=best,
+        guard=guard,
+    )
+    trainer.add_callback(guard)
+    trainer.add_callback(StopOnSignal())
+    return trainer
+
+
+# After the run
+
+
+def _refuse_unfinished(trainer: MonkeyTrainer, flags: Flags) -> None:
+    """Stopped where a signal ended the run; ValueError where it made no step."""
+    stop = next(call for call in trainer.callback_handler.callbacks if isinstance(call, StopOnSignal))
+    if stop.stopped_at is not None:
+        raise Stopped(stop.stopped_at, stop.received or signal.SIGTERM, Path(flags.training.output_dir))
+    if trainer.state.global_step == 0:
+        raise ValueError(
+            f"{' '.join(flags.data.data_path)}: no step was made, for its {len(trainer.train_dataset)} records do not "
+            f"fill one batch of --per_device_train_batch_size {flags.training.per_device_train_batch_size}, and "
+            "--dataloader_drop_last leaves them out"
+        )
 
 
 def _evaluated_at_the_end(trainer: MonkeyTrainer) -> bool:
     return any(
-        "eval_loss" in entry and entry["step"] == trainer.state.global_step for entry in trainer.state.log_history
+        entry["step"] == trainer.state.global_step and ("eval_loss" in entry or "eval_score" in entry)
+        for entry in trainer.state.log_history
     )
 
 
@@ -209,7 +246,11 @@ def _save(trainer: MonkeyTrainer, flags: Flags, output_dir: Path) -> None:
         if is_adapter:
             _save_merged(trainer, flags, aside)
         write_json(aside / "training_log.json", trainer.state.log_history)
-        write_loss_curve(trainer.state.log_history, aside / "loss_curve.png")
+        best = trainer.best.record if trainer.best is not None else None
+        write_loss_curve(trainer.state.log_history, aside / "loss_curve.png", best and best.step)
+        write_model_card(
+            aside, trainer.run_record, _scores(trainer), flags.model.model_name_or_path, trainer.state.log_history
+        )
         move_into_place(aside, output_dir)
 
 
@@ -218,17 +259,31 @@ def _save_merged(trainer: MonkeyTrainer, flags: Flags, folder: Path) -> None:
     if flags.training.deepspeed:
         # Else ZeRO-3 would hand this one process an empty model, to be filled by all of them.
         unset_hf_deepspeed_config()
-    merged = merged_model(_open_model(flags), folder / "adapter")
+    precision = "4bit" if flags.recipe.four_bit else "full"
+    dtype = torch.bfloat16 if flags.training.bf16 else torch.float32
+    merged, _, _ = merged_peft(folder / "adapter", flags.model.model_name_or_path, precision, dtype)
     merged.save_pretrained(folder)
     trainer.processing_class.save_pretrained(folder)
     write_json(folder / "run.json", trainer.run_record)
 
 
-@contextlib.contextmanager
-def _no_empty_folder_left(folder: Path) -> Iterator[None]:
-    """Remove `folder` when the run stopped before it wrote anything."""
-    try:
-        yield
-    finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+def _scores(trainer: MonkeyTrainer) -> list[dict[str, Any]]:
+    """A row for each score of the last evaluation."""
+    evaluated = [entry for entry in trainer.state.log_history if "eval_score" in entry]
+    return [
+        {"task": name.removeprefix("eval_score").lstrip("_") or "mean", "score": round(value, 2), "step": entry["step"]}
+        for entry in evaluated[-1:]
+        for name, value in entry.items()
+        if name.startswith("eval_score")
+    ]
+
+
+def _overfit_report(
+    trainer: MonkeyTrainer, flags: Flags, train_set: ConversationDataset, processor: MonkeyProcessor
+) -> OverfitReport:
+    """How many of the records come back, printed."""
+    with trainer.accelerator.autocast():
+        report = overfit_report(trainer.model, processor, train_set.records, flags.data.model_max_length)
+    if flags.training.process_index == 0:
+        print(report)
+    return report

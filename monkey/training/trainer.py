@@ -2,31 +2,42 @@
 
 - a checkpoint is written beside its place and renamed, so that a folder `checkpoint-N` is always whole;
 - a checkpoint opens like any other: weights under the published names, config, processor, and the run's record;
-- a step without a supervised token, or with a loss that is not finite, stops with the names of its records.
+- a step without a supervised token, or with a loss or gradients that are not finite, stops all processes with the
+  names of its records, and the state before it is saved;
+- samples are packed into planned rows, and the loss is a mean over the supervised tokens of the whole step;
+- an evaluation is a loss over held-out records and scores of generated answers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import Trainer
 
+from monkey.data.batches import BatchContents
+from monkey.data.packing import BatchPlan, RowPlan
+from monkey.training.guards import FrozenGuard, any_process, gathered
+from monkey.training.loading import EqualShares, PlannedBatches, PlannedLoader
 from monkey.training.lora import load_adapter, save_adapter
+from monkey.training.metering import Meter
+from monkey.training.part_arguments import PartArguments
+from monkey.training.places import checkpoints, remove_checkpoint
+from monkey.training.recipes import base_model, part_of
 from monkey.training.record import write_json
-
-_WEIGHT_FILE = re.compile(
-    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
-)
+from monkey.training.scoring import BestCheckpoint, Scoring, score_metrics
 
 
 class MonkeyTrainer(Trainer):
@@ -34,44 +45,210 @@ class MonkeyTrainer(Trainer):
 
     Args:
         run_record: written as `run.json` into every checkpoint.
+        parts: rates and decays by part.
+        plan: the batches of each process, packed or padded.
+        meter: counts what is done.
+        scoring: answers held-out questions at every evaluation.
+        best: keeps the weights of the best evaluation.
+        guard: checks that frozen parameters stay.
+        held_out_collator: makes the batches of the held-out loss.
     """
 
-    def __init__(self, *args: Any, run_record: dict[str, Any], **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        run_record: dict[str, Any],
+        parts: PartArguments,
+        plan: RowPlan | BatchPlan,
+        meter: Meter | None = None,
+        scoring: Scoring | None = None,
+        best: BestCheckpoint | None = None,
+        guard: FrozenGuard | None = None,
+        held_out_collator: Any = None,
+        **kwargs: Any,
+    ):
         self._checkpoint_parent: Path | None = None
         self.run_record = run_record
+        self.parts = parts
+        self.plan = plan
+        self.meter = meter
+        self.scoring = scoring
+        self.best = best
+        self.guard = guard
+        self.held_out_collator = held_out_collator
+        self._window: list[BatchContents] = []  # of the step that is being made
         config = kwargs["model"].config
         use_cache = vars(config).get("use_cache")
-        super().__init__(*args, **kwargs)
+        held_out = kwargs.pop("eval_dataset", None)
+        # The library wants a held-out set wherever it evaluates; here there may be scores alone.
+        super().__init__(*args, eval_dataset=[] if held_out is None else held_out, **kwargs)
+        self.eval_dataset = held_out
         # Trainer turns the cache off in the config, and a checkpoint would keep that; each step turns it off instead.
         if use_cache is None:
             del config.use_cache
         else:
             config.use_cache = use_cache
 
+    # Batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The planned batches; not prepared by accelerate, since they are dealt to the processes already."""
+        batches = PlannedBatches(self.plan, self.args.process_index)
+        return PlannedLoader(self.train_dataset, batches, **self._loader_settings(self.data_collator))
+
+    def _loader_settings(self, collator: Any) -> dict[str, Any]:
+        workers = self.args.dataloader_num_workers
+        return {
+            "collate_fn": collator,
+            "num_workers": workers,
+            "pin_memory": self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            "persistent_workers": bool(self.args.dataloader_persistent_workers and workers),
+            "prefetch_factor": self.args.dataloader_prefetch_factor if workers else None,
+        }
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the device, with canvases normalised there; a process without one encodes a blank canvas for nothing."""
+        inputs = super()._prepare_inputs(inputs)
+        image_processor = self.processing_class.image_processor
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = image_processor.normalised(inputs["pixel_values"])
+        elif self.args.world_size > 1:
+            size = image_processor.size
+            inputs["blank_pixel_values"] = torch.zeros(1, 3, size["height"], size["width"], device=self.args.device)
+        inputs["use_cache"] = False
+        return inputs
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
+        """Supervised tokens of the whole step: of all its batches, in all processes."""
+        supervised = torch.tensor(sum(batch["contents"].supervised for batch in batch_samples), device=device)
+        if self.args.world_size > 1:
+            dist.all_reduce(supervised)
+        return supervised
+
+    # Steps
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        sources = inputs.pop("sources", [])
-        if inputs.pop("supervised_tokens", None) == 0:
-            raise ValueError(f"step {self.state.global_step + 1} has no supervised token: {_records(sources)}")
-        inputs["use_cache"] = False
+        contents = inputs.pop("contents")
+        self._window.append(contents)
+        if num_items_in_batch is not None and not int(num_items_in_batch):
+            raise ValueError(f"step {self.state.global_step + 1} has no supervised token: {_records(self._sources())}")
+        if self.meter is not None:
+            self.meter.count(contents)
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._refuse_non_finite(loss, f"step {self.state.global_step + 1}: the loss", sources)
+        if self.accelerator.sync_gradients and self.is_deepspeed_enabled:
+            self._window.clear()
         return loss
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
-        sources = inputs.pop("sources", [])
-        inputs.pop("supervised_tokens", None)
-        inputs["use_cache"] = False
-        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        if loss is not None:
-            self._refuse_non_finite(loss, "the held-out loss", sources)
-        return loss, logits, labels
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the library's; a loss that is not finite, in any process, stops all of them before it is used."""
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        loss = result[0] if isinstance(result, tuple) else result
+        if any_process(not torch.isfinite(loss), self.args.device):
+            losses = [f"{value:g}" for value in gathered(loss.item()) if not math.isfinite(value)]
+            self._stop(f"the loss is {', '.join(losses)}")
+        return result
 
-    @staticmethod
-    def _refuse_non_finite(loss: torch.Tensor, what: str, sources: list[str]) -> None:
-        if not torch.isfinite(loss):
-            raise ValueError(f"{what} is {loss.item()}, so the run stopped before using it: {_records(sources)}")
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # It is that of all processes' gradients together, so all of them stop here.
+        if norm is not None and not math.isfinite(norm):
+            self._stop(f"the gradient norm is {float(norm):g}")
+        self._window.clear()
+        return norm
+
+    def _sources(self) -> list[str]:
+        """Records of the step that is being made, of all processes."""
+        own = [source for contents in self._window for source in contents.sources]
+        return [source for sources in gathered(own) for source in sources]
+
+    def _stop(self, what: str) -> NoReturn:
+        """Save the state before this step, then raise in every process."""
+        sources = self._sources()
+        step = self.state.global_step
+        saved = ""
+        # DeepSpeed has already made the step by the time that it tells its gradient norm.
+        if step and not (self.is_deepspeed_enabled and "norm" in what):
+            folder = Path(self.args.output_dir) / f"checkpoint-{step}"
+            if not folder.is_dir():
+                self._save_checkpoint(self.model, None)
+            saved = f"; the state before it is in {folder}"
+        raise ValueError(f"step {step + 1}: {what}, so the run stopped before using it: {_records(sources)}{saved}")
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The library's optimiser, its groups divided by the parts' own learning rates and decays."""
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made:
+            model = self.model if model is None else model
+            decaying = set(self.get_decay_parameter_names(model))
+            decays = {id(parameter) for name, parameter in model.named_parameters() if name in decaying}
+            divide_groups(optimizer, base_model(model), self.parts, self.args, decays)
+        return optimizer
+
+    # Evaluation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Held-out loss a supervised token, and the scores of generated answers, as far as each was asked for."""
+        metrics: dict[str, float] = {}
+        with self._paused_meter():
+            if self.eval_dataset is not None:
+                metrics[f"{metric_key_prefix}_loss"] = self._held_out_loss()
+            if self.scoring is not None:
+                metrics |= score_metrics(self.scoring(self._evaluated_model(), self.state.global_step))
+        self.log(metrics)
+        if self.best is not None:
+            if self.guard is not None:
+                self.guard.check(self.state.global_step)
+            self.best.offer(self.state.global_step, metrics, lambda folder: self.save_model(str(folder)))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluated_model(self) -> nn.Module:
+        return self.model_wrapped if self.is_deepspeed_enabled else self.model
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float:
+        """Mean over all supervised tokens of the held-out records, over all processes."""
+        shares = EqualShares(
+            len(self.eval_dataset), self.args.eval_batch_size, self.args.process_index, self.args.world_size
+        )
+        loader = PlannedLoader(self.eval_dataset, shares, **self._loader_settings(self.held_out_collator))
+        model = self._evaluated_model()
+        was_training = model.training
+        model.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for batch in tqdm(loader, desc="held-out loss", unit="batch", leave=False, disable=self._quiet()):
+            contents = batch.pop("contents")
+            inputs = self._prepare_inputs(batch)
+            with self.accelerator.autocast():
+                loss = model(**inputs, num_items_in_batch=1).loss
+            if not torch.isfinite(loss):
+                raise ValueError(f"the held-out loss is {loss.item():g}: {_records(contents.sources)}")
+            total += torch.tensor([loss.item(), contents.supervised], dtype=torch.float64, device=self.args.device)
+        model.train(was_training)
+        if self.args.world_size > 1:
+            dist.all_reduce(total)
+        return float(total[0] / total[1])
+
+    @contextlib.contextmanager
+    def _paused_meter(self) -> Iterator[None]:
+        """Leave the time within out of the rates of training."""
+        start = time.perf_counter()
+        yield
+        if self.meter is not None:
+            self.meter.leave_out(time.perf_counter() - start)
+
+    def _quiet(self) -> bool | None:
+        return True if self.args.disable_tqdm or self.args.process_index else None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.meter is not None and "loss" in logs:
+            logs = {**logs, **self.meter.since_last(self.args.device)}
+        super().log(logs, start_time)
+
+    # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write weights (or the adapter), config, processor and record to `output_dir`."""
@@ -93,10 +270,17 @@ class MonkeyTrainer(Trainer):
         """Write `checkpoint-N` in a hidden folder, then rename it into place."""
         output_dir = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
-        with self.written_aside(output_dir / f".{name}.partial") as aside:
+        if self.guard is not None:
+            self.guard.check(self.state.global_step)
+        with self.written_aside(output_dir / f".{name}.partial") as aside, self._paused_meter():
             self._checkpoint_parent = aside
             try:
                 super()._save_checkpoint(model, trial)
+            except (OSError, SafetensorError) as error:
+                raise OSError(
+                    f"{output_dir / name} could not be written ({' '.join(str(error).split())}); earlier checkpoints "
+                    "are whole: make room and continue with --resume_from_checkpoint True"
+                ) from error
             finally:
                 self._checkpoint_parent = None
             self._wait_for_everyone()
@@ -143,49 +327,28 @@ class MonkeyTrainer(Trainer):
         model.load_state_dict(saved.state_dict())
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that runs left in `folder`, by step; whatever else is named `checkpoint-…` is not one."""
-    return [path for path in _checkpoint_places(folder) if (path / "trainer_state.json").is_file()]
+def divide_groups(
+    optimizer: torch.optim.Optimizer, model: nn.Module, parts: PartArguments, args: Any, decays: set[int]
+) -> None:
+    """Give each part's parameters their own learning rate and weight decay.
 
-
-def other_checkpoint_places(folder: Path) -> list[Path]:
-    """What lies where a run would write `checkpoint-N`, and is none of a run's checkpoints."""
-    return [path for path in _checkpoint_places(folder) if not (path / "trainer_state.json").is_file()]
-
-
-def _checkpoint_places(folder: Path) -> list[Path]:
-    steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
-    return sorted((path for path, step in steps.items() if step), key=lambda path: int(steps[path][1]))
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint, or only the link where it is one."""
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        shutil.rmtree(folder)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Files of `folder` under the names that a checkpoint's weights have."""
-    return [path for path in folder.iterdir() if _WEIGHT_FILE.fullmatch(path.name)] if folder.is_dir() else []
-
-
-def move_into_place(aside: Path, folder: Path) -> None:
-    """Move a finished checkpoint's files into `folder`, replacing an earlier one's and leaving every other file.
-
-    The config goes last: until it is there, the folder does not open as a checkpoint.
+    Args:
+        decays: ids of the parameters that decay; biases and norms do not.
     """
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
-    for stale in weight_files(folder):
-        stale.unlink()
-    for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == "config.json"):
-        if entry.is_dir():
-            move_into_place(entry, folder / entry.name)
-        else:
-            os.replace(entry, folder / entry.name)
+    part = {id(parameter): part_of(name) for name, parameter in model.named_parameters()}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = part[id(parameter)]
+            rate = parts.of_part(name, "learning_rate", args.learning_rate)
+            decay = parts.of_part(name, "weight_decay", args.weight_decay) if id(parameter) in decays else 0.0
+            new = groups.setdefault((rate, decay), {**group, "params": [], "lr": rate, "weight_decay": decay})
+            new["params"].append(parameter)
+    optimizer.param_groups[:] = groups.values()
 
 
-def _records(sources: list[str]) -> str:
-    return f"the batch holds {', '.join(sources)}" if sources else "the batch does not name its records"
+def _records(sources: Sequence[str], shown: int = 32) -> str:
+    if not sources:
+        return "the batch does not name its records"
+    more = f" and {len(sources) - shown} more" if len(sources) > shown else ""
+    return f"the batch holds {', '.join(sources[:shown])}{more}"

@@ -1,0 +1,110 @@
+"""Runs that are cut short, killed, told to stop or out of room, go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from monkey.training.places import checkpoints
+from tests.training_start import PACKED, SAVE, losses, same_weights, train, words_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _command(start, output: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "finetune_multitask.py"), *words_of(start, output, *more)]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+
+
+def _wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+class TestCutShort:
+    STEPS = "14"
+    MORE = (*PACKED, *SAVE, "--max_steps", STEPS, "--save_total_limit", "2", "--report_to", "none")
+
+    @pytest.fixture(scope="class")
+    def straight(self, start, tmp_path_factory) -> Path:
+        return train(start, tmp_path_factory.mktemp("straight") / "out", *self.MORE)
+
+    def _resumed(self, start, output: Path) -> Path:
+        return train(start, output, *self.MORE, "--resume_from_checkpoint", "True")
+
+    @pytest.mark.parametrize("moment", [2, 5])
+    def test_a_killed_run_resumes_bit_for_bit(self, start, tmp_path, straight, moment):
+        output = tmp_path / "out"
+        process = subprocess.Popen(_command(start, output, *self.MORE), env=_environment(), stderr=subprocess.PIPE)
+        # As the next checkpoint is being written, so that half of it lies there.
+        _wait_for(lambda: (output / f".checkpoint-{moment + 1}.partial").exists(), process)
+        process.kill()
+        process.wait()
+        whole = checkpoints(output)
+        assert whole
+        assert all((folder / "run.json").is_file() and (folder / "optimizer.pt").is_file() for folder in whole)
+        self._resumed(start, output)
+        assert losses(output) == losses(straight)
+        assert same_weights(output, straight)
+        assert not [path for path in output.iterdir() if path.name.endswith(".partial")]
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+    def test_a_signal_saves_the_state_after_a_whole_step_and_stops(self, start, tmp_path, straight, number):
+        output = tmp_path / "out"
+        rare = (*self.MORE, "--save_steps", "1000")
+        process = subprocess.Popen(
+            _command(start, output, *rare, "--logging_steps", "1"),
+            env={**_environment(), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for line in process.stdout:
+            if "'loss'" in line:
+                break
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 128 + number
+        (saved,) = checkpoints(output)
+        assert f"stopped by {number.name} after step" in errors
+        assert str(saved) in errors
+        assert not (output / "model.safetensors").exists()
+        self._resumed(start, output)
+        assert losses(output) == losses(straight)
+        assert same_weights(output, straight)
+
+    def test_a_full_disk_is_one_sentence_and_leaves_earlier_checkpoints_whole(self, start, tmp_path, straight):
+        output = tmp_path / "out"
+        size = (straight / "model.safetensors").stat().st_size
+        train(start, output, *self.MORE, "--max_steps", "1")
+        for path in (*output.glob("*.*"), *output.glob("run.json")):  # as if it had been interrupted
+            path.unlink(missing_ok=True)
+
+        def small_files() -> None:  # a file that grows past this fails as on a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+        command = _command(start, output, *self.MORE, "--resume_from_checkpoint", "True")
+        done = subprocess.run(
+            command, env=_environment(), preexec_fn=small_files, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        assert "checkpoint-2 could not be written" in sentence
+        assert "--resume_from_checkpoint True" in sentence
+        assert [folder.name for folder in checkpoints(output)] == ["checkpoint-1"]
+        self._resumed(start, output)
+        assert same_weights(output, straight)
