@@ -37,11 +37,15 @@ def seconds(run: Callable[[], Any], device: str) -> float:
 
 
 def compare(
-    baseline: Callable[[], Any], ours: Callable[[], Any], repeats: int, device: str
+    baseline: Callable[[], Any], ours: Callable[[], Any], repeats: int, device: str, warm_up: bool = True
 ) -> tuple[float, float, float]:
-    """Median seconds of the baseline and of ours, and the median ratio baseline / ours over alternating pairs."""
-    baseline()
-    ours()
+    """Median seconds of the baseline and of ours, and the median ratio baseline / ours over alternating pairs.
+
+    Without `warm_up` both sides must have run before.
+    """
+    if warm_up:
+        baseline()
+        ours()
     pairs = [(seconds(baseline, device), seconds(ours, device)) for _ in range(repeats)]
     return (
         statistics.median(pair[0] for pair in pairs),
@@ -79,13 +83,16 @@ def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.float() - b.float()).abs().max())
 
 
-def report(benchmark: str, ratios: dict[str, float], settings: dict[str, Any]) -> None:
-    """Print the result as the last line, one JSON object."""
+def report(
+    benchmark: str, ratios: dict[str, float], settings: dict[str, Any], figures: dict[str, Any] | None = None
+) -> None:
+    """Print the result as the last line, one JSON object; `figures` are what the machine did, as it is."""
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
     if str(settings.get("device", "")).startswith("cuda"):
         machine["gpu"] = torch.cuda.get_device_name()
     rounded = {name: round(value, 4) for name, value in ratios.items()}
-    print(json.dumps({"benchmark": benchmark, "ratios": rounded, "settings": {**settings, **machine}}))
+    more = {"figures": figures} if figures else {}
+    print(json.dumps({"benchmark": benchmark, "ratios": rounded, **more, "settings": {**settings, **machine}}))
 
 
 def finish(device: str) -> None:

@@ -2,45 +2,62 @@
 
     python -m benchmarks.training
     python -m benchmarks.training --quick
-    python -m benchmarks.training --device cuda --dtype bfloat16 --width 4096 --layers 32 --questions 1 4
+    python -m benchmarks.training --device cuda --dtype bfloat16 --width 2048 --layers 24 --images 4 --pack-tokens 4096
+    python -m benchmarks.training --device cuda --dtype bfloat16 --full-size --recipe lora-llm --images 12
 
 A step is forward and backward over all samples and one AdamW update, of the recipe `full-llm`. The baseline pads every
 sample to 2048 tokens, encodes its picture anew, window after window, materialises attention, computes the logits of
 every position, and goes through the samples one by one, as the published script does with its batch of 1. Ours packs
-the questions about a picture behind it into rows of at most `--pack-tokens`. Neither side checkpoints activations
-unless `--checkpointing` asks both to (the published script does so in the decoder). Pictures are decoded beforehand on
-both sides. Dropout is off on both sides, so that losses and gradient norms can be, and are, compared: a difference ends
-the run.
+the questions about a picture behind it, into rows of at most `--pack-tokens`.
 
-Ratios: `step_speedup_K` baseline / ours in time with K questions a picture; `memory_ratio_K` ours / baseline in peak
-bytes of forward and backward, and `memory_ratio` that of one question; `padding_K`, `tokens_K` tokens that the baseline
-and ours read in the decoder.
+The published script checkpoints the decoder. Here neither side does unless `--decoder-checkpointing` asks both to: so
+the baseline is not charged for a recomputation that a small model does not need, and no gain in time is bought by
+leaving it out on one side. `--vision-checkpointing` is ours alone. Pictures are decoded beforehand and random on both
+sides. Dropout is off on both sides, so that losses and gradient norms can be, and are, compared: a difference ends the
+run before it reports anything.
+
+Ratios: `step_speedup_K` baseline / ours in time with K questions a picture; `memory_ratio_K` ours / baseline in bytes at
+the peak of a step, weights and optimiser's state included, and `memory_ratio` the largest of them. Figures:
+samples/s, GiB, tokens read in the decoder and the part of them that is no padding, and `seconds_after`: forward and
+backward with the fewest questions, as the published order has it and after each of our changes, one run each.
+
+With `--recipe` there is no baseline: samples/s, MFU (`monkey.training.flops.FORMULA`) and memory of our step alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForImageTextToText
 
-from benchmarks.measure import arguments, compare, peak_bytes, report
+from benchmarks.measure import arguments, compare, peak_bytes, report, seconds
 from benchmarks.published import PublishedMonkey
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
-from monkey.data.batches import packed_batch
-from monkey.data.packing import RowSettings, SampleSizes, fill_rate, rows_of, units_of
-from monkey.training.recipes import RECIPES, apply_recipe
+from monkey.data.batches import BatchContents, packed_batch
+from monkey.data.packing import RowSettings, SampleSizes, rows_of, units_of
+from monkey.processing import UNSUPERVISED
+from monkey.training.recipes import RECIPES, apply_recipe, base_model
 from monkey.vision import WindowAdapter
 
 PADDED = 2048
 """Tokens that the published script pads every sample to."""
 
+TEXT_TOKENS = (20, 120)
+"""Fewest and most tokens of text of a sample; a fifth of them, the last ones, are the answer."""
+
 # Relative difference of losses that is rounding: sums of thousands of products in another order.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
+
+Batches = list[dict[str, torch.Tensor]]
 
 
 class PublishedStep(PublishedMonkey):
@@ -54,88 +71,107 @@ class PublishedStep(PublishedMonkey):
         return checkpoint(super().decoder_block, hidden, *rest, use_reentrant=False)
 
 
-def build(options) -> MonkeyForConditionalGeneration:
-    """A model with random weights whose adapters matter, set to train as `full-llm`."""
-    torch.manual_seed(options.seed)
-    config = MonkeyConfig(
+def configuration(options) -> MonkeyConfig:
+    """The published sizes with `--full-size`, else those of the flags; without dropout."""
+    vision: dict[str, Any] = {"adapter_dropout": 0.0}
+    if options.full_size:
+        return MonkeyConfig(grid=tuple(options.grid), vision_config=vision)
+    return MonkeyConfig(
         grid=tuple(options.grid),
         vision_config={
+            **vision,
             "hidden_size": options.vision_width,
             "num_hidden_layers": options.vision_layers,
             "num_attention_heads": options.vision_heads,
-            "adapter_dropout": 0.0,
         },
         text_config={
             "hidden_size": options.width,
             "intermediate_size": options.width * 43 // 16,
             "num_hidden_layers": options.layers,
-            "num_attention_heads": options.width // 64 if options.width < 4096 else 32,
+            # Heads of 128, as published: narrower ones would make the baseline's attention matrices more.
+            "num_attention_heads": max(1, options.width // 128),
             "vocab_size": options.vocabulary,
             "seq_length": PADDED,
         },
         image_start_id=options.vocabulary - 79,
     )
-    model = MonkeyForConditionalGeneration(config).to(options.device, getattr(torch, options.dtype)).train()
+
+
+def build(config: MonkeyConfig, options) -> MonkeyForConditionalGeneration:
+    """A model with random weights, made on the device, whose adapters matter."""
+    torch.manual_seed(options.seed)
+    with torch.device(options.device):
+        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, options.dtype))
     for module in model.modules():
         if isinstance(module, WindowAdapter):
             torch.nn.init.normal_(module.up, std=0.02)
-    apply_recipe(model, RECIPES["full-llm"])
-    if options.checkpointing:
-        for layer in model.model.language_model.layers:
-            layer.gradient_checkpointing = True
+    return model.train()
+
+
+def set_checkpointing(model: torch.nn.Module, options) -> None:
+    monkey = base_model(model).model
+    for layers, wanted in (
+        (monkey.visual.layers, options.vision_checkpointing),
+        (monkey.language_model.layers, options.decoder_checkpointing),
+    ):
+        for layer in layers:
+            layer.gradient_checkpointing = wanted
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-    return model
 
 
 def draw(options, config: MonkeyConfig, questions: int) -> list[list[dict[str, Any]]]:
-    """Pictures with so many questions each: units of samples of 20 to 120 tokens of text, a fifth of it the answer."""
+    """Pictures with so many questions each: units of samples."""
     generator = torch.Generator().manual_seed(options.seed + questions)
 
     def ids(count: int) -> list[int]:
         return torch.randint(1, config.eod_id, (count,), generator=generator).tolist()
 
     span = [config.image_start_id, *[config.image_pad_id] * config.image_tokens, config.image_end_id]
+    fewest, most = TEXT_TOKENS
     units = []
     for picture in range(options.images):
-        pixels = torch.randn(1, 3, *config.canvas_size, generator=generator).to(options.device)
+        pixels = torch.randn(1, 3, *config.canvas_size, generator=generator)
         unit = []
         for number in range(questions):
-            length = int(torch.randint(20, 121, (1,), generator=generator))
+            length = int(torch.randint(fewest, most + 1, (1,), generator=generator))
             prompt, answer = [*span, *ids(length - length // 5)], ids(length // 5)
             sample = {
                 "input_ids": [*prompt, *answer],
-                "labels": [-100] * len(prompt) + answer,
+                "labels": [UNSUPERVISED] * len(prompt) + answer,
                 "source": f"picture {picture}, question {number}",
                 "shared": len(span),
-                "pixel_values": pixels.to(getattr(torch, options.dtype)),
+                "pixel_values": pixels.to(options.device, getattr(torch, options.dtype)),
             }
             unit.append(sample)
         units.append(unit)
     return units
 
 
-def packed_rows(units: Sequence[Sequence[dict]], options) -> tuple[list[dict[str, Any]], float]:
-    """Our batches, as the trainer's plan makes them, and how full they are."""
+def packed_rows(units: Sequence[Sequence[dict]], options) -> tuple[Batches, list[BatchContents]]:
+    """Our batches, as the trainer's plan makes them, and what is in them."""
     samples = [sample for unit in units for sample in unit]
-    pictures = [number for number, unit in enumerate(units) for _ in unit]
-    supervised = [sum(label != -100 for label in sample["labels"]) for sample in samples]
-    columns = ([len(x["input_ids"]) for x in samples], [x["shared"] for x in samples], pictures)
-    sizes = SampleSizes(*(torch.tensor(c).numpy() for c in (*columns, [1] * len(samples), supervised)))
+    columns = (
+        [len(sample["input_ids"]) for sample in samples],
+        [sample["shared"] for sample in samples],
+        [picture for picture, unit in enumerate(units) for _ in unit],
+        [1] * len(samples),
+        [supervised(sample) for sample in samples],
+    )
+    sizes = SampleSizes(*(np.array(column) for column in columns))
     settings = RowSettings(budget=options.pack_tokens)
-    rows = list(rows_of(units_of(range(len(samples)), sizes, settings), sizes, settings))
-    batches = []
-    for row in rows:
+    batches, contents = [], []
+    for row in rows_of(units_of(range(len(samples)), sizes, settings), sizes, settings):
         members = []
         for unit in row:
             first, *others = (samples[index] for index in unit)
             members.append([first, *({k: v for k, v in one.items() if k != "pixel_values"} for one in others)])
         batch = packed_batch(members, options.pack_tokens, filler_id=0)
-        del batch["contents"]
+        contents.append(batch.pop("contents"))
         batches.append({name: tensor.to(options.device) for name, tensor in batch.items()})
-    return batches, fill_rate(rows, sizes, options.pack_tokens)
+    return batches, contents
 
 
-def padded_samples(units: Sequence[Sequence[dict]], config: MonkeyConfig, device: str) -> list[dict[str, Any]]:
+def padded_samples(units: Sequence[Sequence[dict]], config: MonkeyConfig, device: str) -> Batches:
     """The baseline's batches of one, each padded to `PADDED`."""
     batches = []
     for sample in (sample for unit in units for sample in unit):
@@ -143,54 +179,275 @@ def padded_samples(units: Sequence[Sequence[dict]], config: MonkeyConfig, device
         row = {
             "input_ids": [*sample["input_ids"], *[config.eod_id] * empty],
             "attention_mask": [1] * len(sample["input_ids"]) + [0] * empty,
-            "labels": [*sample["labels"], *[-100] * empty],
+            "labels": [*sample["labels"], *[UNSUPERVISED] * empty],
         }
         tensors = {name: torch.tensor([values], device=device) for name, values in row.items()}
         batches.append({**tensors, "pixel_values": sample["pixel_values"]})
     return batches
 
 
-def our_passes(model: MonkeyForConditionalGeneration, batches: list[dict], total: int) -> float:
-    """Forward and backward over all rows; the loss a supervised token."""
+def at_supervised_positions(batches: Batches) -> Batches:
+    """Batches of one with the positions of their loss in place of labels."""
+    changed = []
+    for batch in batches:
+        others = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        targets = batch["labels"][0, 1:]
+        positions = (targets != UNSUPERVISED).nonzero()[:, 0]
+        changed.append({**others, "loss_positions": positions, "loss_targets": targets[positions]})
+    return changed
+
+
+def supervised(sample: dict[str, Any]) -> int:
+    return sum(label != UNSUPERVISED for label in sample["labels"])
+
+
+def our_passes(
+    model: torch.nn.Module, batches: Batches, total: int, autocast: contextlib.AbstractContextManager
+) -> float:
+    """Forward and backward over all batches; the loss a supervised token, of which there are `total`."""
     losses = []
     for batch in batches:
-        loss = model(**batch, num_items_in_batch=total, use_cache=False).loss
+        with autocast:
+            loss = model(**batch, num_items_in_batch=total, use_cache=False).loss
         loss.backward()
         losses.append(loss.detach())
     return float(sum(losses))
 
 
-def their_passes(baseline: PublishedMonkey, batches: list[dict], total: int) -> float:
+def their_passes(baseline: PublishedMonkey, batches: Batches, total: int) -> float:
     losses = []
     for batch in batches:
-        loss = baseline.loss(**batch) * ((batch["labels"] != -100).sum() / total)
+        loss = baseline.loss(**batch) * ((batch["labels"] != UNSUPERVISED).sum() / total)
         loss.backward()
         losses.append(loss.detach())
     return float(sum(losses))
 
 
-def gradient_norm(parameters: Sequence[torch.Tensor]) -> float:
-    return float(torch.stack([p.grad.float().norm() for p in parameters if p.grad is not None]).norm())
+class Side:
+    """One of the two: its passes over the same samples, its weights and their optimiser.
 
+    Updates are of rate zero, so that every step starts from the same weights.
+    """
 
-def with_update(passes: Callable[[], float], optimiser: torch.optim.Optimizer) -> Callable[[], float]:
-    """A whole step. The update is of rate zero, so that every step starts from the same weights."""
+    def __init__(self, weights: Sequence[torch.Tensor], optimiser: str = "adamw"):
+        self.weights = weights
+        self.trained = [weight for weight in weights if weight.requires_grad]
+        self._optimiser = _OPTIMISERS[optimiser](self.trained)
+        self.passes: Callable[[], float] = lambda: 0.0
 
-    def step() -> float:
-        loss = passes()
-        optimiser.step()
-        optimiser.zero_grad()
+    def step(self) -> float:
+        loss = self.passes()
+        self._update()
         return loss
 
-    return step
+    def first_step(self, device: str) -> tuple[int, float, float]:
+        """Peak bytes of a step, its loss and the norm of its gradients."""
+        losses: list[float] = []
+        peak = peak_bytes(lambda: losses.append(self.passes()), device)
+        norm = float(torch.stack([p.grad.float().norm() for p in self.trained if p.grad is not None]).norm())
+        self._update()
+        kept = [value for state in self._optimiser.state.values() for value in state.values()]
+        resident = sum(t.nbytes for t in (*self.weights, *kept) if isinstance(t, torch.Tensor))
+        return resident + peak, losses[0], norm
+
+    def _update(self) -> None:
+        self._optimiser.step()
+        self._optimiser.zero_grad()
 
 
-def main(argv: list[str] | None = None) -> int:
+def _adamw_8bit(parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise SystemExit("error: --optimiser adamw-8bit needs bitsandbytes: pip install bitsandbytes") from None
+    return AdamW8bit(parameters, lr=0.0)
+
+
+_OPTIMISERS: dict[str, Callable[[Sequence[torch.Tensor]], torch.optim.Optimizer]] = {
+    "adamw": partial(torch.optim.AdamW, lr=0.0, fused=True),
+    "adamw-8bit": _adamw_8bit,
+}
+
+
+def published_copy(model: MonkeyForConditionalGeneration) -> PublishedStep:
+    """The baseline on weights of its own, equal to the model's, of which the same train."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = model.state_dict()
+    tensors = published_names(model, {name: tensor.clone() for name, tensor in state.items()})
+    # A row of the published layout trains where the tensor of ours that it comes from does.
+    flags = published_names(model, {name: torch.full_like(t, float(name in trained)) for name, t in state.items()})
+    return PublishedStep(
+        {name: tensor.contiguous().requires_grad_(bool(flags[name].flatten()[0])) for name, tensor in tensors.items()},
+        model.config,
+    )
+
+
+def beside_published(options) -> None:
+    """Both sides at every number of questions."""
+    config = configuration(options)
+    model = build(config, options)
+    apply_recipe(model, RECIPES["full-llm"])
+    set_checkpointing(model, options)
+    baseline = published_copy(model)
+    baseline.checkpointing = options.decoder_checkpointing
+    ours, theirs = Side(list(model.parameters())), Side(list(baseline.tensors.values()))
+    ratios: dict[str, float] = {}
+    figures: dict[str, Any] = {}
+    for questions in options.questions:
+        units = draw(options, config, questions)
+        total = sum(supervised(sample) for unit in units for sample in unit)
+        rows, contents = packed_rows(units, options)
+        samples = padded_samples(units, config, options.device)
+        passes = partial(our_passes, model, total=total, autocast=contextlib.nullcontext())
+        ours.passes = partial(passes, rows)
+        theirs.passes = partial(their_passes, baseline, samples, total)
+
+        (their_peak, *their_figures), (our_peak, *our_figures) = (s.first_step(options.device) for s in (theirs, ours))
+        _refuse_difference(their_figures, our_figures, options.dtype)
+        their_seconds, our_seconds, ratio = compare(
+            theirs.step, ours.step, options.repeats, options.device, warm_up=False
+        )
+        ratios[f"step_speedup_{questions}"] = ratio
+        ratios[f"memory_ratio_{questions}"] = our_peak / their_peak
+        tokens = sum(len(sample["input_ids"]) for unit in units for sample in unit)
+        read = sum(row["input_ids"].numel() for row in rows)
+        figures[f"questions_{questions}"] = {
+            "published": _rates(len(samples) / their_seconds, their_peak, len(samples) * PADDED, tokens),
+            "ours": _rates(len(samples) / our_seconds, our_peak, read, read),
+            "rows": len(rows),
+            "row_fill_rate": round(sum(c.tokens for c in contents) / sum(c.slots for c in contents), 4),
+            "loss": their_figures[0],
+        }
+        print(
+            f"{questions} question(s) a picture: published order {len(samples) / their_seconds:.3f} samples/s and "
+            f"{their_peak / 2**20:.0f} MiB, ours {len(samples) / our_seconds:.3f} samples/s and "
+            f"{our_peak / 2**20:.0f} MiB; {len(rows)} row(s), {read / len(rows) / options.pack_tokens:.0%} full",
+            flush=True,
+        )
+        if questions == min(options.questions):
+            figures["seconds_after"] = _seconds_after(ours, theirs, passes, samples, options.device)
+            print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in figures["seconds_after"].items()))
+    ratios["memory_ratio"] = max(ratios[f"memory_ratio_{questions}"] for questions in options.questions)
+    report("training", ratios, vars(options), figures)
+
+
+def _rates(samples_a_second: float, peak: int, read: int, tokens: int) -> dict[str, float]:
+    return {
+        "samples_per_second": round(samples_a_second, 4),
+        "peak_gib": round(peak / 2**30, 3),
+        "tokens_read": read,
+        "not_padding": round(tokens / read, 4),
+    }
+
+
+def _seconds_after(
+    ours: Side, theirs: Side, passes: Callable[[Batches], float], samples: Batches, device: str
+) -> dict[str, float]:
+    """Forward and backward in the published order, and after each change towards ours."""
+    changes = {
+        "published order": theirs.passes,
+        "views in one pass, fused attention": partial(passes, samples),
+        "logits where supervised": partial(passes, at_supervised_positions(samples)),
+        "no padding": ours.passes,
+    }
+    measured = {}
+    for name, change in changes.items():
+        measured[name] = round(seconds(change, device), 3)
+        for tensor in (*ours.trained, *theirs.trained):
+            tensor.grad = None
+    return measured
+
+
+def _refuse_difference(theirs: Sequence[float], ours: Sequence[float], dtype: str) -> None:
+    """SystemExit where losses, or the norms of the gradients, are not those of the same step."""
+    for what, their_figure, our_figure in zip(("loss", "gradient norm"), theirs, ours, strict=True):
+        # Written so that a NaN is a difference.
+        if not abs(our_figure - their_figure) <= TOLERANCE[dtype] * abs(their_figure):
+            raise SystemExit(f"error: the {what} of the two sides differs: {their_figure:.6f} and {our_figure:.6f}")
+
+
+def alone(options) -> None:
+    """Our step of one recipe: samples/s, MFU and memory.
+
+    What trains in `full-llm` is held in `--dtype` like the rest; elsewhere in float32, under autocast.
+    """
+    from monkey.training.metering import device_peak, flops_counter
+    from monkey.training.quantised import keep_trained_in_float32
+
+    recipe = RECIPES[options.recipe]
+    config = configuration(options)
+    model = _with_recipe(config, options)
+    if "decoder" not in recipe.trains:
+        keep_trained_in_float32(model)
+    set_checkpointing(model, options)
+    dtype = getattr(torch, options.dtype)
+    device = torch.device(options.device)
+    side = Side(list(model.parameters()), options.optimiser)
+    mixed = any(weight.dtype != dtype for weight in side.trained)
+    rank = _LORA_RANK if recipe.decoder_lora else 0
+    flops_of = flops_counter(config, recipe.trains, rank, options.vision_checkpointing, options.decoder_checkpointing)
+    peak = device_peak(device, dtype)
+    ratios: dict[str, float] = {}
+    figures: dict[str, Any] = {}
+    for questions in options.questions:
+        units = draw(options, config, questions)
+        total = sum(supervised(sample) for unit in units for sample in unit)
+        rows, contents = packed_rows(units, options)
+        side.passes = partial(our_passes, model, rows, total, torch.autocast(device.type, dtype, enabled=mixed))
+        _, taken, _ = compare(lambda: None, side.step, options.repeats, options.device)
+        samples = sum(len(unit) for unit in units)
+        tokens = sum(content.tokens for content in contents)
+        model_flops, hardware_flops = (sum(counts) for counts in zip(*map(flops_of, contents), strict=True))
+        figures[f"questions_{questions}"] = {
+            "samples_per_second": round(samples / taken, 4),
+            "tokens_per_second": round(tokens / taken, 1),
+            "row_fill_rate": round(tokens / sum(content.slots for content in contents), 4),
+            "rows": len(rows),
+            "model_tflop_a_step": round(model_flops / 1e12, 3),
+        }
+        for name, count in (("mfu", model_flops), ("hfu", hardware_flops)):
+            if peak:
+                ratios[f"{name}_{questions}"] = count / taken / peak
+        print(f"{options.recipe}, {questions} question(s) a picture: {samples / taken:.3f} samples/s", flush=True)
+    if device.type == "cuda":
+        figures["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        figures["reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
+    report("training alone", ratios, vars(options), {**figures, "peak_tflop_per_second": peak and peak / 1e12})
+
+
+_LORA_RANK = 32
+
+
+def _with_recipe(config: MonkeyConfig, options) -> torch.nn.Module:
+    """A random model as its recipe trains it: in 4 bits through a temporary checkpoint, wrapped in PEFT."""
+    from monkey.training.arguments import LoraArguments
+    from monkey.training.lora import add_decoder_lora
+    from monkey.training.quantised import open_four_bit, require_bitsandbytes
+
+    recipe = RECIPES[options.recipe]
+    if recipe.four_bit:
+        require_bitsandbytes()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        model = build(config, options)
+        if recipe.four_bit:
+            model.save_pretrained(folder)
+            del model
+            model = open_four_bit(folder, dtype=getattr(torch, options.dtype)).train()
+        if recipe.decoder_lora:
+            model = add_decoder_lora(model, LoraArguments(lora_r=_LORA_RANK, lora_alpha=_LORA_RANK, lora_dropout=0.0))
+    apply_recipe(model, recipe)
+    if options.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return model
+
+
+def parse(argv: list[str] | None) -> Any:
     parser = arguments(__doc__)
     parser.set_defaults(repeats=3)
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 2, 5], help="a picture")
     parser.add_argument("--images", type=int, default=1, help="in a step")
-    parser.add_argument("--pack-tokens", type=int, default=2048)
+    parser.add_argument("--pack-tokens", type=int, default=PADDED, help="most tokens of a row of ours")
     parser.add_argument("--width", type=int, default=512, help="of the decoder")
     parser.add_argument("--layers", type=int, default=8, help="of the decoder")
     parser.add_argument("--vocabulary", type=int, default=16384)
@@ -198,70 +455,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--vision-layers", type=int, default=6)
     parser.add_argument("--vision-heads", type=int, default=8)
     parser.add_argument("--grid", type=int, nargs=2, default=(2, 2), metavar=("ROWS", "COLUMNS"))
-    parser.add_argument("--checkpointing", action="store_true", help="of the decoder, on both sides")
+    parser.add_argument("--full-size", action="store_true", help="the published sizes, whatever the flags above say")
+    parser.add_argument("--decoder-checkpointing", action="store_true", help="on both sides")
+    parser.add_argument("--vision-checkpointing", action="store_true", help="ours only")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), help="our step of this recipe alone, without the baseline")
+    parser.add_argument("--optimiser", choices=sorted(_OPTIMISERS), default="adamw", help="of a step alone")
     options = parser.parse_args(argv)
     if options.quick:
         options.layers, options.vision_layers, options.repeats = 1, 1, 1
-        options.questions = [number for number in options.questions if number < 3]
-
-    model = build(options)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    tensors = published_names(model, {name: tensor.clone() for name, tensor in model.state_dict().items()})
-    # A row of the published layout trains where the tensor of ours that it comes from does.
-    flags = published_names(model, {n: torch.full_like(t, float(n in trained)) for n, t in model.state_dict().items()})
-    baseline = PublishedStep(
-        {name: tensor.contiguous().requires_grad_(bool(flags[name].flatten()[0])) for name, tensor in tensors.items()},
-        model.config,
-    )
-    baseline.checkpointing = options.checkpointing
-    ours_trained = [p for p in model.parameters() if p.requires_grad]
-    theirs_trained = [t for t in baseline.tensors.values() if t.requires_grad]
-    ours_update, theirs_update = (torch.optim.AdamW(p, lr=0.0) for p in (ours_trained, theirs_trained))
-
-    ratios: dict[str, float] = {}
-    for questions in options.questions:
-        units = draw(options, model.config, questions)
-        total = sum(label != -100 for unit in units for sample in unit for label in sample["labels"])
-        rows, filled = packed_rows(units, options)
-        samples = padded_samples(units, model.config, options.device)
-        ours, theirs = partial(our_passes, model, rows, total), partial(their_passes, baseline, samples, total)
-        _check_equal(ours, theirs, ours_trained, theirs_trained, options.dtype)
-
-        their_seconds, our_seconds, ratio = compare(
-            with_update(theirs, theirs_update), with_update(ours, ours_update), options.repeats, options.device
+    longest = configuration(options).image_tokens + 2 + TEXT_TOKENS[1]
+    room = options.pack_tokens if options.recipe else min(options.pack_tokens, PADDED)
+    if longest > room:
+        parser.error(
+            f"--grid {options.grid[0]} {options.grid[1]} makes samples of up to {longest} tokens, and a row holds "
+            f"{room}: take a smaller grid, or with --recipe more --pack-tokens"
         )
-        their_peak, our_peak = (peak_bytes(passes, options.device) for passes in (theirs, ours))
-        ours_update.zero_grad()
-        theirs_update.zero_grad()
-        ratios[f"step_speedup_{questions}"] = ratio
-        ratios[f"memory_ratio_{questions}"] = our_peak / their_peak
-        ratios[f"padding_{questions}"] = len(samples) * PADDED
-        ratios[f"tokens_{questions}"] = sum(row["input_ids"].numel() for row in rows)
-        print(
-            f"{questions} question(s) a picture: published order {len(samples) / their_seconds:.3f} samples/s and "
-            f"{their_peak / 2**20:.0f} MiB, ours {len(samples) / our_seconds:.3f} samples/s and "
-            f"{our_peak / 2**20:.0f} MiB; {len(rows)} row(s), {filled:.0%} full",
-            flush=True,
-        )
-    ratios["memory_ratio"] = ratios[f"memory_ratio_{options.questions[0]}"]
-    report("training", ratios, vars(options))
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    try:
+        alone(options) if options.recipe else beside_published(options)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise SystemExit(f"error: the step does not fit this GPU: {str(error).splitlines()[0]}") from error
     return 0
-
-
-def _check_equal(
-    ours: Callable[[], float],
-    theirs: Callable[[], float],
-    ours_trained: Sequence[torch.Tensor],
-    theirs_trained: Sequence[torch.Tensor],
-    dtype: str,
-) -> None:
-    """SystemExit where losses, or the norms of the gradients, are not those of the same step."""
-    figures = [(theirs(), gradient_norm(theirs_trained)), (ours(), gradient_norm(ours_trained))]
-    for tensor in (*ours_trained, *theirs_trained):
-        tensor.grad = None
-    for what, their_figure, our_figure in zip(("loss", "gradient norm"), *figures, strict=True):
-        if abs(our_figure - their_figure) > TOLERANCE[dtype] * abs(their_figure):
-            raise SystemExit(f"error: the {what} of the two sides differs: {their_figure:.6f} and {our_figure:.6f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,163 @@
+"""Training at the published size with random weights: samples a second, MFU, and memory planned against measured.
+
+    python -m benchmarks.full_size --recipe lora-llm --output outputs/full_size/lora-llm.json
+    python -m benchmarks.full_size --recipe full-llm --pack-tokens 8192 --questions 4
+
+`benchmarks/training_gpu.sh` runs the recipes one after another. Rows are packed as the trainer packs them, pictures are
+random canvases that lie on the device already (reading pictures is the loader's, and not measured here). Precision is
+the trainer's for recipes with a frozen decoder: frozen weights in bf16, trained ones in fp32, autocast. `full-llm` and
+`everything` hold all weights, gradients and Adam's moments in bf16, which fits one GPU: DeepSpeed's fp32 copies would
+need several. FLOPs are counted by `monkey.training.flops`; recomputation counts in HFU only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from benchmarks.measure import finish
+from benchmarks.training import draw, packed_rows
+from monkey import MonkeyConfig, MonkeyForConditionalGeneration
+from monkey.training.lora import add_decoder_lora
+from monkey.training.memory_plan import plan
+from monkey.training.memory_settings import recipe_fields
+from monkey.training.metering import device_peak, flops_counter
+from monkey.training.opening import narrow_frozen, set_checkpointing
+from monkey.training.part_arguments import PartArguments
+from monkey.training.quantised import keep_trained_in_float32
+from monkey.training.recipes import RECIPES, apply_recipe, base_model
+from monkey.training.record import package_versions
+
+RECIPES_HERE = tuple(name for name, recipe in RECIPES.items() if not recipe.four_bit)
+
+
+def tiny_config() -> MonkeyConfig:
+    """To try the program where there is no GPU."""
+    vision = {"window_size": 28, "patch_size": 14, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+    return MonkeyConfig(
+        vision_config={**vision, "num_queries": 4, "num_positions": 4},
+        text_config={**text, "num_attention_heads": 2},
+        image_start_id=433,
+    )
+
+
+def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
+    """The model as a run of the recipe holds it, and whether its steps need autocast."""
+    recipe = RECIPES[options.recipe]
+    config = tiny_config() if options.tiny else MonkeyConfig(grid=tuple(options.grid))
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(options.device):
+        model: Any = MonkeyForConditionalGeneration(config)
+    torch.set_default_dtype(torch.float32)
+    if recipe.decoder_lora:
+        model = add_decoder_lora(model, SimpleNamespace(lora_r=32, lora_alpha=32, lora_dropout=0.05))
+    apply_recipe(model, recipe)
+    autocast = "decoder" not in recipe.trains
+    if autocast:
+        narrow_frozen(model)
+        keep_trained_in_float32(model)
+    parts = PartArguments(
+        vision_checkpointing=options.vision_checkpointing, decoder_checkpointing=options.decoder_checkpointing
+    )
+    set_checkpointing(
+        base_model(model), parts, SimpleNamespace(activation_checkpointing=False, activation_checkpointing_kwargs=None)
+    )
+    return model.train(), autocast
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", choices=RECIPES_HERE, default="lora-llm")
+    parser.add_argument("--grid", type=int, nargs=2, default=(2, 2), metavar=("ROWS", "COLUMNS"))
+    parser.add_argument("--pack-tokens", type=int, default=4096)
+    parser.add_argument("--questions", type=int, default=1, help="about each picture")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--vision-checkpointing", action="store_true")
+    parser.add_argument("--decoder-checkpointing", action="store_true")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a model of nothing, to try the program on a CPU")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    options = parser.parse_args(argv)
+    options.dtype, options.seed = "bfloat16", 0
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        print("error: torch sees no CUDA device here; --device cpu --tiny tries the program", file=sys.stderr)
+        return 2
+
+    model, autocast = build(options)
+    config = base_model(model).config
+    span = config.image_tokens + 2
+    options.images = max(1, options.pack_tokens // (span + 70 * options.questions))
+    rows, filled = packed_rows(draw(options, config, options.questions), options, keep_contents=True)
+    contents = [row.pop("contents") for row in rows]
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    counter = flops_counter(
+        config,
+        RECIPES[options.recipe].trains,
+        32 if hasattr(model, "peft_config") else 0,
+        options.vision_checkpointing,
+        options.decoder_checkpointing,
+    )
+    flops = [sum(each) for each in zip(*(counter(one) for one in contents), strict=True)]
+
+    def step() -> float:
+        finish(options.device)
+        start = time.perf_counter()
+        for row in rows:
+            with torch.autocast(options.device.split(":")[0], torch.bfloat16, enabled=autocast):
+                loss = model(**row, num_items_in_batch=sum(c.supervised for c in contents), use_cache=False).loss
+            loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        finish(options.device)
+        return time.perf_counter() - start
+
+    step()
+    seconds = statistics.median(step() for _ in range(options.steps))
+    peak = device_peak(torch.device(options.device), torch.bfloat16)
+    figures: dict[str, Any] = {
+        "samples_per_second": sum(len(one.sources) for one in contents) / seconds,
+        "seconds_a_step": seconds,
+        "tflops_per_second": flops[0] / seconds / 1e12,
+        "mfu": None if peak is None else flops[0] / seconds / peak,
+        "hfu": None if peak is None else flops[1] / seconds / peak,
+        "fill_rate": filled,
+        "images": sum(one.images for one in contents),
+    }
+    if options.device.startswith("cuda"):
+        figures["device"] = torch.cuda.get_device_name()
+        figures["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        figures["reserved_gib"] = torch.cuda.max_memory_reserved() / 2**30
+    if autocast:
+        planned = plan(
+            config,
+            **recipe_fields(RECIPES[options.recipe]),
+            batch_size=0,
+            pack_tokens=options.pack_tokens,
+            images_per_step=max(one.images for one in contents),
+            supervised_tokens=max(one.supervised for one in contents),
+            vision_checkpointing=options.vision_checkpointing,
+            decoder_checkpointing=options.decoder_checkpointing,
+            cuda=options.device.startswith("cuda"),
+        )
+        figures["planned_gib"] = planned.total / 2**30
+    settings = {name: value for name, value in vars(options).items() if name != "output"}
+    result = {"benchmark": "full_size", "figures": figures, "settings": settings, "versions": package_versions()}
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
