@@ -106,12 +106,15 @@ def test_every_training_config_is_accepted(path, tmp_path):
     words = ["--config", str(path), "--model_name_or_path", "m", "--data_path", "d", "--output_dir", str(tmp_path)]
     flags = parse_flags([*words, "--bf16", "False", "--use_cpu", "True"])
     assert flags.training.learning_rate == given["learning_rate"]
-    assert flags.training.fix_vit is given["fix_vit"]
+    assert flags.recipe.name == given["recipe"]
 
 
 def readme_commands() -> list[list[str]]:
-    """Words of each `python` and `bash` command in the README's shell blocks, comments removed."""
-    blocks = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    """Words of each `python` and `bash` command in the shell blocks of README and docs, comments removed."""
+    texts = [
+        path.read_text(encoding="utf-8") for path in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"))
+    ]
+    blocks = [block for text in texts for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)]
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line.split() for line in lines if line.startswith(("python ", "bash "))]
 
