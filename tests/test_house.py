@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -119,6 +120,13 @@ def readme_commands() -> list[list[str]]:
     return [line.split() for line in lines if line.startswith(("python ", "bash "))]
 
 
+@functools.cache
+def help_of(program: Path) -> str:
+    """What a program prints for `--help`; asked once, since starting one takes seconds."""
+    command = [sys.executable, str(program), "--help"]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
 def test_readme_command_exists_with_its_flags(words):
     program = REPOSITORY / words[1]
@@ -126,9 +134,7 @@ def test_readme_command_exists_with_its_flags(words):
     if program.suffix == ".sh":
         assert subprocess.run(["bash", "-n", str(program)], check=False).returncode == 0
         return
-    help_text = subprocess.run(
-        [sys.executable, str(program), "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout
+    help_text = help_of(program)
     for word in words[2:]:
         if word.startswith("-"):
             assert word in help_text, f"{words[1]} has no {word}"
