@@ -8,4 +8,12 @@ export GPUS=0
 export MODEL=${MODEL:-$root/outputs/quickstart/base}
 export DATA=${DATA:-$root/outputs/quickstart/data/train.json}
 export OUTPUT=${OUTPUT:-$root/outputs/finetuned}
+case $MODEL in
+  "$root/outputs/quickstart/base")
+    if [ ! -d "$MODEL" ] && [[ " $* " != *" --model_name_or_path"[=\ ]* ]]; then
+      echo "error: $MODEL is not there: make it with scripts/quickstart.sh, or set MODEL and DATA" >&2
+      exit 2
+    fi
+    ;;
+esac
 exec bash "$root/scripts/launch.sh" --config "$root/configs/training/small.yaml" "$@"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Train decoder adapters, resampler and window adapters (lora-llm) on 8 GPUs of 24 GB with ZeRO-3.
 #   MODEL=echo840/Monkey DATA=train.json OUTPUT=outputs/monkey-lora bash scripts/finetune_ds_3090.sh [flags]
-# ZeRO-3, because the weights alone are 19.4 GB in bf16. GPUs and nodes: see scripts/launch.sh.
+# ZeRO-3, because the weights alone are 19.4 GB in bf16. GPUs, nodes and everything else from environment or flags:
+# see scripts/launch.sh.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 exec bash "$root/scripts/launch.sh" --config "$root/configs/training/lora-llm.yaml" \

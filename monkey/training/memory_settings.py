@@ -54,7 +54,7 @@ class ZeroSettings:
 
 # `zero_optimization` of configs/deepspeed/zero2.json and zero3.json, where it decides over memory.
 SHIPPED_ZERO: dict[int, dict[str, Any]] = {
-    2: {"stage": 2, "overlap_comm": True, "reduce_bucket_size": 2e8},
+    2: {"stage": 2, "overlap_comm": True, "reduce_bucket_size": "auto"},
     3: {
         "stage": 3,
         "overlap_comm": True,

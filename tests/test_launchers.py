@@ -1,0 +1,263 @@
+"""The launchers: what they start, from environment or flags, and their one sentence where something is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = str(ROOT / "finetune_multitask.py")
+START = ["MODEL", "DATA", "OUTPUT"]
+THREE = {"MODEL": "m", "DATA": "d.json", "OUTPUT": "o"}
+THREE_FLAGS = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
+OTHERS = (
+    "GPUS", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "PYTHON", "VENV",
+    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", *START,
+)  # fmt: skip
+
+
+class Machine:
+    """A computer with so many GPUs, whose interpreter only says what it was asked."""
+
+    def __init__(self, folder: Path, gpus: int):
+        self.folder = folder
+        (folder / "bin").mkdir()
+        for tool in ("bash", "dirname", "wc", "cat"):
+            (folder / "bin" / tool).symlink_to(shutil.which(tool))
+        self._program("nproc", "echo 16")
+        if gpus:
+            self._program("nvidia-smi", "\n".join(f"echo 'GPU {number}: a card'" for number in range(gpus)))
+        self._program(
+            "python3",
+            'for word in "$@"; do echo "$word"; done >"$SAID"\n'
+            'echo "$CUDA_VISIBLE_DEVICES,$OMP_NUM_THREADS,$MASTER_ADDR" >"$SAID.environment"',
+        )
+        self.python = folder / "bin/python3"
+
+    def _program(self, name: str, body: str) -> None:
+        path = self.folder / "bin" / name
+        path.write_text(f"#!{shutil.which('bash')}\n{body}\n")
+        path.chmod(0o755)
+
+    def run(self, script: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
+        inherited = {name: value for name, value in os.environ.items() if name not in OTHERS}
+        own = {"PATH": str(self.folder / "bin"), "SAID": str(self.folder / "said"), "VENV": str(self.folder)}
+        return subprocess.run(
+            ["bash", str(ROOT / "scripts" / script), *words],
+            cwd=self.folder,
+            env={**inherited, **own, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def started(self, script: str, *words: str, **environment: str) -> list[str]:
+        """Words that the interpreter got."""
+        done = self.run(script, *words, **environment)
+        assert done.returncode == 0, done.stderr
+        return (self.folder / "said").read_text().splitlines()
+
+    def refusal(self, script: str, *words: str, **environment: str) -> str:
+        done = self.run(script, *words, **environment)
+        assert done.returncode == 2
+        assert not (self.folder / "said").exists()
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    @property
+    def environment(self) -> list[str]:
+        """GPUs, threads and address that the interpreter saw."""
+        return (self.folder / "said.environment").read_text().strip().split(",")
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path, gpus=8)
+
+
+@pytest.fixture
+def bare(tmp_path) -> Machine:
+    return Machine(tmp_path, gpus=0)
+
+
+def config(name: str) -> list[str]:
+    return ["--config", str(ROOT / f"configs/training/{name}.yaml")]
+
+
+def sharding(name: str) -> list[str]:
+    return ["--deepspeed", str(ROOT / f"configs/deepspeed/{name}.json")]
+
+
+def torchrun(*words: str) -> list[str]:
+    return ["-m", "torch.distributed.run", *words, PROGRAM]
+
+
+ALONE = ["--nproc_per_node", "8", "--nnodes", "1", "--standalone"]
+
+
+class TestWhatStarts:
+    @pytest.mark.parametrize(
+        ("script", "expected"),
+        [
+            ("finetune_ds.sh", [*torchrun(*ALONE), *THREE_FLAGS, *config("full-llm"), *sharding("zero2")]),
+            ("finetune_ds_3090.sh", [*torchrun(*ALONE), *THREE_FLAGS, *config("lora-llm"), *sharding("zero3")]),
+            ("finetune_qlora_24gb.sh", [PROGRAM, *THREE_FLAGS, *config("qlora-llm")]),
+            ("finetune_cpu.sh", [PROGRAM, *THREE_FLAGS, *config("small")]),
+            ("launch.sh", [*torchrun(*ALONE), *THREE_FLAGS]),
+        ],
+    )
+    def test_each_launcher_starts_its_recipe(self, machine, script, expected):
+        assert machine.started(script, "--seed", "3", **THREE) == [*expected, "--seed", "3"]
+
+    @pytest.mark.parametrize("script", ["finetune_ds.sh", "finetune_qlora_24gb.sh", "finetune_cpu.sh"])
+    def test_flags_serve_as_well_as_the_environment(self, machine, script):
+        words = machine.started(script, *THREE_FLAGS)
+        assert words[-6:] == THREE_FLAGS
+
+    def test_a_flag_wins_over_the_environment(self, machine):
+        given = ["--nproc_per_node", "2", "--data_path", "mine.json"]
+        words = machine.started("finetune_ds.sh", *given, **THREE, GPUS="4")
+        # Of a flag that is given twice, the program takes the last.
+        assert words[-2:] == ["--data_path", "mine.json"]
+        assert words[2:4] == ["--nproc_per_node", "2"]
+
+    def test_words_with_spaces_stay_whole(self, machine):
+        words = machine.started("finetune_ds.sh", "--run_name", "two words", **{**THREE, "OUTPUT": "my folder"})
+        assert "my folder" in words
+        assert words[-1] == "two words"
+
+    def test_a_config_may_name_model_data_and_output(self, machine):
+        (machine.folder / "mine.yaml").write_text("model_name_or_path: m\ndata_path: d.json\noutput_dir: o")
+        assert machine.started("finetune_ds.sh", "--config", "mine.yaml")[-2:] == ["--config", "mine.yaml"]
+        assert machine.started("finetune_ds.sh", "--config=mine.yaml")[-1] == "--config=mine.yaml"
+
+    def test_another_sharding_can_be_asked_for(self, machine):
+        words = machine.started("finetune_ds.sh", "--deepspeed", "configs/deepspeed/zero3_offload.json", **THREE)
+        assert words[-2:] == ["--deepspeed", "configs/deepspeed/zero3_offload.json"]
+
+    def test_the_given_interpreter_is_taken(self, machine):
+        other = machine.folder / "other"
+        machine.python.rename(other)
+        assert machine.started("finetune_ds.sh", **THREE, PYTHON=str(other))
+
+    def test_visible_gpus_are_counted(self, machine):
+        words = machine.started("finetune_ds.sh", **THREE, CUDA_VISIBLE_DEVICES="2,5,6")
+        assert words[2:4] == ["--nproc_per_node", "3"]
+        assert machine.environment == ["2", "5", "6", "5", ""]
+
+    def test_each_process_gets_its_share_of_the_cores(self, machine):
+        machine.started("finetune_ds.sh", **THREE)
+        assert machine.environment[1] == "2"
+        machine.started("finetune_ds.sh", **THREE, OMP_NUM_THREADS="5")
+        assert machine.environment[1] == "5"
+
+    @pytest.mark.parametrize(("given", "seen"), [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "3"}, "3")])
+    def test_the_single_card_run_sees_one_card(self, machine, given, seen):
+        machine.started("finetune_qlora_24gb.sh", **THREE, **given)
+        assert machine.environment[0] == seen
+
+    def test_the_cpu_launcher_takes_what_the_quickstart_made(self, bare):
+        made = ROOT / "outputs/quickstart/base"
+        words = bare.started("finetune_cpu.sh", "--model_name_or_path", "m")
+        assert words[1:3] == ["--model_name_or_path", str(made)]
+        assert words[-2:] == ["--model_name_or_path", "m"]
+
+
+class TestSeveralNodes:
+    def test_torchruns_usual_variables_say_the_place(self, machine):
+        nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "first"}
+        words = machine.started("finetune_ds.sh", **THREE, **nodes)
+        place = ["--node_rank", "1", "--master_addr", "first", "--master_port", "29500"]
+        assert words[: words.index(PROGRAM)] == torchrun("--nproc_per_node", "8", "--nnodes", "2", *place)[:-1]
+        assert machine.started("finetune_ds.sh", **THREE, **nodes, MASTER_PORT="1234")[11] == "1234"
+
+    def test_they_may_be_flags(self, machine):
+        words = ["--nnodes=2", "--node_rank", "0", "--master_addr", "first", "--master_port", "77", "--seed", "1"]
+        started = machine.started("finetune_ds.sh", *words, **THREE)
+        assert started[4:12] == ["--nnodes", "2", "--node_rank", "0", "--master_addr", "first", "--master_port", "77"]
+        assert "--nnodes=2" not in started
+        assert started[-2:] == ["--seed", "1"]
+
+    def test_a_port_of_ones_own_on_one_node(self, machine):
+        words = machine.started("finetune_ds.sh", **THREE, MASTER_PORT="77")
+        assert words[4:12] == ["--nnodes", "1", "--node_rank", "0", "--master_addr", "127.0.0.1", "--master_port", "77"]
+
+    def test_a_schedulers_own_processes_need_no_torchrun(self, machine):
+        scheduler = {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "first", "MASTER_PORT": "77"}
+        words = machine.started("finetune_ds.sh", **THREE, **scheduler)
+        assert words == [PROGRAM, *THREE_FLAGS, *config("full-llm"), *sharding("zero2")]
+        assert machine.environment[-1] == "first"
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"NNODES": "2", "NODE_RANK": "0"}, "NNODES=2 needs the address of node 0: set MASTER_ADDR"),
+            ({"NNODES": "2", "MASTER_ADDR": "a"}, "NNODES=2 needs this node's number: set NODE_RANK from 0 to 1"),
+            ({"NNODES": "2", "MASTER_ADDR": "a", "NODE_RANK": "2"}, "NODE_RANK=2 does not work with NNODES=2"),
+            ({"NNODES": "two"}, "NNODES=two is not a whole number"),
+            ({"NNODES": "0"}, "NNODES=0 does not work: give 1 or more"),
+            ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "but not MASTER_ADDR and MASTER_PORT"),
+        ],
+    )
+    def test_a_half_told_place_is_one_sentence(self, machine, given, message):
+        assert message in machine.refusal("finetune_ds.sh", **THREE, **given)
+
+
+class TestWhatIsMissing:
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("MODEL", "the checkpoint to start from is missing: set MODEL, or give --model_name_or_path"),
+            ("DATA", "the file of training records is missing: set DATA, or give --data_path"),
+            ("OUTPUT", "the folder for the result is missing: set OUTPUT, or give --output_dir"),
+        ],
+    )
+    @pytest.mark.parametrize("script", ["finetune_ds.sh", "finetune_ds_3090.sh", "finetune_qlora_24gb.sh"])
+    def test_model_data_and_output_are_asked_for_before_anything_starts(self, machine, script, name, message):
+        assert message in machine.refusal(script, **{key: value for key, value in THREE.items() if key != name})
+
+    @pytest.mark.parametrize(
+        ("script", "instead"),
+        [("finetune_ds.sh", "GPUS"), ("launch.sh", "GPUS"), ("finetune_qlora_24gb.sh", "CUDA_VISIBLE_DEVICES")],
+    )
+    def test_no_gpu(self, bare, script, instead):
+        assert f"this node shows no GPU; set {instead}" in bare.refusal(script, **THREE)
+
+    def test_gpus_that_the_tools_do_not_see_may_be_told(self, bare):
+        assert bare.started("finetune_ds.sh", **THREE, GPUS="2")[2:4] == ["--nproc_per_node", "2"]
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"GPUS": "9"}, "GPUS=9, but 8 are visible on this node"),
+            ({"GPUS": "3", "CUDA_VISIBLE_DEVICES": "0,1"}, "GPUS=3, but 2 are visible on this node"),
+            ({"GPUS": "all"}, "GPUS=all is not a whole number"),
+            ({"PYTHON": "nowhere/python"}, "PYTHON=nowhere/python is no program"),
+        ],
+    )
+    def test_a_wrong_setting_is_one_sentence(self, machine, given, message):
+        assert message in machine.refusal("finetune_ds.sh", **THREE, **given)
+
+    def test_a_flag_without_its_value(self, machine):
+        assert "--nproc_per_node has no value" in machine.refusal("finetune_ds.sh", "--nproc_per_node", **THREE)
+
+    def test_several_cards_for_the_single_card_run(self, machine):
+        message = machine.refusal("finetune_qlora_24gb.sh", **THREE, CUDA_VISIBLE_DEVICES="0,1")
+        assert "CUDA_VISIBLE_DEVICES=0,1 names several GPUs" in message
+
+    def test_no_quickstart_before_the_cpu_run(self, bare):
+        copy = bare.folder / "copy/scripts"
+        shutil.copytree(ROOT / "scripts", copy)
+        done = subprocess.run(["bash", str(copy / "finetune_cpu.sh")], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "outputs/quickstart/base is not there: make it with scripts/quickstart.sh" in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
+def test_every_script_is_whole_shell(path):
+    assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
