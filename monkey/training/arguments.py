@@ -30,6 +30,7 @@ from monkey.training.checks import (
     check_launcher,
     check_loggers,
     check_ranges,
+    check_taken,
     without_reentrant_checkpointing,
 )
 from monkey.training.dataset import SHARING
@@ -262,8 +263,7 @@ class TrainingArguments(transformers.TrainingArguments):
                 "--load_best_model_at_end and --save_strategy best are not taken: with --eval_tasks the best "
                 "checkpoint is always kept, in OUTPUT/best"
             )
-        if self.auto_find_batch_size:
-            raise ValueError("--auto_find_batch_size is not taken: scripts/plan_memory.py says what fits")
+        check_taken(self)
         # Every process takes part in every parameter, a blank picture in hand where its batch has none.
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False
@@ -385,6 +385,8 @@ def parse_flags(words: list[str]) -> Flags:
             f"--eval_strategy {training.eval_strategy.value} needs something held out: --eval_data_path FILE or "
             "--eval_tasks NAMES"
         )
+    if data.packing and training.dataloader_drop_last:
+        raise ValueError("--dataloader_drop_last is not for packed rows: the last ones are dealt evenly; leave it out")
     if data.packing and training.per_device_train_batch_size != 1:
         raise ValueError(
             f"--packing fills one row a step, but --per_device_train_batch_size is "

@@ -52,6 +52,28 @@ _JSON_FLAGS = {
 }
 
 
+# Flag of the library -> (the values that change nothing, what to do instead). Others would be ignored in silence, since
+# batches, loss and checkpoints are made here.
+_NOT_TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
+    "auto_find_batch_size": ((False,), "scripts/plan_memory.py says what fits"),
+    "average_tokens_across_devices": ((True,), "the loss is always a mean over the tokens of all processes"),
+    "batch_eval_metrics": ((False,), "scores come from --eval_tasks"),
+    "fsdp": (("", None, False, []), "shard with DeepSpeed, for instance --deepspeed configs/deepspeed/zero3.json"),
+    "label_smoothing_factor": ((0, 0.0), "the loss is the plain cross-entropy of the supervised tokens"),
+    "length_column_name": ((None, "length"), "--packing True makes rows of samples of any length"),
+    "push_to_hub": ((False,), "upload the finished folder with `hf upload`"),
+    "train_sampling_strategy": ((None, "random"), "--packing True makes rows of samples of any length"),
+}
+
+
+def check_taken(training: TrainingArguments) -> None:
+    """ValueError for a flag of the library that would have no effect here."""
+    for name, (harmless, instead) in _NOT_TAKEN.items():
+        value = getattr(training, name, harmless[0])
+        if value not in harmless:
+            raise ValueError(f"--{name} {value} is not taken: {instead}")
+
+
 def check_ranges(training: TrainingArguments) -> None:
     """ValueError for a number with which the run could not train."""
     for name, (works, advice) in _RANGES.items():
