@@ -151,12 +151,23 @@ class MonkeyTrainer(Trainer):
         return result
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        self._fill_missing_gradients()
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # It is that of all processes' gradients together, so all of them stop here.
         if norm is not None and not math.isfinite(norm):
             self._stop(f"the gradient norm is {float(norm):g}")
         self._window.clear()
         return norm
+
+    def _fill_missing_gradients(self) -> None:
+        """A step without any picture gives the vision side gradients of zero, not none, which would leave it out.
+
+        Momentum and decay go on then as in several processes, where a blank picture gives the same zeros.
+        """
+        if not self.is_deepspeed_enabled:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def _sources(self) -> list[str]:
         """Records of the step that is being made, of all processes."""

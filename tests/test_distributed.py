@@ -1,0 +1,315 @@
+"""Two processes on the CPU (gloo) learn what one does: DDP, ZeRO-2, ZeRO-3, and ZeRO-3 with everything on the host.
+
+One launch of an engine makes all its runs (`tests/distributed_run.py`), and each test looks at what they left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from monkey.data.records import open_records
+from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.processing import MonkeyProcessor
+from monkey.training.arguments import parse_flags
+from monkey.training.finetune import finetune
+from monkey.training.samples import batch_plan
+from tests.training_start import dataset_of, losses, train, with_records, words_of
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT = 300
+"""Seconds after which a launch counts as hanging and is killed with all its processes."""
+
+ZERO_3 = {
+    "stage": 3,
+    "stage3_gather_16bit_weights_on_model_save": True,
+    # Else tensors as small as these would not be sharded.
+    "stage3_param_persistence_threshold": 0,
+}
+ON_HOST = {"offload_param": {"device": "cpu"}, "offload_optimizer": {"device": "cpu"}}
+ZERO = {"zero2": {"stage": 2}, "zero3": ZERO_3, "zero3-offload": {**ZERO_3, **ON_HOST}}
+"""Engine -> its `zero_optimization`; DDP has none."""
+
+EXACT = ["--vision_adapter_dropout", "0", "--lora_dropout", "0"]
+"""Dropout draws in each process apart."""
+ROUNDED = {"rel": 2e-6}
+"""Losses differ by the order of a sum over two processes: a few units of fp32's last place (6e-8), for a few steps."""
+
+# Adam divides by the root of a gradient's square, so where the gradient is nothing but rounding (a key's bias moves no
+# softmax) its step would have the rounding's sign; a larger epsilon makes such steps small.
+CALM = ["--adam_epsilon", "1e-3"]
+
+# Each part has a rate and a decay of its own, which a sharded optimiser must keep too.
+PARTS = ["--vision_adapter_learning_rate", "2e-3", "--weight_decay", "0.1", "--resampler_weight_decay", "0.5"]
+PADDED = [*EXACT, *CALM, *PARTS, "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "3"]
+PACKED = [
+    *PADDED, "--recipe", "lora-llm", "--gradient_checkpointing", "True",
+    "--packing", "True", "--pack_tokens", "140", "--model_max_length", "140",
+]  # fmt: skip
+LONELY = [*EXACT, *CALM, "--weight_decay", "0.1", "--num_train_epochs", "2", "--max_steps", "-1"]
+
+
+def batches(processes: int, size: int, accumulation: int) -> list[str]:
+    """Flags with which all processes together see as many samples a step as one."""
+    return [
+        *("--per_device_train_batch_size", str(size // processes)),
+        *("--gradient_accumulation_steps", str(accumulation)),
+    ]
+
+
+def rows(processes: int) -> list[str]:
+    return ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", str(4 // processes)]
+
+
+@pytest.fixture(scope="module")
+def starts(start, tmp_path_factory) -> SimpleNamespace:
+    """Records as they are; mostly without picture; and a checkpoint that cannot read one of the records."""
+    few = with_records(start, tmp_path_factory.mktemp("few"), *start.records[:3], *start.records[10:], *_texts(4))
+    held_out = with_records(start, tmp_path_factory.mktemp("held-out"), start.records[4])
+    return SimpleNamespace(whole=start, few=few, held_out=held_out, broken=_broken(start, tmp_path_factory))
+
+
+def _texts(count: int) -> list[dict]:
+    return [
+        {
+            "conversations": [
+                {"from": "user", "value": f"Count to {number}. Answer: "},
+                {"from": "assistant", "value": str(number)},
+            ]
+        }
+        for number in range(count)
+    ]
+
+
+def _broken(start, tmp_path_factory) -> SimpleNamespace:
+    """One token that only the last record holds has an embedding of NaN."""
+    samples = [dataset_of(start)[index]["input_ids"] for index in range(12)]
+    only = next(token for token in samples[11] if all(token not in sample for sample in samples[:11]))
+    model = MonkeyForConditionalGeneration.from_pretrained(start.base)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[only] = torch.nan
+    folder = tmp_path_factory.mktemp("broken")
+    model.save_pretrained(folder)
+    MonkeyProcessor.from_pretrained(start.base).save_pretrained(folder)
+    # A seed with which the record comes after the first step and not in the last.
+    place = {seed: list(open_records(start.data).epoch(0, seed)).index(11) for seed in range(50)}
+    seed = next(seed for seed, position in place.items() if 4 <= position < 8)
+    return SimpleNamespace(base=folder, data=start.data, seed=seed)
+
+
+def runs(starts, output: Path, processes: int) -> dict[str, list[str]]:
+    """Name of each run -> its words, for one process or several."""
+    held_out = ["--eval_data_path", str(starts.held_out.data)]
+    padded = [*PADDED, *batches(processes, 4, 2)]
+    packed = [*PACKED, *rows(processes)]
+    broken = ["--seed", str(starts.broken.seed), "--max_steps", "6", *batches(processes, 2, 1)]
+    words = {
+        "padded": words_of(starts.whole, output / "padded", *padded, *held_out),
+        "packed": words_of(starts.whole, output / "packed", *packed),
+        "lonely": words_of(starts.few, output / "lonely", *LONELY, *batches(processes, 2, 2)),
+    }
+    if processes > 1:
+        for name, flags in (("padded", padded), ("packed", packed)):
+            saved = ["--resume_from_checkpoint", str(output / name / "checkpoint-3")]
+            words[f"{name} resumed"] = words_of(starts.whole, output / f"{name} resumed", *flags, *saved)
+        words["broken"] = words_of(starts.broken, output / "broken", *broken)
+    return words
+
+
+@pytest.fixture(scope="module")
+def alone(starts, tmp_path_factory) -> Path:
+    """The folder of what one process made."""
+    output = tmp_path_factory.mktemp("alone")
+    for words in runs(starts, output, 1).values():
+        finetune(parse_flags([*words, "--report_to", "none"]))
+    return output
+
+
+def sharded(words: dict[str, list[str]], engine: str, folder: Path) -> dict[str, list[str]]:
+    """The runs with an engine of `ZERO`."""
+    config = {
+        "zero_optimization": ZERO[engine],
+        "zero_force_ds_cpu_optimizer": False,
+        **dict.fromkeys(("train_batch_size", "train_micro_batch_size_per_gpu"), "auto"),
+        **dict.fromkeys(("gradient_accumulation_steps", "gradient_clipping"), "auto"),
+    }
+    (folder / "deepspeed.json").write_text(json.dumps(config))
+    return {name: [*run, "--deepspeed", str(folder / "deepspeed.json")] for name, run in words.items()}
+
+
+def launch(words: dict[str, list[str]], folder: Path) -> SimpleNamespace:
+    """Two processes make the runs; `ended` has each run's last sentence of each process."""
+    jobs, said = folder / "jobs.json", folder / "said.txt"
+    jobs.write_text(json.dumps([[*run, "--report_to", "none"] for run in words.values()]))
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    code, text = finished(subprocess.Popen([*start, "-m", "tests.distributed_run", str(jobs)], **_settings(said)), said)
+    assert code == 0, text[-6000:]
+    ended = [json.loads(jobs.with_suffix(f".{rank}.json").read_text()) for rank in (0, 1)]
+    return SimpleNamespace(folder=folder, ended=dict(zip(words, zip(*ended, strict=True), strict=True)))
+
+
+def _settings(output: Path) -> dict:
+    """For Popen: a session of its own, so that all processes can be ended, and one file for what they say."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    environment = {**inherited, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    stream = output.open("w")
+    return {
+        "cwd": ROOT, "env": environment, "start_new_session": True, "stdout": stream, "stderr": subprocess.STDOUT,
+    }  # fmt: skip
+
+
+def finished(process: subprocess.Popen, output: Path) -> tuple[int, str]:
+    """Exit status and what was said; a launch that hangs is killed, with all that it started."""
+    try:
+        return process.wait(TIMEOUT), output.read_text()
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"two processes hang: {output.read_text()[-6000:]}")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(
+    scope="module",
+    params=["ddp", pytest.param("zero2", marks=pytest.mark.slow), pytest.param("zero3", marks=pytest.mark.slow)],
+)
+def together(request, starts, tmp_path_factory) -> SimpleNamespace:
+    """What two processes made of all runs, by engine."""
+    if request.param in ZERO:
+        pytest.importorskip("deepspeed")
+    folder = tmp_path_factory.mktemp(request.param)
+    words = runs(starts, folder, 2)
+    return launch(sharded(words, request.param, folder) if request.param in ZERO else words, folder)
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return MonkeyForConditionalGeneration.from_pretrained(folder).state_dict()
+
+
+def log(folder: Path, name: str) -> list[float]:
+    entries = json.loads((folder / "training_log.json").read_text())
+    return [entry[name] for entry in entries if name in entry]
+
+
+@pytest.mark.parametrize("name", ["padded", "packed", "lonely"])
+class TestTwoProcessesAreOne:
+    def test_losses_and_gradient_norms_are_those_of_one_process(self, alone, together, name):
+        assert together.ended[name] == (None, None)
+        assert len(losses(alone / name)) >= 4
+        assert losses(together.folder / name) == pytest.approx(losses(alone / name), **ROUNDED)
+        # A norm sums the squares of all gradients, in an order that sharding changes.
+        assert log(together.folder / name, "grad_norm") == pytest.approx(log(alone / name, "grad_norm"), rel=1e-5)
+
+    def test_the_checkpoint_is_an_ordinary_one_with_the_same_weights(self, alone, together, name):
+        one, two = state(alone / name), state(together.folder / name)
+        assert one.keys() == two.keys()
+        for tensor in one:
+            # Four steps of rate 1e-3 over gradients that differ by rounding.
+            torch.testing.assert_close(two[tensor], one[tensor], atol=2e-6, rtol=0, msg=tensor)
+
+
+@pytest.mark.parametrize("name", ["padded", "packed"])
+def test_a_resumed_run_ends_as_the_straight_one(together, name):
+    assert together.ended[f"{name} resumed"] == (None, None)
+    straight, resumed = together.folder / name, together.folder / f"{name} resumed"
+    assert losses(resumed) == losses(straight)
+    before, after = state(straight), state(resumed)
+    assert all(torch.equal(before[tensor], after[tensor]) for tensor in before)
+
+
+def test_the_held_out_loss_is_that_of_one_process_though_the_other_has_no_record(alone, together):
+    assert log(together.folder / "padded", "eval_loss") == pytest.approx(log(alone / "padded", "eval_loss"), **ROUNDED)
+
+
+def test_the_lonely_run_has_what_it_is_for(starts):
+    """Lest another draw of the order make it a run like the others."""
+    flags = parse_flags(words_of(starts.few, Path("out"), *LONELY, *batches(1, 2, 2)))
+    records = open_records(starts.few.data)
+    plan = batch_plan(flags, SimpleNamespace(records=records))
+    passes = [[[bool(records[index].images) for index in batch] for batch in plan.epoch(number)] for number in (0, 1)]
+    together = [batch for batches in passes for batch in batches]
+    assert any(batch[0] != batch[-1] for batch in together), "a picture on one process only"
+    assert any(len(batch) == 1 for batch in together), "a record on one process only"
+    steps = [batches[first : first + 2] for batches in passes for first in range(0, len(batches), 2)]
+    assert any(not any(any(batch) for batch in step) for step in steps[1:]), "a whole step without a picture"
+
+
+def test_a_nan_on_one_process_stops_both_with_one_message_and_the_state_before_it(together):
+    first, second = together.ended["broken"]
+    assert first == second
+    assert "the loss is nan" in first
+    assert "train.json[11]" in first
+    assert first.count("train.json[") == 2
+    saved = sorted((together.folder / "broken").glob("checkpoint-*"))
+    assert len(saved) == 1
+    assert str(saved[0]) in first
+    assert MonkeyForConditionalGeneration.from_pretrained(saved[0]).config.grid == (2, 2)
+
+
+SHIPPED = (("full-llm", "zero2"), ("full-llm", "zero3_offload"), ("lora-llm", "zero3"))
+"""Recipes with the sharding that their launchers, or a comment in them, start them with."""
+
+
+@pytest.fixture(scope="module")
+def shipped(starts, tmp_path_factory) -> SimpleNamespace:
+    """One step of each shipped pair, then another from its checkpoint; and the padded run with all on the host."""
+    pytest.importorskip("deepspeed")
+    folder = tmp_path_factory.mktemp("shipped")
+    padded = {name: run for name, run in runs(starts, folder, 2).items() if name.startswith("padded")}
+    words = sharded(padded, "zero3-offload", folder)
+    for recipe, name in SHIPPED:
+        given = ["--config", str(ROOT / f"configs/training/{recipe}.yaml"), *EXACT, *batches(1, 1, 1)]
+        given += ["--deepspeed", str(ROOT / f"configs/deepspeed/{name}.json"), "--dataloader_num_workers", "0"]
+        given += ["--save_strategy", "steps", "--save_steps", "1"]
+        for steps, more in (("1", []), ("2", ["--resume_from_checkpoint", "True"])):
+            words[f"{name} {steps}"] = words_of(starts.whole, folder / name, *given, "--max_steps", steps, *more)
+    return launch(words, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "name"), SHIPPED)
+def test_a_shipped_config_trains_and_resumes_with_its_shipped_sharding(starts, shipped, tmp_path, recipe, name):
+    assert shipped.ended[f"{name} 1"] == shipped.ended[f"{name} 2"] == (None, None)
+    flags = ["--config", str(ROOT / f"configs/training/{recipe}.yaml"), *EXACT, *batches(1, 1, 2), "--bf16", "False"]
+    alone = train(starts.whole, tmp_path / "alone", *flags, "--max_steps", "1", "--report_to", "none")
+    assert len(losses(shipped.folder / name)) == 2
+    # bf16 keeps 8 bits of each number.
+    assert losses(shipped.folder / name)[0] == pytest.approx(losses(alone)[0], rel=1e-2)
+    assert MonkeyForConditionalGeneration.from_pretrained(shipped.folder / name).config.grid == (2, 2)
+
+
+@pytest.mark.slow
+def test_weights_and_optimiser_on_the_host_change_nothing(alone, shipped):
+    for name in ("padded", "padded resumed"):
+        assert shipped.ended[name] == (None, None)
+        assert losses(shipped.folder / name) == pytest.approx(losses(alone / "padded"), **ROUNDED)
+
+
+@pytest.mark.slow
+def test_a_schedulers_signal_to_the_launcher_leaves_a_checkpoint_that_continues(start, tmp_path):
+    output, said = tmp_path / "out", tmp_path / "said.txt"
+    words = words_of(start, output, "--max_steps", "1000000", "--report_to", "none")
+    settings = _settings(said)
+    settings["env"] |= {"PYTHON": sys.executable, "GPUS": "2"}
+    process = subprocess.Popen(["bash", str(ROOT / "scripts/launch.sh"), *words], **settings)
+    deadline = time.monotonic() + TIMEOUT
+    while "'loss'" not in said.read_text() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    code, text = finished(process, said)
+    assert code != 0
+    (saved,) = output.glob("checkpoint-*")
+    assert f"stopped by SIGTERM after step {saved.name.removeprefix('checkpoint-')}" in text, text[-4000:]
+    steps = int(saved.name.removeprefix("checkpoint-"))
+    folder = train(start, output, "--resume_from_checkpoint", "True", "--max_steps", str(steps + 1))
+    assert len(losses(folder)) == steps + 1
