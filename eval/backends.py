@@ -6,26 +6,40 @@ accounting, journal and ceilings can be tried and tested in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from eval.metrics import best_answer
 from eval.prompting import PromptForm
 from eval.tasks import Task
 from monkey.data.records import Question
+from monkey.prompts import IMAGE_PLACE
 
 STOPPED_AT_END = "end"
 STOPPED_AT_LENGTH = "length"
 
 
 @dataclass(frozen=True)
+class Shot:
+    """An example that is shown before a question: its picture, and its prompt with the answer written after it.
+
+    `text` begins with the picture's place.
+    """
+
+    image: Path
+    text: str
+
+
+@dataclass(frozen=True)
 class Request:
-    """One question to be answered: a row of a task with the form of its prompt."""
+    """One question to be answered: a row of a task with the form of its prompt, and examples to show before it."""
 
     task: Task
     question: Question
     form: PromptForm
+    shots: tuple[Shot, ...] = ()
 
     @property
     def row(self) -> int:
@@ -33,8 +47,22 @@ class Request:
 
     @property
     def prompt(self) -> str:
-        """The exact prompt, with the image's place as `<img></img>`."""
-        return self.form.ask(self.question.question)
+        """The exact prompt, with each picture's place as `<img></img>`."""
+        return "".join(shot.text for shot in self.shots) + self.form.ask(self.question.question)
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The pictures in the order of their places; the question's own is the last."""
+        return (*(shot.image for shot in self.shots), self.question.image)
+
+    @property
+    def parts(self) -> list[Path | str]:
+        """The prompt as pictures and texts in their order. The texts are inert: no character in them is a control."""
+        texts = (*(shot.text for shot in self.shots), self.form.ask(self.question.question))
+        parts: list[Path | str] = []
+        for image, text in zip(self.images, texts, strict=True):
+            parts += [image, text.removeprefix(IMAGE_PLACE)]
+        return parts
 
 
 @dataclass(frozen=True)
@@ -64,6 +92,12 @@ class Backend(Protocol):
 
     `settings` is everything but prompt and model that an answer depends on; it is recorded and is part of an answer's
     key. `fingerprint` stands for the model's bytes. `device` is recorded only; None without a model.
+
+    A backend may have `work`, figures that only grow (`vision_seconds`, `prefill_tokens`, …): a run records by how
+    much they grew, and those named `peak_…` as they are. One that reads answers from a file may have
+    `foreign_answers(questions)`: the ids there that no question of a set has.
+
+    `torch.OutOfMemoryError` from `generate_answers` makes a run go on with smaller batches.
     """
 
     name: str
@@ -78,6 +112,11 @@ class Backend(Protocol):
     def generate_answers(self, batch: Any) -> list[Answer | Failure]:
         """An answer or a failure for every request of a batch."""
         ...
+
+
+def growth(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """By how much each figure of a backend's `work` grew; a peak stays as it is."""
+    return {name: value if name.startswith("peak_") else value - before.get(name, 0) for name, value in after.items()}
 
 
 def in_batches(requests: Sequence[Request], batch_size: int) -> Iterator[Sequence[Request]]:

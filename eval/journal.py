@@ -2,14 +2,17 @@
 
 A line is worth something only under its key: task, row, question id, image bytes, exact prompt, generation settings
 and model. When any of these changes the key does, and the answer is asked for again. Lines are never changed; a
-line torn by a crash is cut off before the next is written.
+line torn by a crash is cut off before the next is written. Each process of a run has a file of its own for a task; who
+wrote a line says nothing about it, so that a run goes on with any number of processes.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,14 @@ try:
 except ImportError:  # Windows has no advisory locks of this kind; two runs in one folder are then not noticed.
     fcntl = None
 
+JOURNALS = "journal*.jsonl"
+"""The journals of a task, of whichever processes."""
+
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+ORPHANS_LIVE = 15.0
+"""Seconds that the loading processes of a killed run may outlive it, with its files open: they look every five."""
+
 
 def answer_key(**parts: Any) -> str:
     """SHA-256 over everything an answer depends on."""
@@ -26,28 +37,42 @@ def answer_key(**parts: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def journal_name(rank: int) -> str:
+    """Name of the journal that the process of this rank writes."""
+    return f"journal-{rank}.jsonl" if rank else "journal.jsonl"
+
+
+def journals_of(folder: Path) -> list[Path]:
+    """The journals in a task's folder, in the order of their processes."""
+    return sorted(folder.glob(JOURNALS), key=lambda path: (len(path.name), path.name))
+
+
 class Journal:
-    """An append-only file of answers, held by one run at a time.
+    """An append-only file of answers, held by one process at a time.
+
+    Args:
+        patience: seconds to wait for another holder to end.
 
     Raises ValueError when another run holds it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, patience: float = 0.0):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("a+b")
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                self._stream.close()
-                raise ValueError(f"{path.parent} is being written by another run; give another --save_name") from error
+        # Without a buffer, what a full disk refused is not written by a later close.
+        self._stream = path.open("a+b", buffering=0)
+        if not locked(self._stream, patience):
+            self._stream.close()
+            raise ValueError(f"{path.parent} is being written by another run; give another --save_name")
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        self.close()
+
+    def close(self) -> None:
+        unlock(self._stream)
 
     def clear(self) -> None:
         """Forget every answer."""
@@ -59,28 +84,75 @@ class Journal:
 
         Raises ValueError naming file and line.
         """
-        wanted = set(keys)
         self._stream.seek(0)
-        content = self._stream.read()
+        content = self._stream.readall()
         whole = content.rfind(b"\n") + 1
         if whole != len(content):
             self._stream.truncate(whole)
-        entries = []
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                key = entry["key"]
-            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{self.path}:{number} is damaged ({error}); --fresh starts again without it"
-                ) from error
-            if key in wanted:
-                entries.append(entry)
-        return entries
+        return _entries(content[:whole], self.path, frozenset(keys))
 
     def append(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Write lines so that they outlast a crash from here on."""
-        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-        self._stream.write(lines.encode("utf-8"))
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        """Write lines so that they outlast a crash from here on.
+
+        Raises OSError naming the file when they cannot be written, on a full disk for one.
+        """
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode("utf-8")
+        written = 0
+        try:
+            while written < len(lines):
+                written += self._stream.write(lines[written:])
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise OSError(
+                f"{self.path} cannot be written ({error.strerror}); make room and give the same command again, "
+                "those written are kept"
+            ) from error
+
+
+def read_entries(path: Path, keys: Iterable[str]) -> list[Mapping[str, Any]]:
+    """The lines of another process's journal under these keys; a line it is just writing is left out."""
+    content = path.read_bytes()
+    return _entries(content[: content.rfind(b"\n") + 1], path, frozenset(keys))
+
+
+def _entries(lines: bytes, path: Path, wanted: frozenset[str]) -> list[Mapping[str, Any]]:
+    entries = []
+    for number, line in enumerate(lines.splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            key = entry["key"]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}:{number} is damaged ({error}); --fresh starts again without it") from error
+        if key in wanted:
+            entries.append(entry)
+    return entries
+
+
+def locked(stream: Any, patience: float = 0.0) -> bool:
+    """Whether the file could be locked for this process, waiting `patience` seconds for it.
+
+    Where the file system has no locks, as some of clusters have not, every file counts as free.
+    """
+    if fcntl is None:
+        return True
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.1)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return True
+            raise
+        else:
+            return True
+
+
+def unlock(stream: Any) -> None:
+    """Close a locked file. Processes forked meanwhile have it open too, and would keep a lock that is only closed."""
+    if fcntl is not None and not stream.closed:
+        fcntl.flock(stream, fcntl.LOCK_UN)
+    stream.close()

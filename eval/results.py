@@ -1,48 +1,53 @@
-"""What a run leaves behind: predictions.jsonl and results.json a task, and one summary of the run.
+"""What a run leaves behind: predictions.jsonl and results.json a task, and the summary of the run.
 
 Every file is written whole or not at all. Scores in predictions are between 0 and 1; in results and tables they are
-percentages.
+percentages. Nothing in these files depends on when, on how many processes or in how many starts the answers were made;
+that is what timing.jsonl is for.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.metrics import METRICS, best_answer, score_all
+from eval.metrics import score_all
+from eval.run_folder import JOURNAL, PREDICTIONS, RESULTS, SUMMARY, json_text, lines_text, write_whole
 from eval.tasks import Task
 from monkey.data.records import Question
+
+__all__ = ["JOURNAL", "PREDICTIONS", "RESULTS", "SUMMARY", "TIMING", "write_json", "write_lines", "write_whole"]
+
+TIMING = "timing.jsonl"
 
 MOST_NAMED = 10
 """Rows that a message names before it only counts the rest."""
 
-PREDICTIONS, RESULTS, JOURNAL, SUMMARY = "predictions.jsonl", "results.json", "journal.jsonl", "summary.json"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file by `text`, so that a reader sees the old one or the new one and never a part."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
 
 def write_json(path: Path, content: Any) -> None:
-    write_whole(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    write_whole(path, json_text(content))
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(path, lines_text(rows))
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Say which folder could not be written, where the error does not, and that the answers are kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise OSError(
+            f"{folder}: results cannot be written ({error.strerror}); make room and give the same command again, the "
+            "answers are kept"
+        ) from error
 
 
 def prediction_line(task: Task, question: Question, prompt: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,84 +68,21 @@ def prediction_line(task: Task, question: Question, prompt: str, entry: Mapping[
     }
 
 
-def score_table(task: Task, questions: Sequence[Question], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every variant of the task's metric in percent, over the answered rows.
-
-    `ceiling` is what the best reference of each row scores when it is given as the answer: a variant whose ceiling is
-    under 100 cannot be reached on these data, or is broken for them. `value` is None when nothing was answered.
-    """
-    references = {question.row: question.answers for question in questions}
-    table = {}
-    for name, variant in METRICS[task.metric].variants.items():
-        scores = [line["scores"][name] for line in lines]
-        ceilings = [best_answer(task.metric, name, references[line["row"]])[1] for line in lines]
-        table[name] = {
-            "value": _percent(scores),
-            "n": len(scores),
-            "ceiling": _percent(ceilings),
-            "meaning": variant.meaning,
-        }
-    return table
-
-
 def published_scores(task: Task) -> dict[str, Any] | None:
     return None if task.published is None else asdict(task.published)
-
-
-def summary_row(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The line of a task in summary.json and in the printed table."""
-    headline = results["scores"][results["headline"]]
-    original = results["scores"].get("original")
-    return {
-        "task": results["task"],
-        "n": results["n"],
-        "n_expected": results["n_expected"],
-        "complete": results["complete"],
-        "metric": results["metric"],
-        "headline": results["headline"],
-        "value": headline["value"],
-        "ceiling": headline["ceiling"],
-        "original": None if original is None else original["value"],
-        "published": None if results["published"] is None else results["published"]["monkey"],
-    }
-
-
-def summary_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table a run ends with: one line a task, percentages with two decimals."""
-    heads = ("task", "n", "metric", "score", "ceiling", "original", "published")
-    body = [
-        (
-            row["task"],
-            str(row["n"]) if row["complete"] else f"{row['n']} of {row['n_expected']}",
-            row["metric"] if row["headline"] == "official" else f"{row['metric']} ({row['headline']})",
-            _shown(row["value"]),
-            _shown(row["ceiling"]),
-            _shown(row["original"]),
-            _shown(row["published"], decimals=1),
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[column]) for line in (heads, *body)) for column in range(len(heads))]
-    text_columns = {0, 2}
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            cell.ljust(width) if column in text_columns else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(heads), line(["-" * width for width in widths]), *map(line, body)])
 
 
 def incompleteness(results: Mapping[str, Any]) -> list[str]:
     """Sentences on the rows of a task that were not answered exactly once; none when all were."""
     task = results["task"]
-    sentences = [f"{task}: {failure['reason']}" for failure in results["failed"][:MOST_NAMED]]
+    failures = results["failed"]
+    sentences = [f"{task}: {failure['reason']}" for failure in failures[:MOST_NAMED]]
+    if len(failures) > MOST_NAMED:
+        sentences.append(f"{task}: {len(failures)} questions could not be asked, of which {MOST_NAMED} are named")
     for kind, what in (
         ("missing", "not answered"),
         ("duplicate", "answered more than once"),
-        ("foreign", "answered without being asked (row numbers)"),
+        ("foreign", "answered without being asked (row numbers or ids)"),
     ):
         rows = results[kind]
         if rows:
@@ -151,30 +93,40 @@ def incompleteness(results: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def remarks(results: Mapping[str, Any]) -> list[str]:
-    """Sentences for the reader of the scores: the row's note, another size of set, cut-off answers, a low ceiling."""
-    task, data, headline = results["task"], results["dataset"], results["scores"][results["headline"]]
-    sentences = [f"{task}: {results['note']}"] if results["note"] else []
-    if data["rows_in_published_set"] not in (None, data["rows_in_file"]):
-        sentences.append(
-            f"{task}: {data['file']} has {data['rows_in_file']} questions and the published set "
-            f"{data['rows_in_published_set']}, so the scores do not compare"
-        )
-    if results["settings"]["limit"] is not None and results["n_expected"] < data["rows_in_file"]:
-        sentences.append(f"{task}: only the first {results['n_expected']} of {data['rows_in_file']} questions asked")
-    if results["cut_off_at_max_new_tokens"]:
-        sentences.append(
-            f"{task}: {results['cut_off_at_max_new_tokens']} answers were cut off at "
-            f"{results['settings']['max_new_tokens']} tokens"
-        )
-    if headline["ceiling"] is not None and headline["ceiling"] < 100.0:
-        sentences.append(f"{task}: no answer can score more than {headline['ceiling']:.2f} on these references")
-    return sentences
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(content, ensure_ascii=False) + "\n")
 
 
-def _percent(scores: Sequence[float]) -> float | None:
-    return 100.0 * sum(scores) / len(scores) if scores else None
+def throughput(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What asking took: questions, different images, tokens; seconds of the process that was longest at it; rates.
+
+    Figures of the backends are summed over processes; those called `peak_…` are the largest.
+    """
+    seconds: Counter[int] = Counter()
+    totals = dict.fromkeys(("questions", "images", "tokens"), 0)
+    work: dict[str, float] = {}
+    for report in reports:
+        seconds[report["rank"]] += report["seconds"]
+        totals = {name: total + report[name] for name, total in totals.items()}
+        for name, value in report["work"].items():
+            work[name] = max(work.get(name, 0), value) if name.startswith("peak_") else work.get(name, 0) + value
+    longest = max(seconds.values(), default=0.0)
+    rates = {f"{name}_per_second": round(totals[name] / longest, 3) if longest else None for name in totals}
+    return {**totals, "seconds": round(longest, 3), **rates, "processes": len(seconds), "work": work}
 
 
-def _shown(value: float | None, decimals: int = 2) -> str:
-    return "-" if value is None else f"{value:.{decimals}f}"
+def shown_throughput(figures: Mapping[str, Any]) -> str:
+    """The figures in a sentence; shares of the stages, padding and memory where the backend gives them."""
+    if not figures["questions"]:
+        return "asked no question: the answers were there"
+    work = figures["work"]
+    parts = [f"{figures[f'{name}_per_second']:.1f} {name}/s" for name in ("questions", "images", "tokens")]
+    stages = {name.removesuffix("_seconds"): value for name, value in work.items() if name.endswith("_seconds")}
+    if total := sum(stages.values()):
+        parts += [f"{name} {value / total:.0%}" for name, value in stages.items()]
+    if work.get("prefill_tokens"):
+        parts.append(f"padding {work.get('padding_tokens', 0) / work['prefill_tokens']:.0%} of the prompts")
+    if "peak_bytes" in work:
+        parts.append(f"{work['peak_bytes'] / 2**30:.1f} GiB at most")
+    return f"asked {figures['questions']} questions in {figures['seconds']:.1f} s: {', '.join(parts)}"

@@ -1,0 +1,140 @@
+"""The flags of evaluate_vqa.py. Those of the published script keep their names, their meaning and their defaults."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from eval.few_shot import FewShot
+from eval.metrics import METRICS
+from eval.opening import BACKENDS
+from eval.prompting import AS_TRAINED
+from eval.score import OneLineParser
+from eval.tasks import DEFAULT_SELECTION
+from eval.work import RunSettings
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be negative")
+    return value
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds above 0")
+    return value
+
+
+def grid(text: str) -> tuple[int, int]:
+    try:
+        rows, columns = (positive(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROWS,COLUMNS, for example 2,3") from error
+    return rows, columns
+
+
+def arguments(documentation: str | None) -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    what = parser.add_argument_group("what")
+    what.add_argument("--checkpoint", help="folder of a checkpoint, or its hub name")
+    what.add_argument(
+        "--dataset",
+        default=DEFAULT_SELECTION,
+        help="tasks, groups, patterns, files of your own; commas between (%(default)s)",
+    )
+    what.add_argument("--metric", choices=METRICS, help="metric of a .jsonl file")
+    what.add_argument("--max-new-tokens", type=positive, help="limit of an answer, for a .jsonl file (100)")
+    what.add_argument("--data-root", type=Path, help="folder that the tasks' paths and their images start from (.)")
+    what.add_argument(
+        "--prompt",
+        default=AS_TRAINED,
+        help="as-trained, published, or a file with <img></img> and {question} (%(default)s)",
+    )
+    which = parser.add_argument_group("which questions of each task; all without one of these")
+    which.add_argument("--limit", type=positive, metavar="N", help="the first N")
+    which.add_argument("--sample", type=positive, metavar="N", help="N drawn with --seed, by whole images")
+    which.add_argument("--ids", type=Path, metavar="FILE", help="those whose ids stand in a file, one a line")
+    which.add_argument("--allow-missing", action="store_true", help="go on without images that are missing or broken")
+    shots = parser.add_argument_group("examples before a question")
+    shots.add_argument("--few-shot", type=not_negative, default=0, metavar="K", help="how many (%(default)s)")
+    shots.add_argument("--train", type=Path, metavar="FILE", help="file they come from, in the questions' format")
+    how = parser.add_argument_group("how")
+    how.add_argument("--batch-size", type=positive, default=4, help="questions a batch (%(default)s)")
+    how.add_argument("--num-workers", type=not_negative, default=2, help="processes that open images (%(default)s)")
+    how.add_argument(
+        "--seed",
+        type=int,
+        default=3407,
+        help="draws --sample and the examples; greedy answers do not depend on it (%(default)s)",
+    )
+    how.add_argument("--backend", choices=tuple(BACKENDS), default="hf", help="who answers (%(default)s)")
+    model = parser.add_argument_group("--backend hf")
+    model.add_argument("--device", help="cpu, cuda, cuda:N (a GPU where there is one)")
+    model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on a GPU, else float32)")
+    model.add_argument("--grid", type=grid, metavar="ROWS,COLUMNS", help="windows (those of the checkpoint)")
+    server = parser.add_argument_group("--backend openai")
+    server.add_argument("--base-url", metavar="URL", help="address of the server, for example http://localhost:8000/v1")
+    server.add_argument("--served-model", metavar="NAME", help="the model's name there (the only one that it lists)")
+    server.add_argument(
+        "--api-key-variable", metavar="VARIABLE", help="environment variable that holds the key (OPENAI_API_KEY)"
+    )
+    server.add_argument("--concurrency", type=positive, help="requests at a time (8)")
+    server.add_argument("--timeout", type=seconds, help="seconds until an answer must have come (300)")
+    replay = parser.add_argument_group("--backend replay")
+    replay.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="answers: JSON or JSONL, or a folder with <task>.json"
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument("--save_name", "--save-name", help="name of the run's folder")
+    where.add_argument("--output-dir", type=Path, default=Path("result"), help="folder of all runs (%(default)s)")
+    again = where.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="keep answers that still hold; this is the default")
+    again.add_argument("--fresh", action="store_true", help="ask everything again")
+    show = parser.add_argument_group("show and stop")
+    show.add_argument("--list", action="store_true", help="the tasks and groups")
+    show.add_argument("--show", metavar="TASK", help="everything on one task")
+    show.add_argument("--check-data", action="store_true", help="read all questions and images, and say what is wrong")
+    return parser
+
+
+def run_settings(options: argparse.Namespace, number_of_tasks: int) -> RunSettings:
+    """The settings of a run, or ValueError for flags that do not go together."""
+    for flag in ("train", "ids"):
+        if getattr(options, flag) is not None and number_of_tasks > 1:
+            raise ValueError(f"--{flag} goes with one task, and --dataset names {number_of_tasks}")
+    if bool(options.few_shot) != (options.train is not None):
+        raise ValueError("--few-shot K and --train FILE go together: how many examples, and where they come from")
+    return RunSettings(
+        folder=options.output_dir / checked_name(options.save_name),
+        data_root=options.data_root,
+        prompt=options.prompt,
+        batch_size=options.batch_size,
+        limit=options.limit,
+        sample=options.sample,
+        ids=options.ids,
+        few_shot=FewShot(options.few_shot, options.train, options.seed) if options.few_shot else None,
+        allow_missing=options.allow_missing,
+        fresh=options.fresh,
+        seed=options.seed,
+        checkpoint=options.checkpoint,
+    )
+
+
+def checked_name(name: str | None) -> str:
+    if not name:
+        raise ValueError("--save_name is needed: the run's files go to <output-dir>/<save_name>")
+    if Path(name).name != name or name == "..":
+        raise ValueError(f"--save_name {name!r} must be one folder's name; --output-dir says where it lies")
+    return name

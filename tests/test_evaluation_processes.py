@@ -1,0 +1,379 @@
+"""Whatever happens to the processes of a run, its files end as those of one that nothing happened to."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from eval.backends import EchoBackend
+from eval.journal import Journal, journals_of
+from eval.run_lock import LOCK, RunLock
+from eval.runner import run
+from eval.sharding import Processes, Stopped
+from tests.test_evaluation import lines_of, own_task, row, run_one, settings, write_set
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = 60
+FORK = multiprocessing.get_context("fork")
+
+VOLATILE = ("journal", "timing")
+
+
+class SlowBackend(EchoBackend):
+    """Echo that takes its time, so that there is something to interrupt and to share."""
+
+    def __init__(self, pause: float):
+        super().__init__()
+        self.pause = pause
+
+    def generate_answers(self, batch):
+        time.sleep(self.pause)
+        return super().generate_answers(batch)
+
+
+class Gathering(EchoBackend):
+    """Echo that answers once all processes of the run have something to answer."""
+
+    def __init__(self, folder: Path, size: int):
+        super().__init__()
+        self.folder, self.size = folder, size
+
+    def generate_answers(self, batch):
+        (self.folder / f"began-{os.getpid()}").touch()
+        until(lambda: len(list(self.folder.glob("began-*"))) == self.size)
+        return super().generate_answers(batch)
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("data"), [row(number, image=image_of(number)) for number in range(ROWS)])
+
+
+def image_of(number: int) -> str:
+    """Three pictures under twenty names, so that there is something to deal."""
+    return f"images/{number % 3}.png" if number % 20 < 3 else f"images/./{'./' * (number % 20)}{number % 3}.png"
+
+
+@pytest.fixture(scope="module")
+def expected(sums, tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_one(sums, folder, EchoBackend, batch_size=2)
+    return final_files(folder)
+
+
+def final_files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(VOLATILE)
+    }
+
+
+def _take_part(rank: int, size: int, meeting: str, path: Path, folder: Path, opened, silence: float) -> None:
+    """One process of a run. Its sentence goes to a file, and its exit status is that of evaluate_vqa.py."""
+    processes = Processes(rank, size, dist.FileStore(meeting, size) if size > 1 else None, silence)
+    try:
+        run([own_task(path)], settings(folder, batch_size=2), opened, processes)
+    except (ValueError, OSError) as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        Path(f"{meeting}.{rank}").write_text(f"{type(error).__name__}: {error}")
+        sys.exit(2)
+
+
+class Team:
+    """Processes that run one evaluation together."""
+
+    started = 0
+
+    def __init__(self, size: int, path: Path, folder: Path, pause: float = 0.002, opened=None, silence: float = 60.0):
+        Team.started += 1
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.meeting = f"{folder.parent}/meeting-{Team.started}"
+        opened = opened or (lambda: SlowBackend(pause))
+        given = [(rank, size, self.meeting, path, folder, opened, silence) for rank in range(size)]
+        self.members = [FORK.Process(target=_take_part, args=one) for one in given]
+        for member in self.members:
+            member.start()
+
+    def kill(self, *ranks: int) -> None:
+        for rank in ranks or range(len(self.members)):
+            if self.members[rank].is_alive():
+                os.kill(self.members[rank].pid, signal.SIGKILL)
+
+    def end(self) -> list[int]:
+        for member in self.members:
+            member.join(60)
+            assert not member.is_alive()
+        return [member.exitcode for member in self.members]
+
+    def sentence(self, rank: int) -> str:
+        return Path(f"{self.meeting}.{rank}").read_text()
+
+
+def until(true, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def answered(folder: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in journals_of(folder / "sums"))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_any_number_of_processes_leaves_the_same_bytes(sums, tmp_path, expected, size):
+    team = Team(size, sums, tmp_path / "run", opened=lambda: Gathering(tmp_path, size))
+    assert team.end() == [0] * size
+    assert final_files(tmp_path / "run") == expected
+    shares = [len(lines_of(path)) for path in journals_of(tmp_path / "run" / "sums")]
+    assert len(shares) == size
+    assert sum(shares) == ROWS
+    (timing,) = lines_of(tmp_path / "run" / "timing.jsonl")
+    assert (timing["processes"], timing["asked"]["processes"]) == (size, size)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_anywhere_and_gone_on_with_another_number_it_ends_the_same(sums, tmp_path, expected, seed):
+    chance = random.Random(seed)
+    sizes = [chance.choice((1, 2, 3)) for _ in range(4)]
+    for size in sizes[:-1]:
+        team = Team(size, sums, tmp_path / "run", pause=0.01)
+        goal = min(ROWS, answered(tmp_path / "run") + chance.randrange(1, ROWS // 3))
+        until(lambda goal=goal, team=team: answered(tmp_path / "run") >= goal or not team.members[0].is_alive())
+        time.sleep(chance.random() * 0.02)
+        team.kill()
+        team.end()
+    before = answered(tmp_path / "run")
+    assert Team(sizes[-1], sums, tmp_path / "run").end() == [0] * sizes[-1]
+    assert final_files(tmp_path / "run") == expected
+    assert lines_of(tmp_path / "run" / "timing.jsonl")[-1]["tasks"]["sums"]["resumed"] in (before, before - 1)
+    assert answered(tmp_path / "run") == ROWS
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_dies_stops_the_run_and_the_answers_are_kept(sums, tmp_path, expected, killed):
+    team = Team(2, sums, tmp_path / "run", pause=0.05, silence=1.0)
+    until(lambda: answered(tmp_path / "run") >= 4)
+    team.kill(killed)
+    assert team.end()[1 - killed] == 2
+    assert f"Stopped: process {killed} of the run has shown no life for 1 seconds" in team.sentence(1 - killed)
+    kept = answered(tmp_path / "run")
+    assert 4 <= kept < ROWS
+    assert Team(1, sums, tmp_path / "run").end() == [0]
+    assert final_files(tmp_path / "run") == expected
+
+
+def test_an_error_in_one_process_is_the_sentence_of_the_run(sums, tmp_path):
+    class Failing(SlowBackend):
+        def generate_answers(self, batch):
+            if multiprocessing.current_process() is not first and answered(tmp_path / "run") > 10:
+                raise ValueError("the third tube is broken")
+            return super().generate_answers(batch)
+
+    first = multiprocessing.current_process()
+    team = Team(2, sums, tmp_path / "run", opened=lambda: Failing(0.01))
+    assert team.end() == [2, 2]
+    said = sorted(team.sentence(rank) for rank in range(2))
+    assert any(line == "ValueError: the third tube is broken" for line in said)
+    assert all("the third tube is broken" in line for line in said)
+
+
+def test_what_is_wrong_with_the_data_is_said_by_the_first_process_only(tmp_path):
+    path = write_set(tmp_path / "data", [row(0), row(0)])
+    team = Team(2, path, tmp_path / "run")
+    assert team.end() == [2, 2]
+    assert team.sentence(0).startswith("ValueError: ")
+    assert team.sentence(1).startswith("Stopped: process 0 of the run stopped: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_different_models_are_refused(sums, tmp_path):
+    first = os.getpid()
+
+    def opened():
+        backend = EchoBackend()
+        backend.fingerprint = f"echo of {os.getpid()}, not of {first}"
+        return backend
+
+    team = Team(2, sums, tmp_path / "run", opened=opened)
+    assert team.end() == [2, 2]
+    assert "give all the same checkpoint and flags" in team.sentence(1)
+    assert answered(tmp_path / "run") in range(ROWS + 1)
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize("room", [0, 700, 6_000, 12_000])
+    def test_it_is_one_sentence_and_the_run_goes_on_when_there_is_room(self, sums, tmp_path, expected, room):
+        """The limit on a file's size refuses writes as a full disk does; in the journal first, then in the results."""
+
+        def opened():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+            return EchoBackend()
+
+        team = Team(1, sums, tmp_path / "run", opened=opened)
+        assert team.end() == [2]
+        sentence = team.sentence(0)
+        assert sentence.startswith("OSError: ")
+        assert "cannot be written" in sentence
+        assert "make room and give the same command again" in sentence
+        assert not list((tmp_path / "run").rglob("*.unfinished"))
+        assert Team(1, sums, tmp_path / "run").end() == [0]
+        assert final_files(tmp_path / "run") == expected
+
+
+class TestTornJournal:
+    def test_cut_at_any_byte_it_ends_the_same(self, sums, tmp_path, expected):
+        run_one(sums, tmp_path / "whole", EchoBackend, batch_size=2)
+        journal = (tmp_path / "whole" / "sums" / "journal.jsonl").read_bytes()
+        chance = random.Random(0)
+        for cut in sorted(chance.sample(range(len(journal)), 6)):
+            folder = tmp_path / f"cut-{cut}"
+            (folder / "sums").mkdir(parents=True)
+            (folder / "sums" / "journal-2.jsonl").write_bytes(journal[:cut])
+            run_one(sums, folder, EchoBackend, batch_size=2)
+            assert final_files(folder) == expected
+            assert answered(folder) == ROWS
+
+
+class TestLock:
+    def hold(self, folder: Path, ready) -> None:
+        with RunLock(folder):
+            ready.set()
+            time.sleep(60)
+
+    @pytest.fixture
+    def holder(self, tmp_path):
+        ready = FORK.Event()
+        process = FORK.Process(target=self.hold, args=(tmp_path / "run", ready))
+        process.start()
+        assert ready.wait(30)
+        yield process
+        process.kill()
+        process.join()
+
+    def test_a_second_run_is_refused_and_told_who_holds_the_folder(self, sums, tmp_path, holder):
+        with pytest.raises(ValueError, match=f"being written by process {holder.pid} on {platform.node()}; wait for"):
+            run_one(sums, tmp_path / "run")
+        assert not (tmp_path / "run" / "sums").exists()
+
+    def test_the_lock_of_a_killed_run_frees_itself(self, sums, tmp_path, holder):
+        holder.kill()
+        holder.join()
+        assert (tmp_path / "run" / LOCK).is_file()
+        assert run_one(sums, tmp_path / "run")["complete"]
+        assert not (tmp_path / "run" / LOCK).exists()
+
+    def test_one_of_another_machine_is_believed(self, sums, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / LOCK).write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+        with pytest.raises(ValueError, match=r"by process 1 on elsewhere; .* if it is gone, remove .*run\.lock"):
+            run_one(sums, tmp_path / "run")
+        (tmp_path / "run" / LOCK).unlink()
+        assert run_one(sums, tmp_path / "run")["complete"]
+
+    def test_one_without_a_whole_name_in_it_is_stale(self, sums, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / LOCK).write_text('{"pid": 1')
+        assert run_one(sums, tmp_path / "run")["complete"]
+
+    def test_a_run_waits_for_the_loading_processes_of_a_killed_one(self, sums, tmp_path, holder):
+        """They are forked with the journal open, and outlive the killed process by some seconds."""
+        holder.kill()
+        holder.join()
+
+        def linger(ready) -> None:
+            with Journal(tmp_path / "run" / "sums" / "journal.jsonl"):
+                ready.set()
+                time.sleep(1.0)
+
+        ready = FORK.Event()
+        orphan = FORK.Process(target=linger, args=(ready,))
+        orphan.start()
+        assert ready.wait(30)
+        assert run_one(sums, tmp_path / "run")["complete"]
+        orphan.join()
+
+
+def test_processes_that_cannot_meet_are_one_sentence():
+    with pytest.raises(ValueError, match=r"the 2 processes of WORLD_SIZE cannot meet .*; start with torchrun"):
+        Processes.of_environment({"WORLD_SIZE": "2"})
+
+
+def test_a_store_that_is_gone_is_one_sentence():
+    class Gone:
+        def set(self, *_):
+            raise dist.DistNetworkError("connection reset\nby peer")
+
+    with pytest.raises(Stopped, match=r"process 1 cannot reach the others .*\(connection reset\); the answers so far"):
+        Processes(1, 2, Gone()).tell("x", 1)
+
+
+def command_environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return {**kept, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+
+
+@pytest.mark.slow
+def test_eval_sh_starts_as_many_processes_as_it_is_told(sums, tmp_path, expected):
+    flags = ["--metric", "accuracy", "--backend", "echo", "--output-dir", str(tmp_path), "--batch-size", "2"]
+    command = ["bash", str(ROOT / "eval" / "eval.sh"), "none", "run", str(sums), *flags]
+    environment = command_environment(NPROC_PER_NODE="2", WORLD_SIZE="1", RANK="0")
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "written to" in result.stdout
+    assert result.stdout.count("accuracy") == 1
+    (timing,) = lines_of(tmp_path / "run" / "timing.jsonl")
+    assert timing["processes"] == 2
+    assert final_files(tmp_path / "run")["sums/predictions.jsonl"] == expected["sums/predictions.jsonl"]
+
+
+@pytest.mark.slow
+def test_the_model_on_two_processes_answers_as_on_one(golden, tmp_path):
+    shutil.copytree(golden.folder / "images", tmp_path / "images")
+    names = sorted(path.name for path in (tmp_path / "images").iterdir())
+    rows = [
+        {"image": f"images/{names[number % len(names)]}", "question": "What is it?" + " And why?" * (number % 2),
+         "answer": "?", "question_id": number}
+        for number in range(4)
+    ]  # fmt: skip
+    path = tmp_path / "what.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in rows))
+    for name, count in (("one", "1"), ("two", "2")):
+        flags = ["--metric", "accuracy", "--max-new-tokens", "4", "--output-dir", str(tmp_path), "--batch-size", "1"]
+        command = ["bash", str(ROOT / "eval" / "eval.sh"), str(golden.checkpoint), name, str(path), *flags]
+        environment = command_environment(NPROC_PER_NODE=count)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert result.returncode == 0, result.stderr
+    one, two = ((tmp_path / name / "what" / "predictions.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"NPROC_PER_NODE": "none"}, "error: NPROC_PER_NODE=none: give a whole number of at least 1"),
+        ({"WORLD_SIZE": "2"}, "error: WORLD_SIZE=2 machines, but MASTER_ADDR is not set"),
+    ],
+)
+def test_eval_sh_says_in_one_sentence_what_it_cannot_start(environment, message):
+    command = ["bash", str(ROOT / "eval" / "eval.sh"), "none", "run"]
+    started = command_environment(**environment)
+    started.pop("MASTER_ADDR", None)
+    result = subprocess.run(command, env=started, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1

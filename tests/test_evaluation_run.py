@@ -1,0 +1,318 @@
+"""What a run asks, counts and leaves behind: selections, images that are missing, memory that runs out, its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from eval.accounting import is_complete
+from eval.asking import Asker
+from eval.backends import EchoBackend, OracleBackend, Request
+from eval.journal import Journal, answer_key
+from eval.prompting import PromptForm
+from eval.questions import Selection, load_question_set
+from eval.results import incompleteness, shown_throughput, throughput
+from eval.runner import run
+from eval.sharding import MOST_TOGETHER, chunks, in_order
+from eval.tables import notes
+from eval.tasks import TASKS
+from monkey.data.records import Question
+from tests.test_evaluation import evaluate_vqa, lines_of, own_task, program, row, run_one, settings, write_set
+
+FORM = PromptForm("file", "<img></img> {question}")
+
+
+@pytest.fixture
+def sums(tmp_path) -> Path:
+    return write_set(tmp_path / "data", [row(number) for number in range(10)])
+
+
+def asked_rows(folder: Path) -> list[int]:
+    return [line["row"] for line in lines_of(folder / "sums" / "predictions.jsonl")]
+
+
+def requests_of(images: list[int], lengths: list[int]) -> list[Request]:
+    task = own_task(Path("x.jsonl"))
+    return [
+        Request(task, Question(row, row, Path(f"{image}.png"), "q" * length, ("a",), f"x.jsonl:{row + 1}"), FORM)
+        for row, (image, length) in enumerate(zip(images, lengths, strict=True))
+    ]
+
+
+def rows_of(groups: list[list[Request]]) -> list[list[int]]:
+    return [[request.row for request in group] for group in groups]
+
+
+class TestSelections:
+    def test_a_sample_takes_whole_images_the_same_each_time_and_another_for_another_seed(self, sums, tmp_path):
+        for name in ("one", "again"):
+            run_one(sums, tmp_path / name, sample=4, seed=1)
+        assert asked_rows(tmp_path / "one") == asked_rows(tmp_path / "again") == sorted(asked_rows(tmp_path / "one"))
+        samples = {tuple(question.row for question in self.drawn(sums, seed).questions) for seed in range(8)}
+        assert len(samples) > 1
+        # Row r shows image r % 3, so four rows are an image and a part of another, or image 0 alone.
+        assert all(len({row % 3 for row in sample}) <= 2 for sample in samples)
+
+    @staticmethod
+    def drawn(sums, seed):
+        return load_question_set(own_task(sums), selection=Selection(sample=4, seed=seed))
+
+    def test_ids_of_a_file_are_asked_in_the_order_of_the_questions(self, sums, tmp_path):
+        ids = tmp_path / "ids.txt"
+        ids.write_text("107\n\n 101 \n107\n")
+        results = run_one(sums, tmp_path / "run", ids=ids)
+        assert asked_rows(tmp_path / "run") == [1, 7]
+        assert (results["n"], results["dataset"]["rows_in_file"], results["dataset"]["ids"]) == (2, 10, str(ids))
+
+    def test_an_unknown_id_is_named_by_file_and_line(self, sums, tmp_path):
+        ids = tmp_path / "ids.txt"
+        ids.write_text("101\n999\n")
+        with pytest.raises(ValueError, match=r"ids\.txt:2: no question of .*sums\.jsonl has the id '999'"):
+            run_one(sums, tmp_path / "run", ids=ids)
+        ids.write_text("\n")
+        with pytest.raises(ValueError, match=r"holds no id; write one a line"):
+            run_one(sums, tmp_path / "run", ids=ids)
+
+    def test_a_sample_keeps_the_answers_of_a_smaller_one(self, sums, tmp_path):
+        """The draw goes on where it stopped, so that a look at a few questions is not lost."""
+        run_one(sums, tmp_path / "run", sample=3)
+        run_one(sums, tmp_path / "run", sample=6)
+        (task,) = lines_of(tmp_path / "run" / "timing.jsonl")[-1]["tasks"].values()
+        assert (task["resumed"], task["questions"]) == (3, 3)
+
+
+class TestMissingImages:
+    @pytest.fixture
+    def holed(self, tmp_path) -> Path:
+        return write_set(tmp_path / "data", [row(0), row(1, image="images/none.png"), row(2)])
+
+    def test_they_stop_a_run_that_was_not_told_to_go_on(self, holed, tmp_path, capsys):
+        assert program(holed, tmp_path / "result") == 2
+        assert "sums.jsonl:2: no picture images/none.png" in (error := capsys.readouterr().err)
+        assert "--allow-missing goes on without it" in error
+
+    def test_allowed_ones_are_counted_named_and_left_out(self, holed, tmp_path, capsys):
+        assert program(holed, tmp_path / "result", "--allow-missing") == 0
+        results = json.loads((tmp_path / "result" / "run" / "sums" / "results.json").read_text())
+        assert not results["complete"]
+        assert (results["n"], results["n_expected"], results["missing"]) == (2, 3, [101])
+        assert [failure["question_id"] for failure in results["failed"]] == [101]
+        assert "left out: sums: " in (error := capsys.readouterr().err)
+        assert "no picture images/none.png" in error
+
+    def test_nothing_else_that_is_missing_is_allowed_with_them(self, holed, tmp_path):
+        class Dropping(OracleBackend):
+            def generate_answers(self, batch):
+                return super().generate_answers(batch)[1:]
+
+        results = run([own_task(holed)], settings(tmp_path / "run", allow_missing=True), Dropping)
+        assert not is_complete(results, allow_missing=True)
+
+    def test_it_is_answered_once_the_image_is_there(self, holed, tmp_path):
+        run_one(holed, tmp_path / "run", allow_missing=True)
+        (holed.parent / "images" / "none.png").write_bytes((holed.parent / "images" / "0.png").read_bytes())
+        assert run_one(holed, tmp_path / "run")["complete"]
+
+
+class TestReferences:
+    def test_a_lone_empty_reference_is_scored_and_counted(self, tmp_path):
+        """The published ESTVQA has three; they are among the 5,000 of its published scores."""
+        path = write_set(tmp_path / "data", [row(0, answer=""), row(1, answer=["", " "]), row(2)])
+        results = run_one(path, tmp_path / "run")
+        assert results["complete"]
+        assert (results["n"], results["without_reference"]) == (3, 2)
+        assert lines_of(tmp_path / "run" / "sums" / "predictions.jsonl")[1]["references"] == ["", " "]
+
+
+class TestOrder:
+    def test_rows_of_an_image_are_neighbours_and_long_prompts_come_first(self):
+        groups = in_order(requests_of([0, 1, 0, 2, 1], [3, 5, 9, 9, 5]))
+        assert rows_of(groups) == [[2, 0], [3], [1, 4]]
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 8])
+    @pytest.mark.parametrize("count", [0, 1, 7, 200])
+    def test_every_row_is_dealt_once_and_no_image_is_split(self, size, count):
+        dealt = rows_of(
+            chunks(requests_of([row // 5 for row in range(count)], [row % 7 for row in range(count)]), size, 2)
+        )
+        assert sorted(row for chunk in dealt for row in chunk) == list(range(count))
+        for image in range(count // 5):
+            assert sum(any(row // 5 == image for row in chunk) for chunk in dealt) == 1
+        assert all(dealt)
+
+    def test_chunks_get_smaller_so_that_processes_end_together(self):
+        sizes = [len(chunk) for chunk in chunks(requests_of(list(range(400)), [1] * 400), 4, 2)]
+        assert sizes[0] == 50
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[-1] <= 8
+
+    def test_one_image_with_very_many_questions_is_shared(self):
+        count = 3 * MOST_TOGETHER
+        dealt = chunks(requests_of([0] * count, [1] * count), 4, 2)
+        assert [len(chunk) for chunk in dealt] == [MOST_TOGETHER] * 3
+
+
+class ScarceBackend(EchoBackend):
+    """Echo on a device whose memory holds only so many questions, or whose memory a row exceeds by itself."""
+
+    def __init__(self, holds: int, too_large: int | None = None):
+        super().__init__()
+        self.holds, self.too_large = holds, too_large
+        self.sizes: list[int] = []
+
+    def generate_answers(self, batch):
+        if len(batch) > self.holds or any(request.row == self.too_large for request in batch):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.sizes.append(len(batch))
+        return super().generate_answers(batch)
+
+
+class TestMemory:
+    def test_running_out_halves_the_batch_and_goes_on_with_what_is_left(self, sums, tmp_path):
+        backend = ScarceBackend(holds=3)
+        results = run_one(sums, tmp_path / "run", lambda: backend, batch_size=8)
+        assert results["complete"]
+        assert backend.sizes == [2] * 5
+        run_one(sums, tmp_path / "plenty", EchoBackend, batch_size=8)
+        one, other = (tmp_path / name / "sums" / "predictions.jsonl" for name in ("run", "plenty"))
+        assert one.read_bytes() == other.read_bytes()
+
+    def test_answers_before_it_ran_out_are_kept(self, sums, tmp_path):
+        class Late(ScarceBackend):
+            def generate_answers(self, batch):
+                self.holds = 4 if not self.sizes else 1
+                return super().generate_answers(batch)
+
+        backend = Late(holds=4)
+        assert run_one(sums, tmp_path / "run", lambda: backend)["complete"]
+        assert backend.sizes == [4, *[1] * 6]
+
+    def test_a_question_too_large_by_itself_is_named_and_leaves_the_others_alone(self, sums, tmp_path):
+        results = run_one(sums, tmp_path / "run", lambda: ScarceBackend(holds=8, too_large=4))
+        assert (results["n"], results["missing"]) == (9, [104])
+        assert any("sums.jsonl:5: out of memory with this question alone" in line for line in incompleteness(results))
+
+
+class TestFiles:
+    def test_files_do_not_tell_in_how_many_starts_they_were_made(self, sums, tmp_path):
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        run_one(sums, whole)
+        run_one(sums, parts, limit=3)
+        run_one(sums, parts)
+        names = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file()}
+        assert {path.name for path in names} == {
+            "predictions.jsonl", "results.json", "journal.jsonl", "sums.json", "sums.txt", "timing.jsonl",
+            "summary.json", "summary.md", "summary.csv", "summary.tex",
+        }  # fmt: skip
+        for name in names:
+            if name.name not in ("journal.jsonl", "timing.jsonl"):
+                assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+
+    def test_the_published_scripts_files_have_its_names_and_scale(self, sums, tmp_path):
+        run_one(sums, tmp_path / "run")
+        answers = json.loads((tmp_path / "run" / "sums.json").read_text())
+        assert [entry["answer"] for entry in answers] == [str(2 * number) for number in range(10)]
+        assert (tmp_path / "run" / "sums.txt").read_text() == "sums\n1.0\n"
+
+    def test_timing_has_rates_of_questions_images_and_tokens_and_of_the_backends_stages(self, sums, tmp_path, capsys):
+        class Working(EchoBackend):
+            def __init__(self):
+                super().__init__()
+                self.work = {"vision_seconds": 7.0, "decode_seconds": 1.0}
+
+            def generate_answers(self, batch):
+                self.work["vision_seconds"] += 0.75
+                self.work["decode_seconds"] += 0.25
+                self.work["peak_bytes"] = 3 * 2**30
+                return super().generate_answers(batch)
+
+        run_one(sums, tmp_path / "run", Working, batch_size=5)
+        (line,) = lines_of(tmp_path / "run" / "timing.jsonl")
+        asked = line["asked"]
+        assert (asked["questions"], asked["images"], asked["tokens"], asked["processes"]) == (10, 3, 50, 1)
+        assert asked["work"] == {"vision_seconds": 1.5, "decode_seconds": 0.5, "peak_bytes": 3 * 2**30}
+        assert all(asked[f"{name}_per_second"] > 0 for name in ("questions", "images", "tokens"))
+        assert shown_throughput(asked).endswith("vision 75%, decode 25%, 3.0 GiB at most")
+
+    def test_rates_of_several_processes_are_over_the_one_that_took_longest(self):
+        reports = [
+            {"rank": rank, "seconds": 2.0, "questions": 6, "images": 3, "tokens": 9, "work": {"peak_bytes": rank}}
+            for rank in (0, 1, 1)
+        ]
+        figures = throughput(reports)
+        assert (figures["seconds"], figures["questions_per_second"], figures["processes"]) == (4.0, 4.5, 2)
+        assert figures["work"] == {"peak_bytes": 1}
+
+    def test_nothing_asked_is_said_so(self, sums, tmp_path, capsys):
+        for _ in range(2):
+            assert program(sums, tmp_path / "result") == 0
+        assert "asked no question: the answers were there" in capsys.readouterr().out
+
+    def test_a_part_of_the_questions_is_noted(self, sums, tmp_path):
+        results = run_one(sums, tmp_path / "run", limit=3)
+        assert "3 of 10 questions were asked." in notes(results)
+
+
+class TestJournalKeys:
+    def test_every_part_of_the_key_matters(self):
+        parts = {"task": "a", "row": 1, "question_id": 2, "image": "d", "prompt": "p", "generation": {}, "model": "m"}
+        keys = {answer_key(**{**parts, name: "other"}) for name in parts}
+        assert len(keys | {answer_key(**parts)}) == len(parts) + 1
+
+    def test_an_answer_is_in_the_journal_before_the_next_batch_begins(self, tmp_path):
+        path = tmp_path / "journal.jsonl"
+        seen = []
+
+        class Looking(EchoBackend):
+            def generate_answers(self, batch):
+                seen.append(len(path.read_bytes().splitlines()))
+                return super().generate_answers(batch)
+
+        requests = requests_of([0] * 6, [1] * 6)
+        with Journal(path) as journal:
+            Asker(Looking(), 2).ask(requests, {request.row: str(request.row) for request in requests}, journal)
+        assert seen == [0, 2, 4]
+
+
+def test_check_data_reads_the_questions_and_needs_no_model(sums, tmp_path, capsys):
+    command = ["--check-data", "--dataset", str(sums), "--metric", "accuracy", "--num-workers", "0"]
+    assert evaluate_vqa.main(command) == 0
+    (sums.parent / "images" / "1.png").write_text("no picture")
+    assert evaluate_vqa.main(command) == 1
+    assert "1.png" in capsys.readouterr().out
+
+
+def test_ten_answers_of_the_annotation_file_replace_the_one_of_the_questions(tmp_path):
+    task = TASKS["textvqa_val"]
+    write_set(tmp_path, [row(0, answer="nike")], task.file)
+    with pytest.raises(
+        ValueError, match=r"textvqa_val\.jsonl:1: vqa_score needs at least 4 answers, and there are 1; .*"
+    ):
+        load_question_set(task, tmp_path)
+    people = [{"answer": "nike", "answer_id": number} for number in range(10)]
+    annotations = tmp_path / task.annotations
+    annotations.write_text(json.dumps({"annotations": [{"question_id": 100, "answers": people}]}))
+    question_set = load_question_set(task, tmp_path)
+    assert question_set.questions[0].answers == ("nike",) * 10
+    assert question_set.annotations == annotations
+    annotations.write_text(json.dumps({"annotations": [{"question_id": 99, "answers": people}]}))
+    with pytest.raises(ValueError, match=r"jsonl:1: question_id 100 has no answers in .*annotations\.json"):
+        load_question_set(task, tmp_path)
+    annotations.write_text("[]")
+    with pytest.raises(ValueError, match="is not a VQA annotation file"):
+        load_question_set(task, tmp_path)
+
+
+def test_ten_answers_beside_the_questions_need_no_annotation_file(tmp_path):
+    task = TASKS["textvqa_val"]
+    write_set(tmp_path, [row(0, answer=["nike"] * 9 + ["adidas"])], task.file)
+    assert len(load_question_set(task, tmp_path).questions[0].answers) == 10
+
+
+def test_sample_tasks_and_their_images_lie_under_the_data_root(tmp_path):
+    write_set(tmp_path, [row(0)], "heldout/signs.jsonl")
+    question_set = load_question_set(TASKS["sample_signs"], tmp_path)
+    assert question_set.questions[0].image.resolve() == (tmp_path / "images" / "0.png").resolve()

@@ -1,0 +1,167 @@
+"""Examples before a question: which, how they look in the prompt, and that none comes from the test file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from eval.backends import EchoBackend, Request
+from eval.few_shot import Examples, FewShot, load_examples, shown
+from eval.model_backend import ModelBackend
+from eval.prompting import PromptForm
+from eval.questions import load_question_set
+from eval.runner import run
+from monkey.prompts import VQA_AS_TRAINED, VQA_PUBLISHED
+from tests.conftest import random_model
+from tests.small_processor import small_config, small_processor
+from tests.test_evaluation import lines_of, own_task, program, row, run_one, settings, write_set
+
+FORM = PromptForm("as-trained", VQA_AS_TRAINED)
+
+
+@pytest.fixture
+def sums(tmp_path) -> Path:
+    return write_set(tmp_path / "data", [row(number) for number in range(6)])
+
+
+@pytest.fixture
+def train(tmp_path) -> Path:
+    """Eight examples on pictures of their own."""
+    folder = tmp_path / "train"
+    rows = [row(number, image=f"images/t{number}.png", question=f"Twice {number}?") for number in range(50, 58)]
+    path = write_set(folder, rows, "train.jsonl")
+    for number in range(50, 58):
+        Image.new("RGB", (8, 8), (number, number, number)).save(folder / "images" / f"t{number}.png")
+    return path
+
+
+def examples_of(sums: Path, train: Path, number: int = 2, seed: int = 1) -> Examples:
+    return load_examples(FewShot(number, train, seed), load_question_set(own_task(sums)), None)
+
+
+def asked(sums: Path, train: Path, folder: Path, **changes) -> list[dict]:
+    few_shot = FewShot(changes.pop("number", 2), train, changes.pop("shot_seed", 1))
+    run_one(sums, folder, EchoBackend, few_shot=few_shot, **changes)
+    return lines_of(folder / "sums" / "predictions.jsonl")
+
+
+class TestPrompt:
+    def test_examples_stand_before_the_question_with_their_images_and_answers(self, sums, train, tmp_path):
+        line = asked(sums, train, tmp_path / "run")[3]
+        first, second, question = line["prompt"].split("<img></img>")[1:]
+        assert question == " What is 3 plus 3? Answer: "
+        for example in (first, second):
+            number = int(example.split("?")[0].split()[-1])
+            assert example == f" Twice {number}? Answer: {2 * number}"
+        assert first != second
+
+    def test_the_published_form_gets_a_blank_before_the_answer(self, sums, train):
+        (example, *_) = examples_of(sums, train).rows
+        assert shown(example, PromptForm("published", VQA_PUBLISHED)) == "<img></img>Twice 50? Answer: 100"
+
+    def test_the_answer_that_most_people_gave_is_shown(self, sums, tmp_path):
+        path = write_set(tmp_path / "people", [row(50, answer=["", "b", "a", " b "])], "train.jsonl")
+        (example,) = examples_of(sums, path, number=1).rows
+        assert shown(example, FORM).endswith("Answer: b")
+
+    def test_parts_give_the_prompt_and_its_images_in_order(self, sums, train):
+        question = load_question_set(own_task(sums)).questions[0]
+        examples = examples_of(sums, train)
+        request = Request(own_task(sums), question, FORM, examples.shots([4, 0], FORM))
+        images = [part for part in request.parts if isinstance(part, Path)]
+        assert images == [examples.rows[4].image, examples.rows[0].image, question.image] == list(request.images)
+        assert "".join("<img></img>" if isinstance(part, Path) else part for part in request.parts) == request.prompt
+
+
+class TestChoice:
+    def test_it_is_the_same_for_a_question_whatever_else_is_asked(self, sums, train, tmp_path):
+        whole = asked(sums, train, tmp_path / "whole")
+        (tmp_path / "ids.txt").write_text("104\n")
+        (alone,) = asked(sums, train, tmp_path / "alone", ids=tmp_path / "ids.txt")
+        assert alone["prompt"] == whole[4]["prompt"]
+        assert len({line["prompt"].rpartition("<img>")[0] for line in whole}) > 1
+
+    def test_another_seed_draws_others_and_reuses_no_answer(self, sums, train, tmp_path):
+        first = asked(sums, train, tmp_path / "run")
+        second = asked(sums, train, tmp_path / "run", shot_seed=2)
+        assert [line["prompt"] for line in first] != [line["prompt"] for line in second]
+        changed = sum(one["prompt"] != two["prompt"] for one, two in zip(first, second, strict=True))
+        (task,) = lines_of(tmp_path / "run" / "timing.jsonl")[-1]["tasks"].values()
+        assert task["resumed"] == len(first) - changed
+
+    def test_none_is_shown_twice_nor_with_the_questions_own_image(self, sums, train):
+        shutil.copy(sums.parent / "images" / "0.png", train.parent / "images" / "t53.png")
+        question_set = load_question_set(own_task(sums))
+        examples = examples_of(sums, train, number=7)
+        question = question_set.questions[0]
+        chosen = examples.choose(question, question_set.image_digests[question.image])
+        assert sorted(chosen) == [0, 1, 2, 4, 5, 6, 7]
+
+    def test_a_changed_image_of_an_example_is_asked_again(self, sums, train, tmp_path):
+        asked(sums, train, tmp_path / "run", number=8)
+        Image.new("RGB", (8, 8), "white").save(train.parent / "images" / "t50.png")
+        asked(sums, train, tmp_path / "run", number=8)
+        (task,) = lines_of(tmp_path / "run" / "timing.jsonl")[-1]["tasks"].values()
+        assert task["resumed"] == 0
+
+    def test_results_say_which_file_and_seed(self, sums, train, tmp_path):
+        results = run_one(sums, tmp_path / "run", EchoBackend, few_shot=FewShot(2, train, 9))
+        assert results["few_shot"] == {
+            "examples": 2, "file": str(train), "sha256": results["few_shot"]["sha256"], "seed": 9
+        }  # fmt: skip
+        assert len(results["few_shot"]["sha256"]) == 64
+
+
+class TestRefusals:
+    def test_the_test_file_under_another_name_is_no_training_file(self, sums):
+        copy = shutil.copy(sums, sums.with_name("other.jsonl"))
+        with pytest.raises(ValueError, match=r"--train .*other\.jsonl has the same content as .*sums\.jsonl, whose"):
+            examples_of(sums, Path(copy))
+
+    def test_a_question_of_the_test_file_among_the_examples_is_named(self, sums, train):
+        with train.open("a") as stream:
+            stream.write(json.dumps(row(2, question_id=7)) + "\n")
+        with pytest.raises(
+            ValueError, match=r"--train: .*train\.jsonl:9 is the question of .*sums\.jsonl:3 on the same"
+        ):
+            examples_of(sums, train)
+
+    def test_the_same_words_on_another_image_are_no_leak(self, sums, train):
+        lines = [json.loads(line) for line in train.read_text().splitlines()]
+        lines[0]["question"] = "What is 2 plus 2?"
+        train.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert len(examples_of(sums, train).rows) == 8
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--few-shot", "9"], "--few-shot 9: "),
+            (["--few-shot", "1", "--train", "none.jsonl"], "--train none.jsonl: no such file"),
+        ],
+    )
+    def test_too_few_examples_or_no_file_is_one_sentence(self, sums, train, tmp_path, capsys, flags, message):
+        flags = flags if "--train" in flags else [*flags, "--train", str(train)]
+        assert program(sums, tmp_path / "result", *flags) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {message}")
+        assert error.count("\n") == 1
+        assert not (tmp_path / "result").exists()
+
+
+def test_the_model_reads_the_examples_and_their_images(sums, train, tmp_path):
+    processor, model = small_processor(), random_model(small_config())
+    backend = ModelBackend.around(model, processor, "small", num_workers=0)
+
+    def answers(name: str) -> list[str]:
+        plain = settings(tmp_path / name, few_shot=FewShot(2, train, 1), fresh=True)
+        run([own_task(sums)], plain, lambda: backend)
+        return [line["raw"] for line in lines_of(tmp_path / name / "sums" / "predictions.jsonl")]
+
+    before = answers("run")
+    for number in range(50, 58):
+        Image.new("RGB", (8, 8), (255, 5 * (number - 50), 0)).save(train.parent / "images" / f"t{number}.png")
+    assert answers("run") != before
