@@ -1,0 +1,168 @@
+"use strict";
+// The browser of questions. Text of a run reaches the page through textContent only, never as markup.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const PAGE = 20;
+  const two = data.runs.length === 2;
+  const find = (id) => document.getElementById(id);
+  const controls = ["task", "score", "change", "sort", "cut-off", "disagree", "text"].map(find).filter(Boolean);
+  const list = find("list");
+  const nothing = find("nothing");
+  const pages = find("pages");
+  let rows = [];
+  let page = 0;
+
+  function element(tag, className, text) {
+    const made = document.createElement(tag);
+    if (className) made.className = className;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  const last = (row) => row.answers[row.answers.length - 1];
+  const headline = (task, answer) => answer.scores[task.headline];
+  const gain = (task, row) => (two ? headline(task, row.answers[1]) - headline(task, row.answers[0]) : 0);
+  const disagree = (answer) => Math.max(...answer.scores) - Math.min(...answer.scores) > 1e-9;
+
+  const bySearch = (row, wanted) =>
+    row.question.toLowerCase().includes(wanted) ||
+    String(row.id).toLowerCase().includes(wanted) ||
+    row.references.some((reference) => reference.toLowerCase().includes(wanted)) ||
+    row.answers.some((answer) => answer.text.toLowerCase().includes(wanted));
+  const ofScore = {
+    any: () => true,
+    zero: (score) => score === 0,
+    partial: (score) => score > 0 && score < 1,
+    full: (score) => score >= 1,
+  };
+  const ofChange = {
+    any: () => true,
+    changed: (task, row) => row.answers[0].text !== row.answers[1].text,
+    gained: (task, row) => gain(task, row) > 0,
+    lost: (task, row) => gain(task, row) < 0,
+  };
+  const orders = {
+    row: (one, other) => one.row.row - other.row.row,
+    low: (one, other) => headline(one.task, last(one.row)) - headline(other.task, last(other.row)),
+    high: (one, other) => headline(other.task, last(other.row)) - headline(one.task, last(one.row)),
+    gain: (one, other) => gain(other.task, other.row) - gain(one.task, one.row),
+    loss: (one, other) => gain(one.task, one.row) - gain(other.task, other.row),
+  };
+
+  function filtered() {
+    const value = (id, otherwise) => (find(id) ? find(id).value : otherwise);
+    const wanted = value("text", "").trim().toLowerCase();
+    const task = value("task", "");
+    const found = [];
+    for (const one of data.tasks) {
+      if (task && one.name !== task) continue;
+      for (const row of one.rows) {
+        if (!ofScore[value("score", "any")](headline(one, last(row)))) continue;
+        if (two && !ofChange[value("change", "any")](one, row)) continue;
+        if (find("cut-off").checked && !row.answers.some((answer) => answer.cut_off)) continue;
+        if (find("disagree").checked && !row.answers.some(disagree)) continue;
+        if (wanted && !bySearch(row, wanted)) continue;
+        found.push({ task: one, row });
+      }
+    }
+    // The sort is stable: rows of equal rank stay in the order of tasks.
+    if (value("sort", "row") !== "row") found.sort(orders[value("sort", "row")]);
+    return found;
+  }
+
+  function picture(row) {
+    const box = element("div", "picture");
+    if (row.picture === null) {
+      box.append(element("div", "none", "no picture in this page"));
+    } else {
+      const image = element("img");
+      image.src = data.pictures[row.picture];
+      image.alt = row.image;
+      image.loading = "lazy";
+      box.append(image);
+    }
+    return box;
+  }
+
+  function answerBox(task, answer, number) {
+    const box = element("div", number ? "answer b" : "answer");
+    if (two) box.append(element("div", "small " + (number ? "name-b" : "name-a"), data.runs[number]));
+    const said = element("div", answer.text ? "said" : "said empty", answer.text || "(empty)");
+    said.dir = "auto";
+    box.append(said);
+    const chips = element("div", "chips");
+    task.variants.forEach((variant, place) => {
+      const score = answer.scores[place];
+      const kind = score >= 1 ? " full" : score === 0 ? " nothing" : "";
+      const chip = element("span", "chip" + kind + (place === task.headline ? " head" : ""));
+      chip.textContent = variant + " " + (100 * score).toFixed(score === 0 || score === 1 ? 0 : 1);
+      chips.append(chip);
+    });
+    if (answer.cut_off) chips.append(element("span", "chip warning", "cut off"));
+    box.append(chips);
+    return box;
+  }
+
+  function card({ task, row }) {
+    const box = element("article", "question");
+    const body = element("div", "body");
+    const asked = element("div", "asked", row.question);
+    asked.dir = "auto";
+    const references = element("div", "references", row.references.length > 1 ? "references: " : "reference: ");
+    row.references.forEach((reference, place) => {
+      if (place) references.append(" · ");
+      const word = element("b", "", reference);
+      word.dir = "auto";
+      references.append(word);
+    });
+    const answers = element("div", "answers");
+    row.answers.forEach((answer, number) => answers.append(answerBox(task, answer, number)));
+    const prompt = element("details", "prompt");
+    prompt.append(element("summary", "", "exact prompt"), element("code", "", JSON.stringify(row.prompt)));
+    const identity = element("div", "identity", task.name + " · row " + row.row + " · id " + row.id + " · " + row.image);
+    body.append(asked, references, answers, prompt, identity);
+    box.append(picture(row), body);
+    return box;
+  }
+
+  function show() {
+    const count = Math.max(1, Math.ceil(rows.length / PAGE));
+    page = Math.min(Math.max(page, 0), count - 1);
+    list.replaceChildren(...rows.slice(page * PAGE, (page + 1) * PAGE).map(card));
+    nothing.hidden = rows.length > 0;
+    pages.textContent = rows.length + (rows.length === 1 ? " question" : " questions") + ", page " + (page + 1) + " of " + count;
+    find("back").disabled = page === 0;
+    find("next").disabled = page === count - 1;
+  }
+
+  function refresh() {
+    rows = filtered();
+    page = 0;
+    show();
+  }
+
+  function turn(step) {
+    page += step;
+    show();
+    find("questions").scrollIntoView();
+  }
+
+  controls.forEach((control) => control.addEventListener("input", refresh));
+  find("back").addEventListener("click", () => turn(-1));
+  find("next").addEventListener("click", () => turn(1));
+  find("theme").addEventListener("click", () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme
+      ? root.dataset.theme === "dark"
+      : window.matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+  });
+  document.querySelectorAll("button[data-task]").forEach((button) =>
+    button.addEventListener("click", () => {
+      find("task").value = button.dataset.task;
+      refresh();
+      find("questions").scrollIntoView();
+    }),
+  );
+  refresh();
+})();

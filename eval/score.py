@@ -1,0 +1,228 @@
+"""Score the stored answers of a run again, without a model.
+
+    python -m eval.score result/NAME                    # every task: predictions, results and summaries written again
+    python -m eval.score result/NAME --check            # writes nothing; exit status 1 when a stored score differs
+    python -m eval.score result/NAME --format md        # how the table is printed: text, md, csv, json, tex
+
+Each file is written whole, after everything was computed. Answers, prompts and accounts stay as they are; scores,
+intervals and ceilings are those of the metrics as they stand now. Exit status 2 for a mistake in the command or the
+run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from eval.metrics import best_answer, metric_named, score_all
+from eval.published_files import write_published_files
+from eval.run_folder import PREDICTIONS, RESULTS, Line, Run, TaskRun, json_text, lines_text, open_run, write_whole
+from eval.run_lock import RunLock
+from eval.statistics import Units, estimates, mean_units
+from eval.tables import FORMATS, table_row, write_summary
+
+SAME, DIFFERENT, MISTAKE = 0, 1, 2
+
+_TOLERANCE = 1e-9
+"""Scores nearer than this are equal; sums may have been added in another order."""
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """A task with its scores computed anew."""
+
+    stored: TaskRun
+    lines: list[dict[str, Any]]
+    results: dict[str, Any]
+
+
+def score_table(metric: str, lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
+    """Every variant of a metric in percent over scored lines, with its standard error, 95 % interval and ceiling.
+
+    `ceiling` is what the best reference of each row scores when it is given as the answer: a variant whose ceiling is
+    under 100 cannot be reached on these data, or is broken for them. Figures are None where there is no line.
+    """
+    variants = metric_named(metric).variants
+    found = estimates({name: units_of(metric, name, lines) for name in variants})
+    ceilings = _ceilings(metric, lines)
+    return {
+        name: {
+            "value": _percent(found[name].value),
+            "n": found[name].units,
+            "ceiling": _percent(ceilings[name]),
+            "meaning": variant.meaning,
+            "standard_error": _rounded(found[name].standard_error),
+            "interval": None if found[name].interval is None else [*map(_rounded, found[name].interval)],
+            "interval_method": found[name].method,
+            "clusters": found[name].clusters,
+        }
+        for name, variant in variants.items()
+    }
+
+
+def units_of(metric: str, variant: str, lines: Sequence[Line]) -> Units:
+    """What the value of one variant is computed from, clustered by image.
+
+    Raises ValueError where a line lacks the variant.
+    """
+    for line in lines:
+        if variant not in line["scores"]:
+            raise ValueError(
+                f"row {line['row']} has no score of {metric} ({variant}); score the run again with python -m eval.score"
+            )
+    return mean_units([line["scores"][variant] for line in lines], [line["image"] for line in lines])
+
+
+def rescore(task: TaskRun) -> Rescored:
+    """Score every answer of a task with its metric as it stands now.
+
+    Raises ValueError when the metric, or its headline variant, is no more.
+    """
+    metric, headline = task.results["metric"], task.results["headline"]
+    place = task.folder / RESULTS
+    try:
+        variants = metric_named(metric).variants
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    if headline not in variants:
+        raise ValueError(f"{place}: metric {metric} has no variant {headline!r} any more; it has {', '.join(variants)}")
+    lines = [{**line, "scores": score_all(metric, line["answer"], line["references"])} for line in task.lines]
+    return Rescored(task, lines, {**task.results, "scores": score_table(metric, lines)})
+
+
+def rescored_run(run: Run, names: Sequence[str] | None = None) -> list[Rescored]:
+    return [rescore(task) for task in run.chosen(names)]
+
+
+def differences(rescored: Rescored) -> list[str]:
+    """Sentences on what the stored scores of a task have that scoring it again does not give; none when they agree."""
+    stored, name = rescored.stored, rescored.stored.name
+    sentences = []
+    for variant, row in rescored.results["scores"].items():
+        kept = stored.results["scores"].get(variant)
+        if kept is None:
+            sentences.append(f"{name}: variant {variant} is not stored")
+            continue
+        for figure in ("value", "ceiling", "standard_error"):
+            if figure in kept and not _close(kept[figure], row[figure]):
+                sentences.append(f"{name}: {figure} of {variant} is {kept[figure]} as stored and {row[figure]} now")
+        pairs = zip(stored.lines, rescored.lines, strict=True)
+        changed = [
+            (old, new) for old, new in pairs if not _close(old["scores"].get(variant), new["scores"].get(variant))
+        ]
+        if changed:
+            old, new = changed[0]
+            sentences.append(
+                f"{name}: {len(changed)} of {len(rescored.lines)} rows score differently by {variant}, first row "
+                f"{old['row']} (question_id {old['question_id']!r}): {old['scores'].get(variant)} as stored, "
+                f"{new['scores'].get(variant)} now"
+            )
+    gone = [variant for variant in stored.results["scores"] if variant not in rescored.results["scores"]]
+    return [*sentences, *(f"{name}: variant {variant} is stored and is no more" for variant in gone)]
+
+
+def write_rescored(run: Run, rescored: Sequence[Rescored]) -> list[Mapping[str, Any]]:
+    """Write tasks and the run's summaries; returns the results of all its tasks, those not scored again as stored."""
+    for one in rescored:
+        write_whole(one.stored.folder / PREDICTIONS, lines_text(one.lines))
+        write_whole(one.stored.folder / RESULTS, json_text(one.results))
+        write_published_files(run.folder, one.results, one.lines)
+    anew = {one.stored.name: one.results for one in rescored}
+    results = [anew.get(name, task.results) for name, task in run.tasks.items()]
+    write_summary(run.folder, results)
+    return results
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
+
+
+def parser_of(documentation: str | None, program: str) -> OneLineParser:
+    return OneLineParser(
+        prog=f"python -m {program}",
+        description=documentation,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def comma_list(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return names
+
+
+def exit_status(work: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """What `work` returns; what a user has wrong is one sentence."""
+    try:
+        return work(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+
+
+def arguments() -> OneLineParser:
+    parser = parser_of(__doc__, "eval.score")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("--tasks", type=comma_list, help="only these tasks; commas between")
+    parser.add_argument("--check", action="store_true", help="compare with what is stored and write nothing")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="of the printed table (%(default)s)")
+    return parser
+
+
+def score_again(options: argparse.Namespace) -> int:
+    run = open_run(options.run)
+    rescored = rescored_run(run, options.tasks)
+    if options.check:
+        sentences = [sentence for one in rescored for sentence in differences(one)]
+        for sentence in sentences:
+            print(sentence)
+        if not sentences:
+            print(f"{run.folder}: the stored scores of {len(rescored)} tasks are those of the metrics as they stand")
+        return DIFFERENT if sentences else SAME
+    with RunLock(run.folder):
+        results = write_rescored(run, rescored)
+    print(FORMATS[options.format]([table_row(one) for one in results]), end="")
+    return SAME
+
+
+def main(command: Sequence[str] | None = None) -> int:
+    return exit_status(score_again, arguments().parse_args(command))
+
+
+def _ceilings(metric: str, lines: Sequence[Line]) -> dict[str, float | None]:
+    """Mean best score of every variant; rows with the same references are looked at once."""
+    variants = metric_named(metric).variants
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    sums = dict.fromkeys(variants, 0.0)
+    for line in lines:
+        references = tuple(line["references"])
+        if references not in found:
+            found[references] = {name: best_answer(metric, name, references)[1] for name in variants}
+        for name, best in found[references].items():
+            sums[name] += best
+    return {name: total / len(lines) if lines else None for name, total in sums.items()}
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    return one == other if one is None or other is None else abs(one - other) <= _TOLERANCE
+
+
+def _rounded(value: float | None) -> float | None:
+    """Percent without the digits in which matrix products differ between machines: files stay equal to the byte."""
+    return None if value is None else round(100.0 * value, 6)
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100.0 * value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
