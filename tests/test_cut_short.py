@@ -65,18 +65,20 @@ class TestCutShort:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
     def test_a_signal_saves_the_state_after_a_whole_step_and_stops(self, start, tmp_path, straight, number):
         output = tmp_path / "out"
-        rare = (*self.MORE, "--save_steps", "1000")
+        # To the loading processes too, as schedulers and torchrun send it.
+        rare = (*self.MORE, "--save_steps", "1000", "--dataloader_num_workers", "2")
         process = subprocess.Popen(
             _command(start, output, *rare, "--logging_steps", "1"),
             env={**_environment(), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         for line in process.stdout:
             if "'loss'" in line:
                 break
-        process.send_signal(number)
+        os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 128 + number
         (saved,) = checkpoints(output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from monkey.data.packing import BatchPlan, RowPlan
+from monkey.training.guards import SIGNALS
+
+
+def leave_signals_to_the_run(_worker: int) -> None:
+    """Schedulers and torchrun signal whole process groups; a loading process that ended of it would fail the step."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class PlannedBatches(Sampler):
@@ -35,6 +43,7 @@ class PlannedLoader(DataLoader):
 
     def __init__(self, dataset: Dataset, batch_sampler: Sampler, **settings: Any):
         settings.setdefault("generator", torch.Generator().manual_seed(0))
+        settings.setdefault("worker_init_fn", leave_signals_to_the_run)
         super().__init__(dataset, batch_sampler=batch_sampler, **settings)
 
     def set_epoch(self, number: int) -> None:
