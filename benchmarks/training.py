@@ -3,7 +3,6 @@
     python -m benchmarks.training
     python -m benchmarks.training --quick
     python -m benchmarks.training --device cuda --dtype bfloat16 --width 2048 --layers 24 --images 4 --pack-tokens 4096
-    python -m benchmarks.training --device cuda --dtype bfloat16 --full-size --recipe lora-llm --images 12
 
 A step is forward and backward over all samples and one AdamW update, of the recipe `full-llm`. The baseline pads every
 sample to 2048 tokens, encodes its picture anew, window after window, materialises attention, computes the logits of
@@ -16,19 +15,15 @@ leaving it out on one side. `--vision-checkpointing` is ours alone. Pictures are
 sides. Dropout is off on both sides, so that losses and gradient norms can be, and are, compared: a difference ends the
 run before it reports anything.
 
-Ratios: `step_speedup_K` baseline / ours in time with K questions a picture; `memory_ratio_K` ours / baseline in bytes at
-the peak of a step, weights and optimiser's state included, and `memory_ratio` the largest of them. Figures:
+Ratios: `step_speedup_K` baseline / ours in time with K questions a picture; `memory_ratio_K` ours / baseline in bytes
+at the peak of a step, weights and optimiser's state included, and `memory_ratio` the largest of them. Figures:
 samples/s, GiB, tokens read in the decoder and the part of them that is no padding, and `seconds_after`: forward and
-backward with the fewest questions, as the published order has it and after each of our changes, one run each.
-
-With `--recipe` there is no baseline: samples/s, MFU (`monkey.training.flops.FORMULA`) and memory of our step alone.
+backward with the fewest questions, in the published order and after each of our changes, one run each.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -36,16 +31,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageTextToText
 
 from benchmarks.measure import arguments, compare, peak_bytes, report, seconds
 from benchmarks.published import PublishedMonkey
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
-from monkey.data.batches import BatchContents, packed_batch
-from monkey.data.packing import RowSettings, SampleSizes, rows_of, units_of
+from monkey.data.batches import packed_batch
+from monkey.data.packing import RowSettings, SampleSizes, fill_rate, rows_of, units_of
 from monkey.processing import UNSUPERVISED
-from monkey.training.recipes import RECIPES, apply_recipe, base_model
+from monkey.training.recipes import RECIPES, apply_recipe
 from monkey.vision import WindowAdapter
 
 PADDED = 2048
@@ -57,7 +51,7 @@ TEXT_TOKENS = (20, 120)
 # Relative difference of losses that is rounding: sums of thousands of products in another order.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
 
-Batches = list[dict[str, torch.Tensor]]
+Batches = list[dict[str, Any]]
 
 
 class PublishedStep(PublishedMonkey):
@@ -72,17 +66,14 @@ class PublishedStep(PublishedMonkey):
 
 
 def configuration(options) -> MonkeyConfig:
-    """The published sizes with `--full-size`, else those of the flags; without dropout."""
-    vision: dict[str, Any] = {"adapter_dropout": 0.0}
-    if options.full_size:
-        return MonkeyConfig(grid=tuple(options.grid), vision_config=vision)
+    """Sizes of the flags, without dropout."""
     return MonkeyConfig(
         grid=tuple(options.grid),
         vision_config={
-            **vision,
             "hidden_size": options.vision_width,
             "num_hidden_layers": options.vision_layers,
             "num_attention_heads": options.vision_heads,
+            "adapter_dropout": 0.0,
         },
         text_config={
             "hidden_size": options.width,
@@ -98,25 +89,21 @@ def configuration(options) -> MonkeyConfig:
 
 
 def build(config: MonkeyConfig, options) -> MonkeyForConditionalGeneration:
-    """A model with random weights, made on the device, whose adapters matter."""
+    """A model with random weights whose adapters matter, set to train as `full-llm`."""
     torch.manual_seed(options.seed)
-    with torch.device(options.device):
-        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, options.dtype))
+    model = MonkeyForConditionalGeneration(config).to(options.device, getattr(torch, options.dtype)).train()
     for module in model.modules():
         if isinstance(module, WindowAdapter):
             torch.nn.init.normal_(module.up, std=0.02)
-    return model.train()
-
-
-def set_checkpointing(model: torch.nn.Module, options) -> None:
-    monkey = base_model(model).model
+    apply_recipe(model, RECIPES["full-llm"])
     for layers, wanted in (
-        (monkey.visual.layers, options.vision_checkpointing),
-        (monkey.language_model.layers, options.decoder_checkpointing),
+        (model.model.visual.layers, options.vision_checkpointing),
+        (model.model.language_model.layers, options.decoder_checkpointing),
     ):
         for layer in layers:
             layer.gradient_checkpointing = wanted
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    return model
 
 
 def draw(options, config: MonkeyConfig, questions: int) -> list[list[dict[str, Any]]]:
@@ -147,8 +134,8 @@ def draw(options, config: MonkeyConfig, questions: int) -> list[list[dict[str, A
     return units
 
 
-def packed_rows(units: Sequence[Sequence[dict]], options) -> tuple[Batches, list[BatchContents]]:
-    """Our batches, as the trainer's plan makes them, and what is in them."""
+def packed_rows(units: Sequence[Sequence[dict]], options, keep_contents: bool = False) -> tuple[Batches, float]:
+    """Our batches, as the trainer's plan makes them, with their `contents` if asked, and how full the rows are."""
     samples = [sample for unit in units for sample in unit]
     columns = (
         [len(sample["input_ids"]) for sample in samples],
@@ -159,16 +146,19 @@ def packed_rows(units: Sequence[Sequence[dict]], options) -> tuple[Batches, list
     )
     sizes = SampleSizes(*(np.array(column) for column in columns))
     settings = RowSettings(budget=options.pack_tokens)
-    batches, contents = [], []
-    for row in rows_of(units_of(range(len(samples)), sizes, settings), sizes, settings):
+    rows = list(rows_of(units_of(range(len(samples)), sizes, settings), sizes, settings))
+    batches = []
+    for row in rows:
         members = []
         for unit in row:
             first, *others = (samples[index] for index in unit)
             members.append([first, *({k: v for k, v in one.items() if k != "pixel_values"} for one in others)])
         batch = packed_batch(members, options.pack_tokens, filler_id=0)
-        contents.append(batch.pop("contents"))
+        contents = batch.pop("contents")
         batches.append({name: tensor.to(options.device) for name, tensor in batch.items()})
-    return batches, contents
+        if keep_contents:
+            batches[-1]["contents"] = contents
+    return batches, fill_rate(rows, sizes, options.pack_tokens)
 
 
 def padded_samples(units: Sequence[Sequence[dict]], config: MonkeyConfig, device: str) -> Batches:
@@ -201,14 +191,11 @@ def supervised(sample: dict[str, Any]) -> int:
     return sum(label != UNSUPERVISED for label in sample["labels"])
 
 
-def our_passes(
-    model: torch.nn.Module, batches: Batches, total: int, autocast: contextlib.AbstractContextManager
-) -> float:
+def our_passes(model: MonkeyForConditionalGeneration, batches: Batches, total: int) -> float:
     """Forward and backward over all batches; the loss a supervised token, of which there are `total`."""
     losses = []
     for batch in batches:
-        with autocast:
-            loss = model(**batch, num_items_in_batch=total, use_cache=False).loss
+        loss = model(**batch, num_items_in_batch=total, use_cache=False).loss
         loss.backward()
         losses.append(loss.detach())
     return float(sum(losses))
@@ -229,10 +216,10 @@ class Side:
     Updates are of rate zero, so that every step starts from the same weights.
     """
 
-    def __init__(self, weights: Sequence[torch.Tensor], optimiser: str = "adamw"):
+    def __init__(self, weights: Sequence[torch.Tensor]):
         self.weights = weights
         self.trained = [weight for weight in weights if weight.requires_grad]
-        self._optimiser = _OPTIMISERS[optimiser](self.trained)
+        self._optimiser = torch.optim.AdamW(self.trained, lr=0.0, fused=True)
         self.passes: Callable[[], float] = lambda: 0.0
 
     def step(self) -> float:
@@ -255,20 +242,6 @@ class Side:
         self._optimiser.zero_grad()
 
 
-def _adamw_8bit(parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError:
-        raise SystemExit("error: --optimiser adamw-8bit needs bitsandbytes: pip install bitsandbytes") from None
-    return AdamW8bit(parameters, lr=0.0)
-
-
-_OPTIMISERS: dict[str, Callable[[Sequence[torch.Tensor]], torch.optim.Optimizer]] = {
-    "adamw": partial(torch.optim.AdamW, lr=0.0, fused=True),
-    "adamw-8bit": _adamw_8bit,
-}
-
-
 def published_copy(model: MonkeyForConditionalGeneration) -> PublishedStep:
     """The baseline on weights of its own, equal to the model's, of which the same train."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -286,8 +259,6 @@ def beside_published(options) -> None:
     """Both sides at every number of questions."""
     config = configuration(options)
     model = build(config, options)
-    apply_recipe(model, RECIPES["full-llm"])
-    set_checkpointing(model, options)
     baseline = published_copy(model)
     baseline.checkpointing = options.decoder_checkpointing
     ours, theirs = Side(list(model.parameters())), Side(list(baseline.tensors.values()))
@@ -296,10 +267,9 @@ def beside_published(options) -> None:
     for questions in options.questions:
         units = draw(options, config, questions)
         total = sum(supervised(sample) for unit in units for sample in unit)
-        rows, contents = packed_rows(units, options)
+        rows, filled = packed_rows(units, options)
         samples = padded_samples(units, config, options.device)
-        passes = partial(our_passes, model, total=total, autocast=contextlib.nullcontext())
-        ours.passes = partial(passes, rows)
+        ours.passes = partial(our_passes, model, rows, total)
         theirs.passes = partial(their_passes, baseline, samples, total)
 
         (their_peak, *their_figures), (our_peak, *our_figures) = (s.first_step(options.device) for s in (theirs, ours))
@@ -315,17 +285,23 @@ def beside_published(options) -> None:
             "published": _rates(len(samples) / their_seconds, their_peak, len(samples) * PADDED, tokens),
             "ours": _rates(len(samples) / our_seconds, our_peak, read, read),
             "rows": len(rows),
-            "row_fill_rate": round(sum(c.tokens for c in contents) / sum(c.slots for c in contents), 4),
+            "row_fill_rate": round(filled, 4),
             "loss": their_figures[0],
         }
         print(
             f"{questions} question(s) a picture: published order {len(samples) / their_seconds:.3f} samples/s and "
             f"{their_peak / 2**20:.0f} MiB, ours {len(samples) / our_seconds:.3f} samples/s and "
-            f"{our_peak / 2**20:.0f} MiB; {len(rows)} row(s), {read / len(rows) / options.pack_tokens:.0%} full",
+            f"{our_peak / 2**20:.0f} MiB; {len(rows)} row(s), {filled:.0%} full",
             flush=True,
         )
         if questions == min(options.questions):
-            figures["seconds_after"] = _seconds_after(ours, theirs, passes, samples, options.device)
+            changes = {
+                "published order": theirs.passes,
+                "views in one pass, fused attention": partial(our_passes, model, samples, total),
+                "logits where supervised": partial(our_passes, model, at_supervised_positions(samples), total),
+                "no padding": ours.passes,
+            }
+            figures["seconds_after"] = _seconds_after(changes, (*ours.trained, *theirs.trained), options.device)
             print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in figures["seconds_after"].items()))
     ratios["memory_ratio"] = max(ratios[f"memory_ratio_{questions}"] for questions in options.questions)
     report("training", ratios, vars(options), figures)
@@ -341,19 +317,13 @@ def _rates(samples_a_second: float, peak: int, read: int, tokens: int) -> dict[s
 
 
 def _seconds_after(
-    ours: Side, theirs: Side, passes: Callable[[Batches], float], samples: Batches, device: str
+    changes: dict[str, Callable[[], float]], trained: Sequence[torch.Tensor], device: str
 ) -> dict[str, float]:
-    """Forward and backward in the published order, and after each change towards ours."""
-    changes = {
-        "published order": theirs.passes,
-        "views in one pass, fused attention": partial(passes, samples),
-        "logits where supervised": partial(passes, at_supervised_positions(samples)),
-        "no padding": ours.passes,
-    }
+    """Forward and backward after each change."""
     measured = {}
-    for name, change in changes.items():
-        measured[name] = round(seconds(change, device), 3)
-        for tensor in (*ours.trained, *theirs.trained):
+    for name, passes in changes.items():
+        measured[name] = round(seconds(passes, device), 3)
+        for tensor in trained:
             tensor.grad = None
     return measured
 
@@ -364,82 +334,6 @@ def _refuse_difference(theirs: Sequence[float], ours: Sequence[float], dtype: st
         # Written so that a NaN is a difference.
         if not abs(our_figure - their_figure) <= TOLERANCE[dtype] * abs(their_figure):
             raise SystemExit(f"error: the {what} of the two sides differs: {their_figure:.6f} and {our_figure:.6f}")
-
-
-def alone(options) -> None:
-    """Our step of one recipe: samples/s, MFU and memory.
-
-    What trains in `full-llm` is held in `--dtype` like the rest; elsewhere in float32, under autocast.
-    """
-    from monkey.training.metering import device_peak, flops_counter
-    from monkey.training.quantised import keep_trained_in_float32
-
-    recipe = RECIPES[options.recipe]
-    config = configuration(options)
-    model = _with_recipe(config, options)
-    if "decoder" not in recipe.trains:
-        keep_trained_in_float32(model)
-    set_checkpointing(model, options)
-    dtype = getattr(torch, options.dtype)
-    device = torch.device(options.device)
-    side = Side(list(model.parameters()), options.optimiser)
-    mixed = any(weight.dtype != dtype for weight in side.trained)
-    rank = _LORA_RANK if recipe.decoder_lora else 0
-    flops_of = flops_counter(config, recipe.trains, rank, options.vision_checkpointing, options.decoder_checkpointing)
-    peak = device_peak(device, dtype)
-    ratios: dict[str, float] = {}
-    figures: dict[str, Any] = {}
-    for questions in options.questions:
-        units = draw(options, config, questions)
-        total = sum(supervised(sample) for unit in units for sample in unit)
-        rows, contents = packed_rows(units, options)
-        side.passes = partial(our_passes, model, rows, total, torch.autocast(device.type, dtype, enabled=mixed))
-        _, taken, _ = compare(lambda: None, side.step, options.repeats, options.device)
-        samples = sum(len(unit) for unit in units)
-        tokens = sum(content.tokens for content in contents)
-        model_flops, hardware_flops = (sum(counts) for counts in zip(*map(flops_of, contents), strict=True))
-        figures[f"questions_{questions}"] = {
-            "samples_per_second": round(samples / taken, 4),
-            "tokens_per_second": round(tokens / taken, 1),
-            "row_fill_rate": round(tokens / sum(content.slots for content in contents), 4),
-            "rows": len(rows),
-            "model_tflop_a_step": round(model_flops / 1e12, 3),
-        }
-        for name, count in (("mfu", model_flops), ("hfu", hardware_flops)):
-            if peak:
-                ratios[f"{name}_{questions}"] = count / taken / peak
-        print(f"{options.recipe}, {questions} question(s) a picture: {samples / taken:.3f} samples/s", flush=True)
-    if device.type == "cuda":
-        figures["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        figures["reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
-    report("training alone", ratios, vars(options), {**figures, "peak_tflop_per_second": peak and peak / 1e12})
-
-
-_LORA_RANK = 32
-
-
-def _with_recipe(config: MonkeyConfig, options) -> torch.nn.Module:
-    """A random model as its recipe trains it: in 4 bits through a temporary checkpoint, wrapped in PEFT."""
-    from monkey.training.arguments import LoraArguments
-    from monkey.training.lora import add_decoder_lora
-    from monkey.training.quantised import open_four_bit, require_bitsandbytes
-
-    recipe = RECIPES[options.recipe]
-    if recipe.four_bit:
-        require_bitsandbytes()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        model = build(config, options)
-        if recipe.four_bit:
-            model.save_pretrained(folder)
-            del model
-            model = open_four_bit(folder, dtype=getattr(torch, options.dtype)).train()
-        if recipe.decoder_lora:
-            model = add_decoder_lora(model, LoraArguments(lora_r=_LORA_RANK, lora_alpha=_LORA_RANK, lora_dropout=0.0))
-    apply_recipe(model, recipe)
-    if options.device.startswith("cuda"):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    return model
 
 
 def parse(argv: list[str] | None) -> Any:
@@ -455,32 +349,24 @@ def parse(argv: list[str] | None) -> Any:
     parser.add_argument("--vision-layers", type=int, default=6)
     parser.add_argument("--vision-heads", type=int, default=8)
     parser.add_argument("--grid", type=int, nargs=2, default=(2, 2), metavar=("ROWS", "COLUMNS"))
-    parser.add_argument("--full-size", action="store_true", help="the published sizes, whatever the flags above say")
     parser.add_argument("--decoder-checkpointing", action="store_true", help="on both sides")
     parser.add_argument("--vision-checkpointing", action="store_true", help="ours only")
-    parser.add_argument("--recipe", choices=sorted(RECIPES), help="our step of this recipe alone, without the baseline")
-    parser.add_argument("--optimiser", choices=sorted(_OPTIMISERS), default="adamw", help="of a step alone")
     options = parser.parse_args(argv)
     if options.quick:
         options.layers, options.vision_layers, options.repeats = 1, 1, 1
+        options.vocabulary = min(options.vocabulary, 4096)
     longest = configuration(options).image_tokens + 2 + TEXT_TOKENS[1]
-    room = options.pack_tokens if options.recipe else min(options.pack_tokens, PADDED)
+    room = min(options.pack_tokens, PADDED)
     if longest > room:
         parser.error(
             f"--grid {options.grid[0]} {options.grid[1]} makes samples of up to {longest} tokens, and a row holds "
-            f"{room}: take a smaller grid, or with --recipe more --pack-tokens"
+            f"{room}: give a smaller --grid, or --pack-tokens {PADDED} or more"
         )
     return options
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    try:
-        alone(options) if options.recipe else beside_published(options)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
-    except torch.OutOfMemoryError as error:
-        raise SystemExit(f"error: the step does not fit this GPU: {str(error).splitlines()[0]}") from error
+    beside_published(parse(argv))
     return 0
 
 
