@@ -1,14 +1,18 @@
-"""The `hf` backend: our model answers, greedily, in left-padded batches.
+"""The `hf` backend: our model answers, greedily, and reads each image once for all questions about it.
 
-Images are decoded and prompts encoded in DataLoader workers, ahead of the model. As in the published evaluator an
-answer has at least one token, ends at end-of-text or at the task's limit, and is decoded without special tokens.
+Images are decoded in DataLoader workers, ahead of the model; the rest is `monkey.prefix_generation`. As in the
+published evaluator an answer has at least one token, ends at end-of-text or at the task's limit, and is decoded without
+special tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
+import resource
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,25 +21,21 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
+from eval.prepared_batches import PreparedBatch, failure_of, plan_batches, prepare, prepare_batch
 from eval.questions import file_digest
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.checkpoint_files import weight_files
 from monkey.location import checkpoint_file, read_json, required_file
-from monkey.prompts import after_image
+from monkey.prefix_generation import GenerationStats, PrefixedImage, greedy_answers
+
+__all__ = ["ModelBackend", "check_checkpoint", "checkpoint_fingerprint", "choose_device", "prepare_batch"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class PreparedBatch:
-    """Requests whose images opened, their tensors on the CPU (None without any), and the failures of the others."""
-
-    requests: tuple[Request, ...]
-    inputs: dict[str, torch.Tensor] | None
-    failures: tuple[Failure, ...]
 
 
 class ModelBackend:
@@ -47,6 +47,9 @@ class ModelBackend:
         dtype: a name of DTYPES; None takes bfloat16 on a GPU that has it and float32 elsewhere.
         grid: (rows, columns) of windows, None for the checkpoint's own. A PEFT adapter has only the one it has.
         num_workers: processes that decode images ahead; 0 decodes in this one.
+
+    Attributes:
+        stats: counts and times, added up over all batches; None, as in a backend `around` a model, measures nothing.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint does not open, a GPU is asked for and there is none, or a grid
@@ -79,6 +82,7 @@ class ModelBackend:
         # The checkpoint's generation settings (sampling, the stop words of its chat) are no part of an evaluation.
         model.generation_config = GenerationConfig()
         self._hold(model, processor, dtype, fingerprint, num_workers)
+        self.stats = GenerationStats()
 
     @classmethod
     def around(
@@ -106,6 +110,8 @@ class ModelBackend:
         self.fingerprint = fingerprint
         self.num_workers = num_workers
         self.end_id = processor.tokenizer.eod_id
+        self.stats: GenerationStats | None = None
+        self._kept: dict[Path, PrefixedImage] = {}
         self.settings: dict[str, Any] = {
             "do_sample": False,
             "num_beams": 1,
@@ -116,34 +122,114 @@ class ModelBackend:
             "grid": list(model.config.grid),
         }
 
+    @property
+    def work(self) -> dict[str, float]:
+        """The figures of `stats`, and the most memory that was in use at once; empty when nothing is measured."""
+        if self.stats is None:
+            return {}
+        return {**asdict(self.stats), "peak_bytes": peak_bytes(self.model.device)}
+
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[PreparedBatch]:
+        """Batches of `batch_size`; requests about one image follow each other in them."""
         return DataLoader(
-            requests,
-            batch_size=batch_size,
+            plan_batches(requests, batch_size, carries=not is_sharded(self.model)),
+            batch_size=None,
             num_workers=min(self.num_workers, -(-len(requests) // batch_size)),
-            collate_fn=partial(prepare_batch, self.processor),
+            collate_fn=partial(prepare, self.processor),
         )
 
     # Not inference mode: what the model caches there could not be used in a training step that follows.
     @torch.no_grad()
     def generate_answers(self, batch: PreparedBatch) -> list[Answer | Failure]:
+        if is_sharded(self.model):
+            return [*batch.failures, *self._in_lock_step(batch)]
+        images, faults = self._read_images(batch)
         results: list[Answer | Failure] = list(batch.failures)
-        if batch.inputs is None:
-            return results
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
-        inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.dtype])
+        asked = []
+        for request, prompt in zip(batch.requests, batch.prompts, strict=True):
+            fault = next((faults[image] for image in request.images if image in faults), None)
+            if fault is None:
+                asked.append((request, prompt))
+            else:
+                results.append(failure_of(request, fault))
+        generated = greedy_answers(
+            self.model,
+            [prompt for _, prompt in asked],
+            [[images[path] for path in request.images] for request, _ in asked],
+            [request.task.max_new_tokens for request, _ in asked],
+            self.end_id,
+            stats=self.stats,
+        )
+        results += [self._answer(request, ids) for (request, _), ids in zip(asked, generated, strict=True)]
+        if batch.kept in images:
+            self._kept = {batch.kept: images[batch.kept].alone()}
+        return results
+
+    def _read_images(self, batch: PreparedBatch) -> tuple[dict[Path, PrefixedImage], dict[Path, Exception]]:
+        """The images of a batch as the model sees them, and what is wrong with those that do not open.
+
+        One that the batch before should have left is opened here where that batch could not: it failed, or ran out of
+        memory and is asked again in other batches.
+        """
+        images, self._kept = self._kept, {}
+        faults: dict[Path, Exception] = {}
+        opened = {}
+        for path in {path: None for request in batch.requests for path in request.images}:
+            if path in images or path in batch.images:
+                continue
+            try:
+                opened[path] = torch.from_numpy(self.processor.image_processor.canvas(path))
+            except (OSError, ValueError) as error:
+                faults[path] = error
+        parts = [] if batch.canvases is None else [batch.canvases]
+        parts += [canvas[None] for canvas in opened.values()]
+        if parts:
+            features = self._encode(torch.cat(parts))
+            images |= zip((*batch.images, *opened), map(PrefixedImage, features), strict=True)
+        return images, faults
+
+    def _encode(self, canvases: torch.Tensor) -> torch.Tensor:
+        device = self.model.device
+        with self.stats.timed("vision", device) if self.stats else nullcontext():
+            features = self.model.get_image_features(self._pixels(canvases))
+        if self.stats:
+            self.stats.images += len(canvases)
+        return features
+
+    def _pixels(self, canvases: torch.Tensor) -> torch.Tensor:
+        return self.processor.image_processor.normalised(canvases.to(self.device)).to(DTYPES[self.dtype])
+
+    def _in_lock_step(self, batch: PreparedBatch) -> list[Answer]:
+        """Answers of a model whose weights are sharded over processes: all of them call the same modules in step.
+
+        `generate` sees to that: it goes on until the longest answer of all processes has ended.
+        """
+        if not batch.requests:
+            return []
+        pixels = self._pixels(batch.canvases)
+        samples = [
+            {
+                "input_ids": prompt,
+                "pixel_values": pixels[[batch.images.index(path) for path in request.images]],
+            }
+            for request, prompt in zip(batch.requests, batch.prompts, strict=True)
+        ]
+        inputs = self.processor.collate(samples, padding_side="left")
+        limits = [request.task.max_new_tokens for request in batch.requests]
         generated = self.model.generate(
-            **inputs,
+            **{name: tensor.to(self.device) for name, tensor in inputs.items()},
             do_sample=False,
             num_beams=1,
             min_new_tokens=1,
-            max_new_tokens=batch.requests[0].task.max_new_tokens,
+            max_new_tokens=max(limits),
             eos_token_id=self.end_id,
             pad_token_id=self.end_id,
         )
         answers = generated[:, inputs["input_ids"].shape[1] :].tolist()
-        results += [self._answer(request, ids) for request, ids in zip(batch.requests, answers, strict=True)]
-        return results
+        return [
+            self._answer(request, ids[:limit])
+            for request, ids, limit in zip(batch.requests, answers, limits, strict=True)
+        ]
 
     def _answer(self, request: Request, ids: list[int]) -> Answer:
         ended = self.end_id in ids
@@ -152,24 +238,17 @@ class ModelBackend:
         return Answer(request.row, text, len(ids), STOPPED_AT_END if ended else STOPPED_AT_LENGTH)
 
 
-def prepare_batch(processor: Any, requests: Sequence[Request]) -> PreparedBatch:
-    """Open the images and encode the prompts; the question is inert text, whatever characters it holds.
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the weights lie in parts over several processes, and are whole only inside a module's own call."""
+    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
 
-    A request whose image does not open, or whose prompt is too long, becomes a failure and leaves the others alone.
-    """
-    ready, samples, failures = [], [], []
-    for request in requests:
-        question = request.question
-        text = replace(request.form, text=after_image(request.form.text)).ask(question.question)
-        try:
-            encoded = processor(text=[text], images=[[question.image]], inert_text=True, return_tensors="pt")
-        except (OSError, ValueError) as error:
-            failures.append(Failure(request.row, f"{question.source}: {error}"))
-            continue
-        ready.append(request)
-        samples.append({"input_ids": encoded["input_ids"][0].tolist(), "pixel_values": encoded["pixel_values"]})
-    inputs = processor.collate(samples, padding_side="left") if samples else None
-    return PreparedBatch(tuple(ready), inputs, tuple(failures))
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory in use so far: of the GPU's tensors, or of this whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def choose_device(name: str | None) -> str:

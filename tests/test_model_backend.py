@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from eval.backends import Request
+from eval.backends import Request, Shot
 from eval.metrics import score
 from eval.model_backend import ModelBackend, check_checkpoint, checkpoint_fingerprint
+from eval.prepared_batches import plan_batches
 from eval.prompting import PromptForm
 from eval.runner import RunSettings, run
 from eval.tasks import Task, select_tasks
 from monkey.data.records import read_questions
 from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.prefix_generation import GenerationStats
 from monkey.processing import MonkeyProcessor
 from monkey.training.lora import add_decoder_lora, save_adapter
 
@@ -79,7 +83,7 @@ def test_control_characters_in_a_question_are_plain_text(asked, backend):
     task, (request, *_) = asked
     question = type(request.question)(**{**vars(request.question), "question": "<img></img><|endoftext|> who?"})
     (batch,) = backend.batches([Request(task, question, FORM)], 1)
-    ids = batch.inputs["input_ids"][0].tolist()
+    (ids,) = batch.prompts
     assert ids.count(backend.processor.tokenizer.image_start_id) == 1
     assert backend.end_id not in ids
 
@@ -94,6 +98,160 @@ def test_an_image_that_does_not_open_is_named_and_leaves_the_others_alone(asked,
     assert failure.row == 7
     assert "broken.png" in failure.reason
     assert answers == answers_of(backend, requests[1:], batch_size=2)
+
+
+def test_an_image_that_does_not_open_fails_all_its_questions_in_every_batch(asked, backend, tmp_path):
+    task, requests = asked
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    questions = [replace(requests[0].question, image=broken, row=row) for row in (3, 4, 5)]
+    results = answers_of(backend, [Request(task, question, FORM) for question in questions], batch_size=2)
+    assert [(result.row, "broken.png" in result.reason) for result in results] == [(3, True), (4, True), (5, True)]
+
+
+@pytest.fixture(scope="module")
+def shared(asked) -> list[Request]:
+    """Eight questions about three images, in an order that keeps no two of an image together for long."""
+    task, requests = asked
+    texts = ("Who?", "What is the total of this receipt, in full? Answer: ", "Where is it?", "When? Answer: ")
+    images = [0, 1, 0, 2, 1, 0, 0, 1]
+    return [
+        Request(
+            task,
+            replace(requests[image].question, row=row, question=texts[row % len(texts)] + " " * (row // len(texts))),
+            FORM,
+        )
+        for row, image in enumerate(images)
+    ]
+
+
+def plain_answers(backend: ModelBackend, requests: list[Request]) -> dict[int, str]:
+    """Raw answers by row, each prompt alone through `generate`."""
+    answers = {}
+    for request in requests:
+        text = "".join(part for part in request.parts if isinstance(part, str))
+        inputs = backend.processor(text=text, images=[request.question.image], inert_text=True)
+        generated = backend.model.generate(
+            **inputs,
+            do_sample=False,
+            min_new_tokens=1,
+            max_new_tokens=NEW_TOKENS,
+            eos_token_id=backend.end_id,
+            pad_token_id=backend.end_id,
+        )
+        answers[request.row] = backend.processor.tokenizer.decode(
+            generated[0, inputs["input_ids"].shape[1] :].tolist(), skip_special_tokens=True
+        )
+    return answers
+
+
+@pytest.fixture(scope="module")
+def expected(backend, shared) -> dict[int, str]:
+    answers = plain_answers(backend, shared)
+    assert len(set(answers.values())) > 3
+    return answers
+
+
+@pytest.fixture
+def opened(backend, monkeypatch) -> list[Path]:
+    """The images that are decoded in this process, as they are."""
+    paths: list[Path] = []
+    decode = type(backend.processor.image_processor).canvas
+
+    def recording(self, picture, name=None):
+        paths.append(picture)
+        return decode(self, picture, name)
+
+    monkeypatch.setattr(type(backend.processor.image_processor), "canvas", recording)
+    return paths
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_each_image_is_decoded_and_read_once_and_answers_are_the_plain_ones(
+    backend, shared, expected, opened, monkeypatch, batch_size
+):
+    monkeypatch.setattr(backend, "stats", GenerationStats())
+    results = answers_of(backend, shared, batch_size)
+    assert {answer.row: answer.raw for answer in results} == expected
+    assert sorted(opened) == sorted({request.question.image for request in shared})
+    work = backend.work
+    rests = work["prefill_tokens"] - 3 * (backend.model.config.image_tokens + 1)
+    assert (work["images"], work["prompts"]) == (3, 8)
+    # The rests hold no image: had a prefix been computed twice, more than a thousand tokens would be here.
+    assert rests < backend.model.config.image_tokens
+    assert min(work[f"{phase}_seconds"] for phase in ("vision", "prefill", "decode")) > 0
+    assert work["peak_bytes"] > 0
+    assert backend._kept == {}
+
+
+def test_memory_that_runs_out_is_told_and_the_questions_can_be_asked_again(
+    backend, shared, expected, opened, monkeypatch
+):
+    first, second, *_ = backend.batches(shared, 3)
+    assert second.images[0] != first.images[0]
+    answers = backend.generate_answers(first)
+    assert backend._kept
+
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr("eval.model_backend.greedy_answers", exhausted)
+        with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+            backend.generate_answers(second)
+    assert not backend._kept
+    settled = {answer.row for answer in answers}
+    answers += answers_of(backend, [request for request in shared if request.row not in settled], 1)
+    assert {answer.row: answer.raw for answer in answers} == expected
+    # The batch that failed is asked as it stands: what the one before had left for it is opened again.
+    del opened[:]
+    again = backend.generate_answers(second)
+    assert {answer.row: answer.raw for answer in again}.items() <= expected.items()
+    assert opened == [first.images[0]]
+
+
+def test_sharded_weights_are_called_in_step_by_generate(backend, shared, expected, monkeypatch):
+    monkeypatch.setattr("eval.model_backend.is_sharded", lambda model: True)
+    generate, calls = type(backend.model).generate, []
+    monkeypatch.setattr(type(backend.model), "generate", lambda *a, **k: (calls.append(1), generate(*a, **k))[1])
+    assert {answer.row: answer.raw for answer in answers_of(backend, shared, 3)} == expected
+    assert len(calls) == 3
+
+
+def test_examples_before_a_question_are_seen_with_their_images(asked, backend):
+    task, requests = asked
+    shots = tuple(Shot(request.question.image, "<img></img> Who? Answer: nobody") for request in requests[:2])
+    examples = [Request(task, request.question, FORM, shots) for request in requests]
+    # The published batch grows the rotary base by its longest prompt, so each is asked alone.
+    given = {answer.row: answer.raw for answer in answers_of(backend, examples, 3)}
+    for request in examples:
+        text = "".join(f"<img></img>{part}" for part in request.parts if isinstance(part, str))
+        inputs = backend.processor(text=text, images=list(request.images))
+        generated = backend.model.generate(
+            **inputs, do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=backend.end_id,
+            pad_token_id=backend.end_id,
+        )  # fmt: skip
+        ids = generated[0, inputs["input_ids"].shape[1] :].tolist()
+        assert given[request.row] == backend.processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_the_limit_is_that_of_each_question(asked, backend):
+    task, requests = asked
+    short = Request(replace(task, max_new_tokens=3), requests[0].question, FORM)
+    answers = answers_of(backend, [short, *requests[1:]], 3)
+    assert [answer.tokens for answer in answers] == [3, NEW_TOKENS, NEW_TOKENS]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8, 20])
+def test_batches_are_full_and_hold_every_request_once(shared, batch_size):
+    plans = plan_batches(shared, batch_size)
+    assert [len(plan.requests) for plan in plans[:-1]] == [batch_size] * (len(plans) - 1)
+    ordered = [request for plan in plans for request in plan.requests]
+    assert sorted(request.row for request in ordered) == list(range(8))
+    changes = sum(a.images[0] != b.images[0] for a, b in pairwise(ordered))
+    assert changes == len({request.images[0] for request in shared}) - 1
+    assert [plan.kept for plan in plans] == [*(plan.carried for plan in plans[1:]), None]
+    assert not any(plan.kept for plan in plan_batches(shared, batch_size, carries=False))
 
 
 def test_a_run_with_the_model_writes_answers_settings_and_fingerprint(asked, backend, golden, tmp_path):
