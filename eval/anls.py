@@ -8,13 +8,17 @@ exactly one half counts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import permutations
 
 from eval.answers import collapse_blanks
 
 THRESHOLD = 0.5
+LIST_SEPARATOR, MOST_PARTS = ", ", 5
 _CACHED_PAIRS = 1 << 16
+_HAN = re.compile("[\u2e80-\u9fff\uf900-\ufaff]")
 
 
 @lru_cache(maxsize=_CACHED_PAIRS)
@@ -64,6 +68,20 @@ def official(prediction: str, references: Sequence[str]) -> float:
     return _keep_half(1 - min(map(distance, references)))
 
 
+def any_order(prediction: str, references: Sequence[str]) -> float:
+    """`official`, where a reference that is a list, its parts between ', ', may be given in any order.
+
+    InfographicVQA's server does not mind the order of an answer's spans, and the annotation files hold one order only.
+    Every order of up to five parts counts as a reference; longer lists keep theirs.
+    """
+    orders = list(references)
+    for reference in references:
+        parts = reference.split(LIST_SEPARATOR)
+        if 1 < len(parts) <= MOST_PARTS:
+            orders += map(LIST_SEPARATOR.join, permutations(parts))
+    return official(prediction, list(dict.fromkeys(orders)))
+
+
 def strict(prediction: str, references: Sequence[str]) -> float:
     """ANLS as the ST-VQA paper defines it, and DUE and EST-VQA score it: a similarity of exactly one half counts
     nothing.
@@ -78,6 +96,27 @@ def strict(prediction: str, references: Sequence[str]) -> float:
 
     similarity = 1 - min(map(distance, references))
     return similarity if similarity > THRESHOLD else 0.0
+
+
+def simplified(prediction: str, references: Sequence[str]) -> float:
+    """`strict` with traditional Chinese characters read as simplified ones, as EST-VQA's own script does.
+
+    Raises:
+        ValueError: Chinese text, and the package zhconv, which has the characters, is not installed.
+    """
+    return strict(_simplified(prediction), list(map(_simplified, references)))
+
+
+def _simplified(text: str) -> str:
+    if _HAN.search(text) is None:
+        return text
+    try:
+        from zhconv import convert
+    except ImportError as error:
+        raise ValueError(
+            f"anls_simplified needs the package zhconv for {text!r}: pip install zhconv, or take the metric anls"
+        ) from error
+    return convert(text, "zh-hans")
 
 
 def stripped(prediction: str, references: Sequence[str]) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from eval.corpus_metrics import CorpusVariant
 from eval.metrics import METRICS, Variant
-from eval.prompting import AS_TRAINED, FORMS, PUBLISHED
+from eval.prompting import AS_TRAINED, PUBLISHED, forms_of
 from eval.tasks import GROUPS, TASKS, Task
 
 
@@ -26,29 +27,41 @@ def task_sheet(task: Task) -> str:
     lines = [
         f"{task.name}: {_size(task)}" + (f", {task.split}" if task.split else ""),
         f"questions     {task.file}",
-        f"as-trained    {json.dumps(FORMS[task.prompt][AS_TRAINED], ensure_ascii=False)}",
-        f"published     {json.dumps(FORMS[task.prompt][PUBLISHED], ensure_ascii=False)}",
+        f"as-trained    {json.dumps(forms_of(task)[AS_TRAINED], ensure_ascii=False)}",
+        f"published     {json.dumps(forms_of(task)[PUBLISHED], ensure_ascii=False)}",
         f"answer        at most {task.max_new_tokens} tokens",
         f"metric        {task.metric}: {metric.meaning}",
-        *_variants(metric.variants, task.headline),
+        *_variants(metric.all_variants, task.headline),
     ]
     if task.annotations is not None:
         lines.insert(2, f"answers       {task.annotations}, when it is there, instead of those beside the questions")
     if task.published is not None:
         scores = task.published
-        lines.append(f"reported      Monkey {scores.monkey}, Qwen-VL {scores.qwen_vl} ({scores.source})")
+        lines.append(
+            f"reported      Monkey {_shown(scores.monkey)}, Qwen-VL {_shown(scores.qwen_vl)} ({scores.source})"
+        )
     if task.note:
         lines.append(f"note          {task.note}")
     return "\n".join(lines)
 
 
-def _variants(variants: Mapping[str, Variant], headline: str) -> list[str]:
+def _variants(variants: Mapping[str, Variant | CorpusVariant], headline: str) -> list[str]:
+    """One line a variant, the headline first; what scores all answers together is marked."""
     width = max(map(len, variants))
-    return [
-        f"  {name:<{width}}  {'(headline) ' if name == headline else ''}{variant.meaning}"
-        for name, variant in variants.items()
-    ]
+    lines = []
+    for name in sorted(variants, key=lambda name: name != headline):
+        marks = ("(headline) " if name == headline else "") + (
+            "(all answers together) " if isinstance(variants[name], CorpusVariant) else ""
+        )
+        lines.append(f"  {name:<{width}}  {marks}{variants[name].meaning}")
+    return lines
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value}"
 
 
 def _size(task: Task) -> str:
-    return "any size" if task.n_expected is None else f"n={task.n_expected}"
+    if task.n_expected is None:
+        return "n unknown" if task.published else "any size"
+    return f"n={task.n_expected}"

@@ -9,14 +9,14 @@ scripts, `tests/metric_cases.json` holds figures recorded by running those scrip
 from __future__ import annotations
 
 import difflib
+import math
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from eval import anls, denotation, vqa_score
-
-RELATIVE_TOLERANCE = 0.05
-FIRST_YEAR, LAST_YEAR = 1900, 2100
+from eval import anls, choice, cider, denotation, due_f1, ocrbench, relaxed_accuracy, vqa_score
+from eval.corpus_metrics import CorpusVariant, Item, Population, mean_variant
+from eval.corpus_metrics import score as corpus_score
 
 Scorer = Callable[[str, Sequence[str]], float]
 
@@ -33,15 +33,21 @@ class Variant:
 class Metric:
     """A metric by its published name: a sentence on what it measures, and its variants by name.
 
-    `best_answers(references)` lists the predictions among which the best possible one is looked for when the
-    ceiling is computed. With fewer than `minimum_references` references no prediction can reach 1, so such data are
-    refused.
+    `variants` score a row by itself; `corpus` (see `eval.corpus_metrics`) score all rows together. No name is in both.
+    `best_answers(references)` lists the predictions among which the best possible one is looked for when the ceiling
+    is computed; for a corpus variant it is the first of them. With fewer than `minimum_references` references no
+    prediction can reach 1, so such data are refused.
     """
 
     meaning: str
     variants: Mapping[str, Variant]
+    corpus: Mapping[str, CorpusVariant] = field(default_factory=dict)
     minimum_references: int = 1
     best_answers: Callable[[Sequence[str]], Sequence[str]] = tuple
+
+    @property
+    def all_variants(self) -> dict[str, Variant | CorpusVariant]:
+        return {**self.corpus, **self.variants}
 
 
 def contained(prediction: str, references: Sequence[str]) -> float:
@@ -80,81 +86,6 @@ def exact_without_punctuation(prediction: str, references: Sequence[str]) -> flo
     return float(bare_prediction in bare_references)
 
 
-def _read_float(text: str) -> float | None:
-    """Python's number syntax, or that followed by '%', which divides by 100. '1,200' and '$5' are no numbers here."""
-    try:
-        return float(text.rstrip("%")) / 100.0 if text.endswith("%") else float(text)
-    except ValueError:
-        return None
-
-
-def _within_tolerance(value: str, base: str) -> bool:
-    """Numbers: at most 5 % of `base` apart. Anything else, and a base of zero: equal strings, case aside."""
-    number, base_number = _read_float(value), _read_float(base)
-    if number is not None and base_number:
-        return abs(number - base_number) / abs(base_number) <= RELATIVE_TOLERANCE
-    return value.lower() == base.lower()
-
-
-def relaxed_original(prediction: str, references: Sequence[str]) -> float:
-    """The published script's relaxed accuracy.
-
-    Odd: its arguments are swapped, so the tolerance is 5 % of the *prediction*: for 100 it accepts 105.2 and
-    rejects 95.
-    """
-    answer = prediction.strip()
-    return float(any(_within_tolerance(reference, answer) for reference in references))
-
-
-def relaxed_official(prediction: str, references: Sequence[str]) -> float:
-    """ChartQA's relaxed accuracy as pix2struct's function, the de-facto reference, computes it: within 5 % of the
-    reference.
-
-    Odd: years are numbers, so 2008 is right for 2010; '0.0' is wrong for '0', '45' for '45%' and '1,200' for
-    '1200'; blanks at the ends of a reference count.
-    """
-    return float(any(_within_tolerance(prediction, reference) for reference in references))
-
-
-def relaxed_lenient(prediction: str, references: Sequence[str]) -> float:
-    """`relaxed_official` that overlooks how a number is written.
-
-    Thousands commas, '$' and punctuation at the end go on both sides; when either side has a '%', 45 and 0.45 are
-    both 45 %; zero in any form is zero. Blanks at the ends of a reference count, as everywhere.
-    """
-
-    def readings(text: str) -> tuple[str, list[float]]:
-        kept = text.replace(",", "").replace("$", "").rstrip(string.punctuation.replace("%", "")).lower()
-        number = _read_float(kept)
-        if number is None:
-            return kept, []
-        return kept, [number, number * 100.0] if kept.endswith("%") else [number]
-
-    def close(value: float, base: float) -> bool:
-        return abs(value - base) <= RELATIVE_TOLERANCE * abs(base)
-
-    def right(reference: str) -> bool:
-        text, values = readings(prediction)
-        wanted_text, wanted = readings(reference)
-        if values and wanted:
-            return any(close(value, base) for value in values for base in wanted)
-        return text == wanted_text
-
-    return float(any(map(right, references)))
-
-
-def relaxed_exact_years(prediction: str, references: Sequence[str]) -> float:
-    """`relaxed_official`, but a reference that is a whole number from 1900 to 2100 is a year and must be met."""
-
-    def right(reference: str) -> bool:
-        number = _read_float(reference)
-        if number is not None and number.is_integer() and FIRST_YEAR <= number <= LAST_YEAR:
-            return _read_float(prediction) == number
-        return _within_tolerance(prediction, reference)
-
-    return float(any(map(right, references)))
-
-
 # Cut in this order; text before the first marker is dropped, text between the first and the second kept.
 _GQA_CUTS = ("is ", "are ", "a ", "an ", "the ")
 
@@ -190,38 +121,28 @@ def identical(prediction: str, references: Sequence[str]) -> float:
     return float(prediction in references)
 
 
-def chosen(prediction: str, references: Sequence[str]) -> float:
-    """AI2D: the right option was chosen, which the references name by its text, its letter, or both.
+_VERDICTS = {"yes": True, "true": True, "1": True, "entailed": True, "supported": True, "correct": True}
+_VERDICTS |= {"no": False, "false": False, "0": False, "refuted": False, "incorrect": False, "wrong": False}
 
-    Case, blanks and a final full stop do not matter; '(b)', 'B.' and 'b' are one letter. 'B. moon' names the option
-    twice: the text must be a reference and, where a reference is a letter, that letter must be too. The options
-    themselves are not known here, so an answer that is merely nearer to the right option than to the others is
-    wrong.
+
+def verdict(prediction: str, references: Sequence[str]) -> float:
+    """TabFact: the first word of the answer says yes or no as the reference does ('yes', 'true', 'entailed' and '1').
+
+    An answer that begins with no such word is right only when it is the reference, case aside.
     """
-    wanted = {_plain_choice(reference) for reference in references}
-    answer = _plain_choice(prediction)
-    if answer in wanted:
-        return 1.0
-    letter, _, text = answer.partition(" ")
-    letter = letter.strip(_CHOICE_DECORATION)
-    if len(letter) != 1:
-        return 0.0
-    letters = {reference for reference in wanted if len(reference) == 1}
-    return float(_plain_choice(text) in wanted and (not letters or letter in letters))
 
+    def said(text: str) -> bool | str:
+        word = text.lower().split()[:1]
+        plain = word[0].strip(string.punctuation) if word else ""
+        return _VERDICTS.get(plain, text.strip().lower())
 
-_CHOICE_DECORATION = " ().:"
-
-
-def _plain_choice(text: str) -> str:
-    collapsed = " ".join(text.lower().split()).rstrip(". ")
-    bare = collapsed.strip(_CHOICE_DECORATION)
-    return bare if len(bare) == 1 else collapsed
+    return float(any(said(prediction) == said(reference) for reference in references))
 
 
 _CONTAINED_WITHOUT_DOTS = Variant(
     contained_without_dots, "a reference occurs in the prediction after all its dots are deleted"
 )
+_CONTAINED = Variant(contained, "a reference occurs in the prediction (OCRBench, TextMonkey)")
 _EXACT = Variant(exact, "the prediction is a reference, case and outer blanks aside")
 
 METRICS: Mapping[str, Metric] = {
@@ -232,15 +153,28 @@ METRICS: Mapping[str, Metric] = {
             "original": Variant(anls.original, "white space as it is, one half kept (published script)"),
             "strict": Variant(anls.strict, "one half counts nothing (ST-VQA paper, DUE, EST-VQA)"),
             "stripped": Variant(anls.stripped, "stripped strings, one half kept (M4C evaluator)"),
+            "any_order": Variant(anls.any_order, "as official, the parts of a list in any order (InfographicVQA)"),
+            "exact": _EXACT,
+        },
+    ),
+    "anls_simplified": Metric(
+        "ANLS of texts with Chinese, whose traditional and simplified characters are one; needs zhconv.",
+        {
+            "official": Variant(anls.simplified, "simplified, one half counts nothing (EST-VQA)"),
+            "original": Variant(anls.original, "white space as it is, one half kept (published script)"),
+            "strict": Variant(anls.strict, "characters as they are, one half counts nothing"),
+            "exact": _EXACT,
         },
     ),
     "relaxed_accuracy": Metric(
         "Numbers may be 5 % off, everything else must be equal, case aside.",
         {
-            "official": Variant(relaxed_official, "5 % of the reference (pix2struct)"),
-            "original": Variant(relaxed_original, "5 % of the prediction: the published script swaps its arguments"),
-            "lenient": Variant(relaxed_lenient, "5 % of the reference, however the number is written"),
-            "years_exact": Variant(relaxed_exact_years, "5 % of the reference, but years must be equal"),
+            "official": Variant(relaxed_accuracy.official, "5 % of the reference (pix2struct)"),
+            "original": Variant(
+                relaxed_accuracy.original, "5 % of the prediction: the published script swaps its arguments"
+            ),
+            "lenient": Variant(relaxed_accuracy.lenient, "5 % of the reference, however the number is written"),
+            "years_exact": Variant(relaxed_accuracy.exact_years, "5 % of the reference, but years must be equal"),
         },
     ),
     "accuracy": Metric(
@@ -248,7 +182,7 @@ METRICS: Mapping[str, Metric] = {
         {
             "official": _EXACT,
             "original": _CONTAINED_WITHOUT_DOTS,
-            "contained": Variant(contained, "a reference occurs in the prediction (OCRBench, TextMonkey)"),
+            "contained": _CONTAINED,
             "without_punctuation": Variant(exact_without_punctuation, "equal without case and punctuation (lmms-eval)"),
         },
     ),
@@ -273,6 +207,7 @@ METRICS: Mapping[str, Metric] = {
                 vqa_score.script_2021, "both sides normalised unless all people agree (official repository since 2021)"
             ),
             "evalai": Variant(vqa_score.evalai, "EvalAI's processor on both sides (TextVQA, VizWiz)"),
+            "stemmed": Variant(vqa_score.stemmed, "as official, on the stems of the words (OK-VQA)"),
         },
         minimum_references=vqa_score.MINIMUM_REFERENCES,
     ),
@@ -288,10 +223,46 @@ METRICS: Mapping[str, Metric] = {
     "choice_accuracy": Metric(
         "The right option was chosen, by its text or its letter.",
         {
-            "official": Variant(chosen, "the option's text or letter, however decorated"),
+            "official": Variant(choice.chosen, "the option's text or letter, however decorated"),
             "original": _CONTAINED_WITHOUT_DOTS,
+            "letter": Variant(choice.first_letter, "the letter at the start of the answer, whatever follows"),
             "exact": _EXACT,
         },
+        {
+            "nearest_option": mean_variant(
+                "as official, else the option of the nearest text, where the question lists them",
+                choice.nearest_option_scores,
+            ),
+        },
+    ),
+    "verdict_accuracy": Metric(
+        "The statement was called true or false as the reference does.",
+        {
+            "official": Variant(verdict, "the first word means yes or no as the reference does (TabFact)"),
+            "exact": _EXACT,
+        },
+    ),
+    "ocrbench": Metric(
+        "The reference occurs in the prediction.",
+        {
+            "original": _CONTAINED,
+            "in_a_line": Variant(ocrbench.in_a_line, "the same, line breaks as blanks (OCRBench but for its formulas)"),
+            "formula": Variant(ocrbench.formula, "case counts, blanks do not (OCRBench's formulas)"),
+            "exact": _EXACT,
+            "anls": Variant(anls.official, "ANLS of the Robust Reading Competition"),
+        },
+        {"official": mean_variant("by kind: formula where LaTeX is asked for, else in_a_line", ocrbench.scores)},
+    ),
+    "due_f1": Metric(
+        "The pairs of key and value found in each document, against those of its reference.",
+        {"original": _CONTAINED_WITHOUT_DOTS, "contained": _CONTAINED, "exact": _EXACT},
+        due_f1.VARIANTS,
+    ),
+    "cider": Metric(
+        "Agreement of a caption with people's captions, words weighted by how rare they are; at most 1000, not 100.",
+        {"rouge_l": Variant(cider.rouge_l, "longest common subsequence of words (coco-caption)")},
+        {"official": cider.CIDER_D, "bleu_4": cider.BLEU_4},
+        best_answers=lambda references: (cider.most_agreed(references),),
     ),
 }
 ALIASES = {"paper": "original"}
@@ -307,27 +278,47 @@ def metric_named(name: str) -> Metric:
 def score(metric: str, variant: str, prediction: str, references: str | Sequence[str]) -> float:
     """The score in [0, 1] of one prediction; a bare string is one reference.
 
-    ValueError for an unknown metric or variant, for no reference, and for one that is not a string.
+    ValueError for an unknown metric or variant, a variant of the whole corpus, no reference, and a reference that is
+    not a string.
     """
     row = metric_named(metric)
     variant = ALIASES.get(variant, variant)
+    if variant in row.corpus:
+        raise ValueError(f"{metric} {variant} scores all answers of a set together; eval.corpus_metrics.score does")
     if variant not in row.variants:
-        raise ValueError(f"metric {metric} has no variant {variant!r}; it has {', '.join(row.variants)}")
+        raise ValueError(f"metric {metric} has no variant {variant!r}; it has {', '.join(row.all_variants)}")
     return row.variants[variant].score(prediction, _checked(references))
 
 
 def score_all(metric: str, prediction: str, references: str | Sequence[str]) -> dict[str, float]:
-    """The score of every variant of a metric, by name."""
+    """The score of every variant of a metric that scores a row by itself, by name."""
     checked = _checked(references)
     return {name: variant.score(prediction, checked) for name, variant in metric_named(metric).variants.items()}
 
 
-def best_answer(metric: str, variant: str, references: str | Sequence[str]) -> tuple[str, float]:
-    """The reference that scores best as the prediction, and its score: where this is under 1, no model can reach 1."""
+def best_answer(metric: str, variant: str, references: str | Sequence[str]) -> tuple[str, float | None]:
+    """The reference that scores best as the prediction, and its score: where this is under 1, no model can reach 1.
+
+    A corpus variant gives a row no score: None stands for it.
+    """
     row, checked = metric_named(metric), _checked(references)
-    scorer = row.variants[variant].score
     answers = dict.fromkeys(answer.strip() for answer in row.best_answers(checked))
+    if variant in row.corpus:
+        return next(iter(answers)), None
+    scorer = row.variants[variant].score
     return max(((answer, scorer(answer, checked)) for answer in answers), key=lambda pair: pair[1])
+
+
+def ceiling(metric: str, variant: str, items: Sequence[Item], population: Population | None = None) -> float | None:
+    """The score of answering every row with its `best_answer`; None of no rows. Predictions are not looked at."""
+    if not items:
+        return None
+    answers = [best_answer(metric, variant, item.references) for item in items]
+    corpus = metric_named(metric).corpus
+    if variant not in corpus:
+        return math.fsum(value for _, value in answers) / len(answers)
+    echoed = [replace(item, prediction=answer) for item, (answer, _) in zip(items, answers, strict=True)]
+    return corpus_score(corpus[variant], echoed, population)
 
 
 def nearest(name: str, names: Mapping[str, object] | Sequence[str]) -> str:

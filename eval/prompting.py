@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ QUESTION_PLACE = "{question}"
 FORMS = {
     "vqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_PUBLISHED},
     "vizwiz": {AS_TRAINED: prompts.VIZWIZ_AS_TRAINED, PUBLISHED: prompts.VIZWIZ_PUBLISHED},
+    "caption": {AS_TRAINED: prompts.CAPTION_AS_TRAINED, PUBLISHED: prompts.CAPTION_QWEN_VL},
+    "scienceqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.SCIENCEQA_QWEN_VL},
+    "ocrbench": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_AS_TRAINED},
 }
 """A task's prompt by the name in its row and the choice of `--prompt`."""
 
@@ -39,26 +43,42 @@ class PromptForm:
 def prompt_form(task: Task, choice: str) -> PromptForm:
     """The form that `--prompt` chooses for a task: 'as-trained', 'published', or the path of a text file.
 
-    A file is taken to the byte, but for one line break at its end, which editors add unasked.
+    A file is taken to the byte, but for one line break at its end, which editors add unasked. A user's task that has a
+    prompt of its own is asked with it unless a file is given. The place of the question may be missing only where the
+    task's own prompt has none either, as for captions.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file does not begin with the image's place, or does not hold the question's place once.
+        ValueError: the prompt does not begin with the image's place, or does not hold the question's place once.
     """
-    ours = FORMS[task.prompt]
+    ours = forms_of(task)
     if choice in ours:
-        return PromptForm(choice, ours[choice])
-    path = Path(choice)
+        text, source = ours[choice], f"task {task.name}: its prompt"
+    else:
+        text, source = _read_prompt(Path(choice)), f"--prompt {choice}"
+    if not text.startswith(IMAGE_PLACE) or text.count(IMAGE_PLACE) != 1:
+        raise ValueError(f"{source} must begin with the image's place, {IMAGE_PLACE}, and hold it only there")
+    places = text.count(QUESTION_PLACE)
+    if task.prompt_text is None and QUESTION_PLACE not in ours[AS_TRAINED]:
+        if places:
+            raise ValueError(f"{source} holds {QUESTION_PLACE}, and {task.name} asks for a caption without a question")
+    elif places != 1:
+        raise ValueError(f"{source} must hold {QUESTION_PLACE} once; it holds it {places} times")
+    return PromptForm(choice, text)
+
+
+def forms_of(task: Task) -> Mapping[str, str]:
+    """The texts of a task's prompt by the choice of `--prompt`."""
+    if task.prompt_text is not None:
+        return {AS_TRAINED: task.prompt_text, PUBLISHED: task.prompt_text}
+    return FORMS[task.prompt]
+
+
+def _read_prompt(path: Path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"--prompt {choice}: neither {AS_TRAINED!r} nor {PUBLISHED!r} nor a text file")
+        raise FileNotFoundError(f"--prompt {path}: neither {AS_TRAINED!r} nor {PUBLISHED!r} nor a text file")
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"--prompt {choice} is not UTF-8 text ({error})") from error
-    text = text.removesuffix("\n").removesuffix("\r")
-    if not text.startswith(IMAGE_PLACE) or text.count(IMAGE_PLACE) != 1:
-        raise ValueError(f"--prompt {choice} must begin with the image's place, {IMAGE_PLACE}, and hold it only there")
-    places = text.count(QUESTION_PLACE)
-    if places != 1:
-        raise ValueError(f"--prompt {choice} must hold {QUESTION_PLACE} once; it holds it {places} times")
-    return PromptForm(choice, text)
+        raise ValueError(f"--prompt {path} is not UTF-8 text ({error})") from error
+    return text.removesuffix("\n").removesuffix("\r")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from eval.corpus_scores import needs_whole_set
 from eval.metrics import metric_named
 from eval.tasks import Task
 from monkey.data.indexed_rows import read_rows
@@ -61,6 +62,7 @@ class QuestionSet:
     `rows_in_file` counts the whole file and `ids_in_file` has its ids as texts; `questions` may be fewer under a
     selection. `image_digests` has the SHA-256 of every image file by its path; it is empty where it was not asked for.
     `missing_images` are the paths that no file has, with a sentence each, where missing ones are allowed.
+    `population` are the references of every row of the file, for metrics that weigh by the whole set; else empty.
     """
 
     task: Task
@@ -72,6 +74,7 @@ class QuestionSet:
     image_digests: dict[Path, str]
     ids_in_file: frozenset[str] = frozenset()
     missing_images: dict[Path, str] = field(default_factory=dict)
+    population: tuple[tuple[str, ...], ...] = ()
 
 
 def load_question_set(
@@ -106,6 +109,7 @@ def load_question_set(
         raise FileNotFoundError(f"task {task.name}: {file} is missing; {ROOT_NAME} is the folder its path starts from")
     questions, missing = read_asked(file, image_root, allow_missing)
     rows_in_file, ids = len(questions), frozenset(str(question.question_id) for question in questions)
+    population = tuple(question.answers for question in questions) if needs_whole_set(task.metric) else ()
     questions = (selection or Selection(limit)).of(questions, file)
     annotations = _annotation_file(task, image_root)
     if annotations is not None:
@@ -122,6 +126,7 @@ def load_question_set(
         image_digests(images - missing.keys()) if digests else {},
         ids,
         {path: missing[path] for path in sorted(images & missing.keys())},
+        population,
     )
 
 

@@ -38,7 +38,7 @@ def with_intervals(task: TaskRun) -> Mapping[str, Any]:
     """A task's results; where they were stored without intervals, its scores are worked out from the lines."""
     if "interval" in task.headline:
         return task.results
-    return {**task.results, "scores": score_table(task.results["metric"], task.lines)}
+    return {**task.results, "scores": score_table(task.results["metric"], task.lines, task.population)}
 
 
 def header(runs: Sequence[Run], reported: Sequence[Reported]) -> str:

@@ -65,6 +65,7 @@ def prediction_line(task: Task, question: Question, prompt: str, entry: Mapping[
         "tokens": entry["tokens"],
         "stop": entry["stop"],
         "scores": score_all(task.metric, answer, question.answers),
+        **({"more": dict(question.more)} if question.more else {}),
     }
 
 

@@ -18,6 +18,8 @@ from typing import Any
 from eval.journal import JOURNALS
 
 PREDICTIONS, RESULTS, JOURNAL, SUMMARY = "predictions.jsonl", "results.json", "journal.jsonl", "summary.json"
+POPULATION = "references.jsonl"
+"""The references of every row of the data file, where a metric weighs by the whole set; one list a line."""
 
 STOPPED_AT_LENGTH = "length"
 
@@ -61,6 +63,24 @@ class TaskRun:
     @cached_property
     def lines(self) -> list[Line]:
         return read_predictions(self.folder / PREDICTIONS, self.results["n"])
+
+    @cached_property
+    def population(self) -> list[list[str]] | None:
+        """The references of all rows of the data file; None where the run kept none.
+
+        Raises ValueError for a line that is no list of texts.
+        """
+        path = self.folder / POPULATION
+        if not path.is_file():
+            return None
+        population = []
+        with path.open("rb") as stream:
+            for number, text in enumerate(stream, start=1):
+                references = _parsed(text, f"{path}:{number}")
+                if not isinstance(references, list) or not all(isinstance(one, str) for one in references):
+                    raise ValueError(f"{path}:{number} must be a list of strings")
+                population.append(references)
+        return population
 
     @property
     def headline(self) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from eval.accounting import accounts, is_complete
 from eval.asking import Asker, Report
 from eval.backends import Backend
+from eval.corpus_scores import with_row_scores
 from eval.journal import ORPHANS_LIVE, Journal, journal_name
 from eval.prompting import PromptForm
 from eval.provenance import source_revision, versions
@@ -38,6 +39,7 @@ from eval.results import (
     write_lines,
     written_to,
 )
+from eval.run_folder import POPULATION
 from eval.run_lock import LOCK, RunLock
 from eval.score import score_table
 from eval.sharding import Processes, chunks
@@ -246,6 +248,8 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
         for row in counted.expected
         if row in counted.answers
     ]
+    population = work.question_set.population or None
+    lines = with_row_scores(task.metric, lines, population)
     generation = generation_of(backend, task)
     results = {
         "task": task.name,
@@ -255,7 +259,7 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
         "n": len(lines),
         "n_expected": len(counted.expected),
         **accounts(counted, work.questions, lines),
-        "scores": score_table(task.metric, lines),
+        "scores": score_table(task.metric, lines, population),
         "published": published_scores(task),
         "note": task.note,
         "prompt": {"name": work.form.name, "text": work.form.text, "sha256": work.form.sha256},
@@ -281,6 +285,8 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
     with written_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_lines(folder / PREDICTIONS, lines)
+        if population is not None:
+            write_lines(folder / POPULATION, population)
         write_json(folder / RESULTS, results)
     return results, lines
 

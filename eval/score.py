@@ -17,11 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from eval.metrics import best_answer, metric_named, score_all
+from eval.corpus_metrics import Population
+from eval.corpus_scores import corpus_units, item_of, with_row_scores
+from eval.metrics import best_answer, ceiling, metric_named, score_all
 from eval.published_files import write_published_files
 from eval.run_folder import PREDICTIONS, RESULTS, Line, Run, TaskRun, json_text, lines_text, open_run, write_whole
 from eval.run_lock import RunLock
-from eval.statistics import Units, estimates, mean_units
+from eval.statistics import Units, estimate, estimates, mean_units
 from eval.tables import FORMATS, table_row, write_summary
 
 SAME, DIFFERENT, MISTAKE = 0, 1, 2
@@ -39,15 +41,19 @@ class Rescored:
     results: dict[str, Any]
 
 
-def score_table(metric: str, lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
+def score_table(metric: str, lines: Sequence[Line], population: Population | None = None) -> dict[str, dict[str, Any]]:
     """Every variant of a metric in percent over scored lines, with its standard error, 95 % interval and ceiling.
 
     `ceiling` is what the best reference of each row scores when it is given as the answer: a variant whose ceiling is
     under 100 cannot be reached on these data, or is broken for them. Figures are None where there is no line.
     """
-    variants = metric_named(metric).variants
-    found = estimates({name: units_of(metric, name, lines) for name in variants})
-    ceilings = _ceilings(metric, lines)
+    row = metric_named(metric)
+    variants = row.all_variants
+    of_rows = [name for name in variants if name in row.variants or row.corpus[name].item_scores is not None]
+    found = estimates({name: units_of(metric, name, lines) for name in of_rows})
+    # Their units are documents, whose number is another than that of the images.
+    found |= {name: estimate(units_of(metric, name, lines)) for name in variants if name not in found}
+    ceilings = _ceilings(metric, lines, population)
     return {
         name: {
             "value": _percent(found[name].value),
@@ -64,10 +70,13 @@ def score_table(metric: str, lines: Sequence[Line]) -> dict[str, dict[str, Any]]
 
 
 def units_of(metric: str, variant: str, lines: Sequence[Line]) -> Units:
-    """What the value of one variant is computed from, clustered by image.
+    """What the value of one variant is computed from, clustered by image, or by document where it is of the corpus.
 
     Raises ValueError where a line lacks the variant.
     """
+    corpus = metric_named(metric).corpus.get(variant)
+    if corpus is not None and corpus.item_scores is None:
+        return corpus_units(corpus, lines)
     for line in lines:
         if variant not in line["scores"]:
             raise ValueError(
@@ -84,13 +93,14 @@ def rescore(task: TaskRun) -> Rescored:
     metric, headline = task.results["metric"], task.results["headline"]
     place = task.folder / RESULTS
     try:
-        variants = metric_named(metric).variants
+        variants = metric_named(metric).all_variants
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
     if headline not in variants:
         raise ValueError(f"{place}: metric {metric} has no variant {headline!r} any more; it has {', '.join(variants)}")
     lines = [{**line, "scores": score_all(metric, line["answer"], line["references"])} for line in task.lines]
-    return Rescored(task, lines, {**task.results, "scores": score_table(metric, lines)})
+    lines = with_row_scores(metric, lines, task.population)
+    return Rescored(task, lines, {**task.results, "scores": score_table(metric, lines, task.population)})
 
 
 def rescored_run(run: Run, names: Sequence[str] | None = None) -> list[Rescored]:
@@ -197,9 +207,12 @@ def main(command: Sequence[str] | None = None) -> int:
     return exit_status(score_again, arguments().parse_args(command))
 
 
-def _ceilings(metric: str, lines: Sequence[Line]) -> dict[str, float | None]:
-    """Mean best score of every variant; rows with the same references are looked at once."""
+def _ceilings(metric: str, lines: Sequence[Line], population: Population | None) -> dict[str, float | None]:
+    """Score of the best answers by every variant; rows with the same references are looked at once."""
     variants = metric_named(metric).variants
+    corpus = {
+        name: ceiling(metric, name, list(map(item_of, lines)), population) for name in metric_named(metric).corpus
+    }
     found: dict[tuple[str, ...], dict[str, float]] = {}
     sums = dict.fromkeys(variants, 0.0)
     for line in lines:
@@ -208,7 +221,7 @@ def _ceilings(metric: str, lines: Sequence[Line]) -> dict[str, float | None]:
             found[references] = {name: best_answer(metric, name, references)[1] for name in variants}
         for name, best in found[references].items():
             sums[name] += best
-    return {name: total / len(lines) if lines else None for name, total in sums.items()}
+    return {**corpus, **{name: total / len(lines) if lines else None for name, total in sums.items()}}
 
 
 def _close(one: float | None, other: float | None) -> bool:

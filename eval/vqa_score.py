@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.answers import blank_line_breaks, normalise_evalai, normalise_vqa, strip_punctuation
+from eval.porter import stem
 
 MATCHES_FOR_FULL_SCORE = 3
 MINIMUM_REFERENCES = MATCHES_FOR_FULL_SCORE + 1  # with one left out, three must remain for a score of 1 to exist
@@ -51,6 +52,18 @@ def original_without_answer_id(prediction: str, references: Sequence[str]) -> fl
 def official(prediction: str, references: Sequence[str]) -> float:
     """The rule as visualqa.org states it: both sides are normalised, always, and one person is left out at a time."""
     return _leave_one_out(normalise_vqa(prediction), [normalise_vqa(reference) for reference in references])
+
+
+def stemmed(prediction: str, references: Sequence[str]) -> float:
+    """`official` on the stems of the words (Porter): 'riding' agrees with people who wrote 'ride'.
+
+    OK-VQA's released references are consolidated in this way, which its predictions must then be too.
+    """
+    return _leave_one_out(_stemmed(prediction), [_stemmed(reference) for reference in references])
+
+
+def _stemmed(text: str) -> str:
+    return " ".join(map(stem, normalise_vqa(text).split()))
 
 
 def script_2021(prediction: str, references: Sequence[str]) -> float:

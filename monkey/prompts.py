@@ -37,6 +37,10 @@ DETAILED_CAPTION_AS_TRAINED = "<img></img> Generate the detailed caption in Engl
 CAPTION_QWEN_VL = "<img></img>Describe the image in English:"
 """Short caption as Qwen-VL's evaluation asks it."""
 
+SCIENCEQA_QWEN_VL = "<img></img>{question}\nAnswer:"
+"""ScienceQA as Qwen-VL's evaluate_multiple_choice.py asks it; the question is that script's block of
+"Context: …\\nQuestion: …\\nOptions: A. …"."""
+
 CHAT_SYSTEM = "You are a helpful assistant."
 """System message of Qwen's chat models when a conversation has none of its own."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from eval.corpus_scores import with_row_scores
 from eval.metrics import score_all
 from eval.run_folder import PREDICTIONS, RESULTS
 from eval.score import score_table
@@ -67,6 +68,7 @@ def write_task(
         line(row, **{"answer": answer, "references": references, "metric": metric, **(changes or {}).get(row, {})})
         for row, (answer, references) in enumerate(answers)
     ]
+    lines = with_row_scores(metric, lines)
     folder = run / task
     folder.mkdir(parents=True)
     (folder / PREDICTIONS).write_text(

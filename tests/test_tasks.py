@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from eval.prompting import prompt_form
+from eval.catalogue import task_sheet
+from eval.metrics import METRICS
+from eval.prompting import FORMS, prompt_form
+from eval.task_files import PROMPT_FORMS
 from eval.tasks import GROUPS, TASKS, select_tasks
 
 PUBLISHED_TASKS = ["estvqa_test", "docvqa_test", "chartqa", "infovqa_test", "vizwiz_val", "deepform", "KLC", "WTQ"]
@@ -12,9 +17,10 @@ PUBLISHED_TASKS += ["gqa_testdev", "okvqa_val", "textvqa_val", "stvqa_test", "ai
 
 
 def test_the_fourteen_published_tasks_keep_names_places_and_limits():
-    assert [name for name, task in TASKS.items() if task.published is not None] == PUBLISHED_TASKS
+    assert list(TASKS)[: len(PUBLISHED_TASKS)] == PUBLISHED_TASKS
     assert GROUPS["published"] == tuple(PUBLISHED_TASKS)
-    assert sorted(GROUPS["general"] + GROUPS["text"] + GROUPS["document"]) == sorted(PUBLISHED_TASKS)
+    assert all(TASKS[name].published.monkey is not None for name in PUBLISHED_TASKS)
+    assert set(PUBLISHED_TASKS) <= {*GROUPS["general"], *GROUPS["text"], *GROUPS["document"]}
     assert TASKS["estvqa_test"].file == "data/estvqa/estvqa.jsonl"
     assert TASKS["gqa_testdev"].file == "data/gqa/gqa_testdev_new.jsonl"
     assert TASKS["KLC"].file == "data/test_KleisterCharity.jsonl"
@@ -22,6 +28,51 @@ def test_the_fourteen_published_tasks_keep_names_places_and_limits():
     assert short == {"vizwiz_val", "gqa_testdev", "okvqa_val", "textvqa_val", "ai2diagram_test", "vqav2_val"}
     assert {TASKS[name].max_new_tokens for name in set(PUBLISHED_TASKS) - short} == {100}
     assert sum(TASKS[name].n_expected for name in ("textvqa_val", "docvqa_test", "chartqa")) == 12_688
+
+
+def test_every_data_set_stands_in_one_group_by_kind():
+    by_kind = [name for kind in ("general", "text", "document", "caption") for name in GROUPS[kind]]
+    assert len(by_kind) == len(set(by_kind)) == 21
+    assert {*by_kind, *GROUPS["sample"]} == set(TASKS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_its_prompts_and_a_sheet(name):
+    task = TASKS[name]
+    for choice in ("as-trained", "published"):
+        assert prompt_form(task, choice).text.startswith("<img></img>")
+    sheet = task_sheet(task)
+    assert json.dumps(prompt_form(task, "as-trained").text, ensure_ascii=False) in sheet
+    assert METRICS[task.metric].meaning in sheet
+    assert sheet.count("(headline)") == 1
+    assert (f"n={task.n_expected}" in sheet) is (task.n_expected is not None)
+    if task.published is not None:
+        assert task.published.source in sheet
+        assert ("unknown" in sheet) is (None in (task.published.monkey, task.published.qwen_vl) or not task.n_expected)
+
+
+def test_headlines_are_the_rules_of_the_data_sets():
+    headlines = {name: (TASKS[name].metric, TASKS[name].headline) for name in TASKS}
+    assert headlines["deepform"] == headlines["KLC"] == ("due_f1", "official")
+    assert headlines["flickr30k"] == headlines["textcaps_val"] == ("cider", "official")
+    assert headlines["ai2diagram_test"] == headlines["scienceqa_img"] == ("choice_accuracy", "official")
+    assert headlines["textvqa_val"] == headlines["vizwiz_val"] == ("vqa_score", "evalai")
+    assert "original" in METRICS["due_f1"].variants
+
+
+def test_the_names_of_prompt_forms_are_those_there_are():
+    assert set(PROMPT_FORMS) == set(FORMS)
+
+
+def test_a_caption_is_asked_for_without_a_question(tmp_path):
+    assert prompt_form(TASKS["flickr30k"], "as-trained").ask("x") == "<img></img> Generate the caption in English: "
+    assert prompt_form(TASKS["flickr30k"], "published").ask("x") == "<img></img>Describe the image in English:"
+    path = tmp_path / "prompt.txt"
+    path.write_text("<img></img> Caption: ")
+    assert prompt_form(TASKS["textcaps_val"], str(path)).text == "<img></img> Caption: "
+    path.write_text("<img></img> {question}")
+    with pytest.raises(ValueError, match=r"holds \{question\}, and textcaps_val asks for a caption"):
+        prompt_form(TASKS["textcaps_val"], str(path))
 
 
 def test_prompts_are_asked_to_the_byte():
@@ -57,7 +108,8 @@ def test_prompt_file_without_its_places_is_refused(tmp_path, text, message):
 
 def test_tasks_are_chosen_by_name_group_pattern_and_file():
     assert [task.name for task in select_tasks("textvqa_val,chartqa,textvqa_val")] == ["textvqa_val", "chartqa"]
-    assert [task.name for task in select_tasks("general")] == list(GROUPS["general"])
+    for group in GROUPS:
+        assert [task.name for task in select_tasks(group)] == list(GROUPS[group])
     assert [task.name for task in select_tasks("*vqa_test")] == [
         "estvqa_test", "docvqa_test", "infovqa_test", "stvqa_test"
     ]  # fmt: skip

@@ -17,7 +17,7 @@ import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -67,9 +67,16 @@ class Record:
     """Where it stands: `train.jsonl:13` (line) or `train.json[12]` (index)."""
 
 
+QUESTION_KEYS = ("image", "question", "answer", "question_id")
+"""What every row of an evaluation file has."""
+
+
 @dataclass(frozen=True)
 class Question:
-    """One evaluation question; `row` counts from 0 in its file, `answers` are the references as given."""
+    """One evaluation question; `row` counts from 0 in its file, `answers` are the references as given.
+
+    `more` has the keys of the row beside those that every row has.
+    """
 
     row: int
     question_id: int | str
@@ -77,6 +84,7 @@ class Question:
     question: str
     answers: tuple[str, ...]
     source: str
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_records(path: str | Path, image_root: str | Path | None = None, root_name: str = "image_root") -> list[Record]:
@@ -402,7 +410,8 @@ def read_question(row: int, fields: Any, source: str, pictures: PicturePaths) ->
     # A blank among several references is kept: scores that leave one reference out depend on how many there are.
     if not any(reference.strip() for reference in answers):
         _fail(source, "the answer is empty", EMPTY_ANSWER)
-    return Question(row, question_id, pictures.find(image, source), text, tuple(answers), source)
+    more = {key: value for key, value in fields.items() if key not in QUESTION_KEYS}
+    return Question(row, question_id, pictures.find(image, source), text, tuple(answers), source, more)
 
 
 def _field(row: Any, key: str, types: tuple[type, ...], where: str) -> Any:

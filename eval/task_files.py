@@ -1,0 +1,112 @@
+"""A task of the user's own, as a small TOML or YAML file:
+
+    name = "receipts"                # default: the file's name
+    file = "receipts.jsonl"          # beside this file, or an absolute path
+    metric = "anls"
+    headline = "strict"              # the metric's variant that tables show first; default "official"
+    max_new_tokens = 20              # default 100
+    prompt = "<img></img> {question} Answer: "
+
+More fields: `n_expected` (another number of questions is remarked upon), `annotations` (a VQA annotation file with ten
+answers a question), `split` and `note` (text for the reader). `prompt` is a whole prompt, or the name of a form that
+the tasks of the evaluator use. Pictures are looked up as for a bare .jsonl file.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.metrics import METRICS, nearest
+from eval.tasks import LONG_ANSWER, TASKS, Task
+
+PROMPT_FORMS = ("vqa", "vizwiz", "caption", "scienceqa", "ocrbench")
+"""The rows of `eval.prompting.FORMS`, repeated so that reading a task imports no torch."""
+
+_FIELDS: Mapping[str, type] = {
+    "name": str,
+    "file": str,
+    "metric": str,
+    "headline": str,
+    "max_new_tokens": int,
+    "n_expected": int,
+    "annotations": str,
+    "prompt": str,
+    "split": str,
+    "note": str,
+}
+_REQUIRED = ("file", "metric")
+_KINDS = {str: "a text", int: "a whole number of at least 1"}
+
+
+def read_task(path: str | Path) -> Task:
+    """The task that a .toml, .yaml or .yml file describes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not TOML or YAML, an unknown or missing field, a value of the wrong kind, an unknown metric or
+            variant, or the name of a task of the evaluator; file and field are named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--dataset {path}: there is no such task file")
+    fields = _read_fields(path)
+    for name, value in fields.items():
+        if name not in _FIELDS:
+            raise ValueError(f"{path}: unknown field {name!r}; {nearest(str(name), _FIELDS)}")
+        kind = _FIELDS[name]
+        if type(value) is not kind or (kind is int and value < 1) or (kind is str and not value.strip()):
+            raise ValueError(f"{path}: {name} must be {_KINDS[kind]}, not {value!r}")
+    for name in _REQUIRED:
+        if name not in fields:
+            raise ValueError(f"{path}: the field {name} is missing; a task needs {' and '.join(_REQUIRED)}")
+    return _task(path, fields)
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        what = "TOML" if path.suffix == ".toml" else "YAML"
+        raise ValueError(f"{path} is not {what}: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} must hold fields with values, such as metric and file")
+    return fields
+
+
+def _task(path: Path, fields: Mapping[str, Any]) -> Task:
+    name = fields.get("name", path.stem)
+    if re.fullmatch(r"[\w.-]*\w[\w.-]*", name) is None:
+        raise ValueError(f"{path}: name {name!r} must be letters, digits, '_', '-' and '.'; a folder is named after it")
+    if name in TASKS:
+        raise ValueError(f"{path}: name {name!r} is a task of the evaluator; give yours another")
+    metric = fields["metric"]
+    if metric not in METRICS:
+        raise ValueError(f"{path}: unknown metric {metric!r}; {nearest(metric, METRICS)}")
+    headline = fields.get("headline", "official")
+    variants = METRICS[metric].all_variants
+    if headline not in variants:
+        raise ValueError(f"{path}: headline {headline!r} is no variant of {metric}; it has {', '.join(variants)}")
+    task = Task(
+        name,
+        str(path.parent / fields["file"]),
+        metric,
+        fields.get("max_new_tokens", LONG_ANSWER),
+        headline=headline,
+        n_expected=fields.get("n_expected"),
+        split=fields.get("split", ""),
+        note=fields.get("note", ""),
+        own_file=True,
+    )
+    if "annotations" in fields:
+        # Absolute, since the rows' annotation files start from the data root.
+        task = replace(task, annotations=str((path.parent / fields["annotations"]).resolve()))
+    prompt = fields.get("prompt", task.prompt)
+    return replace(task, prompt=prompt) if prompt in PROMPT_FORMS else replace(task, prompt_text=prompt)
