@@ -1,0 +1,126 @@
+"""Makes the files of a task from the official release of its data set; see data/README.md.
+
+    python -m eval.prepare --list
+    python -m eval.prepare textvqa_val --src downloads/textvqa
+    python -m eval.prepare vqav2_val --src downloads/coco --out /data/root --link
+
+Nothing is downloaded. Writes the task's files below --out, which is the evaluator's --data-root, all of them or none,
+and a manifest with counts and SHA-256. Exit status: 0 when all is written, 2 when it could not be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from eval.prepare.manifest import manifest_path, prepare
+from eval.prepare.table import PREPARERS, preparer_named, target_of
+
+DONE, MISTAKE, STOPPED = 0, 2, 130
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="python -m eval.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("task", nargs="?", metavar="TASK", help="name of the task; --list has them")
+    parser.add_argument("--src", type=Path, metavar="DIR", help="folder that holds the unpacked release")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="the data root to write below (.)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--copy", action="store_true", help="copy pictures; this is the default")
+    how.add_argument("--link", action="store_true", help="make hard links to pictures instead")
+    parser.add_argument("--allow-count", action="store_true", help="go on with another number of questions")
+    parser.add_argument("--allow-missing", action="store_true", help="leave out questions without a picture that opens")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there with other content")
+    parser.add_argument("--list", action="store_true", help="the tasks, what each needs and where that is")
+    return parser
+
+
+def catalogue() -> str:
+    """What every task needs, where to get it, under which terms, and what is written."""
+    return "\n".join(line for name in PREPARERS for line in (*needs(name), ""))
+
+
+def needs(name: str) -> list[str]:
+    preparer, task = preparer_named(name), target_of(name)
+    size = f", {task.n_expected:,} questions" if task.n_expected is not None else ""
+    lines = [
+        f"{name}{size}",
+        f"  needs   {preparer.needs}",
+        f"  from    {preparer.source}",
+        f"  terms   {preparer.terms} (as remembered, not verified: read those of the publisher)",
+        f"  writes  {task.file}",
+    ]
+    return [*lines, f"          {task.annotations}"] if task.annotations is not None else lines
+
+
+def report(name: str, manifest: dict[str, Any], out: Path) -> str:
+    """What was written, and what to know about it."""
+    expected = manifest["questions_expected"]
+    counts = f"{manifest['questions']:,} questions" + (f" of {expected:,}" if expected is not None else "")
+    lines = [f"wrote {out / target_of(name).file}: {counts}, {manifest['pictures']:,} pictures"]
+    if manifest["pictures_missing"]:
+        lines.append(
+            f"{manifest['pictures_missing']:,} pictures are missing or cannot be opened, and "
+            f"{manifest['questions_without_picture']:,} questions were left out with them; the first: "
+            f"{manifest['pictures_missing_first'][0]}"
+        )
+    if manifest["questions_without_reference"]:
+        lines.append(
+            f"{manifest['questions_without_reference']:,} questions have no reference with text; the first: "
+            f"{manifest['questions_without_reference_first'][0]}"
+        )
+    lines += [f"note: {statement}" for statement in manifest["statements"]]
+    lines.append(f"source: {manifest['source']}")
+    lines.append(f"terms: {manifest['terms_as_remembered']} (as remembered, not verified: read those of the publisher)")
+    lines.append(f"manifest: {out / manifest_path(target_of(name))}")
+    return "\n".join(lines)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    flags = arguments().parse_args(words)
+    try:
+        if flags.list:
+            print(catalogue())
+            return DONE
+        if flags.task is None:
+            raise ValueError("give the name of a task; --list has them")
+        if flags.src is None:
+            raise ValueError(
+                f"--src is needed: the folder of the release, with {preparer_named(flags.task).needs}, from "
+                f"{preparer_named(flags.task).source}"
+            )
+        manifest = prepare(
+            flags.task,
+            flags.src,
+            flags.out,
+            link=flags.link,
+            allow_count=flags.allow_count,
+            allow_missing=flags.allow_missing,
+            overwrite=flags.overwrite,
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return STOPPED
+    print(report(flags.task, manifest, flags.out))
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
