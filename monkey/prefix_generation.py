@@ -177,17 +177,9 @@ def _begin(model: nn.Module, images: Sequence[PrefixedImage], alpha: float, stat
         start = decoder.embed_tokens(start).expand(len(missing), 1, -1)
         hidden = torch.cat([start, features.to(start.dtype)], dim=1)
         positions = torch.arange(hidden.shape[1])[None]
-        rotary = _position_embeddings(decoder.config, positions, alpha, hidden.device)
+        rotary = position_embeddings(decoder.config, positions, alpha, hidden.device)
         recorded = _Recorded()
-        hidden = _run_layers(decoder.layers[:-1], hidden, positions, rotary, recorded, _causal)
-        last = decoder.layers[-1]
-        last.self_attn(
-            last.input_layernorm(hidden),
-            attention_mask=None,
-            past_key_values=recorded,
-            position_embeddings=rotary,
-            packed_attention=_no_queries,
-        )
+        run_for_keys(decoder.layers, hidden, positions, rotary, recorded, _causal)
     prefixes = Prefixes(tuple(recorded.keys), tuple(recorded.values))
     for index, image in enumerate(missing):
         image.prefixes[alpha] = prefixes, index
@@ -219,7 +211,7 @@ def _no_queries(query, key, value, scaling, dropout=0.0):
     return query[:, :, :0].transpose(1, 2)
 
 
-def _position_embeddings(
+def position_embeddings(
     config: MonkeyTextConfig, positions: torch.Tensor, alpha: float, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Cosine, sine and log-n factors of `positions` [1 or N, T], which are those in the prompt, padding not counted."""
@@ -231,7 +223,7 @@ def _position_embeddings(
     return cos, sin, scale
 
 
-def _run_layers(layers, hidden, positions, rotary, cache, attention) -> torch.Tensor:
+def run_layers(layers, hidden, positions, rotary, cache, attention) -> torch.Tensor:
     """Hidden states [N, T, D] through layers, before the last norm."""
     positions = positions.to(hidden.device)
     for layer in layers:
@@ -245,6 +237,19 @@ def _run_layers(layers, hidden, positions, rotary, cache, attention) -> torch.Te
             packed_attention=attention,
         )
     return hidden
+
+
+def run_for_keys(layers, hidden, positions, rotary, cache, attention) -> None:
+    """As `run_layers`, of tokens whose keys and values alone are wanted: the last layer computes nothing else."""
+    hidden = run_layers(layers[:-1], hidden, positions, rotary, cache, attention)
+    last = layers[-1]
+    last.self_attn(
+        last.input_layernorm(hidden),
+        attention_mask=None,
+        past_key_values=cache,
+        position_embeddings=rotary,
+        packed_attention=_no_queries,
+    )
 
 
 class _Generation:
@@ -318,8 +323,8 @@ class _Generation:
             begun = 0 if self.rows[0].place is None else 1
             placed = self.model.model.place_image_features(hidden[:, begun:], ids[:, begun:], features)
             hidden = torch.cat([hidden[:, :begun], placed], dim=1)
-        rotary = _position_embeddings(self.decoder.config, positions, self.alpha, self.device)
-        return _run_layers(self.decoder.layers, hidden, positions, rotary, self.attention, self.attention)
+        rotary = position_embeddings(self.decoder.config, positions, self.alpha, self.device)
+        return run_layers(self.decoder.layers, hidden, positions, rotary, self.attention, self.attention)
 
     def _choose(self, last: torch.Tensor) -> list[int]:
         logits = project(self.model.lm_head, self.decoder.norm(last)).float()

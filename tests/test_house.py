@@ -35,6 +35,7 @@ LAYERS = (
     ("monkey.modeling", "monkey.processing", "monkey.prefix_generation"),
     ("monkey", "monkey.data"),
     ("monkey.training", "monkey.serving"),
+    ("monkey.ask", "monkey.serve"),
     ("eval",),
 )
 

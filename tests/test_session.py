@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError
-from functools import wraps
 
 import pytest
 import torch
 from PIL import Image
 
+import monkey
 from monkey.serving import session
-from monkey.serving.session import Answerer, Decoding, default_checkpoint, open_model, stripped
+from monkey.serving.reply import Delivery
+from monkey.serving.session import Answerer, Decoding, default_checkpoint, open_model
 from tests.conftest import random_model
 from tests.small_processor import EOD, IM_START, START, plain, refusal, small_config, small_processor, span
 
@@ -37,13 +41,16 @@ def photo() -> Image.Image:
 
 @pytest.fixture
 def prompts(answerer, monkeypatch) -> list[list[int]]:
-    """The ids of every prompt that reaches the model, which answers with nothing."""
+    """The ids of every prompt that reaches the engine, which answers with nothing."""
     seen: list[list[int]] = []
 
-    def generate(input_ids, **_):
-        seen.append(input_ids[0].tolist())
+    def submit(request):
+        seen.append(request.ids)
+        delivery = Delivery(len(request.ids))
+        delivery.end("stop")
+        return delivery
 
-    monkeypatch.setattr(answerer.model, "generate", generate)
+    monkeypatch.setattr(answerer.engine, "submit", submit)
     return seen
 
 
@@ -81,7 +88,7 @@ def test_what_a_user_types_is_plain_text(answerer, photo, prompts, question):
 
 def test_a_seed_repeats_a_description_and_leaves_other_random_numbers_alone(answerer, photo):
     def described(seed: int | None) -> str:
-        return "".join(answerer.describe(photo, Decoding(max_new_tokens=12, temperature=0.7, seed=seed)))
+        return "".join(answerer.describe(photo, decoding=Decoding(max_new_tokens=12, temperature=0.7, seed=seed)))
 
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -92,31 +99,33 @@ def test_a_seed_repeats_a_description_and_leaves_other_random_numbers_alone(answ
 
 
 def test_an_error_of_the_model_reaches_the_asker_and_the_next_question_is_answered(answerer, photo, monkeypatch):
-    def broken(**_):
+    def broken(pixels):
         raise RuntimeError("the kernel is broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(answerer.model, "generate", broken)
+        patch.setattr(answerer.model, "get_image_features", broken)
         with pytest.raises(RuntimeError, match="the kernel is broken"):
             list(answerer.ask(photo, "What?"))
-    list(answerer.ask(photo, "What?", SHORT))
+    assert answerer.ask(photo, "What?", SHORT).text
 
 
 def test_too_little_memory_is_a_memory_error(answerer, photo, monkeypatch):
-    def too_large(**_):
+    def too_large(pixels):
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
-    monkeypatch.setattr(answerer.model, "generate", too_large)
+    monkeypatch.setattr(answerer.model, "get_image_features", too_large)
     with pytest.raises(MemoryError, match="memory of cpu does not suffice"):
         list(answerer.ask(photo, "What?"))
 
 
 def test_a_silent_model_is_given_up(answerer, photo, monkeypatch):
-    release = threading.Event()
-    monkeypatch.setattr(answerer.model, "generate", lambda **_: release.wait(30))
+    release, encode = threading.Event(), answerer.model.get_image_features
+    monkeypatch.setattr(answerer.model, "get_image_features", lambda pixels: release.wait(30) and encode(pixels))
     answerer.patience = 0.5
+    reply = answerer.ask(photo, "What?")
     with pytest.raises(TimeoutError, match=r"wrote nothing for 0\.5 seconds"):
-        list(answerer.ask(photo, "What?"))
+        list(reply)
+    assert reply.finish_reason == "cancelled"
     release.set()
 
 
@@ -124,17 +133,16 @@ def test_a_silent_model_is_given_up(answerer, photo, monkeypatch):
 def steps(answerer, monkeypatch) -> list[float]:
     """When each step of the model began; a step takes 20 ms, and never ends the answer."""
     begun: list[float] = []
-    forward = answerer.model.forward
+    logits = answerer.engine._steps.logits
 
-    @wraps(forward)
-    def slow(*args, **kwargs):
+    def slow(last):
         begun.append(time.monotonic())
         time.sleep(0.02)
-        outputs = forward(*args, **kwargs)
-        outputs.logits[..., EOD] = -1e9
-        return outputs
+        given = logits(last)
+        given[..., EOD] = -1e9
+        return given
 
-    monkeypatch.setattr(answerer.model, "forward", slow)
+    monkeypatch.setattr(answerer.engine._steps, "logits", slow)
     return begun
 
 
@@ -149,57 +157,62 @@ def test_closing_the_iterator_stops_the_model(answerer, photo, steps):
     assert len(steps) < 200
 
 
-def test_closing_the_answerer_ends_what_is_running_and_refuses_what_is_waiting(answerer, photo, steps):
-    running = answerer.ask(photo, "What?", Decoding(max_new_tokens=400))
-    waiting = answerer.ask(photo, "And then?")
-    assert next(running) is not None
-    assert next(waiting) == ""
-    answerer.close()
-    assert len(steps) < 200
-    with pytest.raises(CancelledError):
-        list(waiting)
+def test_closing_the_answerer_ends_what_is_running_and_refuses_what_is_waiting(model, photo, monkeypatch):
+    with Answerer(model, small_processor(), max_rows=1) as answerer:
+        release, encode = threading.Event(), model.get_image_features
+        monkeypatch.setattr(model, "get_image_features", lambda pixels: release.wait(30) and encode(pixels))
+        running = answerer.ask(photo, "What?", Decoding(max_new_tokens=400))
+        waiting = answerer.ask(photo, "And then?")
+        assert next(running) == next(waiting) == ""
+        threading.Timer(0.2, release.set).start()
+        answerer.close()
+        assert running.text == ""
+        assert running.finish_reason == "cancelled"
+        with pytest.raises(CancelledError):
+            list(waiting)
+        with pytest.raises(RuntimeError, match="was closed"):
+            answerer.ask(photo, "What?")
 
 
-def test_the_model_answers_one_question_at_a_time(answerer, photo, monkeypatch):
-    at_once, most = [], []
+def test_a_reply_tells_how_it_ended(answerer, photo):
+    reply = answerer.ask(photo, "What is the total?", SHORT)
+    assert reply.finish_reason is None or reply.new_tokens
+    assert reply.text == "".join(answerer.ask([photo], "What is the total?", SHORT))
+    assert (reply.finish_reason, reply.new_tokens) == ("length", 12)
+    prompt = [*span(answerer.processor), *plain(answerer.processor, " What is the total? Answer: ")]
+    assert reply.prompt_tokens == len(prompt)
+    assert list(reply) == []
+    assert reply.text
 
-    def generate(**_):
-        at_once.append(1)
-        most.append(len(at_once))
-        time.sleep(0.05)
-        at_once.pop()
 
-    monkeypatch.setattr(answerer.model, "generate", generate)
-    askers = [threading.Thread(target=lambda: list(answerer.ask(photo, "What?"))) for _ in range(4)]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join(30)
-    assert most == [1, 1, 1, 1]
+def test_a_description_may_be_asked_for_in_other_words(answerer, photo, prompts):
+    answerer.describe(photo, "Generate the caption in English:").text  # noqa: B018
+    answerer.describe(photo, "  <img>a</img>\n").text  # noqa: B018
+    first, second = (plain(answerer.processor, text) for text in (
+        " Generate the caption in English: ", " <img>a</img> "
+    ))  # fmt: skip
+    assert prompts == [[*span(answerer.processor), *first], [*span(answerer.processor), *second]]
+    assert "prompt is empty" in refusal(lambda: answerer.describe(photo, " "))
+
+
+def test_questions_about_no_picture_and_about_several(answerer, photo, prompts):
+    answerer.ask([], "What?").text  # noqa: B018
+    answerer.ask([photo, photo, photo], "What?").text  # noqa: B018
+    words = plain(answerer.processor, " What? Answer: ")
+    assert prompts == [words, [*span(answerer.processor) * 3, *words]]
+    assert refusal(lambda: answerer.ask([photo, b"hello"], "What?")).startswith("picture 2 ")
 
 
 def test_bad_input_is_refused_before_the_model_runs(answerer, photo, prompts):
     assert "question is empty" in refusal(lambda: answerer.ask(photo, " \n"))
     assert "not a picture" in refusal(lambda: answerer.ask(b"hello", "What?"))
-    assert "more than the 512 allowed" in refusal(lambda: answerer.ask(photo, "why " * 600))
+    message = refusal(lambda: answerer.ask(photo, "why " * 600))
+    assert "with its 1 image of 10, more than the 512 allowed" in message
     refusal(lambda: answerer.ask("/nowhere.png", "What?"), FileNotFoundError)
     prompt = [*span(answerer.processor), *plain(answerer.processor, " What? Answer: ")]
     answerer.processor.max_positions = len(prompt)
     assert "no room for an answer" in refusal(lambda: answerer.ask(photo, "What?"))
     assert prompts == []
-
-
-@pytest.mark.parametrize(
-    ("pieces", "expected"),
-    [
-        ([" ", "\n a", " ", "b ", ""], "a b"),
-        (["", "a\n", "", "\n", "b"], "a\n\nb"),
-        ([" ", "\n"], ""),
-        ([], ""),
-    ],
-)
-def test_pieces_lose_white_space_at_both_ends_only(pieces, expected):
-    assert "".join(stripped(pieces)) == expected
 
 
 def test_a_half_precision_checkpoint_is_opened_in_fp32_on_a_cpu(model, tmp_path):
@@ -226,3 +239,56 @@ def test_the_gpu_is_taken_where_there_is_one_and_it_is_wanted(monkeypatch):
     assert session.chosen_device(cpu_only=True)[0] == "cpu"
     monkeypatch.setattr(session.torch.cuda, "is_available", lambda: False)
     assert session.chosen_device(cpu_only=False)[0] == "cpu"
+
+
+class TestOpening:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("tiny")
+        random_model(small_config()).save_pretrained(folder)
+        small_processor().save_pretrained(folder)
+        return folder
+
+    def test_three_lines_are_enough(self, folder, model, photo):
+        with monkey.load(folder) as opened, Answerer(model, small_processor()) as held:
+            assert opened.ask(photo, "What?", SHORT).text == held.ask(photo, "What?", SHORT).text
+
+    def test_a_checkpoint_of_qwens_chat_is_asked_in_its_form(self, folder, tmp_path):
+        with monkey.load(folder, "cpu") as opened:
+            assert opened.form == "questions"
+        shutil.copytree(folder, tmp_path / "chat")
+        (tmp_path / "chat" / "generation_config.json").write_text('{"chat_format": "chatml", "eos_token_id": 768}')
+        with monkey.load(tmp_path / "chat", "cpu") as opened:
+            assert opened.form == "chatml"
+
+    def test_the_type_may_be_named(self, folder):
+        with monkey.load(folder, dtype="bfloat16") as opened:
+            assert opened.model.dtype == torch.bfloat16
+            assert opened.ask([], "What?", SHORT).text is not None
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"dtype": "float7"}, "dtype is 'float7'"),
+            ({"dtype": "int8"}, "dtype is 'int8'"),
+            ({"device": "gpu"}, "device is 'gpu', and it is auto, cpu, cuda or cuda:N"),
+            ({"quantization": "3bit"}, "quantization is '3bit', and it is None or 4bit"),
+            ({"max_rows": 0}, "max_rows is 0"),
+        ],
+    )
+    def test_settings_that_cannot_be_had_are_refused_by_name(self, folder, options, message):
+        assert message in refusal(lambda: monkey.load(folder, **options))
+
+    def test_a_missing_bitsandbytes_is_named(self, folder, monkeypatch):
+        monkeypatch.setattr(session.importlib.util, "find_spec", lambda name: None)
+        assert "pip install bitsandbytes" in refusal(lambda: monkey.load(folder, quantization="4bit"))
+
+    def test_compiling_on_a_cpu_says_that_it_does_nothing(self, folder):
+        with pytest.warns(UserWarning, match="compile=True does nothing on cpu"):
+            monkey.load(folder, "cpu", compile=True).close()
+
+    def test_the_package_opens_without_what_serves(self):
+        code = "import sys, monkey; assert 'monkey.serving' not in sys.modules; monkey.load; print(monkey.Decoding)"
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            monkey.nothing  # noqa: B018

@@ -100,7 +100,7 @@ def build_app(answerer: Answerer) -> gr.Blocks:
             picture = _opened(answerer, uploaded, words)
             decoding = replace(FOR_DESCRIPTIONS, seed=_checked_seed(seed, words))
             asked = words.described if decoding.seed is None else f"{words.described} ({words.seed} {decoding.seed})"
-            exchanges = _conversed(asked, lambda: answerer.describe(picture, decoding), conversation, words)
+            exchanges = _conversed(asked, lambda: answerer.describe(picture, decoding=decoding), conversation, words)
             for conversation in exchanges:
                 yield *_shown(conversation), _no_notice()
         except Refusal as refusal:

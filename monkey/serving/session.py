@@ -1,59 +1,65 @@
-"""A model that is open for questions: one call at a time, answers piece by piece.
+"""A model that is open for questions: about pictures, one or several, in one turn or many, answers piece by piece.
 
-    with open_model("outputs/quickstart/finetuned", "cpu") as answerer:
-        for piece in answerer.ask("sign.png", "What does the sign say?"):
-            print(piece, end="", flush=True)
+    import monkey
 
-Prompts are made here and nowhere else in `serving`; whatever a user types is plain text in them, so `<img>` and
+    with monkey.load("outputs/quickstart/finetuned") as model:
+        print(model.ask("sign.png", "What does the sign say?").text)
+
+Prompts are made in `serving` from what a user types and nowhere else; it is plain text in them, so `<img>` and
 `<|im_start|>` in a question are characters, never a picture to open or a token of control.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+import hashlib
+import importlib.util
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature, TextIteratorStreamer
 
 from monkey.images import open_image
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
-from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, VQA_AS_TRAINED, after_image
+from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE, VQA_AS_TRAINED, after_image
+from monkey.serving.checkpoints import processor_of
+from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding
+from monkey.serving.dialogue import Form, conversation_segments
+from monkey.serving.engine import Engine, computing_thread
+from monkey.serving.reply import POLL_SECONDS, Reply
+from monkey.serving.request import Picture, Request
+
+__all__ = [
+    "FOR_ANSWERS",
+    "FOR_DESCRIPTIONS",
+    "POLL_SECONDS",
+    "Answerer",
+    "Decoding",
+    "Reply",
+    "chosen_device",
+    "default_checkpoint",
+    "load",
+    "open_model",
+]
 
 DEFAULT_CHECKPOINTS = ("models/small", "outputs/quickstart/finetuned")
 """Folders below the project's own, in the order in which a demo without `--checkpoint-path` looks for a model."""
 
-POLL_SECONDS = 0.25
-"""How often whoever waits for the next piece gets the chance to give up."""
-
 PATIENCE_SECONDS = 600.0
 """Longest wait for one piece. The first needs the whole prompt, which takes minutes at full size on a CPU."""
 
+MAX_ROWS = 8
+"""Requests that are answered at the same time unless another number is given."""
 
-@dataclass(frozen=True)
-class Decoding:
-    """How tokens are chosen."""
+CACHE_BYTES = 2**30
+"""Of keys and values that a CPU keeps for later prompts; a GPU keeps a quarter of what is free beside the model."""
 
-    max_new_tokens: int
-    temperature: float = 0.0
-    """0 takes the likeliest token every time; above, tokens are sampled."""
-    seed: int | None = None
-    """Of sampling: the same picture, prompt and seed give the same text. None for another text every time."""
-
-
-FOR_ANSWERS = Decoding(max_new_tokens=512)
-"""As the published demo answers questions."""
-
-FOR_DESCRIPTIONS = Decoding(max_new_tokens=250, temperature=0.7, seed=0)
-"""As the published demo describes a picture, but for the seed, which it leaves to chance."""
+QUANTIZATIONS = ("4bit",)
 
 
 def default_checkpoint(project: Path) -> Path:
@@ -76,42 +82,135 @@ def chosen_device(cpu_only: bool) -> tuple[str, str]:
     return "cpu", "the CPU: torch sees no CUDA device here"
 
 
-def open_model(checkpoint: str | Path, device: str = "cpu", *, dtype: str | torch.dtype = "auto") -> Answerer:
-    """Open a checkpoint folder, or a hub name, for questions.
+def load(
+    checkpoint: str | Path,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantization: str | None = None,
+    *,
+    compile: bool = False,
+    max_rows: int = MAX_ROWS,
+    cache_bytes: int | None = None,
+    name: str | None = None,
+) -> Answerer:
+    """Open a checkpoint for questions.
 
     Args:
-        checkpoint: published layout, our own saves, or an adapter folder.
-        device: "cpu", "cuda", "cuda:1", …
-        dtype: "auto" is the checkpoint's own, save that half precision becomes fp32 on a CPU, which is slow at it.
+        checkpoint: a folder (published layout, our own saves, or a PEFT adapter on a base), or a hub name, which is
+            found in the offline cache too.
+        device: "cpu", "cuda", "cuda:1", …; "auto" takes the GPU where there is one, and where there are several fills
+            one after the other.
+        dtype: a torch type or its name; "auto" is the checkpoint's own, save that float16 becomes float32 on a CPU,
+            which is slow at it.
+        quantization: "4bit" packs the decoder's linears as NF4, through bitsandbytes; None leaves them as they are.
+        compile: compile the step that writes a token, on CUDA; on a CPU a warning says that nothing is compiled.
+        max_rows: requests that are answered at the same time; others wait in line.
+        cache_bytes: of keys and values that are kept for later questions about the same pictures and for
+            conversations that go on; 0 keeps none. By default `CACHE_BYTES`, or a quarter of a GPU's free memory.
+        name: what people call the model; by default the last part of its checkpoint's name.
 
     Raises:
         FileNotFoundError: no such checkpoint, or a file of it is missing.
-        ValueError: a checkpoint that does not fit, CUDA that is not there, or too little memory on the device.
+        ValueError: a checkpoint that does not fit, CUDA that is not there, too little memory on the device, or
+            another setting that cannot be had.
     """
-    processor = MonkeyProcessor.from_pretrained(checkpoint)
-    placement = {} if device == "cpu" else {"device_map": device}
+    if max_rows < 1:
+        raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
+    dtype = _dtype_of(dtype)
+    place = _place_of(device)
+    processor = processor_of(checkpoint)
+    thread = computing_thread()
     try:
-        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **placement).eval()
+        if place == "cpu":
+            # OpenMP keeps workers for each thread that computed, and slows all of them when they outnumber the cores.
+            model = thread.submit(_opened, checkpoint, place, dtype, quantization).result()
+        else:
+            model = _opened(checkpoint, place, dtype, quantization)
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"{checkpoint} does not fit into the memory of {device}; use the CPU, or free memory"
         ) from error
-    if device == "cpu" and model.dtype == torch.float16:
-        model = model.float()
-    return Answerer(model, processor, name=Path(checkpoint).resolve().name)
+    if compile and model.device.type != "cuda":
+        warnings.warn(f"compile=True does nothing on {model.device}: only CUDA's decoding is compiled", stacklevel=2)
+        compile = False
+    return Answerer(
+        model,
+        processor,
+        name=name or Path(checkpoint).resolve().name,
+        max_rows=max_rows,
+        cache_bytes=cache_bytes,
+        compiled=compile,
+        thread=thread,
+    )
+
+
+def open_model(checkpoint: str | Path, device: str = "cpu", *, dtype: str | torch.dtype = "auto") -> Answerer:
+    """As `load`, on the CPU unless told."""
+    return load(checkpoint, device, dtype)
+
+
+def _dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    named = getattr(torch, str(dtype), None)
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}, and it is auto, float32, bfloat16 or float16")
+    return named
+
+
+def _place_of(device: str) -> str:
+    """What the library calls the device: its name, or how to spread a model over several."""
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cpu" if not cards else "cuda" if cards == 1 else "sequential"
+    try:
+        index = torch.device(device).index or 0
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}, and it is auto, cpu, cuda or cuda:N") from error
+    if device.startswith("cuda") and cards and index >= cards:
+        raise ValueError(f"device is {device!r}, and there are only {cards} CUDA devices, counted from 0")
+    return device
+
+
+def _opened(
+    checkpoint: str | Path, place: str, dtype: str | torch.dtype, quantization: str | None
+) -> MonkeyForConditionalGeneration:
+    """The model, packed or not, on its device and in evaluation mode."""
+    if quantization is None:
+        placement = {} if place == "cpu" else {"device_map": place}
+        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **placement).eval()
+        return model.float() if place == "cpu" and model.dtype == torch.float16 else model
+    if quantization not in QUANTIZATIONS:
+        raise ValueError(f"quantization is {quantization!r}, and it is None or {', '.join(QUANTIZATIONS)}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"quantization={quantization!r} packs the decoder through bitsandbytes, which is not installed: "
+            "pip install bitsandbytes"
+        )
+    from monkey.training.quantised import open_four_bit
+
+    return open_four_bit(str(checkpoint), dtype=torch.bfloat16 if dtype == "auto" else dtype, device_map=place).eval()
 
 
 class Answerer:
-    """Answers questions about pictures, one at a time, in a thread of its own.
+    """Answers questions about pictures, up to `max_rows` at once, in a thread of its own.
 
-    Callers may be many: their questions wait in line. An iterator that `ask` or `describe` returned stops the model
-    when it is closed or dropped, so a caller that goes away costs no more than the token in progress.
+    Callers may be many: their requests join the batch in progress, and wait in line where it is full. What was read of
+    a picture or of a conversation is kept for the next question about it.
 
     Args:
         model: in evaluation mode, on its device.
         processor: of the same checkpoint.
         name: what people call it.
         patience: seconds to wait for one piece before TimeoutError.
+        max_rows, cache_bytes: as of `load`.
+        compiled: compile the step that writes a token; CUDA only.
+        thread: one worker to compute in, see `monkey.serving.engine.computing_thread`; a new one when None.
+
+    Attributes:
+        engine: what computes; its `stats`, `waiting` and `running` are for whoever watches it.
+        form: how `chat` writes conversations unless told, see `monkey.serving.dialogue`: "chatml" for a checkpoint
+            whose generation settings say `chat_format: chatml`, else "questions".
     """
 
     def __init__(
@@ -120,13 +219,23 @@ class Answerer:
         processor: MonkeyProcessor,
         name: str = "Monkey",
         patience: float = PATIENCE_SECONDS,
+        max_rows: int = MAX_ROWS,
+        cache_bytes: int | None = None,
+        compiled: bool = False,
+        thread: ThreadPoolExecutor | None = None,
     ):
         self.model = model
         self.processor = processor
         self.name = name
         self.patience = patience
-        self._closing = threading.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answerer")
+        self.form: Form = "chatml" if getattr(model.generation_config, "chat_format", None) == "chatml" else "questions"
+        if cache_bytes is None:
+            cache_bytes = CACHE_BYTES
+            if model.device.type == "cuda":
+                cache_bytes = torch.cuda.mem_get_info(model.device)[0] // 4
+        self.engine = Engine(model, processor, max_rows, cache_bytes, compiled, thread)
+        ends = model.generation_config.eos_token_id
+        self._end_ids = {processor.tokenizer.eod_id, *(ends if isinstance(ends, (list, tuple)) else [ends])} - {None}
 
     def __enter__(self) -> Answerer:
         return self
@@ -135,9 +244,8 @@ class Answerer:
         self.close()
 
     def close(self) -> None:
-        """Stop the answer in progress and those in line; nothing can be asked afterwards."""
-        self._closing.set()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Stop the answers in progress and refuse those in line; nothing can be asked afterwards."""
+        self.engine.close()
 
     @property
     def max_bytes(self) -> int:
@@ -159,132 +267,93 @@ class Answerer:
             name=name,
         )
 
-    def ask(self, picture: Any, question: str, decoding: Decoding = FOR_ANSWERS) -> Iterator[str]:
-        """Answer a question about a picture.
+    def ask(self, images: Any, question: str, decoding: Decoding = FOR_ANSWERS) -> Reply:
+        """Answer a question about pictures, with the prompt that answers were trained with.
 
         Args:
-            picture: whatever `monkey.images.open_image` takes.
+            images: whatever `monkey.images.open_image` takes, or a list of such; an empty list for none.
             question: plain text, whatever it holds.
 
         Returns:
-            The answer's pieces; joined, they are the answer without white space around it. An empty piece comes
-            every `POLL_SECONDS` in which nothing new was written. Iterating raises TimeoutError when no token comes
-            for `patience` seconds, MemoryError when the device's memory does not suffice, and whatever else the
-            model raised.
+            The answer as it comes. It is being worked on from here on, whether it is read or not.
 
         Raises:
             FileNotFoundError, ValueError: a picture that cannot be opened, an empty or a too long question.
+            RuntimeError: the model was closed.
         """
         question = question.strip()
         if not question:
             raise ValueError("the question is empty")
-        return self._answer(picture, after_image(VQA_AS_TRAINED).format(question=question), decoding)
+        return self._answer(images, after_image(VQA_AS_TRAINED).replace("{question}", question), decoding)
 
-    def describe(self, picture: Any, decoding: Decoding = FOR_DESCRIPTIONS) -> Iterator[str]:
-        """Describe a picture in detail; arguments, result and errors as of `ask`."""
-        return self._answer(picture, after_image(DETAILED_CAPTION_AS_TRAINED), decoding)
+    def describe(self, image: Any, prompt: str | None = None, decoding: Decoding = FOR_DESCRIPTIONS) -> Reply:
+        """Describe a picture; arguments, result and errors otherwise as of `ask`.
 
-    def _answer(self, picture: Any, text: str, decoding: Decoding) -> Iterator[str]:
-        """Make the inputs now, so that bad input is refused at once, and the answer while it is iterated over."""
-        inputs = self.processor(images=[self.open_picture(picture)], text=text, inert_text=True)
-        length, limit = inputs["input_ids"].shape[1], self.processor.max_positions
-        room = decoding.max_new_tokens if limit is None else min(decoding.max_new_tokens, limit - length)
-        if room < 1:
+        Args:
+            prompt: what to ask for, plain text; a detailed description, as trained, when None.
+        """
+        if prompt is None:
+            return self._answer(image, after_image(DETAILED_CAPTION_AS_TRAINED), decoding)
+        if not prompt.strip():
+            raise ValueError("the prompt is empty; leave it out for a detailed description")
+        # As the prompts of training stand: a space before and behind.
+        return self._answer(image, f" {prompt.strip()} ", decoding)
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], decoding: Decoding = FOR_ANSWERS, *, form: Form | None = None
+    ) -> Reply:
+        """Answer the last message of a conversation; result and errors as of `ask`.
+
+        Where the conversation goes on from one that was asked before, its pictures and earlier turns are not read
+        again.
+
+        Args:
+            messages: as `monkey.chat.chat_segments` takes them, a user's last: `{"role": …, "content": text | parts}`,
+                a part being `{"type": "text", "text": …}` or `{"type": "image", "image": …}` with whatever
+                `monkey.images.open_image` takes. All content is plain text.
+            form: how it is written, "chatml", "questions" or "plain" (`monkey.serving.dialogue`); `self.form` when
+                None.
+        """
+        form = form or self.form
+        segments, images = conversation_segments(messages, form)
+        ends = set(self._end_ids)
+        if form == "chatml":
+            ends |= {self.processor.tokenizer.im_end_id, self.processor.tokenizer.im_start_id}
+        ids = self.processor.encode_segments(segments)
+        return self._submit(ids, images, decoding, ends, is_conversation=True)
+
+    def _answer(self, images: Any, text: str, decoding: Decoding) -> Reply:
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        ids = self.processor.encode_segments([*[(IMAGE_PLACE, True)] * len(images), (text, False)])
+        return self._submit(ids, images, decoding, self._end_ids)
+
+    def _submit(
+        self, ids: list[int], images: list[Any], decoding: Decoding, ends: set[int], is_conversation: bool = False
+    ) -> Reply:
+        """Make the inputs now, so that bad input is refused at once, and put the request in line."""
+        room = self._room(ids, len(images), decoding.max_new_tokens)
+        names = ["the picture"] if len(images) == 1 else [f"picture {number}" for number in range(1, len(images) + 1)]
+        pictures = [self._picture(image, name) for image, name in zip(images, names, strict=True)]
+        request = Request(ids, pictures, decoding, room, frozenset(ends), is_conversation)
+        return Reply(self.engine.submit(request), self.patience)
+
+    def _room(self, ids: list[int], num_images: int, wanted: int) -> int:
+        """How many new tokens there are at most, or ValueError where there is room for none."""
+        length, limit = len(ids), self.processor.max_positions
+        if limit is None or length < limit:
+            return wanted if limit is None else min(wanted, limit - length)
+        images = "image" if num_images == 1 else "images"
+        counted = f" with its {num_images} {images} of {self.processor.image_tokens + 2:,}" if num_images else ""
+        if length > limit:
             raise ValueError(
-                f"the prompt is {length:,} tokens long with its picture, and the model's {limit:,} leave no room for "
-                "an answer; shorten the question"
+                f"the prompt is {length:,} tokens long{counted}, more than the {limit:,} allowed (the model's "
+                "max_positions); shorten it or give fewer images"
             )
-        return self._stream(inputs, decoding, room)
-
-    def _stream(self, inputs: BatchFeature, decoding: Decoding, max_new_tokens: int) -> Iterator[str]:
-        stopped = threading.Event()
-        streamer = TextIteratorStreamer(
-            self.processor.tokenizer, skip_prompt=True, timeout=POLL_SECONDS, skip_special_tokens=True
+        raise ValueError(
+            f"the prompt is {length:,} tokens long{counted}, and the model's {limit:,} leave no room for an answer; "
+            "shorten the question"
         )
-        job = self._thread.submit(self._generate, inputs, decoding, max_new_tokens, streamer, stopped)
-        try:
-            yield from stripped(_pieces(streamer, job, self.patience))
-            job.result()
-        finally:
-            stopped.set()
-            job.cancel()
 
-    def _generate(
-        self,
-        inputs: BatchFeature,
-        decoding: Decoding,
-        max_new_tokens: int,
-        streamer: TextIteratorStreamer,
-        stopped: threading.Event,
-    ) -> None:
-        """Run the model to the end, or until told to stop; runs in the answerer's thread only."""
-        sampling = {"do_sample": True, "temperature": decoding.temperature} if decoding.temperature else {}
-        try:
-            with _seeded(decoding.seed if sampling else None, self.model.device):
-                self.model.generate(
-                    **inputs.to(self.model.device, dtype=self.model.dtype),
-                    **{"do_sample": False, **sampling},
-                    num_beams=1,
-                    max_new_tokens=max_new_tokens,
-                    min_new_tokens=1,
-                    streamer=streamer,
-                    stopping_criteria=[_stop_when(stopped, self._closing)],
-                )
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(
-                f"the memory of {self.model.device} does not suffice for this picture and prompt"
-            ) from error
-        finally:
-            # Whatever happened, nobody waits for a piece that will not come.
-            streamer.text_queue.put(streamer.stop_signal)
-
-
-def stripped(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text piece by piece, without white space at its beginning and end."""
-    held, begun = "", False
-    for piece in pieces:
-        text = held + piece if begun else piece.lstrip()
-        kept = text.rstrip()
-        held = text[len(kept) :]
-        begun = begun or bool(kept)
-        yield kept
-
-
-def _pieces(streamer: TextIteratorStreamer, job: Future, patience: float) -> Iterator[str]:
-    """What the streamer gets while `job` runs, and "" at every poll in between."""
-    waited = 0.0
-    while not job.cancelled():
-        try:
-            piece = next(streamer)
-        except StopIteration:
-            return
-        except queue.Empty:
-            waited += POLL_SECONDS if job.running() else 0.0  # waiting in line does not count
-            if waited >= patience:
-                raise TimeoutError(f"the model wrote nothing for {patience:g} seconds") from None
-            piece = ""
-        else:
-            waited = 0.0
-        yield piece
-
-
-def _stop_when(*events: threading.Event) -> Callable[..., torch.Tensor]:
-    """A stopping criterion of `generate`: every row is done once any of the events is set."""
-
-    def criterion(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        is_done = any(event.is_set() for event in events)
-        return torch.full((input_ids.shape[0],), is_done, dtype=torch.bool, device=input_ids.device)
-
-    return criterion
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Random numbers from `seed` inside, and as if nothing had been drawn outside; nothing for None."""
-    if seed is None:
-        yield
-        return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+    def _picture(self, image: Any, name: str) -> Picture:
+        canvas = self.processor.image_processor.canvas(image, name)
+        return Picture(hashlib.sha256(np.ascontiguousarray(canvas)).digest(), canvas)

@@ -1,0 +1,305 @@
+"""Ask a model about pictures from the command line.
+
+    python -m monkey.ask --image sign.png "What does the sign say?"
+    echo "Which is older?" | python -m monkey.ask --image a.png --image b.png --stream
+    python -m monkey.ask --describe --image holidays/
+    python -m monkey.ask --checkpoint echo840/Monkey --input rows.jsonl --output answers.jsonl
+
+Several --image are asked about together; of a folder, each picture by itself. A row of --input is an object with
+`question` and `image`, a path or a list of paths. After an interruption the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from monkey.serving.answer_file import AnswerFile, RowQuestion
+    from monkey.serving.session import Answerer, Decoding, Reply
+
+MISTAKE, SOME_FAILED, INTERRUPTED = 2, 1, 130
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+"""Of the files of a folder that are asked about."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="python -m monkey.ask",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("question", nargs="?", help="the question; read from standard input where it is left out")
+    what = parser.add_argument_group("what")
+    what.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="picture, or a folder")
+    what.add_argument("--describe", action="store_true", help="describe each picture; a question words it otherwise")
+    what.add_argument("--input", type=Path, metavar="FILE", help="questions, .jsonl or .json")
+    what.add_argument("--output", type=Path, metavar="FILE", help="answers to --input, .jsonl")
+    what.add_argument("--image-root", type=Path, metavar="FOLDER", help="of the pictures of --input (its own folder)")
+    how = parser.add_argument_group("how tokens are chosen")
+    how.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (512; of --describe 250)")
+    how.add_argument("--temperature", type=float, help="0 takes the likeliest token (0; of --describe 0.7)")
+    how.add_argument("--top-p", type=float, help="share of probability that is sampled from (1)")
+    how.add_argument("--seed", type=int, help="of sampling (a new one each time; of --describe 0)")
+    shown = parser.add_argument_group("what is shown")
+    shown.add_argument("--stream", action="store_true", help="show the answer as it is written")
+    shown.add_argument("--json", action="store_true", help="a line of JSON for each answer")
+    shown.add_argument("--confidence", action="store_true", help="how sure the model was of its tokens, 0 to 1")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "-c", "--checkpoint", help="folder or hub name (models/small, or what scripts/quickstart.sh trained)"
+    )
+    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (a GPU where there is one)")
+    model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (the checkpoint's own)")
+    model.add_argument("--quantization", choices=("4bit",), help="pack the decoder's weights")
+    model.add_argument("--compile", action="store_true", help="compile the step that writes a token; on a GPU only")
+    model.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="questions at the same time (%(default)s)"
+    )
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(words)
+    try:
+        check(options)
+        return _run_file(options) if options.input else _run(options)
+    except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        kept = f"; answers so far are in {options.output}.part, and the same command goes on" if options.output else ""
+        print(f"interrupted{kept}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ValueError for flags that do not go together."""
+    if (options.input is None) != (options.output is None):
+        raise ValueError("--input and --output go together: a file of questions, and the file for their answers")
+    if options.input is not None:
+        given = ("--image", options.image), ("a question", options.question), ("--stream", options.stream)
+        for name, value in given:
+            if value:
+                raise ValueError(f"{name} does not go with --input, whose rows say what is asked")
+    elif options.image_root is not None:
+        raise ValueError("--image-root goes with --input; --image takes any path")
+    if options.stream and options.json:
+        raise ValueError("--stream shows an answer as it is written, and --json when it is whole; choose one")
+    if options.describe and not options.image and options.input is None:
+        raise ValueError("--describe needs --image, a picture or a folder of pictures")
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size is {options.batch_size}, and at least 1 is needed")
+
+
+def decoding_of(options: argparse.Namespace) -> Decoding:
+    """The settings of `ask` or `describe` with what the flags change; ValueError for one that means nothing."""
+    from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS
+
+    given = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    return replace(FOR_DESCRIPTIONS if options.describe else FOR_ANSWERS, confidence=options.confidence, **given)
+
+
+def checkpoint_of(options: argparse.Namespace) -> str:
+    from monkey.serving.session import default_checkpoint
+
+    return options.checkpoint or str(default_checkpoint(Path(__file__).resolve().parent.parent))
+
+
+def opened(options: argparse.Namespace, checkpoint: str) -> Answerer:
+    from monkey.serving.session import load
+
+    print(f"opening {checkpoint}", file=sys.stderr, flush=True)
+    return load(
+        checkpoint,
+        options.device,
+        options.dtype,
+        options.quantization,
+        compile=options.compile,
+        max_rows=options.batch_size,
+    )
+
+
+def prompts_of(options: argparse.Namespace) -> list[tuple[Path, ...]]:
+    """The pictures of each question that is asked.
+
+    Raises:
+        FileNotFoundError, ValueError: a picture that is not there, or a folder beside others or without pictures.
+    """
+    for path in options.image:
+        if not path.exists():
+            raise FileNotFoundError(f"--image {path}: no such picture or folder")
+    folders = [path for path in options.image if path.is_dir()]
+    if not folders:
+        pictures = tuple(options.image)
+        return [(picture,) for picture in pictures] if options.describe else [pictures]
+    if len(options.image) > 1:
+        raise ValueError(f"--image {folders[0]} is a folder, which stands alone: each of its pictures is asked about")
+    pictures = sorted(path for path in folders[0].iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
+    if not pictures:
+        raise ValueError(f"--image {folders[0]}: the folder holds no picture ({', '.join(PICTURE_ENDINGS)})")
+    return [(picture,) for picture in pictures]
+
+
+def question_of(options: argparse.Namespace) -> str | None:
+    """The question, from standard input where none is given; None for a description in the usual words."""
+    if options.question is not None or options.describe:
+        return options.question
+    if sys.stdin.isatty():
+        raise ValueError('there is no question: python -m monkey.ask --image FILE "What does the sign say?"')
+    question = sys.stdin.read().strip()
+    if not question:
+        raise ValueError("there is no question: standard input is empty")
+    return question
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Ask about the pictures of the flags."""
+    decoding = decoding_of(options)
+    prompts, question = prompts_of(options), question_of(options)
+    failed = 0
+    with opened(options, checkpoint_of(options)) as answerer:
+        for pictures, reply in _in_flight(answerer, prompts, question, options, decoding):
+            name = f"{pictures[0]}: " if len(prompts) > 1 else ""
+            try:
+                if isinstance(reply, Exception):
+                    raise reply
+                _show(reply, pictures, question, name, options)
+            except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
+                if len(prompts) == 1:
+                    raise
+                failed += 1
+                print(f"error: {error}", file=sys.stderr)
+    return SOME_FAILED if failed else 0
+
+
+def _in_flight(
+    answerer: Answerer, prompts: Sequence[tuple[Path, ...]], question: str | None, options, decoding: Decoding
+) -> Iterator[tuple[tuple[Path, ...], Reply | Exception]]:
+    """Each prompt with its answer, or what is wrong with it; those that follow are being worked on meanwhile."""
+    ahead: deque[tuple[tuple[Path, ...], Reply | Exception]] = deque()
+    for pictures in prompts:
+        ahead.append((pictures, begun(answerer, pictures, question, options.describe, decoding)))
+        if len(ahead) > 2 * options.batch_size:
+            yield ahead.popleft()
+    while ahead:
+        yield ahead.popleft()
+
+
+def begun(
+    answerer: Answerer, pictures: Sequence[Path], question: str | None, describe: bool, decoding: Decoding
+) -> Reply | ValueError | FileNotFoundError:
+    """The answer on its way, or the error of a bad picture or question."""
+    try:
+        if describe:
+            return answerer.describe(pictures[0], question, decoding)
+        return answerer.ask(list(pictures), question, decoding)
+    except (ValueError, FileNotFoundError) as error:
+        return error
+
+
+def _show(reply: Reply, pictures: Sequence[Path], question: str | None, name: str, options) -> None:
+    """Print one answer."""
+    if options.json:
+        asked = {"images": [str(picture) for picture in pictures], "question": question}
+        print(json.dumps({**asked, **told(reply)}, ensure_ascii=False), flush=True)
+        return
+    if options.stream:
+        print(name, end="", flush=True)
+        for piece in reply:
+            print(piece, end="", flush=True)
+        print(flush=True)
+    else:
+        print(f"{name}{reply.text}", flush=True)
+    if options.confidence:
+        print(f"{name}confidence {reply.confidence:.3f}", file=sys.stderr)
+
+
+def told(reply: Reply) -> dict[str, Any]:
+    """What is written of an answer in JSON; waits for its end."""
+    fields: dict[str, Any] = {
+        "answer": reply.text,
+        "finish_reason": reply.finish_reason,
+        "prompt_tokens": reply.prompt_tokens,
+        "new_tokens": reply.new_tokens,
+    }
+    if reply.confidence is not None:
+        fields["confidence"] = reply.confidence
+    return fields
+
+
+def _run_file(options: argparse.Namespace) -> int:
+    """Answer the rows of a file that have no answer yet."""
+    from tqdm import tqdm
+
+    from monkey.serving.answer_file import AnswerFile, read_questions
+    from monkey.serving.checkpoints import checkpoint_fingerprint
+
+    decoding, checkpoint = decoding_of(options), checkpoint_of(options)
+    settings = {
+        "checkpoint": checkpoint_fingerprint(checkpoint),
+        "decoding": asdict(decoding),
+        "dtype": options.dtype,
+        "quantization": options.quantization,
+        "describe": options.describe,
+    }
+    questions = read_questions(options.input, options.image_root, not options.describe, settings)
+    faults = {question.source: question.fault for question in questions if question.fault is not None}
+    with AnswerFile(options.output) as file:
+        pending = [question for question in questions if question.fault is None and question.key not in file.answers]
+        done = len(questions) - len(pending)
+        if pending:
+            bar = tqdm(total=len(questions), initial=done, unit="answer", desc=options.output.name)
+            with opened(options, checkpoint) as answerer, bar:
+                for question, fault in _answered(answerer, pending, file, options, decoding):
+                    bar.update()
+                    if fault is not None:
+                        faults[question.source] = fault
+        file.finish(questions, faults)
+    print(f"{options.output}: {len(questions):,} rows, {len(pending):,} of them asked now", file=sys.stderr)
+    for source, fault in list(faults.items())[:5]:
+        print(f"error: {fault if source in fault else f'{source}: {fault}'}", file=sys.stderr)
+    if faults:
+        print(f"{len(faults):,} of {len(questions):,} rows have no answer; the same command asks them", file=sys.stderr)
+    return SOME_FAILED if faults else 0
+
+
+def _answered(
+    answerer: Answerer, pending: Sequence[RowQuestion], file: AnswerFile, options, decoding: Decoding
+) -> Iterator[tuple[RowQuestion, str | None]]:
+    """Each question once its answer is kept, or with what went wrong; those that follow are on their way."""
+    ahead: deque[tuple[RowQuestion, Reply | Exception]] = deque()
+    for number, question in enumerate(pending, start=1):
+        ahead.append((question, begun(answerer, question.pictures, question.question, options.describe, decoding)))
+        while ahead and (len(ahead) > 2 * options.batch_size or number == len(pending)):
+            asked, reply = ahead.popleft()
+            try:
+                if isinstance(reply, Exception):
+                    raise reply
+                file.add(asked.key, told(reply))
+            except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
+                yield asked, str(error)
+            else:
+                yield asked, None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""What a checkpoint's name stands for: the files that answers depend on, and the processor that belongs to it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
+
+from monkey.adapter_base import BASE_FILE, read_base_record
+from monkey.checkpoint_files import weight_files
+from monkey.location import checkpoint_file, read_json
+from monkey.processing import MonkeyProcessor
+
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "qwen.tiktoken",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    ADAPTER_CONFIG_NAME,
+    BASE_FILE,
+)
+"""Files beside the weights that an answer may depend on."""
+
+
+def base_of(checkpoint: str | Path) -> str | None:
+    """The base of a PEFT adapter folder; None for a checkpoint that stands alone.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: an adapter that names no base.
+    """
+    settings = checkpoint_file(checkpoint, ADAPTER_CONFIG_NAME)
+    if settings is None or checkpoint_file(checkpoint, "config.json") is not None:
+        return None
+    base = read_json(settings).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{settings}: base_model_name_or_path must name the checkpoint that was trained, not {base!r}")
+    return base
+
+
+def processor_of(checkpoint: str | Path) -> MonkeyProcessor:
+    """The processor of a checkpoint; that of the base for an adapter folder without one, on the adapter's grid."""
+    base = base_of(checkpoint)
+    if base is None or checkpoint_file(checkpoint, "qwen.tiktoken") is not None:
+        return MonkeyProcessor.from_pretrained(checkpoint)
+    trained = read_base_record(checkpoint)
+    return MonkeyProcessor.from_pretrained(base, grid=None if trained is None else tuple(trained.grid))
+
+
+def checkpoint_fingerprint(checkpoint: str | Path) -> str:
+    """SHA-256 over the bytes of every file that answers depend on, an adapter's base included.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or a file of it is missing.
+    """
+    digest = hashlib.sha256()
+    for path in _files_of(checkpoint):
+        digest.update(f"{Path(path).name} {file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files_of(checkpoint: str | Path) -> list[str]:
+    base = base_of(checkpoint)
+    found = _present(checkpoint, SMALL_FILES)
+    if base is None:
+        return [*found, *weight_files(checkpoint, {})]
+    return [*found, *_present(checkpoint, (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)), *_files_of(base)]
+
+
+def _present(checkpoint: str | Path, names: tuple[str, ...]) -> list[str]:
+    return [path for name in names if (path := checkpoint_file(checkpoint, name)) is not None]

@@ -1,0 +1,85 @@
+"""How tokens are chosen: greedily, or sampled with random numbers of each request's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the tokens of one answer are chosen, and when it ends.
+
+    Raises:
+        ValueError: a setting that means nothing, by its name.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    """0 takes the likeliest token every time; above, tokens are sampled."""
+    seed: int | None = None
+    """Of sampling: the same picture, prompt and seed give the same text. None for another text every time."""
+    top_p: float = 1.0
+    """Of sampling: only the likeliest tokens that together have this probability."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer, and are no part of it."""
+    confidence: bool = False
+    """Whether the answer's confidence is computed too."""
+
+    def __post_init__(self):
+        if isinstance(self.max_new_tokens, bool) or not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}, and a whole number from 1 is needed")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature is {self.temperature!r}, and a number from 0 is needed; 0 is greedy")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p!r}, and a number above 0 and up to 1 is needed; 1 is all tokens")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed is {self.seed!r}, and a whole number of 64 bits is needed")
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise ValueError(f"stop is {self.stop!r}, and texts that are not empty are needed")
+        object.__setattr__(self, "stop", stop)
+
+
+FOR_ANSWERS = Decoding(max_new_tokens=512)
+"""As the published demo answers questions."""
+
+FOR_DESCRIPTIONS = Decoding(max_new_tokens=250, temperature=0.7, seed=0)
+"""As the published demo describes a picture, but for the seed, which it leaves to chance."""
+
+
+def generator_of(decoding: Decoding, device: torch.device) -> torch.Generator | None:
+    """Random numbers for one answer, on the device of its logits; None for a greedy one."""
+    if not decoding.temperature:
+        return None
+    generator = torch.Generator(device)
+    if decoding.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(decoding.seed)
+    return generator
+
+
+def chosen_tokens(
+    logits: torch.Tensor, decodings: Sequence[Decoding], generators: Sequence[torch.Generator | None]
+) -> list[int]:
+    """The next token of each row of `logits` [N, vocabulary], which are fp32."""
+    tokens = logits.argmax(dim=-1)
+    for row, (decoding, generator) in enumerate(zip(decodings, generators, strict=True)):
+        if generator is not None:
+            tokens[row] = _sampled(logits[row], decoding, generator)
+    return tokens.tolist()
+
+
+def _sampled(logits: torch.Tensor, decoding: Decoding, generator: torch.Generator) -> torch.Tensor:
+    """A token by its probability among `logits` [vocabulary]."""
+    probabilities = (logits / decoding.temperature).softmax(dim=-1)
+    if decoding.top_p == 1:
+        return torch.multinomial(probabilities, 1, generator=generator)[0]
+    ordered, tokens = probabilities.sort(descending=True)
+    # The first token that reaches the limit belongs to the choice, so that there always is one.
+    ordered[ordered.cumsum(dim=-1) - ordered >= decoding.top_p] = 0
+    return tokens[torch.multinomial(ordered, 1, generator=generator)[0]]

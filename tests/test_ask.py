@@ -1,0 +1,377 @@
+"""Asking from the command line: one question, a folder, a file of questions that survives any interruption."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from PIL import Image
+
+import monkey
+from monkey import ask
+from monkey.serving import answer_file, session
+from monkey.serving.answer_file import AnswerFile
+from monkey.serving.checkpoints import checkpoint_fingerprint
+from monkey.serving.session import Answerer
+from tests.conftest import random_model
+from tests.small_processor import small_config, small_processor
+
+PROJECT = Path(ask.__file__).parent.parent
+
+
+def saved(folder: Path, seed: int = 0, **text) -> Path:
+    random_model(small_config(**text), seed).save_pretrained(folder)
+    small_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return saved(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Path]:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        Image.linear_gradient("L").rotate(90 * number).resize((40, 30)).save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[int]:
+    """Lengths of the prompts that reach the model."""
+    lengths: list[int] = []
+    submit = Answerer._submit
+
+    def counted(self, ids, *rest, **options):
+        reply = submit(self, ids, *rest, **options)
+        lengths.append(len(ids))
+        return reply
+
+    monkeypatch.setattr(Answerer, "_submit", counted)
+    return lengths
+
+
+def run(checkpoint: Path, *words: object) -> int:
+    return ask.main(["--checkpoint", str(checkpoint), "--device", "cpu", *map(str, words)])
+
+
+def expected(checkpoint: Path, images, question: str, limit: int = 8) -> str:
+    with monkey.load(checkpoint, "cpu") as model:
+        return model.ask(images, question, monkey.Decoding(max_new_tokens=limit)).text
+
+
+def refused(capsys, *words: object) -> str:
+    """The one sentence that a command ends with."""
+    assert ask.main([str(word) for word in words]) == ask.MISTAKE
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    return error.removeprefix("error: ")
+
+
+class TestOneQuestion:
+    def test_the_answer_is_what_python_gives(self, checkpoint, pictures, capsys):
+        assert run(checkpoint, "--image", pictures[0], "--max-new-tokens", 8, "What is it?") == 0
+        assert capsys.readouterr().out == expected(checkpoint, pictures[0], "What is it?") + "\n"
+
+    def test_several_pictures_are_asked_about_together_and_the_question_may_be_piped(
+        self, checkpoint, pictures, capsys, monkeypatch
+    ):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Which is older?\n"))
+        two = ["--image", pictures[0], "--image", pictures[1]]
+        assert run(checkpoint, *two, "--max-new-tokens", 8, "--stream") == 0
+        assert capsys.readouterr().out == expected(checkpoint, pictures[:2], "Which is older?") + "\n"
+
+    def test_json_tells_how_the_answer_came_about(self, checkpoint, pictures, capsys):
+        words = ["--image", pictures[1], "--max-new-tokens", 8, "--json", "--confidence", "What?"]
+        assert run(checkpoint, *words) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert 0 < told.pop("confidence") < 1
+        answer = expected(checkpoint, pictures[1], "What?")
+        length = len(small_processor()(images=[pictures[1]], text=" What? Answer: ")["input_ids"][0])
+        assert told == {
+            "images": [str(pictures[1])],
+            "question": "What?",
+            "answer": answer,
+            "finish_reason": "length",
+            "prompt_tokens": length,
+            "new_tokens": 8,
+        }
+
+    def test_sampling_repeats_with_its_seed_and_a_description_has_one(self, checkpoint, pictures, capsys):
+        def said(*words: object) -> str:
+            assert run(checkpoint, "--image", pictures[0], "--max-new-tokens", 8, *words) == 0
+            return capsys.readouterr().out
+
+        assert said("--temperature", 1, "--seed", 1, "What?") == said("--temperature", 1, "--seed", 1, "What?")
+        assert said("--temperature", 1, "--seed", 1, "What?") != said("--temperature", 1, "--seed", 2, "What?")
+        assert said("--describe") == said("--describe", "--seed", 0)
+        assert said("--describe", "--top-p", 1e-6) == said("--describe", "--temperature", 0)
+
+    def test_each_picture_of_a_folder_is_asked_about_and_a_broken_one_costs_no_other(
+        self, checkpoint, pictures, capsys
+    ):
+        (pictures[0].parent / "notes.txt").write_text("no picture")
+        (pictures[0].parent / "1a.jpg").write_bytes(b"%PDF-1.7")
+        words = ["--image", pictures[0].parent, "--max-new-tokens", 8, "--batch-size", 1, "What?"]
+        assert run(checkpoint, *words) == ask.SOME_FAILED
+        said = capsys.readouterr()
+        lines = [f"{picture}: {expected(checkpoint, picture, 'What?')}" for picture in pictures]
+        assert said.out.split("\n")[:-1] == "\n".join(lines).split("\n")
+        assert f"error: {pictures[0].parent / '1a.jpg'} is a PDF" in said.err
+
+    def test_without_a_checkpoint_the_default_model_is_opened(self, checkpoint, pictures, capsys, monkeypatch):
+        monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", (str(checkpoint),))
+        assert ask.main(["--device", "cpu", "--image", str(pictures[0]), "--max-new-tokens", "8", "What?"]) == 0
+        said = capsys.readouterr()
+        assert said.out == expected(checkpoint, pictures[0], "What?") + "\n"
+        assert said.err.startswith(f"opening {checkpoint}\n")
+
+    def test_what_does_not_go_together_is_refused_in_a_sentence(self, pictures, tmp_path, capsys, monkeypatch):
+        picture, folder = pictures[0], pictures[0].parent
+        (tmp_path / "empty").mkdir()
+        monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", (str(tmp_path / "empty"),))
+        assert "go together" in refused(capsys, "--input", "rows.jsonl")
+        assert "--image does not go with --input" in refused(capsys, "--input", "a", "--output", "b", "--image", "c")
+        assert "choose one" in refused(capsys, "--stream", "--json", "--image", picture, "What?")
+        assert "--describe needs --image" in refused(capsys, "--describe")
+        assert "no such picture or folder" in refused(capsys, "--image", "nowhere.png", "What?")
+        assert "stands alone" in refused(capsys, "--image", folder, "--image", picture, "What?")
+        assert "holds no picture" in refused(capsys, "--image", tmp_path / "empty", "What?")
+        assert "temperature is -1.0" in refused(capsys, "--temperature", -1, "--image", picture, "What?")
+        assert "--batch-size is 0" in refused(capsys, "--batch-size", 0, "--image", picture, "What?")
+        assert "--image-root goes with --input" in refused(capsys, "--image-root", folder, "What?")
+        monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
+        assert "standard input is empty" in refused(capsys, "--image", picture)
+        with pytest.raises(SystemExit) as ended:
+            ask.main(["--devise", "cpu", "What?"])
+        assert ended.value.code == ask.MISTAKE
+        assert "--devise" in capsys.readouterr().err
+
+
+@pytest.fixture
+def rows(tmp_path, pictures) -> Path:
+    """Six rows: of one picture each, of two, and of none."""
+    path = tmp_path / "rows.jsonl"
+    images = ["pictures/0.png", "pictures/1.png", ["pictures/0.png", "pictures/2.png"], [], "pictures/2.png"]
+    lines = [
+        {"question_id": number, "image": image, "question": f"What is number {number}?", "answer": "the true one"}
+        for number, image in enumerate(images)
+    ]
+    _write(path, [*lines, lines[0]])
+    return path
+
+
+def _write(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class TestFiles:
+    def words(self, rows: Path) -> list[object]:
+        return ["--input", rows, "--output", rows.with_name("answers.jsonl"), "--max-new-tokens", 8, "--batch-size", 3]
+
+    def answers(self, rows: Path) -> list[dict]:
+        return _read(rows.with_name("answers.jsonl"))
+
+    def test_every_row_is_answered_in_order_with_its_own_fields(self, checkpoint, rows, pictures, capsys):
+        assert run(checkpoint, *self.words(rows)) == 0
+        answers = self.answers(rows)
+        assert [answer["question_id"] for answer in answers] == [0, 1, 2, 3, 4, 0]
+        images = ([pictures[0]], [pictures[1]], [pictures[0], pictures[2]], [], [pictures[2]], [pictures[0]])
+        for row, answer, own in zip(_read(rows), answers, images, strict=True):
+            assert answer["answer"] == expected(checkpoint, own, row["question"])
+            assert (answer["image"], answer["finish_reason"]) == (row["image"], "length")
+        assert "6 rows, 6 of them asked now" in capsys.readouterr().err
+        assert sorted(path.name for path in rows.parent.iterdir()) == ["answers.jsonl", "pictures", "rows.jsonl"]
+
+    def test_what_changed_is_asked_again_and_nothing_else(self, checkpoint, rows, pictures, asked, tmp_path, capsys):
+        run(checkpoint, *self.words(rows))
+        first = self.answers(rows)
+        asked.clear()
+        assert run(checkpoint, *self.words(rows)) == 0
+        assert asked == []
+        assert "opening" not in capsys.readouterr().err.splitlines()[-1]
+        assert self.answers(rows) == first
+
+        changed = _read(rows)
+        changed[1]["question"] = "What else?"
+        _write(rows, [changed[4], *changed])
+        Image.new("RGB", (5, 5), "red").save(pictures[2])
+        run(checkpoint, *self.words(rows))
+        # Row 1, and the rows of picture 2: 2, 4, and 4 once more.
+        assert len(asked) == 4
+        assert [answer["answer"] for answer in self.answers(rows)][1::3] == [first[0]["answer"], first[3]["answer"]]
+
+        asked.clear()
+        other = saved(tmp_path / "other", seed=1)
+        run(other, *self.words(rows))
+        assert len(asked) == 7
+        run(other, *self.words(rows), "--temperature", 0.5, "--seed", 1)
+        assert len(asked) == 14
+
+    @pytest.mark.parametrize("torn", [b"", b'{"answer": "half a li'])
+    def test_a_run_that_is_killed_goes_on_where_it_was(self, checkpoint, rows, torn, asked, monkeypatch):
+        code = (
+            "import os, signal, sys\n"
+            "from monkey import ask\n"
+            "from monkey.serving.answer_file import AnswerFile\n"
+            "add = AnswerFile.add\n"
+            "def killed(self, key, answer):\n"
+            "    if len(self.answers) == 3:\n"
+            f"        self._stream.write({torn!r})\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    add(self, key, answer)\n"
+            "AnswerFile.add = killed\n"
+            "ask.main(sys.argv[1:])\n"
+        )
+        words = ["--checkpoint", checkpoint, "--device", "cpu", *self.words(rows)]
+        done = subprocess.run([sys.executable, "-c", code, *map(str, words)], cwd=PROJECT, capture_output=True)
+        assert done.returncode == -9
+        assert not rows.with_name("answers.jsonl").exists()
+        part = rows.with_name("answers.jsonl.part")
+        assert part.read_bytes().endswith(torn or b"\n")
+        assert run(checkpoint, *self.words(rows)) == 0
+        assert len(asked) == 3
+        assert not part.exists()
+        rows.with_name("answers.jsonl").rename(rows.with_name("killed.jsonl"))
+        run(checkpoint, *self.words(rows))
+        assert self.answers(rows) == _read(rows.with_name("killed.jsonl"))
+
+    def test_a_row_that_cannot_be_answered_is_named_and_asked_again_next_time(
+        self, checkpoint, rows, pictures, asked, capsys
+    ):
+        content = pictures[1].read_bytes()
+        pictures[1].write_bytes(b"%PDF-1.7")
+        moved = pictures[2].rename(pictures[2].with_name("moved.png"))
+        assert run(checkpoint, *self.words(rows)) == ask.SOME_FAILED
+        said = capsys.readouterr().err
+        assert f"{rows}:2: {pictures[1]} is a PDF; render its pages to PNG first" in said
+        assert f"{rows}:3: no picture pictures/2.png" in said
+        assert "3 of 6 rows have no answer" in said
+        answers = self.answers(rows)
+        assert ["error" in answer for answer in answers] == [False, True, True, False, True, False]
+        assert not any("answer" in answer and "error" in answer for answer in answers)
+        pictures[1].write_bytes(content)
+        moved.rename(pictures[2])
+        asked.clear()
+        assert run(checkpoint, *self.words(rows)) == 0
+        assert len(asked) == 3
+        assert all("answer" in answer for answer in self.answers(rows))
+
+    def test_rows_may_be_descriptions_and_pictures_lie_elsewhere(self, checkpoint, pictures, tmp_path, capsys):
+        rows = tmp_path / "elsewhere.json"
+        rows.write_text(json.dumps([{"image": "0.png"}, {"images": ["1.png"], "question": "Generate the caption:"}]))
+        words = ["--input", rows, "--output", tmp_path / "out.jsonl", "--describe", "--max-new-tokens", 6]
+        assert run(checkpoint, *words, "--image-root", pictures[0].parent) == 0
+        with monkey.load(checkpoint, "cpu") as model:
+            decoding = monkey.Decoding(6, temperature=0.7, seed=0)
+            texts = [
+                model.describe(pictures[0], decoding=decoding).text,
+                model.describe(pictures[1], "Generate the caption:", decoding).text,
+            ]
+        assert [answer["answer"] for answer in _read(tmp_path / "out.jsonl")] == texts
+
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [
+            ('{"image": "pictures/0.png"}', "has no question"),
+            ('{"image": "pictures/0.png", "question": " "}', "its question is ' '"),
+            ('{"image": 5, "question": "What?"}', "its image is 5"),
+            ('{"image": "a", "images": ["b"], "question": "What?"}', "has both image and images"),
+            ("[1]", "holds a list"),
+            ("{", "malformed JSON"),
+        ],
+    )
+    def test_a_row_of_another_form_is_refused_by_its_line(self, checkpoint, rows, row, reason, capsys):
+        with rows.open("a") as file:
+            file.write(row + "\n")
+        message = refused(capsys, "--checkpoint", checkpoint, *self.words(rows))
+        assert message.startswith(f"{rows}:7: ")
+        assert reason in message
+        assert not rows.with_name("answers.jsonl.part").exists()
+
+    def test_another_file_is_never_written_over(self, checkpoint, rows, capsys):
+        output = rows.with_name("answers.jsonl")
+        output.write_text('{"my": "notes"}\n')
+        message = refused(capsys, "--checkpoint", checkpoint, *self.words(rows))
+        assert message.startswith(f"{output}:1 is no answer of an earlier run")
+        assert output.read_text() == '{"my": "notes"}\n'
+
+    @pytest.mark.skipif(answer_file.fcntl is None, reason="this system has no locks of files")
+    def test_two_runs_do_not_write_one_file(self, checkpoint, rows, capsys):
+        with AnswerFile(rows.with_name("answers.jsonl")):
+            message = refused(capsys, "--checkpoint", checkpoint, *self.words(rows))
+        assert "is being written by another run" in message
+
+    def test_an_interruption_says_where_the_answers_are(self, checkpoint, rows, monkeypatch, capsys):
+        def interrupted(self, key, answer):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(AnswerFile, "add", interrupted)
+        assert run(checkpoint, *self.words(rows)) == ask.INTERRUPTED
+        assert "the same command goes on" in capsys.readouterr().err
+
+
+class TestCheckpoints:
+    def test_the_published_layout_and_a_hub_name_in_the_offline_cache(self, golden, tmp_path, monkeypatch, capsys):
+        picture = golden.folder / "images" / sorted(path.name for path in (golden.folder / "images").iterdir())[0]
+        assert run(golden.checkpoint, "--image", picture, "--max-new-tokens", 4, "What?") == 0
+        answer = capsys.readouterr().out
+        repository = tmp_path / "models--echo840--Monkey"
+        shutil.copytree(golden.checkpoint, repository / "snapshots" / ("0" * 40))
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0" * 40)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
+        for module in ("transformers.utils.hub", "huggingface_hub.constants", "huggingface_hub.file_download"):
+            for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+                monkeypatch.setattr(f"{module}.{name}", str(tmp_path), raising=False)
+        assert run("echo840/Monkey", "--image", picture, "--max-new-tokens", 4, "What?") == 0
+        assert capsys.readouterr().out == answer
+
+    def test_an_adapter_on_its_base(self, checkpoint, pictures, tmp_path, capsys):
+        from monkey.training.lora import add_decoder_lora, save_adapter
+
+        base = monkey.MonkeyForConditionalGeneration.from_pretrained(checkpoint)
+        wrapped = add_decoder_lora(base, SimpleNamespace(lora_r=4, lora_alpha=8, lora_dropout=0.0))
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        save_adapter(wrapped, tmp_path / "adapter")
+        processor = small_processor()
+        inputs = processor(images=[pictures[0]], text=" What? Answer: ", inert_text=True)
+        generated = wrapped.eval().generate(**inputs, max_new_tokens=8, min_new_tokens=1, do_sample=False)
+        (answer,) = processor.decode_answers(generated, inputs["input_ids"].shape[1])
+        assert run(tmp_path / "adapter", "--image", pictures[0], "--max-new-tokens", 8, "What?") == 0
+        assert capsys.readouterr().out == answer + "\n"
+        assert answer != expected(checkpoint, pictures[0], "What?")
+        # Another base under the same name, or other weights of the adapter, are another model.
+        before = checkpoint_fingerprint(tmp_path / "adapter")
+        assert before != checkpoint_fingerprint(checkpoint)
+        settings = tmp_path / "adapter" / "adapter_config.json"
+        settings.write_text(settings.read_text().replace(str(checkpoint), str(saved(tmp_path / "other", seed=1))))
+        assert checkpoint_fingerprint(tmp_path / "adapter") != before
+
+    def test_four_bits_are_asked_for_by_a_flag(self, tmp_path, pictures, capsys):
+        pytest.importorskip("bitsandbytes", reason="4-bit needs bitsandbytes: pip install .[quantization]")
+        folder = saved(tmp_path / "wide", hidden_size=64, intermediate_size=128)
+        words = ["--image", pictures[0], "--max-new-tokens", 4, "--quantization", "4bit", "--dtype", "float32", "What?"]
+        assert run(folder, *words) == 0
+        with monkey.load(folder, "cpu", "float32", "4bit") as model:
+            assert model.model.is_loaded_in_4bit
+            answer = model.ask(pictures[0], "What?", monkey.Decoding(max_new_tokens=4)).text
+        assert capsys.readouterr().out == answer + "\n"

@@ -1,0 +1,179 @@
+"""Pictures as people have them, from the file to the answer: what the model sees is what a person sees."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageOps
+
+import monkey
+from monkey import ask
+from monkey.serving.session import Answerer
+from tests.conftest import random_model
+from tests.small_processor import small_config, small_processor
+
+SHORT = monkey.Decoding(max_new_tokens=8)
+MARKED_CORNER, OTHER_CORNER = (0, 0), (-1, 0)
+"""Places of the canvas as (row, column): the mark of `scene`, and the corner below it."""
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """A picture whose parts can be told apart: blue, with a red mark at the top left and a green strip at the right."""
+    image = Image.new("RGB", (width, height), (20, 40, 200))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, width // 3, height // 3), fill=(220, 30, 40))
+    draw.rectangle((width - 1 - width // 4, 0, width, height), fill=(30, 180, 60))
+    return image
+
+
+def phone_photo(path: Path) -> Image.Image:
+    """Held upright, as phones save it: the pixels lie on their side, and EXIF says so."""
+    upright = scene(900, 1200)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, "JPEG", quality=95, exif=exif)
+    return upright
+
+
+def scanned_page(path: Path) -> Image.Image:
+    """A4 at 300 dots an inch, in two tones."""
+    page = Image.new("L", (2480, 3508), 255)
+    draw = ImageDraw.Draw(page)
+    for line in range(40):
+        draw.rectangle((250, 300 + 70 * line, 1200 + 23 * line, 330 + 70 * line), fill=0)
+    page = page.point(lambda level: 255 * (level > 127), mode="1")
+    page.save(path, "TIFF", compression="group4", dpi=(300, 300))
+    return page.convert("RGB")
+
+
+def cmyk_jpeg(path: Path) -> Image.Image:
+    image = scene(300, 200)
+    image.convert("CMYK").save(path, "JPEG", quality=95)
+    return image
+
+
+def animated_gif(path: Path) -> Image.Image:
+    first = scene(120, 80)
+    first.save(path, "GIF", save_all=True, append_images=[ImageOps.invert(first)] * 3, duration=80, loop=0)
+    return first
+
+
+def deep_png(path: Path) -> Image.Image:
+    grey = scene(160, 120).convert("L")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(path, "PNG")
+    return grey.convert("RGB")
+
+
+def webp(path: Path) -> Image.Image:
+    image = scene(200, 150)
+    image.save(path, "WEBP", quality=95)
+    return image
+
+
+def transparent_png(path: Path) -> Image.Image:
+    image = scene(90, 60)
+    image.putalpha(255)
+    image.save(path, "PNG")
+    return image.convert("RGB")
+
+
+def single_pixel(path: Path) -> Image.Image:
+    image = Image.new("RGB", (1, 1), (220, 30, 40))
+    image.save(path, "PNG")
+    return image
+
+
+def panorama(path: Path) -> Image.Image:
+    image = scene(20_000, 10)
+    image.save(path, "PNG")
+    return image
+
+
+REAL = {
+    "a phone photograph": (phone_photo, "jpg"),
+    "a scanned page": (scanned_page, "tif"),
+    "a CMYK JPEG": (cmyk_jpeg, "jpg"),
+    "an animated GIF": (animated_gif, "gif"),
+    "a 16-bit PNG": (deep_png, "png"),
+    "a WebP": (webp, "webp"),
+    "a PNG with transparency": (transparent_png, "png"),
+    "one pixel": (single_pixel, "png"),
+    "a panorama": (panorama, "png"),
+}
+LOSSLESS = ("a scanned page", "a 16-bit PNG", "a PNG with transparency", "one pixel", "a panorama")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    random_model(small_config()).save_pretrained(folder)
+    small_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    with monkey.load(checkpoint, "cpu") as model:
+        yield model
+
+
+def canvas(model: Answerer, picture) -> np.ndarray:
+    return model.processor.image_processor.canvas(picture).astype(int)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_model_sees_what_a_person_sees_and_answers(name, model, checkpoint, tmp_path, capsys):
+    draw, ending = REAL[name]
+    path = tmp_path / f"real.{ending}"
+    meant = canvas(model, draw(path))
+    # A lossy file, a palette, or colours of ink change a level a little; a picture turned or inverted, by over 100.
+    tolerance = 0 if name in LOSSLESS else 12
+    assert np.abs(canvas(model, path) - meant).max() <= tolerance
+    answer = model.ask(path, "What is it?", SHORT).text
+    assert answer
+    for form in (path.read_bytes(), f"data:image/{ending};base64,{base64.b64encode(path.read_bytes()).decode()}"):
+        assert model.ask(form, "What is it?", SHORT).text == answer
+    words = ["-c", str(checkpoint), "--device", "cpu", "--image", str(path), "--max-new-tokens", "8", "What is it?"]
+    assert ask.main(words) == 0
+    assert capsys.readouterr().out == answer + "\n"
+
+
+def test_a_phone_photograph_is_upright(model, tmp_path):
+    phone_photo(tmp_path / "photo.jpg")
+    seen = canvas(model, tmp_path / "photo.jpg")
+    red, blue = (seen[:, row, column] for row, column in (MARKED_CORNER, OTHER_CORNER))
+    assert (red.argmax(), blue.argmax()) == (0, 2)
+    assert model.open_picture(tmp_path / "photo.jpg").size == (900, 1200)
+
+
+def test_a_page_and_a_panorama_keep_what_is_at_their_ends(model, tmp_path):
+    panorama(tmp_path / "wide.png")
+    seen = canvas(model, tmp_path / "wide.png")
+    assert seen[:, 0, 0].argmax() == 0
+    assert seen[:, 0, -1].argmax() == 1
+
+
+def test_a_pdf_is_refused_with_advice_wherever_it_is_given(model, checkpoint, tmp_path, capsys):
+    path = tmp_path / "report.png"
+    buffer = io.BytesIO()
+    scene(40, 30).save(buffer, "PDF")
+    path.write_bytes(buffer.getvalue())
+    advice = "is a PDF; render its pages to PNG first"
+    with pytest.raises(ValueError) as caught:
+        model.ask(path, "What is it?", SHORT)
+    assert str(caught.value) == f"{path} {advice}"
+    words = ["-c", str(checkpoint), "--device", "cpu", "--image", str(path), "What is it?"]
+    assert ask.main(words) == ask.MISTAKE
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {path} {advice}"
+
+
+def test_a_picture_beyond_the_limits_is_refused_and_the_next_is_answered(model, tmp_path):
+    path = tmp_path / "huge.png"
+    Image.new("1", (20_000, 6_000)).save(path)
+    with pytest.raises(ValueError, match="120,000,000 pixels"):
+        model.ask(path, "What is it?", SHORT)
+    assert model.ask(scene(40, 30), "What is it?", SHORT).text
