@@ -90,6 +90,19 @@ def test_single_row_product_equals_the_plain_one(threads):
         torch.set_num_threads(before)
 
 
+@torch.no_grad()
+def test_a_hooked_linear_is_called_even_for_a_single_row():
+    """ZeRO-3 and offloading fetch the weights in hooks; a process that passes them by leaves the others waiting."""
+    linear, calls = torch.nn.Linear(4, 4), []
+    x = torch.randn(1, 1, 4)
+    project(linear, x)
+    with linear.register_forward_pre_hook(lambda *_: calls.append("before")):
+        project(linear, x)
+    with linear.register_forward_hook(lambda *_: calls.append("after")):
+        project(linear, x)
+    assert calls == ["before", "after"]
+
+
 def test_cache_grows_without_copying_what_it_holds(model):
     config = model.config
     ids = torch.tensor([prompt_ids(config, 1, [5, 6])])
