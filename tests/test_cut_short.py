@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from monkey.training.places import checkpoints
 from tests.training_start import PACKED, SAVE, losses, same_weights, train, words_of
@@ -23,7 +24,9 @@ def _command(start, output: Path, *more: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+    """As many threads as this process has: with another number sums are added up in another order."""
+    threads = {name: str(torch.get_num_threads()) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    return {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
 
 
 def _wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
