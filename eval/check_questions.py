@@ -29,11 +29,12 @@ from monkey.data import check_report as kinds
 from monkey.data.check import in_order
 from monkey.data.check_reading import ImageRead, ImageTask, OpenedFile, RowTask
 from monkey.data.check_report import Finding
+from monkey.data.fields import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, RowFault
 from monkey.data.indexed_rows import IndexedRows
 from monkey.data.json_rows import MalformedRows
 from monkey.data.mixture import record_sets
 from monkey.data.picture_paths import PicturePaths
-from monkey.data.records import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, Question, RowFault, read_question
+from monkey.data.records import Question, read_question
 
 CLEAN, PROBLEMS, MISTAKE, STOPPED = 0, 1, 2, 130
 
@@ -54,8 +55,7 @@ NOTES = (NO_REFERENCE, NO_ANNOTATIONS, ASKED_TWICE, UNASKED)
 """What is worth knowing and may be meant so; published files have some of each."""
 
 _ROWS_A_STRETCH, _IMAGES_A_STRETCH = 256, 16
-# Starting a process takes as long as reading about this many here.
-_IMAGES_WORTH_A_PROCESS = 400
+_IMAGES_WORTH_A_PROCESS = 400  # that many are read here while a process starts
 
 
 @dataclass

@@ -52,7 +52,7 @@ def arguments(documentation: str | None) -> argparse.ArgumentParser:
     what.add_argument(
         "--dataset",
         default=DEFAULT_SELECTION,
-        help="tasks, groups, patterns, files of your own; commas between (%(default)s)",
+        help="tasks, groups, patterns, own .toml, .yaml or .jsonl files; commas between (%(default)s)",
     )
     what.add_argument("--metric", choices=METRICS, help="metric of a .jsonl file")
     what.add_argument("--max-new-tokens", type=positive, help="limit of an answer, for a .jsonl file (100)")

@@ -1,6 +1,7 @@
 """Porter's stemmer: English words without their endings, so that 'riding', 'rides' and 'ride' are one.
 
-M. F. Porter, "An algorithm for suffix stripping" (Program 14, 1980), as published: OK-VQA consolidates answers with it.
+M. F. Porter, "An algorithm for suffix stripping" (Program 14, 1980), as published. OK-VQA's released answers
+are stemmed; that it was with this stemmer is assumed.
 `m` counts the vowel-consonant groups of what stands before an ending.
 """
 

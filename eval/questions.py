@@ -16,9 +16,10 @@ from typing import Any
 from eval.corpus_scores import needs_whole_set
 from eval.metrics import metric_named
 from eval.tasks import Task
+from monkey.data.fields import EMPTY_ANSWER, RowFault
 from monkey.data.indexed_rows import read_rows
 from monkey.data.picture_paths import PicturePaths
-from monkey.data.records import EMPTY_ANSWER, Question, RowFault, read_question
+from monkey.data.records import Question, read_question
 
 _HASH_BLOCK = 1 << 20
 _HASHING_THREADS = 4

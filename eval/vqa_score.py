@@ -57,7 +57,7 @@ def official(prediction: str, references: Sequence[str]) -> float:
 def stemmed(prediction: str, references: Sequence[str]) -> float:
     """`official` on the stems of the words (Porter): 'riding' agrees with people who wrote 'ride'.
 
-    OK-VQA's released references are consolidated in this way, which its predictions must then be too.
+    The answers that OK-VQA released are stemmed, so predictions must be too. That the stemmer was Porter's is assumed.
     """
     return _leave_one_out(_stemmed(prediction), [_stemmed(reference) for reference in references])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from monkey.training.places import checkpoints
+from monkey.training.places import checkpoints, warn_of_other_threads
 from tests.training_start import PACKED, SAVE, losses, same_weights, train, words_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,3 +114,16 @@ class TestCutShort:
         assert [folder.name for folder in checkpoints(output)] == ["checkpoint-1"]
         self._resumed(start, output)
         assert same_weights(output, straight)
+
+
+def test_another_number_of_threads_is_said(start, tmp_path, recwarn):
+    output = train(start, tmp_path / "out", *SAVE, "--max_steps", "1", "--report_to", "none")
+    (saved,) = checkpoints(output)
+    threads = torch.get_num_threads()
+    warn_of_other_threads(saved, torch.device("cpu"))
+    assert not [said for said in recwarn if "CPU threads" in str(said.message)]
+    record = json.loads((saved / "run.json").read_text())
+    assert record["cpu_threads"] == threads
+    (saved / "run.json").write_text(json.dumps(record | {"cpu_threads": threads + 3}))
+    with pytest.warns(UserWarning, match=f"{threads + 3} CPU threads and this process has {threads}"):
+        train(start, output, *SAVE, "--max_steps", "2", "--report_to", "none", "--resume_from_checkpoint", "True")

@@ -123,20 +123,20 @@ def readme_commands() -> list[list[str]]:
 
 
 @functools.cache
-def help_of(program: Path) -> str:
-    """What a program prints for `--help`; asked once, since starting one takes seconds."""
-    command = [sys.executable, str(program), "--help"]
+def help_of(*program: str) -> str:
+    """What `python PROGRAM` or `python -m MODULE` prints for `--help`; asked once, since starting takes seconds."""
+    command = [sys.executable, *program, "--help"]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
 def test_readme_command_exists_with_its_flags(words):
-    program = REPOSITORY / words[1]
-    assert program.is_file()
-    if program.suffix == ".sh":
-        assert subprocess.run(["bash", "-n", str(program)], check=False).returncode == 0
+    count = 2 if words[1] == "-m" else 1
+    program, rest = words[1 : 1 + count], words[1 + count :]
+    if program[0].endswith(".sh"):
+        assert subprocess.run(["bash", "-n", str(REPOSITORY / program[0])], check=False).returncode == 0
         return
-    help_text = help_of(program)
-    for word in words[2:]:
+    help_text = help_of(*program)
+    for word in rest:
         if word.startswith("-"):
-            assert word in help_text, f"{words[1]} has no {word}"
+            assert word in help_text, f"{' '.join(program)} has no {word}"

@@ -333,3 +333,12 @@ class TestEvaluationInTheLoop:
         assert main(words) == 2
         assert "sample_sings" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "package"), [(["--optim", "lomo"], "lomo"), (["--use_liger_kernel", "True"], "liger-kernel")]
+)
+def test_a_flag_whose_package_is_missing_says_so_and_leaves_nothing(start, tmp_path, flags, package):
+    with pytest.raises(ValueError, match=f"a flag needs a package that is not installed here: .*{package}"):
+        train(start, tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.due_f1 import DEEPFORM_KEYS, KLEISTER_CHARITY_KEYS
 from eval.prepare.release import Located, Picture, Prepared, PreparedRow, Release, take, take_text, take_texts
 
 DOCUMENTS = ("test/document.jsonl", "document.jsonl")
@@ -20,18 +21,6 @@ PICTURE_FOLDERS = ("png", "pngs", "images", "imgs", "test/png", "test/pngs")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 NOTHING = "None"
 """The answer where a document has no value for a key, as UReader's question-answer form has it."""
-
-DEEPFORM_KEYS = ("advertiser", "flight_from", "flight_to", "gross_amount", "contract_num")
-CHARITY_KEYS = (
-    "address__post_town",
-    "address__postcode",
-    "address__street_line",
-    "charity_name",
-    "charity_number",
-    "income_annually_in_british_pounds",
-    "spending_annually_in_british_pounds",
-    "report_date",
-)
 
 _PAGE = re.compile(r"(?P<stem>.+?)[-_.](?:page[-_]?)?(?P<page>\d+)$", re.IGNORECASE)
 
@@ -89,7 +78,7 @@ def deepform(release: Release) -> Prepared:
 
 def kleister_charity(release: Release) -> Prepared:
     """Kleister Charity test: eight keys a document."""
-    return _key_rows(release, "data/KleisterCharity/images", CHARITY_KEYS)
+    return _key_rows(release, "data/KleisterCharity/images", KLEISTER_CHARITY_KEYS)
 
 
 def _key_rows(release: Release, target_folder: str, keys: Sequence[str]) -> Prepared:

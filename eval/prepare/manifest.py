@@ -16,8 +16,9 @@ from tqdm import tqdm
 from eval.prepare.release import Picture, Prepared, PreparedRow, Release
 from eval.prepare.table import Target, preparer_named, target_of
 from eval.prepare.writing import StagedFiles, file_mark, files_beside
+from monkey.data.fields import EMPTY_ANSWER, RowFault
 from monkey.data.picture_paths import PicturePaths
-from monkey.data.records import EMPTY_ANSWER, RowFault, read_question
+from monkey.data.records import read_question
 from monkey.images import FORMATS
 
 _LISTED = 100

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from monkey.data import check_report as kinds
 from monkey.data.check_report import Finding
+from monkey.data.fields import RowFault
 from monkey.data.indexed_rows import IndexedRows
 from monkey.data.json_rows import MalformedRows
 from monkey.data.picture_paths import PicturePaths
-from monkey.data.records import Record, RowFault, examine_record, read_question
+from monkey.data.records import Record, examine_record, read_question
 from monkey.images import open_image
 from monkey.places import kept_positions
 from monkey.processing import MonkeyProcessor

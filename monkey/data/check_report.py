@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monkey.data.records import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, OUT_OF_ORDER, Record
+from monkey.data.fields import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, OUT_OF_ORDER
+from monkey.data.records import Record
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
 from monkey.tokenization import END_OF_TEXT, IMAGE_START

@@ -19,11 +19,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from monkey.data.fields import EMPTY_ANSWER, OUT_OF_ORDER, RowFault, fail, field_of, kind_of, require_encodable, text_of
 from monkey.data.indexed_rows import IndexedRows, read_rows
 from monkey.data.mixture import RecordSet, record_sets
 from monkey.data.picture_paths import PicturePaths
@@ -35,18 +36,6 @@ _TAG = re.compile(r"<img>|</img>")
 
 _PATHS_KEPT = 20_000
 """Records between which a sequence forgets the paths it has looked up: a large set names many pictures."""
-
-NOT_OF_THE_SCHEMA = "not of the schema"
-OUT_OF_ORDER = "turns out of order"
-EMPTY_ANSWER = "empty answer"
-
-
-class RowFault(ValueError):
-    """A row that is not of the schema. `kind` is one of the constants above."""
-
-    def __init__(self, sentence: str, kind: str = NOT_OF_THE_SCHEMA) -> None:
-        super().__init__(sentence)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -311,9 +300,9 @@ def examine_record(
     images: list[Path] = []
     faults: list[RowFault | ValueError | FileNotFoundError] = []
     try:
-        conversation = _field(row, "conversations", (list,), source)
+        conversation = field_of(row, "conversations", (list,), source)
         if not conversation:
-            _fail(source, "'conversations' is empty; give a user turn and an assistant turn")
+            fail(source, "'conversations' is empty; give a user turn and an assistant turn")
     except RowFault as fault:
         return Record((), (), source), [fault]
     in_order = True
@@ -345,22 +334,22 @@ def examine_record(
 
 
 def _role(entry: Any, where: str) -> str:
-    name = _text(entry, "from", where)
+    name = text_of(entry, "from", where)
     if name not in ROLES:
-        _fail(where, f"unknown role {name!r} in 'from'; known are {', '.join(ROLES)}")
+        fail(where, f"unknown role {name!r} in 'from'; known are {', '.join(ROLES)}")
     return ROLES[name]
 
 
 def _turn(entry: Any, role: str, where: str) -> tuple[Turn, list[str]]:
     """A turn, and the paths of its pictures."""
-    value = _text(entry, "value", where)
+    value = text_of(entry, "value", where)
     if not value.strip():
         if role == "assistant":
-            _fail(where, "the answer is empty", EMPTY_ANSWER)
-        _fail(where, "the user's text is empty")
+            fail(where, "the answer is empty", EMPTY_ANSWER)
+        fail(where, "the user's text is empty")
     text, paths = _take_pictures(value, where)
     if paths and role == "assistant":
-        _fail(where, "an answer holds <img>; pictures belong into the user's turns")
+        fail(where, "an answer holds <img>; pictures belong into the user's turns")
     return Turn(role, text), paths
 
 
@@ -373,18 +362,18 @@ def _take_pictures(value: str, where: str) -> tuple[str, list[str]]:
     for tag in _TAG.finditer(value):
         if tag.group() == "<img>":
             if opened is not None:
-                _fail(where, f"<img> at character {opened} is not closed before the next <img>")
+                fail(where, f"<img> at character {opened} is not closed before the next <img>")
             opened = tag.start()
             pieces.append(value[end : tag.end()])
         else:
             if opened is None:
-                _fail(where, f"</img> at character {tag.start()} closes no <img>")
+                fail(where, f"</img> at character {tag.start()} closes no <img>")
             opened = None
             paths.append(value[end : tag.start()])
             pieces.append(tag.group())
         end = tag.end()
     if opened is not None:
-        _fail(where, f"<img> at character {opened} is not closed")
+        fail(where, f"<img> at character {opened} is not closed")
     return "".join(pieces) + value[end:], paths
 
 
@@ -394,65 +383,21 @@ def read_question(row: int, fields: Any, source: str, pictures: PicturePaths) ->
     Raises:
         RowFault, ValueError, FileNotFoundError: the first thing that is wrong with it.
     """
-    image = _text(fields, "image", source)
-    text = _text(fields, "question", source)
+    image = text_of(fields, "image", source)
+    text = text_of(fields, "question", source)
     if not text.strip():
-        _fail(source, "the question is empty")
+        fail(source, "the question is empty")
     if _TAG.search(text):
-        _fail(source, "the question holds <img> or </img>; the picture belongs into 'image'")
-    question_id = _field(fields, "question_id", (int, str), source)
-    answer = _field(fields, "answer", (str, list), source)
+        fail(source, "the question holds <img> or </img>; the picture belongs into 'image'")
+    question_id = field_of(fields, "question_id", (int, str), source)
+    answer = field_of(fields, "answer", (str, list), source)
     answers = [answer] if isinstance(answer, str) else answer
     for reference in answers:
         if not isinstance(reference, str):
-            _fail(source, f"'answer' must be a text or a list of texts, found {_kind(reference)} in the list")
-        _encodable(reference, "answer", source)
+            fail(source, f"'answer' must be a text or a list of texts, found {kind_of(reference)} in the list")
+        require_encodable(reference, "answer", source)
     # A blank among several references is kept: scores that leave one reference out depend on how many there are.
     if not any(reference.strip() for reference in answers):
-        _fail(source, "the answer is empty", EMPTY_ANSWER)
+        fail(source, "the answer is empty", EMPTY_ANSWER)
     more = {key: value for key, value in fields.items() if key not in QUESTION_KEYS}
     return Question(row, question_id, pictures.find(image, source), text, tuple(answers), source, more)
-
-
-def _field(row: Any, key: str, types: tuple[type, ...], where: str) -> Any:
-    """The value of a key, which must be there and of one of the types."""
-    if not isinstance(row, Mapping):
-        _fail(where, f"expected an object with a key {key!r}, found {_kind(row)}")
-    if key not in row:
-        _fail(where, f"the key {key!r} is missing; there are {', '.join(map(repr, row)) or 'none'}")
-    value = row[key]
-    if not isinstance(value, types) or isinstance(value, bool):
-        _fail(where, f"{key!r} must be {' or '.join(_NAMES[kind] for kind in types)}, found {_kind(value)}")
-    return value
-
-
-def _text(row: Any, key: str, where: str) -> str:
-    value = _field(row, key, (str,), where)
-    _encodable(value, key, where)
-    return value
-
-
-def _encodable(text: str, key: str, where: str) -> None:
-    """JSON can spell half of a surrogate pair, which no tokenizer can encode."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        _fail(where, f"{key!r} holds half of a surrogate pair at character {error.start}, which is no text")
-
-
-_NAMES = {
-    str: "a text",
-    int: "a whole number",
-    list: "a list",
-    dict: "an object",
-    float: "a number",
-    bool: "true or false",
-}
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else _NAMES[type(value)]
-
-
-def _fail(where: str, sentence: str, kind: str = NOT_OF_THE_SCHEMA) -> NoReturn:
-    raise RowFault(f"{where}: {sentence}", kind)

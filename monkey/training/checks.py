@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,3 +175,16 @@ def without_reentrant_checkpointing(training: TrainingArguments) -> None:
         settings = given or settings
     for name in names:
         setattr(training, name, {**settings, "use_reentrant": False})
+
+
+@contextlib.contextmanager
+def missing_packages_named() -> Iterator[None]:
+    """Flags of the library may ask for packages that only it knows of; say which, as of any other flag that cannot be.
+
+    Raises:
+        ValueError: the library refused for the want of a package.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f"a flag needs a package that is not installed here: {error}") from error

@@ -18,6 +18,7 @@ from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Records
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import Flags
+from monkey.training.checks import missing_packages_named
 from monkey.training.dataset import Collator, ConversationDataset, PackedCollator, errors_as_raised
 from monkey.training.flops import FORMULA
 from monkey.training.guards import FrozenGuard, StopOnSignal
@@ -35,6 +36,7 @@ from monkey.training.places import (
     move_into_place,
     nothing_left_of_a_false_start,
     refuse_other_recipe,
+    warn_of_other_threads,
 )
 from monkey.training.recipes import PartCount, base_model, recipe_table
 from monkey.training.record import run_record, write_json, write_loss_curve
@@ -81,6 +83,7 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     model, counts = open_model(flags)
     if resume_from is not None:
         refuse_other_recipe(Path(resume_from), flags.recipe)
+        warn_of_other_threads(Path(resume_from), training.device)
     memory = _memory_plan(flags, model, batches)
     record = _record(flags, counts, train_set, eval_set, batches, memory)
     if training.process_index == 0:
@@ -90,9 +93,10 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         print("\n".join(f"--{name} {value}" for name, value in flags.given.items()))
 
     with nothing_left_of_a_false_start(output_dir), logs_inside(output_dir), errors_as_raised():
-        trainer = _trainer(flags, model, processor, train_set, eval_set, batches, record, evaluator, resume_from)
-        clear_places(flags, resume_from)
-        trainer.train(resume_from_checkpoint=resume_from)
+        with missing_packages_named():
+            trainer = _trainer(flags, model, processor, train_set, eval_set, batches, record, evaluator, resume_from)
+            clear_places(flags, resume_from)
+            trainer.train(resume_from_checkpoint=resume_from)
         _refuse_unfinished(trainer, flags)
         if (eval_set is not None or evaluator is not None) and not _evaluated_at_the_end(trainer):
             trainer.evaluate()

@@ -7,8 +7,11 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from monkey.training.arguments import Flags
 from monkey.training.recipes import Recipe
@@ -121,6 +124,18 @@ def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
         raise ValueError(
             f"--resume_from_checkpoint {checkpoint} was trained as {trained}, but these flags ask for {recipe.name}: "
             f"resume with --recipe {trained}, or start from its weights with --model_name_or_path"
+        )
+
+
+def warn_of_other_threads(checkpoint: Path, device: torch.device) -> None:
+    """On a CPU sums are split over the threads, so only with as many as before does a run go on bit for bit."""
+    record, now = checkpoint / "run.json", torch.get_num_threads()
+    before = json.loads(record.read_text(encoding="utf-8")).get("cpu_threads", now) if record.is_file() else now
+    if device.type == "cpu" and before != now:
+        warnings.warn(
+            f"{checkpoint} was written with {before} CPU threads and this process has {now}: the run goes on, but not "
+            f"bit for bit as without the break; for that set OMP_NUM_THREADS={before}",
+            stacklevel=2,
         )
 
 

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
@@ -61,12 +63,13 @@ def git_revision() -> str | None:
 
 
 def run_record(flags: dict[str, Any], recipe: dict[str, Any], data: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Everything needed to repeat a run: resolved flags, what trained, how much data, seed, versions, revision."""
+    """All that repeats a run: resolved flags, what trained, how much data, seed, CPU threads, versions, revision."""
     return {
         "flags": flags,
         "recipe": recipe,
         "data": data,
         "seed": seed,
+        "cpu_threads": torch.get_num_threads(),
         "versions": package_versions(),
         "git_revision": git_revision(),
     }

@@ -1,0 +1,93 @@
+"""The evaluation commands of README and docs run to their end, with the oracle for a model and tiny files for data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import evaluate_vqa
+from eval.tasks import TASKS, Task
+from tests.test_house import REPOSITORY, readme_commands
+
+STARTS = (["python", "evaluate_vqa.py"], ["bash", "eval/eval.sh"])
+COMMANDS = [words for words in readme_commands() if words[:2] in STARTS]
+
+
+def write_rows(path: Path, image: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = {"image": image, "question": "What is the value for the charity_name?", "answer": "5", "question_id": 1}
+    path.write_text(json.dumps(row) + "\n")
+
+
+def write_task(task: Task, root: Path) -> None:
+    """One question at the published place of a task, with ten people's answers where the task has them apart."""
+    image = root / "data" / "images" / f"{task.name}.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(image)
+    write_rows(root / task.file, f"data/images/{task.name}.png")
+    if task.annotations is not None:
+        people = [{"answer": "5", "answer_id": number, "answer_confidence": "yes"} for number in range(1, 11)]
+        annotation = {"question_id": 1, "answers": people, "question_type": "what", "answer_type": "number"}
+        (root / task.annotations).write_text(json.dumps({"annotations": [annotation]}))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("root")
+    for task in TASKS.values():
+        write_task(task, folder)
+    for name in ("my", "receipts"):
+        write_rows(folder / f"{name}.jsonl", f"data/images/{next(iter(TASKS))}.png")
+    (folder / "receipts.toml").write_text('file = "receipts.jsonl"\nmetric = "anls"\nmax_new_tokens = 20\n')
+    return folder
+
+
+def without(words: list[str], *flags: str) -> list[str]:
+    """The words without these flags and their values."""
+    kept = list(words)
+    for flag in flags:
+        if flag in kept:
+            place = kept.index(flag)
+            del kept[place : place + 2]
+    return kept
+
+
+def test_there_are_commands_to_run():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_command_runs_with_the_oracle(words, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    words = without(words, "--backend", "--predictions", "--base-url", "--data-root")
+    of_file = any(word.endswith((".jsonl", ".toml")) for word in words)
+    more = ["--backend", "oracle", "--output-dir", str(tmp_path)]
+    more += [] if of_file else ["--data-root", str(root)]
+    if words[0] == "bash":
+        command = ["bash", str(REPOSITORY / "eval" / "eval.sh"), *words[2:], *more]
+        environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-2000:]}"
+        name = words[3]
+    elif "--check-data" in words:
+        assert evaluate_vqa.main([*words[2:], "--data-root", str(root)]) == 1
+        assert "1 rows, and the published set has 5,000" in capsys.readouterr().out
+        return
+    elif "--list" in words or "--show" in words:
+        assert evaluate_vqa.main(words[2:]) == 0
+        return
+    else:
+        assert evaluate_vqa.main([*without(words[2:], "--checkpoint"), *more]) == 0
+        name = words[words.index("--save_name") + 1]
+    results = [json.loads(path.read_text()) for path in (tmp_path / name).glob("*/results.json")]
+    assert results
+    for result in results:
+        assert result["complete"]
+        assert result["scores"][result["headline"]]["value"] == result["scores"][result["headline"]]["ceiling"]
