@@ -29,6 +29,7 @@ LAYERS = (
         "monkey.packed_attention",
         "monkey.prefix_attention",
         "monkey.prompts",
+        "monkey.boxes",
     ),
     ("monkey.vision", "monkey.language", "monkey.checkpoint_files", "monkey.images", "monkey.tokenization"),
     ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing", "monkey.places", "monkey.chat"),
