@@ -35,7 +35,7 @@ LAYERS = (
     ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing", "monkey.places", "monkey.chat"),
     ("monkey.modeling", "monkey.processing", "monkey.prefix_generation"),
     ("monkey", "monkey.data"),
-    ("monkey.training", "monkey.serving"),
+    ("monkey.training", "monkey.serving", "monkey.describe"),
     ("monkey.ask", "monkey.serve"),
     ("eval",),
 )
