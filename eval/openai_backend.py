@@ -1,22 +1,15 @@
 """The `openai` backend: asks a server that speaks OpenAI's chat completions, with pictures as base64.
 
 vLLM, SGLang, llama.cpp and hosted services do. Requests run side by side; what a busy server refuses is asked again
-after a while. The key comes from an environment variable, is sent to the given address only (redirections are not
-followed), and stands in no file and no message.
+after a while. The key comes from an environment variable, is sent to the given address only, and stands in no file and
+no message.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import http.client
 import io
 import json
-import math
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,26 +19,9 @@ from typing import Any
 from PIL import Image
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request, in_batches
-
-KEY_VARIABLE = "OPENAI_API_KEY"
-BUSY = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
-"""Statuses after which the same request may succeed."""
-
-OF_THE_REQUEST = frozenset((400, 413, 415, 422))
-"""Statuses that speak of one request; any other failure would be that of every request."""
+from monkey.completions_client import FIRST_WAIT, CompletionsClient
 
 SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
-_MOST_SHOWN = 300
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
-
-
-class ServerGone(OSError):
-    """The server does not answer, or answers nobody."""
-
-
-class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 class OpenAIBackend:
@@ -76,16 +52,11 @@ class OpenAIBackend:
         concurrency: int = 8,
         attempts: int = 6,
         timeout: float = 300.0,
-        first_wait: float = _FIRST_WAIT,
+        first_wait: float = FIRST_WAIT,
     ):
-        self.base_url = checked_url(base_url)
-        self._key = api_key
-        self._headers = {"Content-Type": "application/json"} | (
-            {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        )
-        self._attempts, self._timeout, self._first_wait = attempts, timeout, first_wait
-        self._opener = urllib.request.build_opener(_NoRedirection)
-        listed = self._listed_models()
+        self._client = CompletionsClient(base_url, api_key, attempts, timeout, first_wait)
+        self.base_url = self._client.base_url
+        listed = self._client.listed_models()
         if model is None:
             if len(listed) != 1:
                 raise ValueError(
@@ -134,81 +105,18 @@ class OpenAIBackend:
             **self.settings,
         }
         try:
-            status, reply = self._send("chat/completions", body)
+            status, reply = self._client.send("chat/completions", body)
         except TimeoutError:
-            return Failure(request.row, f"{source}: no answer within {self._timeout:g} seconds, {self._attempts} times")
+            return Failure(
+                request.row,
+                f"{source}: no answer within {self._client.timeout:g} seconds, {self._client.attempts} times",
+            )
         if status != 200:
-            return Failure(request.row, f"{source}: {self.base_url} answers {status}: {self._said(reply)}")
+            return Failure(request.row, f"{source}: {self.base_url} answers {status}: {self._client.said(reply)}")
         try:
             return read_answer(request.row, json.loads(reply))
         except (ValueError, LookupError, TypeError) as error:
             return Failure(request.row, f"{source}: the server's answer is not a chat completion ({error})")
-
-    def _listed_models(self) -> list[str]:
-        status, reply = self._send("models", None, attempts=1)
-        if status != 200:
-            return []
-        try:
-            return [entry["id"] for entry in json.loads(reply)["data"]]
-        except (ValueError, LookupError, TypeError):
-            # Some servers have no such list; then the name must be given.
-            return []
-
-    def _send(self, path: str, body: Mapping[str, Any] | None, attempts: int | None = None) -> tuple[int, bytes]:
-        """Status and content of the reply, after as many attempts as it takes and are allowed.
-
-        Raises:
-            TimeoutError: the last attempt got no answer in time.
-            ServerGone: the last attempt found no server, or the server refuses everything.
-        """
-        data = None if body is None else json.dumps(body).encode("utf-8")
-        problem: Exception | None = None
-        attempts = attempts or self._attempts
-        for attempt in range(attempts):
-            demand = urllib.request.Request(f"{self.base_url}/{path}", data, self._headers)
-            asked = None
-            try:
-                with self._opener.open(demand, timeout=self._timeout) as reply:
-                    return reply.status, reply.read()
-            except urllib.error.HTTPError as error:
-                status, said = error.code, error.read()
-                if status not in BUSY:
-                    if body is not None and status not in OF_THE_REQUEST:
-                        raise ServerGone(f"{self.base_url} refuses with {status}: {self._said(said)}") from None
-                    if status in (401, 403):
-                        raise ServerGone(f"{self.base_url} refuses the key with {status}: {self._said(said)}") from None
-                    return status, said
-                problem, asked = None, _seconds(error.headers.get("Retry-After"))
-            except (OSError, http.client.HTTPException) as error:
-                problem = error
-            if attempt + 1 < attempts:
-                time.sleep(min(_LONGEST_WAIT, asked if asked is not None else self._first_wait * 2**attempt))
-        if problem is None:
-            return status, said
-        reason = getattr(problem, "reason", problem)
-        if isinstance(reason, TimeoutError):
-            raise TimeoutError
-        raise ServerGone(f"--base-url {self.base_url}: nothing answers there ({reason or type(problem).__name__})")
-
-    def _said(self, reply: bytes) -> str:
-        """What the server says of an error, on one line; some repeat the key."""
-        text = reply.decode("utf-8", "replace")
-        with contextlib.suppress(ValueError, LookupError, TypeError):
-            text = json.loads(text)["error"]["message"]
-        text = " ".join(str(text).split())
-        return (text.replace(self._key, "…") if self._key else text)[:_MOST_SHOWN] or "nothing more"
-
-
-def checked_url(base_url: str) -> str:
-    """The address without a slash at its end, or ValueError when it is not one of http or https."""
-    parts = urllib.parse.urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(
-            f"--base-url {base_url!r} is not an http:// or https:// address, like http://localhost:8000/v1"
-        )
-    if parts.username or parts.password:
-        raise ValueError(f"--base-url must hold no name or password; a key comes from the variable {KEY_VARIABLE}")
-    return base_url.rstrip("/")
 
 
 def message_content(request: Request) -> list[dict[str, Any]]:
@@ -244,12 +152,3 @@ def read_answer(row: int, completion: Mapping[str, Any]) -> Answer:
     text = choice["message"]["content"] or ""
     tokens = (completion.get("usage") or {}).get("completion_tokens", len(text.split()))
     return Answer(row, text, tokens, STOPPED_AT_LENGTH if choice.get("finish_reason") == "length" else STOPPED_AT_END)
-
-
-def _seconds(header: str | None) -> float | None:
-    """The value of Retry-After, where it is a number of seconds."""
-    try:
-        seconds = float(header or "")
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -50,7 +50,8 @@ def device_of_process(device: str, environment: Mapping[str, str]) -> str:
 
 
 def _open_server(options: argparse.Namespace, _: Sequence[Task]) -> Opener:
-    from eval.openai_backend import KEY_VARIABLE, OpenAIBackend, checked_url
+    from eval.openai_backend import OpenAIBackend
+    from monkey.completions_client import KEY_VARIABLE, checked_url
 
     if options.base_url is None:
         raise ValueError("--backend openai needs --base-url, for example http://localhost:8000/v1")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from eval.backends import EchoBackend, Request, Shot
-from eval.openai_backend import OpenAIBackend, ServerGone, message_content
+from eval.openai_backend import OpenAIBackend, message_content
 from eval.opening import device_of_process
 from eval.prompting import PromptForm
 from eval.questions import load_question_set
@@ -22,6 +22,7 @@ from eval.replay_backend import ReplayBackend
 from eval.results import incompleteness
 from eval.runner import run
 from eval.tasks import select_tasks
+from monkey.completions_client import ServerGone
 from tests.test_evaluation import lines_of, own_task, program, row, run_one, settings, write_set
 
 FORM = PromptForm("file", "<img></img> {question}")

@@ -29,6 +29,7 @@ LAYERS = (
         "monkey.packed_attention",
         "monkey.prefix_attention",
         "monkey.prompts",
+        "monkey.completions_client",
         "monkey.boxes",
     ),
     ("monkey.vision", "monkey.language", "monkey.checkpoint_files", "monkey.images", "monkey.tokenization"),
