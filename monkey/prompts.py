@@ -34,6 +34,17 @@ CAPTION_AS_TRAINED = "<img></img> Generate the caption in English: "
 DETAILED_CAPTION_AS_TRAINED = "<img></img> Generate the detailed caption in English: "
 """Long description as trained (Monkey's paper); ends in a space."""
 
+DESCRIPTION_PROMPTS = (
+    "Generate the detailed caption in English.",
+    "Explain the visual content of the image in great detail.",
+    "Analyze the image in a comprehensive and detailed manner.",
+    "Describe the image in as much detail as possible in English without duplicating it.",
+    "Describe the image in as much detail as possible in English, including as many elements from the image as possible, "
+    "but without repetition.",
+)
+"""The five that Monkey's README offers for descriptions in its demo. They stand where a question stands in
+`VQA_AS_TRAINED`: the README's example is `query = "Generate the detailed caption in English. Answer: "`."""
+
 CAPTION_QWEN_VL = "<img></img>Describe the image in English:"
 """Short caption as Qwen-VL's evaluation asks it."""
 
