@@ -41,13 +41,17 @@ def base_of(checkpoint: str | Path) -> str | None:
     return base
 
 
-def processor_of(checkpoint: str | Path) -> MonkeyProcessor:
-    """The processor of a checkpoint; that of the base for an adapter folder without one, on the adapter's grid."""
+def processor_of(checkpoint: str | Path, grid: tuple[int, int] | None = None) -> MonkeyProcessor:
+    """The processor of a checkpoint; that of the base for an adapter folder without one, on the adapter's grid.
+
+    Args:
+        grid: rows and columns of windows other than the checkpoint's own.
+    """
     base = base_of(checkpoint)
     if base is None or checkpoint_file(checkpoint, "qwen.tiktoken") is not None:
-        return MonkeyProcessor.from_pretrained(checkpoint)
+        return MonkeyProcessor.from_pretrained(checkpoint, grid=grid)
     trained = read_base_record(checkpoint)
-    return MonkeyProcessor.from_pretrained(base, grid=None if trained is None else tuple(trained.grid))
+    return MonkeyProcessor.from_pretrained(base, grid=grid or (None if trained is None else tuple(trained.grid)))
 
 
 def checkpoint_fingerprint(checkpoint: str | Path) -> str:

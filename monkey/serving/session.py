@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,12 @@ from monkey.images import open_image
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE, VQA_AS_TRAINED, after_image
+from monkey.serving.attention_maps import PictureAttention, answer_weights, picture_attention, read_picture
 from monkey.serving.checkpoints import processor_of
 from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding
 from monkey.serving.dialogue import Form, conversation_segments
 from monkey.serving.engine import Engine, computing_thread
-from monkey.serving.reply import POLL_SECONDS, Reply
+from monkey.serving.reply import KEPT_MARKERS, POLL_SECONDS, Reply
 from monkey.serving.request import Picture, Request
 
 __all__ = [
@@ -92,6 +95,7 @@ def load(
     max_rows: int = MAX_ROWS,
     cache_bytes: int | None = None,
     name: str | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> Answerer:
     """Open a checkpoint for questions.
 
@@ -108,6 +112,7 @@ def load(
         cache_bytes: of keys and values that are kept for later questions about the same pictures and for
             conversations that go on; 0 keeps none. By default `CACHE_BYTES`, or a quarter of a GPU's free memory.
         name: what people call the model; by default the last part of its checkpoint's name.
+        grid: rows and columns of windows other than the checkpoint's own; its adapters are placed on them.
 
     Raises:
         FileNotFoundError: no such checkpoint, or a file of it is missing.
@@ -118,14 +123,14 @@ def load(
         raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
     dtype = _dtype_of(dtype)
     place = _place_of(device)
-    processor = processor_of(checkpoint)
+    processor = processor_of(checkpoint, grid)
     thread = computing_thread()
     try:
         if place == "cpu":
             # OpenMP keeps workers for each thread that computed, and slows all of them when they outnumber the cores.
-            model = thread.submit(_opened, checkpoint, place, dtype, quantization).result()
+            model = thread.submit(_opened, checkpoint, place, dtype, quantization, grid).result()
         else:
-            model = _opened(checkpoint, place, dtype, quantization)
+            model = _opened(checkpoint, place, dtype, quantization, grid)
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"{checkpoint} does not fit into the memory of {device}; use the CPU, or free memory"
@@ -173,12 +178,16 @@ def _place_of(device: str) -> str:
 
 
 def _opened(
-    checkpoint: str | Path, place: str, dtype: str | torch.dtype, quantization: str | None
+    checkpoint: str | Path,
+    place: str,
+    dtype: str | torch.dtype,
+    quantization: str | None,
+    grid: tuple[int, int] | None,
 ) -> MonkeyForConditionalGeneration:
     """The model, packed or not, on its device and in evaluation mode."""
     if quantization is None:
         placement = {} if place == "cpu" else {"device_map": place}
-        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **placement).eval()
+        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, grid=grid, dtype=dtype, **placement).eval()
         return model.float() if place == "cpu" and model.dtype == torch.float16 else model
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization is {quantization!r}, and it is None or {', '.join(QUANTIZATIONS)}")
@@ -189,7 +198,8 @@ def _opened(
         )
     from monkey.training.quantised import open_four_bit
 
-    return open_four_bit(str(checkpoint), dtype=torch.bfloat16 if dtype == "auto" else dtype, device_map=place).eval()
+    dtype = torch.bfloat16 if dtype == "auto" else dtype
+    return open_four_bit(str(checkpoint), grid=grid, dtype=dtype, device_map=place).eval()
 
 
 class Answerer:
@@ -322,6 +332,55 @@ class Answerer:
         ids = self.processor.encode_segments(segments)
         return self._submit(ids, images, decoding, ends, is_conversation=True)
 
+    def attention_maps(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        answer: str,
+        *,
+        form: Form | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> list[PictureAttention]:
+        """Where the resampler's queries and the tokens of an answer look, for each picture of a conversation.
+
+        The pictures and the whole conversation are read once more, between the steps of answers in progress.
+
+        Args:
+            messages: as of `chat`, up to the one that was answered. What `ask` was asked is one message of the form
+                "questions" that holds the pictures and the question.
+            answer: what was answered; its tokens are those that its text is read as.
+            form: as of `chat`.
+            layers: see `monkey.serving.attention_maps.answer_weights`.
+
+        Raises:
+            FileNotFoundError, ValueError, RuntimeError: as of `chat`; no picture, or an empty answer.
+            MemoryError: the device's memory does not suffice.
+            TimeoutError: it took longer than `patience` seconds.
+        """
+        segments, images = conversation_segments(messages, form or self.form)
+        if not images:
+            raise ValueError("the conversation has no picture, so there is nothing to look at")
+        prompt = self.processor.encode_segments(segments)
+        # Markers of boxes are tokens of their own in an answer; all else of it is plain text.
+        parts = re.split(f"({'|'.join(map(re.escape, sorted(KEPT_MARKERS)))})", answer.strip())
+        answer_ids = self.processor.encode_segments([(part, part in KEPT_MARKERS) for part in parts if part])
+        answer_ids = answer_ids[: self._room(prompt, len(images), max(1, len(answer_ids)))]
+        pictures = self._pictures(images)
+        between, patience = self.engine.between_steps, self.patience
+        # One picture at a time and then the decoder, so that others wait for no more than one of them.
+        read = [between(partial(self._read_picture, picture)).result(patience) for picture in pictures]
+        features = torch.cat([own for own, _ in read])
+        weights = between(partial(answer_weights, self.model, prompt, answer_ids, features, layers)).result(patience)
+        own_weights = weights.split(self.processor.image_tokens, dim=1)
+        return [
+            picture_attention(self.model.config, resampler, own)
+            for (_, resampler), own in zip(read, own_weights, strict=True)
+        ]
+
+    def _read_picture(self, picture: Picture) -> tuple[torch.Tensor, torch.Tensor]:
+        canvas = torch.from_numpy(picture.canvas[None]).to(self.engine.device)
+        pixels = self.processor.image_processor.normalised(canvas).to(self.model.dtype)
+        return read_picture(self.model, pixels)
+
     def _answer(self, images: Any, text: str, decoding: Decoding) -> Reply:
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         ids = self.processor.encode_segments([*[(IMAGE_PLACE, True)] * len(images), (text, False)])
@@ -332,9 +391,7 @@ class Answerer:
     ) -> Reply:
         """Make the inputs now, so that bad input is refused at once, and put the request in line."""
         room = self._room(ids, len(images), decoding.max_new_tokens)
-        names = ["the picture"] if len(images) == 1 else [f"picture {number}" for number in range(1, len(images) + 1)]
-        pictures = [self._picture(image, name) for image, name in zip(images, names, strict=True)]
-        request = Request(ids, pictures, decoding, room, frozenset(ends), is_conversation)
+        request = Request(ids, self._pictures(images), decoding, room, frozenset(ends), is_conversation)
         return Reply(self.engine.submit(request), self.patience)
 
     def _room(self, ids: list[int], num_images: int, wanted: int) -> int:
@@ -353,6 +410,10 @@ class Answerer:
             f"the prompt is {length:,} tokens long{counted}, and the model's {limit:,} leave no room for an answer; "
             "shorten the question"
         )
+
+    def _pictures(self, images: Sequence[Any]) -> list[Picture]:
+        names = ["the picture"] if len(images) == 1 else [f"picture {number}" for number in range(1, len(images) + 1)]
+        return [self._picture(image, name) for image, name in zip(images, names, strict=True)]
 
     def _picture(self, image: Any, name: str) -> Picture:
         canvas = self.processor.image_processor.canvas(image, name)
