@@ -15,16 +15,18 @@ import math
 import threading
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
+from monkey.serving.asides import Asides
 from monkey.serving.decoding import chosen_tokens, generator_of
 from monkey.serving.prefix_store import PrefixStore
 from monkey.serving.reply import Delivery, FinishReason, TextAssembly
@@ -104,6 +106,7 @@ class Engine:
         self._reading: list[Row] = []
         self._writing: list[Row] = []
         """Rows of the cache, in its order."""
+        self._asides = Asides()
         self._at_work: Sequence[Row] = ()
         """Whom an error of what is being computed concerns."""
         self._is_running = self._is_closing = False
@@ -134,10 +137,36 @@ class Engine:
                 raise RuntimeError("the model was closed; open it again to ask")
             self.stats.requests += 1
             self._waiting.append(row)
-            if not self._is_running:
-                self._is_running = True
-                self._start()
+            self._wake()
         return row.delivery
+
+    def between_steps(self, work: Callable[[], Any]) -> Future:
+        """Do other work with the model in the computing thread, between two steps of the answers in progress.
+
+        Returns:
+            The future of what `work` returns or raises; MemoryError where the device's memory does not suffice.
+
+        Raises:
+            RuntimeError: the engine is closed.
+        """
+        with self._lock:
+            if self._is_closing:
+                raise RuntimeError("the model was closed; open it again to ask")
+            future = self._asides.add(partial(self._relieved, work))
+            self._wake()
+        return future
+
+    def _relieved(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives; where memory does not suffice, once more without what is only kept for later."""
+        for is_last in (False, True):
+            try:
+                return work()
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                traceback.clear_frames(error.__traceback__)
+            if is_last or not self._relieve():
+                raise MemoryError(f"the memory of {self.device} does not suffice for this")
 
     def close(self) -> None:
         """Stop the answers in progress and refuse those in line; returns when the model is at rest."""
@@ -146,6 +175,12 @@ class Engine:
         self._thread.shutdown(wait=True)
         self._stop_all()
         self._store.clear()
+
+    def _wake(self) -> None:
+        """Have the thread work, if it rests; the lock is held."""
+        if not self._is_running:
+            self._is_running = True
+            self._start()
 
     def _start(self) -> None:
         self._thread.submit(self._work).add_done_callback(self._ended)
@@ -197,9 +232,12 @@ class Engine:
             return False
         with self._lock:
             self._admit()
-            if not self._reading and not self._writing:
+            aside = self._asides.take()
+            if aside is None and not self._reading and not self._writing:
                 self._is_running = False
                 return False
+        if aside is not None:
+            aside()
         if self._reading:
             self._read()
             self._part_with_finished()
@@ -215,6 +253,7 @@ class Engine:
             row.delivery.end(None, CancelledError("the model was closed before it came to this request"))
         self._reading, self._writing = [], []
         self._waiting.clear()
+        self._asides.cancel()
         self._cache.clear()
 
     def _part_with_finished(self) -> None:

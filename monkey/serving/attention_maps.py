@@ -1,0 +1,206 @@
+"""Where a model looks: the resampler's queries in each view, and an answer's tokens in the picture.
+
+Weights are those of the attention itself: softmax(QKᵀ/√d) is computed from what the modules are given in one forward
+pass, in fp32, for the rows that are asked about and for no others. An answer's tokens see the tokens of a view, and
+those see patches: the weights of both, multiplied, say what an answer's tokens see of each patch. What the vision
+transformer has mixed between patches before is not undone, so a map shows where features were read.
+
+Shape letters: I images, V views, Q tokens of a view, N = n² patches of a view, A tokens of an answer, T tokens of a
+prompt with its answer, H heads, d head width, D decoder width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from monkey.configuration import MonkeyConfig
+from monkey.modeling import MonkeyForConditionalGeneration, image_slots
+from monkey.prefix_generation import position_embeddings, rotary_growth, run_layers
+from monkey.vision import ResamplerAttention
+
+ROWS_AT_ONCE = 64
+"""Tokens of an answer whose weights over the whole prompt exist at once, for every head."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureAttention:
+    """Attention to one picture, by view: the windows, row by row, then the global view where there is one.
+
+    Attributes:
+        grid: rows and columns of windows.
+        queries: float32 [V, n, n], where the resampler's queries look, their mean; each view's sums to 1.
+        answer: float32 [V, n, n], where the answer's tokens look, their mean. All views sum to `share`.
+        share: part of the answer tokens' attention that goes to this picture's tokens, from 0 to 1; the rest goes to
+            text and to other pictures.
+    """
+
+    grid: tuple[int, int]
+    queries: np.ndarray
+    answer: np.ndarray
+    share: float
+
+    @property
+    def view_shares(self) -> np.ndarray:
+        """[V]: the part of `share` that goes to each view."""
+        return self.answer.sum(axis=(1, 2))
+
+    @property
+    def queries_on_windows(self) -> np.ndarray:
+        """[rows·n, columns·n], the windows as they lie on the canvas; sums to 1."""
+        return _to_one(self._stitched(self.queries))
+
+    @property
+    def queries_on_global_view(self) -> np.ndarray | None:
+        """[n, n] over the whole canvas; sums to 1. None without a global view."""
+        return self._of_global_view(self.queries)
+
+    @property
+    def answer_on_windows(self) -> np.ndarray:
+        """[rows·n, columns·n], the windows as they lie on the canvas; sums to 1."""
+        return _to_one(self._stitched(self.answer))
+
+    @property
+    def answer_on_global_view(self) -> np.ndarray | None:
+        """[n, n] over the whole canvas; sums to 1. None without a global view."""
+        return self._of_global_view(self.answer)
+
+    def _stitched(self, maps: np.ndarray) -> np.ndarray:
+        rows, columns = self.grid
+        return rearrange(maps[: rows * columns], "(r s) h w -> (r h) (s w)", r=rows)
+
+    def _of_global_view(self, maps: np.ndarray) -> np.ndarray | None:
+        return _to_one(maps[-1]) if len(maps) > math.prod(self.grid) else None
+
+
+def watched_layers(num_layers: int) -> range:
+    """The layers whose attention is shown unless others are named: the middle half of the decoder's.
+
+    The first layers attend by position and to the beginning of the prompt, whatever the question is, and the last
+    ones to the words that are being written; what is looked up in a picture is looked up between. That is a choice
+    from the literature on such decoders, and was not measured on the published weights.
+    """
+    return range(num_layers // 4, num_layers - num_layers // 4)
+
+
+def read_picture(model: MonkeyForConditionalGeneration, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features [1, V·Q, D] of a normalised canvas [1, 3, H, W], and the resampler's weights [V, Q, N] on the CPU."""
+    attention = model.model.visual.resampler.attention
+    weights: list[torch.Tensor] = []
+    hook = attention.register_forward_pre_hook(
+        lambda module, given: weights.append(resampler_weights(module, given[0], given[1]))
+    )
+    try:
+        features = model.get_image_features(pixels)
+    finally:
+        hook.remove()
+    return features, weights[0]
+
+
+def resampler_weights(attention: ResamplerAttention, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Weights [B, Q, N] of the queries [Q, D] over `key` [B, N, D], mean over heads, in fp32 on the CPU."""
+    projections = zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
+    (query_weight, query_bias), (key_weight, key_bias), _ = projections
+    query = rearrange(F.linear(query, query_weight, query_bias), "q (h d) -> h q d", h=attention.num_heads).float()
+    weights = []
+    for view in key:  # the weights of all heads of one view at a time
+        keys = rearrange(F.linear(view, key_weight, key_bias), "n (h d) -> h d n", h=attention.num_heads).float()
+        weights.append((query @ keys / math.sqrt(query.shape[-1])).softmax(dim=-1).mean(dim=0).cpu())
+    return torch.stack(weights)
+
+
+class _Watched:
+    """Causal attention of one row of tokens that sums up the weights of its last tokens in the layers to be watched."""
+
+    def __init__(self, layers: Sequence[int], count: int, columns: torch.Tensor):
+        self.layers, self.count, self.columns = frozenset(layers), count, columns
+        self.total = torch.zeros(count, len(columns))
+        self._layer = 0
+
+    def __call__(self, query, key, value, scaling, dropout=0.0):
+        """Query, key, value [1, H, T, d] to [1, T, H, d]."""
+        if self._layer in self.layers:
+            self._watch(query[0], key[0], scaling)
+        self._layer += 1
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling).transpose(1, 2)
+
+    def _watch(self, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
+        length = query.shape[1]
+        key, places = key.float().transpose(1, 2), torch.arange(length, device=query.device)
+        columns = self.columns.to(query.device)
+        for rows in range(length - self.count, length, ROWS_AT_ONCE):
+            own = places[rows : rows + ROWS_AT_ONCE]
+            scores = (query[:, own].float() * scaling) @ key
+            weights = scores.masked_fill(places > own[:, None], -torch.inf).softmax(dim=-1).mean(dim=0)
+            first = rows - (length - self.count)
+            self.total[first : first + len(own)] += weights[:, columns].cpu()
+
+
+def answer_weights(
+    model: MonkeyForConditionalGeneration,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    features: torch.Tensor,
+    layers: Sequence[int] | None = None,
+) -> torch.Tensor:
+    """What each of an answer's tokens saw of the images' tokens when it was chosen.
+
+    That is at the position before its own: the first is chosen where the prompt ends.
+
+    Args:
+        prompt: ids, with a span for each image.
+        answer: ids, at least one.
+        features: [I, V·Q, D].
+        layers: of the decoder, counted from 0; `watched_layers` when None.
+
+    Returns:
+        [A, I·V·Q] on the CPU, the mean over heads and `layers`; a row and what goes to text sum to 1.
+
+    Raises:
+        ValueError: an empty answer, layers that the decoder does not have, or spans that do not fit the images.
+    """
+    decoder = model.model.language_model
+    count = len(decoder.layers)
+    layers = watched_layers(count) if layers is None else sorted(set(layers))
+    if not len(layers) or not all(0 <= layer < count for layer in layers):
+        raise ValueError(f"layers are {list(layers)}, and the decoder's {count} are counted from 0")
+    if not answer:
+        raise ValueError("the answer is empty, so there is nothing that looked at the picture")
+    device = decoder.embed_tokens.weight.device
+    ids = torch.tensor([[*prompt, *answer[:-1]]])
+    columns = image_slots(ids, model.config, num_images=len(features))[0].nonzero()[:, 0]
+    hidden = model.model.place_image_features(decoder.embed_tokens(ids.to(device)), ids, features)
+    positions = torch.arange(ids.shape[1])[None]
+    rotary = position_embeddings(decoder.config, positions, rotary_growth(len(prompt), decoder.config), device)
+    watched = _Watched(layers, len(answer), columns)
+    # Behind the last layer that is watched, nothing is looked at.
+    run_layers(decoder.layers[: layers[-1] + 1], hidden, positions, rotary, None, watched)
+    return watched.total / len(layers)
+
+
+def picture_attention(config: MonkeyConfig, resampler: torch.Tensor, answer: torch.Tensor) -> PictureAttention:
+    """The maps of one picture.
+
+    Args:
+        resampler: [V, Q, N], as of `read_picture`.
+        answer: [A, V·Q], the picture's columns of `answer_weights`.
+    """
+    views, queries, patches = resampler.shape
+    side = math.isqrt(patches)
+    seen = answer.mean(dim=0).unflatten(0, (views, queries))
+    carried = torch.einsum("vq,vqn->vn", seen, resampler)
+    looked = resampler.mean(dim=1)
+    maps = [x.reshape(views, side, side).numpy() for x in (looked, carried)]
+    return PictureAttention(tuple(config.grid), *maps, share=float(seen.sum()))
+
+
+def _to_one(weights: np.ndarray) -> np.ndarray:
+    """Scaled to sum to 1; all zero stays so."""
+    total = weights.sum()
+    return weights / total if total > 0 else weights
