@@ -95,6 +95,7 @@ def load(
     max_rows: int = MAX_ROWS,
     cache_bytes: int | None = None,
     name: str | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> Answerer:
     """Open a checkpoint for questions.
 
@@ -111,6 +112,7 @@ def load(
         cache_bytes: of keys and values that are kept for later questions about the same pictures and for
             conversations that go on; 0 keeps none. By default `CACHE_BYTES`, or a quarter of a GPU's free memory.
         name: what people call the model; by default the last part of its checkpoint's name.
+        grid: rows and columns of windows other than the checkpoint's own; its adapters are placed on them.
 
     Raises:
         FileNotFoundError: no such checkpoint, or a file of it is missing.
@@ -121,14 +123,14 @@ def load(
         raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
     dtype = _dtype_of(dtype)
     place = _place_of(device)
-    processor = processor_of(checkpoint)
+    processor = processor_of(checkpoint, grid)
     thread = computing_thread()
     try:
         if place == "cpu":
             # OpenMP keeps workers for each thread that computed, and slows all of them when they outnumber the cores.
-            model = thread.submit(_opened, checkpoint, place, dtype, quantization).result()
+            model = thread.submit(_opened, checkpoint, place, dtype, quantization, grid).result()
         else:
-            model = _opened(checkpoint, place, dtype, quantization)
+            model = _opened(checkpoint, place, dtype, quantization, grid)
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"{checkpoint} does not fit into the memory of {device}; use the CPU, or free memory"
@@ -176,12 +178,16 @@ def _place_of(device: str) -> str:
 
 
 def _opened(
-    checkpoint: str | Path, place: str, dtype: str | torch.dtype, quantization: str | None
+    checkpoint: str | Path,
+    place: str,
+    dtype: str | torch.dtype,
+    quantization: str | None,
+    grid: tuple[int, int] | None,
 ) -> MonkeyForConditionalGeneration:
     """The model, packed or not, on its device and in evaluation mode."""
     if quantization is None:
         placement = {} if place == "cpu" else {"device_map": place}
-        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **placement).eval()
+        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, grid=grid, dtype=dtype, **placement).eval()
         return model.float() if place == "cpu" and model.dtype == torch.float16 else model
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization is {quantization!r}, and it is None or {', '.join(QUANTIZATIONS)}")
@@ -192,7 +198,8 @@ def _opened(
         )
     from monkey.training.quantised import open_four_bit
 
-    return open_four_bit(str(checkpoint), dtype=torch.bfloat16 if dtype == "auto" else dtype, device_map=place).eval()
+    dtype = torch.bfloat16 if dtype == "auto" else dtype
+    return open_four_bit(str(checkpoint), grid=grid, dtype=dtype, device_map=place).eval()
 
 
 class Answerer:
