@@ -4,9 +4,9 @@
     python -m eval.check_questions textvqa_val,docvqa_test --data-root /data/root --train train.json
     python -m eval.check_questions my.jsonl --metric anls --json report.json
 
-With --train, pictures that are trained on too are found by their pixels or their bytes; one that was resized or
-compressed again is not. Exit status: 0 all is well (notes are allowed), 1 there are problems, 2 the check could not be
-made.
+With --train (files of conversations or of questions), pictures that are trained on too are found by their pixels or
+their bytes; one that was resized or compressed again is not. Exit status: 0 all is well (notes are allowed), 1 there
+are problems, 2 the check could not be made.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tqdm import tqdm
 
 from eval.metrics import METRICS, metric_named
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
+from eval.trained_images import trained_images
 from monkey.data import check_report as kinds
 from monkey.data.check import in_order
-from monkey.data.check_reading import ImageRead, ImageTask, OpenedFile, RowTask
+from monkey.data.check_reading import ImageRead, ImageTask
 from monkey.data.check_report import Finding
 from monkey.data.fields import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, RowFault
 from monkey.data.indexed_rows import IndexedRows
 from monkey.data.json_rows import MalformedRows
-from monkey.data.mixture import record_sets
 from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import Question, read_question
 
@@ -54,7 +54,7 @@ UNASKED = "annotated and not asked"
 NOTES = (NO_REFERENCE, NO_ANNOTATIONS, ASKED_TWICE, UNASKED)
 """What is worth knowing and may be meant so; published files have some of each."""
 
-_ROWS_A_STRETCH, _IMAGES_A_STRETCH = 256, 16
+_IMAGES_A_STRETCH = 16
 _IMAGES_WORTH_A_PROCESS = 400  # that many are read here while a process starts
 
 
@@ -174,7 +174,7 @@ def check_questions(
     for check in checks:
         _report_broken(check, images)
     if train:
-        report.train_images = _report_leakage(checks, images, train, train_image_root, workers)
+        _report_leakage(report, images, train, train_image_root, workers)
     return report
 
 
@@ -323,46 +323,34 @@ def _report_broken(check: TaskCheck, images: dict[str, ImageRead]) -> None:
 
 
 def _report_leakage(
-    checks: Sequence[TaskCheck],
+    report: QuestionsReport,
     images: dict[str, ImageRead],
     train: Sequence[str | Path],
     train_image_root: str | Path | None,
     workers: int | None,
-) -> int:
-    """Rows whose image is in a training file; returns how many training images were compared."""
-    trained = _train_images(train, train_image_root)
-    paths = list(trained)
+) -> None:
+    """Rows whose image is in a training file."""
+    trained = trained_images(train, train_image_root)
+    paths = list(trained.first_row)
     by_content: dict[bytes, str] = {}
     for path, read in zip(paths, _open_images(paths, "opening training images", workers), strict=True):
         for content in filter(None, (read.file, read.pixels)):
             by_content.setdefault(content, path)
-    for check in checks:
+    for check in report.checks:
         for question in check.questions:
             read = images[str(question.image)]
             same_bytes = by_content.get(read.file) if read.file else None
             other = same_bytes or (by_content.get(read.pixels) if read.pixels else None)
             if other:
                 what = "has the bytes" if same_bytes else "shows the pixels"
-                sentence = f"{question.source}: {question.image} {what} of {other}, trained on in {trained[other]}"
+                sentence = (
+                    f"{question.source}: {question.image} {what} of {other}, trained on in {trained.first_row[other]}"
+                )
                 check.add(LEAKED, question.source, sentence)
-    return len(paths)
-
-
-def _train_images(train: Sequence[str | Path], image_root: str | Path | None) -> dict[str, str]:
-    """Path of each image of the training files -> the first row that shows it. Faulty rows give what they have."""
-    files: list[OpenedFile] = []
-    for one in record_sets([Path(path) for path in train], image_root):
-        rows = IndexedRows(one.path)
-        files.append(OpenedFile(rows, one.image_root, one.weight, False, False, first=0))
-    task = RowTask(files, None)
-    found: dict[str, str] = {}
-    for number, file in enumerate(files):
-        for start in range(0, len(file.rows), _ROWS_A_STRETCH):
-            result = task((number, start, min(start + _ROWS_A_STRETCH, len(file.rows))))
-            for row, _, paths in result.rows:
-                for path in paths:
-                    found.setdefault(path, file.rows.source(row))
-    return found
+    report.train_images = len(paths)
+    if trained.faults:
+        rows = len({fault.source for fault in trained.faults})
+        report.not_checked[f"leakage from {rows:,} training rows"] = f"their first fault: {trained.faults[0].sentence}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -177,6 +177,24 @@ def test_picture_that_is_trained_on_is_found_under_another_name(trained, words, 
     assert "leakage" not in report.not_checked
 
 
+def test_training_files_of_questions_are_compared_too(root):
+    questions = write(root, row(0, image="images/b.png"), row(1))
+    train = write_lines(root / "train.jsonl", [row(0, image="images/a_again.bmp"), row(1, image="images/gone.png")])
+    report = check_questions([TASK], root, train=[train])
+    assert [(finding.kind, finding.source) for finding in report.findings] == [
+        ("image also trained on", f"{questions}:2")
+    ]
+    assert report.train_images == 1
+    assert "no picture images/gone.png" in report.not_checked["leakage from 1 training rows"]
+
+
+def test_training_files_without_an_image_are_no_all_clear(root):
+    write(root, row(0))
+    train = write_lines(root / "train.jsonl", [row(0, image="images/gone.png"), {"text": "no conversation"}])
+    with pytest.raises(ValueError, match=r"--train .*train.jsonl: no row names an image that is there.*gone.png"):
+        check_questions([TASK], root, train=[train])
+
+
 def test_other_pictures_do_not_leak(root):
     write(root, row(0))
     train = write_lines(root / "train.jsonl", [conversation("images/b.png")])

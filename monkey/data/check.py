@@ -127,8 +127,8 @@ def _opened(one: RecordSet, is_evaluation: bool, first: int, found: list[Finding
             found.append(Finding(kinds.OTHER_COUNT, str(one.path), notice))
     except ValueError as error:
         found.append(Finding(kinds.ROW_COUNT, str(one.path), str(error)))
-    holds_questions = is_evaluation and _holds_questions(rows)
-    file = OpenedFile(rows, one.image_root, one.weight, is_evaluation, holds_questions, first)
+    as_questions = is_evaluation and holds_questions(rows)
+    file = OpenedFile(rows, one.image_root, one.weight, is_evaluation, as_questions, first)
     file.pictures()  # a missing folder is found now
     return file
 
@@ -138,7 +138,7 @@ def _place_in(sentence: str) -> str:
     return sentence.split(": ", 1)[0]
 
 
-def _holds_questions(rows: IndexedRows) -> bool:
+def holds_questions(rows: IndexedRows) -> bool:
     """Whether the first row that can be read is no conversation."""
     for index in range(len(rows)):
         try:
