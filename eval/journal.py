@@ -8,24 +8,17 @@ wrote a line says nothing about it, so that a run goes on with any number of pro
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks of this kind; two runs in one folder are then not noticed.
-    fcntl = None
+from monkey.file_locks import locked, unlock
 
 JOURNALS = "journal*.jsonl"
 """The journals of a task, of whichever processes."""
-
-_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 ORPHANS_LIVE = 15.0
 """Seconds that the loading processes of a killed run may outlive it, with its files open: they look every five."""
@@ -126,33 +119,3 @@ def _entries(lines: bytes, path: Path, wanted: frozenset[str]) -> list[Mapping[s
         if key in wanted:
             entries.append(entry)
     return entries
-
-
-def locked(stream: Any, patience: float = 0.0) -> bool:
-    """Whether the file could be locked for this process, waiting `patience` seconds for it.
-
-    Where the file system has no locks, as some of clusters have not, every file counts as free.
-    """
-    if fcntl is None:
-        return True
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.1)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return True
-            raise
-        else:
-            return True
-
-
-def unlock(stream: Any) -> None:
-    """Close a locked file. Processes forked meanwhile have it open too, and would keep a lock that is only closed."""
-    if fcntl is not None and not stream.closed:
-        fcntl.flock(stream, fcntl.LOCK_UN)
-    stream.close()

@@ -30,6 +30,7 @@ LAYERS = (
         "monkey.prefix_attention",
         "monkey.prompts",
         "monkey.completions_client",
+        "monkey.file_locks",
         "monkey.boxes",
     ),
     ("monkey.vision", "monkey.language", "monkey.checkpoint_files", "monkey.images", "monkey.tokenization"),
