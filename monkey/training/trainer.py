@@ -334,7 +334,8 @@ class MonkeyTrainer(Trainer):
         if hasattr(model, "peft_config"):
             load_adapter(model, Path(resume_from_checkpoint))
             return
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        # In fp32, which holds every weight exactly: with `--bf16` the model's own type would round what trains.
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         model.load_state_dict(saved.state_dict())
 
 
