@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from monkey.file_locks import locked, unlock
+from eval.file_locks import locked, unlock
 
 JOURNALS = "journal*.jsonl"
 """The journals of a task, of whichever processes."""

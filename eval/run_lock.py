@@ -11,8 +11,8 @@ import os
 import platform
 from pathlib import Path
 
+from eval.file_locks import locked, unlock
 from eval.journal import ORPHANS_LIVE
-from monkey.file_locks import locked, unlock
 
 LOCK = "run.lock"
 
