@@ -75,10 +75,11 @@ def scores_section(reported: Sequence[Reported]) -> str:
     """The table of one run."""
     explained = (
         '<p class="soft small">Percentages with 95 % intervals. Ceiling: the best that any reference scores when it is '
-        "given as the answer. Original: the published script's own rule. Monkey and Qwen-VL: scores as published.</p>"
+        "given as the answer. Original: the published script's own rule, beside its ceiling. Monkey and Qwen-VL: as "
+        "published.</p>"
     )
     body = [_score_cells(one.rows[0]) for one in reported]
-    classes = ("text", "", "text", "main", "", "", "", "", "")
+    classes = ("text", "", "text", "main", *[""] * (len(HEADS) - 4))
     return markup.section("Scores", explained + markup.table(HEADS, body, classes), "scores")
 
 
@@ -133,6 +134,7 @@ def _score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         shown_interval(row["interval"]),
         shown(row["ceiling"]),
         shown(row["original"]),
+        shown(row["original_ceiling"]),
         shown(row["published"], 1),
         shown(row["published_qwen_vl"], 1),
     )

@@ -17,7 +17,7 @@ from eval.run_folder import SUMMARY, json_text, write_whole
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-HEADS = ("task", "n", "metric", "score", "95 % interval", "ceiling", "original", "Monkey", "Qwen-VL")
+HEADS = ("task", "n", "metric", "score", "95 % interval", "ceiling", "original", "its ceiling", "Monkey", "Qwen-VL")
 TEXT_COLUMNS = frozenset((0, 2))
 """Columns that stand on the left; the others are numbers."""
 
@@ -41,6 +41,7 @@ def table_row(results: Results) -> dict[str, Any]:
         "interval": headline.get("interval"),
         "ceiling": headline.get("ceiling"),
         "original": None if original is None else original["value"],
+        "original_ceiling": None if original is None else original.get("ceiling"),
         "published": published.get("monkey"),
         "published_qwen_vl": published.get("qwen_vl"),
         "published_source": published.get("source"),
@@ -72,6 +73,7 @@ def cells(row: Row) -> tuple[str, ...]:
         shown_interval(row["interval"]),
         shown(row["ceiling"]),
         shown(row["original"]),
+        shown(row["original_ceiling"]),
         shown(row["published"], decimals=1),
         shown(row["published_qwen_vl"], decimals=1),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -400,6 +401,20 @@ def test_summary_shows_task_score_ceiling_and_the_published_number(tmp_path):
     assert line.count("100.00") >= 3
     assert "65.1" in line
     assert any("has 4 questions and the published set 2500" in remark for remark in notes(results))
+
+
+def test_tables_show_the_ceiling_of_the_published_rule_too(tmp_path):
+    task = TASKS["ai2diagram_test"]
+    write_set(
+        tmp_path, [row(number, answer=("leaf", "2.5 mm", "U.S.", "root")[number]) for number in range(4)], task.file
+    )
+    (results,) = run([task], settings(tmp_path / "run", data_root=tmp_path), OracleBackend)
+    heads, _, line = (re.split("  +", text) for text in text_table([table_row(results)]).splitlines())
+    shown = dict(zip(heads, line, strict=True))
+    assert (shown["score"], shown["ceiling"]) == ("100.00", "100.00")
+    assert (shown["original"], shown["its ceiling"]) == ("50.00", "50.00")
+    (written,) = csv.DictReader((tmp_path / "run" / "summary.csv").read_text().splitlines())
+    assert float(written["original_ceiling"]) == 50.0
 
 
 def test_list_and_show_need_no_run(capsys):

@@ -233,7 +233,7 @@ def test_tables_survive_hostile_names_and_missing_figures():
     row = table_row(results)
     assert r"a\|b\_\<c\>\\" in markdown_table([row])
     assert r"\| \* \`x\`" in markdown_summary([results])
-    assert r"a|b\_<c>\textbackslash{} & 0 & anls (strict) & - & - & - & - & - & - \\" in latex_table([row])
+    assert r"a|b\_<c>\textbackslash{} & 0 & anls (strict) & - & - & - & - & - & - & - \\" in latex_table([row])
     for table in FORMATS.values():
         assert table([row]).endswith("\n")
         assert table([]).endswith("\n")
