@@ -2,8 +2,10 @@
 
     python scripts/show_views.py PICTURE OUTPUT.png
     python scripts/show_views.py PICTURE OUTPUT.png --checkpoint echo840/Monkey --grid 2,3
+    python scripts/show_views.py PICTURE OUTPUT.png --checkpoint CHECKPOINT --ask "What does the sign say?"
 
-Without a checkpoint, the published geometry: 2×2 windows of 448 pixels.
+Without a checkpoint, the published geometry: 2×2 windows of 448 pixels. With --ask the checkpoint answers, and heat
+shows where the tokens of its answer looked.
 """
 
 from __future__ import annotations
@@ -12,38 +14,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from monkey import MonkeyConfig, MonkeyImageProcessor
+from monkey import MonkeyConfig, load
 from monkey.images import open_image
-from monkey.vision import views
-
-MARGIN = 16
-"""Pixels of white between views."""
-
-
-def drawn_views(image: Image.Image, config: MonkeyConfig) -> Image.Image:
-    """The views that a model of `config` gets of `image`, each with its adapter and tokens written above."""
-    processor = MonkeyImageProcessor.from_config(config)
-    pixels = processor([image], return_tensors="pt")["pixel_values"]
-    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    shown = (views(pixels, config)[:, 0] * std + mean).clamp(0, 1).mul(255).byte()
-    size, label = config.window_size, max(16, config.window_size // 16)
-    rows, columns = config.grid
-    cell = size + MARGIN, size + MARGIN + label
-    sheet = Image.new("RGB", (MARGIN + (columns + int(config.global_view)) * cell[0], MARGIN + rows * cell[1]), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(label * 3 // 4)
-    tokens = config.vision_config.num_queries
-    for index, view in enumerate(shown):
-        row, column = divmod(index, columns) if index < config.num_windows else (0, columns)
-        left, top = MARGIN + column * cell[0], MARGIN + row * cell[1]
-        name = f"window {index}, adapter {index}" if index < config.num_windows else "global view, no adapter"
-        draw.text((left, top), f"{name}: {tokens} tokens", fill="black", font=font)
-        sheet.paste(Image.fromarray(view.permute(1, 2, 0).numpy()), (left, top + label))
-        draw.rectangle((left - 1, top + label - 1, left + size, top + label + size), outline="black")
-    return sheet
+from monkey.serving.view_sheet import views_drawn
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,19 +27,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="PNG to write")
     parser.add_argument("--checkpoint", help="folder or hub name whose geometry to use")
     parser.add_argument("--grid", help="ROWS,COLUMNS of windows")
+    parser.add_argument("--ask", metavar="QUESTION", help="show where the answer's tokens looked; needs --checkpoint")
     options = parser.parse_args(arguments)
     try:
+        if options.ask and not options.checkpoint:
+            raise ValueError("--ask needs --checkpoint, the model that answers")
         grid = tuple(int(part) for part in options.grid.split(",")) if options.grid else None
-        if options.checkpoint:
-            config = MonkeyConfig.from_pretrained(options.checkpoint, grid=grid)
+        image = open_image(options.picture)
+        if options.ask:
+            config, sheet = _asked(options.checkpoint, grid, image, options.ask)
         else:
-            config = MonkeyConfig(grid=grid or (2, 2))
-        drawn_views(open_image(options.picture), config).save(options.output, optimize=True)
+            config = (
+                MonkeyConfig.from_pretrained(options.checkpoint, grid=grid)
+                if options.checkpoint
+                else MonkeyConfig(grid=grid or (2, 2))
+            )
+            sheet = views_drawn(image, config)
+        sheet.save(options.output, optimize=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{options.output}: {config.num_views} views, {config.image_tokens} tokens")
     return 0
+
+
+def _asked(checkpoint: str, grid, image: Image.Image, question: str) -> tuple[MonkeyConfig, Image.Image]:
+    """Ask, and draw where the answer's tokens looked."""
+    with load(checkpoint, grid=grid) as model:
+        answer = model.ask(image, question).text
+        print(answer)
+        content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+        (seen,) = model.attention_maps([{"role": "user", "content": content}], answer, form="questions")
+        print(f"{seen.share:.1%} of the answer's attention went to the picture")
+        return model.model.config, views_drawn(image, model.model.config, seen.answer)
 
 
 if __name__ == "__main__":

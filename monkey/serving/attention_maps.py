@@ -12,15 +12,16 @@ prompt with its answer, H heads, d head width, D decoder width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from monkey.configuration import MonkeyConfig
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
 from monkey.prefix_generation import position_embeddings, rotary_growth, run_layers
 from monkey.vision import ResamplerAttention
@@ -184,7 +185,7 @@ def answer_weights(
     return watched.total / len(layers)
 
 
-def picture_attention(config: MonkeyConfig, resampler: torch.Tensor, answer: torch.Tensor) -> PictureAttention:
+def picture_attention(grid: tuple[int, int], resampler: torch.Tensor, answer: torch.Tensor) -> PictureAttention:
     """The maps of one picture.
 
     Args:
@@ -195,9 +196,33 @@ def picture_attention(config: MonkeyConfig, resampler: torch.Tensor, answer: tor
     side = math.isqrt(patches)
     seen = answer.mean(dim=0).unflatten(0, (views, queries))
     carried = torch.einsum("vq,vqn->vn", seen, resampler)
-    looked = resampler.mean(dim=1)
-    maps = [x.reshape(views, side, side).numpy() for x in (looked, carried)]
-    return PictureAttention(tuple(config.grid), *maps, share=float(seen.sum()))
+    maps = [x.reshape(views, side, side).numpy() for x in (resampler.mean(dim=1), carried)]
+    return PictureAttention(grid, *maps, share=float(seen.sum()))
+
+
+def picture_attentions(
+    model: MonkeyForConditionalGeneration,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    pixels: torch.Tensor,
+    layers: Sequence[int] | None,
+    run: Callable[[Callable[[], Any]], Any],
+) -> list[PictureAttention]:
+    """The maps of every picture of a prompt.
+
+    Args:
+        pixels: normalised canvases [I, 3, H, W], anywhere; one at a time is on the model's device.
+        prompt, answer, layers: as of `answer_weights`.
+        run: calls what it is given where the model may be used, and gives its result. Each picture is one call and
+            the decoder another, so that whoever shares the model waits for no more than one of them.
+    """
+    device = model.model.visual.patch_embedding.weight.device
+    read = [run(partial(read_picture, model, own[None].to(device))) for own in pixels]
+    features = torch.cat([own for own, _ in read])
+    weights = run(partial(answer_weights, model, prompt, answer, features, layers))
+    own_weights = weights.split(model.config.image_tokens, dim=1)
+    grid = tuple(model.config.grid)
+    return [picture_attention(grid, *given) for given in zip((x for _, x in read), own_weights, strict=True)]
 
 
 def _to_one(weights: np.ndarray) -> np.ndarray:

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,12 @@ from monkey.images import open_image
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE, VQA_AS_TRAINED, after_image
-from monkey.serving.attention_maps import PictureAttention, answer_weights, picture_attention, read_picture
+from monkey.serving.attention_maps import PictureAttention, picture_attentions
 from monkey.serving.checkpoints import processor_of
 from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding
 from monkey.serving.dialogue import Form, conversation_segments
 from monkey.serving.engine import Engine, computing_thread
-from monkey.serving.reply import KEPT_MARKERS, POLL_SECONDS, Reply
+from monkey.serving.reply import POLL_SECONDS, Reply, answer_segments
 from monkey.serving.request import Picture, Request
 
 __all__ = [
@@ -359,27 +357,22 @@ class Answerer:
         segments, images = conversation_segments(messages, form or self.form)
         if not images:
             raise ValueError("the conversation has no picture, so there is nothing to look at")
+        if not answer.strip():
+            raise ValueError("the answer is empty, so nothing looked at the picture")
         prompt = self.processor.encode_segments(segments)
-        # Markers of boxes are tokens of their own in an answer; all else of it is plain text.
-        parts = re.split(f"({'|'.join(map(re.escape, sorted(KEPT_MARKERS)))})", answer.strip())
-        answer_ids = self.processor.encode_segments([(part, part in KEPT_MARKERS) for part in parts if part])
-        answer_ids = answer_ids[: self._room(prompt, len(images), max(1, len(answer_ids)))]
-        pictures = self._pictures(images)
-        between, patience = self.engine.between_steps, self.patience
-        # One picture at a time and then the decoder, so that others wait for no more than one of them.
-        read = [between(partial(self._read_picture, picture)).result(patience) for picture in pictures]
-        features = torch.cat([own for own, _ in read])
-        weights = between(partial(answer_weights, self.model, prompt, answer_ids, features, layers)).result(patience)
-        own_weights = weights.split(self.processor.image_tokens, dim=1)
-        return [
-            picture_attention(self.model.config, resampler, own)
-            for (_, resampler), own in zip(read, own_weights, strict=True)
-        ]
+        ids = self.processor.encode_segments(answer_segments(answer.strip()))
+        ids = ids[: self._room(prompt, len(images), max(1, len(ids)))]
+        canvases = torch.from_numpy(np.stack([picture.canvas for picture in self._pictures(images)]))
+        pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
+        return picture_attentions(self.model, prompt, ids, pixels, layers, self._between_steps)
 
-    def _read_picture(self, picture: Picture) -> tuple[torch.Tensor, torch.Tensor]:
-        canvas = torch.from_numpy(picture.canvas[None]).to(self.engine.device)
-        pixels = self.processor.image_processor.normalised(canvas).to(self.model.dtype)
-        return read_picture(self.model, pixels)
+    def _between_steps(self, work: Callable[[], Any]) -> Any:
+        future = self.engine.between_steps(work)
+        try:
+            return future.result(self.patience)
+        except TimeoutError as error:
+            future.cancel()
+            raise TimeoutError(f"the model did not come to it within {self.patience:g} seconds") from error
 
     def _answer(self, images: Any, text: str, decoding: Decoding) -> Reply:
         images = list(images) if isinstance(images, (list, tuple)) else [images]
