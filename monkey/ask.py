@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 MISTAKE, SOME_FAILED, INTERRUPTED = 2, 1, 130
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-"""Of the files of a folder that are asked about."""
-
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -144,6 +141,8 @@ def prompts_of(options: argparse.Namespace) -> list[tuple[Path, ...]]:
     Raises:
         FileNotFoundError, ValueError: a picture that is not there, or a folder beside others or without pictures.
     """
+    from monkey.images import PICTURE_ENDINGS
+
     for path in options.image:
         if not path.exists():
             raise FileNotFoundError(f"--image {path}: no such picture or folder")

@@ -26,6 +26,9 @@ from PIL import ExifTags, Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+"""By which the pictures of a folder are told from its other files."""
+
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PIXELS = 100_000_000
 
