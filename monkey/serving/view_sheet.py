@@ -13,6 +13,9 @@ from monkey.vision import views
 MARGIN = 16
 """Pixels of white between views."""
 
+SMALLEST_VIEW = 224
+"""Pixels of a view's side as it is drawn; smaller ones would be narrower than what is written above them."""
+
 LONGEST_SIDE = 1600
 """Pixels of a picture under heat; larger ones are made smaller."""
 
@@ -55,7 +58,8 @@ def views_drawn(image: Image.Image, config: MonkeyConfig, attention: np.ndarray 
     pixels = processor([image], return_tensors="pt")["pixel_values"]
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     shown = (views(pixels, config)[:, 0] * std + mean).clamp(0, 1).mul(255).byte()
-    size, label = config.window_size, max(16, config.window_size // 16)
+    size = max(config.window_size, SMALLEST_VIEW)
+    label = max(16, size // 16)
     rows, columns = config.grid
     cell = size + MARGIN, size + MARGIN + label
     sheet = Image.new("RGB", (MARGIN + (columns + int(config.global_view)) * cell[0], MARGIN + rows * cell[1]), "white")
@@ -67,7 +71,7 @@ def views_drawn(image: Image.Image, config: MonkeyConfig, attention: np.ndarray 
         left, top = MARGIN + column * cell[0], MARGIN + row * cell[1]
         name = f"window {index}, adapter {index}" if index < config.num_windows else "global view, no adapter"
         draw.text((left, top), f"{name}: {tokens} tokens", fill="black", font=font)
-        drawn = Image.fromarray(view.permute(1, 2, 0).numpy())
+        drawn = Image.fromarray(view.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BICUBIC)
         if attention is not None:
             drawn = overlaid(drawn, attention[index], float(attention.max()))
         sheet.paste(drawn, (left, top + label))
