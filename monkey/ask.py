@@ -3,6 +3,7 @@
     python -m monkey.ask --image sign.png "What does the sign say?"
     echo "Which is older?" | python -m monkey.ask --image a.png --image b.png --stream
     python -m monkey.ask --describe --image holidays/
+    python -m monkey.ask --image street.jpg --draw found.png "Where is the red bicycle?"
     python -m monkey.ask --checkpoint echo840/Monkey --input rows.jsonl --output answers.jsonl
 
 Several --image are asked about together; of a folder, each picture by itself. A row of --input is an object with
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -58,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--stream", action="store_true", help="show the answer as it is written")
     shown.add_argument("--json", action="store_true", help="a line of JSON for each answer")
+    shown.add_argument("--draw", type=Path, metavar="FILE.png", help="save the picture with the answer's boxes on it")
     shown.add_argument("--confidence", action="store_true", help="how sure the model was of its tokens, 0 to 1")
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -78,7 +81,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         check(options)
         return _run_file(options) if options.input else _run(options)
-    except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
@@ -102,8 +105,21 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--stream shows an answer as it is written, and --json when it is whole; choose one")
     if options.describe and not options.image and options.input is None:
         raise ValueError("--describe needs --image, a picture or a folder of pictures")
+    if options.draw is not None:
+        _check_draw(options)
     if options.batch_size < 1:
         raise ValueError(f"--batch-size is {options.batch_size}, and at least 1 is needed")
+
+
+def _check_draw(options: argparse.Namespace) -> None:
+    if options.input is not None:
+        raise ValueError("--draw does not go with --input; the boxes of each row stand in --output, in pixels")
+    if options.draw.suffix.lower() != ".png":
+        raise ValueError(f"--draw {options.draw}: a PNG is written, so the name must end in .png")
+    if options.draw.is_dir() or not options.draw.parent.is_dir():
+        raise ValueError(f"--draw {options.draw}: is a folder, or its folder does not exist; name a file to write")
+    if len(options.image) != 1 or options.image[0].is_dir():
+        raise ValueError("--draw draws on one picture, and --image must name just that")
 
 
 def decoding_of(options: argparse.Namespace) -> Decoding:
@@ -181,7 +197,9 @@ def _run(options: argparse.Namespace) -> int:
             try:
                 if isinstance(reply, Exception):
                     raise reply
-                _show(reply, pictures, question, name, options)
+                _show(answerer, reply, pictures, question, name, options)
+                if options.draw is not None:
+                    _draw(answerer, reply, pictures[0], options.draw)
             except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
                 if len(prompts) == 1:
                     raise
@@ -215,11 +233,11 @@ def begun(
         return error
 
 
-def _show(reply: Reply, pictures: Sequence[Path], question: str | None, name: str, options) -> None:
+def _show(answerer: Answerer, reply: Reply, pictures: Sequence[Path], question: str | None, name: str, options) -> None:
     """Print one answer."""
     if options.json:
         asked = {"images": [str(picture) for picture in pictures], "question": question}
-        print(json.dumps({**asked, **told(reply)}, ensure_ascii=False), flush=True)
+        print(json.dumps({**asked, **told(answerer, reply, pictures)}, ensure_ascii=False), flush=True)
         return
     if options.stream:
         print(name, end="", flush=True)
@@ -232,8 +250,28 @@ def _show(reply: Reply, pictures: Sequence[Path], question: str | None, name: st
         print(f"{name}confidence {reply.confidence:.3f}", file=sys.stderr)
 
 
-def told(reply: Reply) -> dict[str, Any]:
-    """What is written of an answer in JSON; waits for its end."""
+def _draw(answerer: Answerer, reply: Reply, picture: Path, path: Path) -> None:
+    """Save the picture with the answer's boxes on it, whole or not at all."""
+    from monkey.boxes import drawn
+
+    boxes = reply.boxes
+    if not boxes:
+        print(f"the answer holds no box, so {path} was not written", file=sys.stderr)
+        return
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        drawn(answerer.open_picture(picture), boxes).save(unfinished, "PNG")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def told(answerer: Answerer, reply: Reply, pictures: Sequence[Path]) -> dict[str, Any]:
+    """What is written of an answer in JSON; waits for its end.
+
+    `boxes` has each that the answer names: its label, its corners as written (0 to 1000), and left, top, right, bottom
+    in pixels of each of the pictures, upright, since markup does not say which of several it means.
+    """
     fields: dict[str, Any] = {
         "answer": reply.text,
         "finish_reason": reply.finish_reason,
@@ -242,6 +280,16 @@ def told(reply: Reply) -> dict[str, Any]:
     }
     if reply.confidence is not None:
         fields["confidence"] = reply.confidence
+    boxes = reply.boxes
+    sizes = [answerer.open_picture(picture).size for picture in pictures] if boxes else []
+    fields["boxes"] = [
+        {
+            "label": box.label,
+            "box": box.box,
+            "pixels": [[round(value, 2) for value in box.in_pixels(size)] for size in sizes],
+        }
+        for box in boxes
+    ]
     return fields
 
 
@@ -293,7 +341,7 @@ def _answered(
             try:
                 if isinstance(reply, Exception):
                     raise reply
-                file.add(asked.key, told(reply))
+                file.add(asked.key, told(answerer, reply, asked.pictures))
             except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
                 yield asked, str(error)
             else:

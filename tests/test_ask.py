@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +23,7 @@ from monkey import ask
 from monkey.serving import answer_file, session
 from monkey.serving.answer_file import AnswerFile
 from monkey.serving.checkpoints import checkpoint_fingerprint
+from monkey.serving.engine import Engine
 from monkey.serving.session import Answerer
 from tests.conftest import random_model
 from tests.small_processor import small_config, small_processor
@@ -106,6 +110,7 @@ class TestOneQuestion:
             "finish_reason": "length",
             "prompt_tokens": length,
             "new_tokens": 8,
+            "boxes": [],
         }
 
     def test_sampling_repeats_with_its_seed_and_a_description_has_one(self, checkpoint, pictures, capsys):
@@ -157,6 +162,74 @@ class TestOneQuestion:
             ask.main(["--devise", "cpu", "What?"])
         assert ended.value.code == ask.MISTAKE
         assert "--devise" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pointing(monkeypatch) -> str:
+    """What every answer is: a box with a name."""
+    answer = "<ref>the sign</ref><box>(100,200),(500,1000)</box>"
+    tokenizer = small_processor().tokenizer
+    ids = [*tokenizer.encode_text(answer), tokenizer.eod_id]
+
+    def scripted(self, last, rows):
+        return [ids[row.delivery.new_tokens] for row in rows], [0.0] * len(rows)
+
+    monkeypatch.setattr(Engine, "_choose", scripted)
+    return answer
+
+
+class TestBoxes:
+    @pytest.fixture
+    def photo(self, tmp_path) -> Path:
+        """200 pixels wide and 100 high as people see it, and stored on its side."""
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (100, 200), "white").save(tmp_path / "photo.jpg", exif=exif)
+        return tmp_path / "photo.jpg"
+
+    def test_json_has_them_in_pixels_of_each_picture_as_people_see_it(
+        self, checkpoint, photo, pictures, pointing, capsys
+    ):
+        assert run(checkpoint, "--image", photo, "--image", pictures[0], "--json", "Where?") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["answer"] == pointing
+        assert told["boxes"] == [
+            {"label": "the sign", "box": [100, 200, 500, 1000], "pixels": [[20, 20, 100, 100], [4, 6, 20, 30]]}
+        ]
+
+    @pytest.mark.parametrize("shown", [(), ("--stream",), ("--json",)])
+    def test_draw_saves_the_upright_picture_with_them(self, checkpoint, photo, pointing, tmp_path, shown, capsys):
+        found = tmp_path / "found.png"
+        assert run(checkpoint, "--image", photo, "--draw", found, *shown, "Where?") == 0
+        assert pointing in capsys.readouterr().out
+        with Image.open(found) as image:
+            assert image.size == (200, 100)
+            changed = (np.asarray(image).astype(int) < 200).any(axis=2)
+        assert changed[21:99, 20].all()
+        assert not changed[:, 110:].any()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["found.png", "photo.jpg"]
+
+    def test_an_answer_without_a_box_leaves_no_file(self, checkpoint, photo, tmp_path, capsys):
+        assert run(checkpoint, "--image", photo, "--draw", tmp_path / "found.png", "--max-new-tokens", 2, "What?") == 0
+        assert "the answer holds no box" in capsys.readouterr().err
+        assert not (tmp_path / "found.png").exists()
+
+    def test_rows_have_them_in_pixels(self, checkpoint, photo, pointing, tmp_path):
+        _write(tmp_path / "rows.jsonl", [{"image": "photo.jpg", "question": "Where?"}])
+        words = ["--input", tmp_path / "rows.jsonl", "--output", tmp_path / "out.jsonl"]
+        for _ in range(2):  # the second time from the file
+            assert run(checkpoint, *words) == 0
+            (row,) = _read(tmp_path / "out.jsonl")
+            assert row["boxes"][0]["pixels"] == [[20, 20, 100, 100]]
+
+    def test_where_there_is_nothing_to_draw_on_or_to_write_is_refused(self, photo, pictures, tmp_path, capsys):
+        draw = ["--draw", tmp_path / "found.png"]
+        assert "on one picture" in refused(capsys, *draw, "What?")
+        assert "on one picture" in refused(capsys, *draw, "--image", photo, "--image", pictures[0], "What?")
+        assert "on one picture" in refused(capsys, *draw, "--image", pictures[0].parent, "What?")
+        assert "does not go with --input" in refused(capsys, *draw, "--input", "a.jsonl", "--output", "b.jsonl")
+        assert "must end in .png" in refused(capsys, "--draw", "found.jpg", "--image", photo, "What?")
+        assert "does not exist" in refused(capsys, "--draw", tmp_path / "no" / "f.png", "--image", photo, "What?")
 
 
 @pytest.fixture
@@ -316,6 +389,25 @@ class TestFiles:
         with AnswerFile(rows.with_name("answers.jsonl")):
             message = refused(capsys, "--checkpoint", checkpoint, *self.words(rows))
         assert "is being written by another run" in message
+
+    def test_a_full_disk_is_said_in_a_sentence_and_the_answers_so_far_stay(
+        self, checkpoint, rows, asked, monkeypatch, capsys
+    ):
+        fsync, calls = os.fsync, []
+
+        def full(descriptor):
+            calls.append(descriptor)
+            if len(calls) == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(descriptor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(answer_file.os, "fsync", full)
+            message = refused(capsys, "--checkpoint", checkpoint, "--device", "cpu", *self.words(rows))
+        assert message.startswith(f"{rows.with_name('answers.jsonl.part')} cannot be written (No space left on device)")
+        asked.clear()
+        assert run(checkpoint, *self.words(rows)) == 0
+        assert len(asked) <= 4
 
     def test_an_interruption_says_where_the_answers_are(self, checkpoint, rows, monkeypatch, capsys):
         def interrupted(self, key, answer):

@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows has no locks of this kind; two runs into one file are then not noticed.
     fcntl = None
 
-OWN_FIELDS = ("answer", "finish_reason", "prompt_tokens", "new_tokens", "confidence", "error", "key")
+OWN_FIELDS = ("answer", "finish_reason", "prompt_tokens", "new_tokens", "confidence", "boxes", "error", "key")
 """What answers are written under; fields of these names in a question's row are left out."""
 
 
