@@ -5,9 +5,13 @@
     python -m benchmarks.generate --device cuda --dtype bfloat16 --width 4096 --layers 32 --vocabulary 151936
 
 The baseline materialises attention, concatenates keys and values at every step, computes logits for every position
-and keeps them. Prompts are one image of 1280 tokens and a short question. Ratios, at batch 1 and 4 (`_4`):
+and keeps them. Prompts are one image of 1280 tokens and a short question. Ratios, at batch 1, 4 (`_4`) and 8 (`_8`):
 `first_token_speedup` baseline / ours in time to the first token, from image features; `decode_speedup` baseline /
 ours in time of the following tokens; `memory_ratio` ours / baseline in peak bytes of a whole generation (not weights).
+Those are of `model.generate`. `engine_…` are the same of what `monkey.ask`, the demo and the server run
+(`monkey.serving.engine`): its requests arrive together, and its first token is there when every request has one.
+Figures, a batch size each: `tokens_per_second` after the first token, of all rows together, and `first_token_seconds`,
+of the three.
 """
 
 from __future__ import annotations
@@ -15,14 +19,24 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from benchmarks.engine_run import TOKENS_AS_NUMBERS, Written, run_engine
 from benchmarks.measure import arguments, finish, largest_difference, peak_bytes, report
 from benchmarks.published import PublishedMonkey
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
+from monkey.serving.engine import Engine
+from monkey.serving.request import Picture
+
+BATCHES = (1, 4, 8)
+SIDES = ("published", "ours", "engine")
 
 
 def build(options) -> MonkeyForConditionalGeneration:
@@ -56,17 +70,14 @@ def prompts(model, batch: int, options) -> dict[str, torch.Tensor]:
 
 
 class Sides:
-    """The two ways to continue the same prompts, greedily and for a fixed number of tokens.
-
-    Each returns the new tokens [B, n] and the moments at which they were there.
-    """
+    """Three ways to continue the same prompts, greedily and for a fixed number of tokens."""
 
     def __init__(self, model, baseline: PublishedMonkey, inputs: dict[str, torch.Tensor], new_tokens: int):
         self.model, self.inputs, self.new_tokens = model, inputs, new_tokens
         self.baseline = _GivenFeatures(baseline.tensors, baseline.config, inputs["image_features"])
 
     @torch.no_grad()
-    def ours(self) -> tuple[torch.Tensor, list[float]]:
+    def ours(self) -> Written:
         clock = _Clock(self.model.device.type)
         output = self.model.generate(
             **self.inputs,
@@ -76,15 +87,42 @@ class Sides:
             eos_token_id=[],
             stopping_criteria=StoppingCriteriaList([clock]),
         )
-        return output[:, self.inputs["input_ids"].shape[1] :], clock.moments
+        return self._written(output, clock.moments)
 
     @torch.no_grad()
-    def published(self) -> tuple[torch.Tensor, list[float]]:
+    def published(self) -> Written:
         clock = _Clock(self.model.device.type)
         output = self.baseline.generate(
             self.inputs["input_ids"], self.inputs["attention_mask"], True, self.new_tokens, each_token=clock.note
         )
-        return output[:, self.inputs["input_ids"].shape[1] :], clock.moments
+        return self._written(output, clock.moments)
+
+    def _written(self, output: torch.Tensor, moments: list[float]) -> Written:
+        tokens = output[:, self.inputs["input_ids"].shape[1] :]
+        return Written(tokens, moments[0], moments[-1], tokens.numel() - len(tokens))
+
+    def engine(self) -> Written:
+        """A new engine for every run, so that nothing was read before."""
+        prompts = self.inputs["input_ids"].tolist()
+        pictures = [Picture(bytes([row]), np.full(1, row)) for row in range(len(prompts))]
+        with _given_features(self.model, self.inputs["image_features"]) as processor:
+            engine = Engine(self.model, processor, max_rows=len(prompts))
+            written = run_engine(engine, prompts, pictures, self.new_tokens)
+            engine.close()
+        return written._replace(tokens=written.tokens.to(self.model.device))
+
+
+@contextmanager
+def _given_features(model, features: torch.Tensor) -> Iterator[SimpleNamespace]:
+    """A processor for the engine, for pictures that are numbers of rows of `features`."""
+    original = model.get_image_features
+    model.get_image_features = lambda rows: features[rows.flatten().long()]
+    try:
+        yield SimpleNamespace(
+            tokenizer=TOKENS_AS_NUMBERS, image_processor=SimpleNamespace(normalised=lambda rows: rows)
+        )
+    finally:
+        model.get_image_features = original
 
 
 class _Clock(StoppingCriteria):
@@ -114,25 +152,37 @@ class _GivenFeatures(PublishedMonkey):
 
 
 def timed(run) -> tuple[float, float]:
-    """Seconds to the first token, and seconds a token after it."""
+    """Seconds until every row has a token, and seconds a token after that, of all rows together."""
     start = time.perf_counter()
-    _, moments = run()
-    return moments[0] - start, (moments[-1] - moments[0]) / (len(moments) - 1)
+    written = run()
+    return written.first - start, (written.last - written.first) / written.between
 
 
-def measure(sides: Sides, repeats: int, device: str, suffix: str, ratios: dict[str, float]) -> None:
-    """First token, following tokens and memory at one batch size, into `ratios`."""
-    if not torch.equal(sides.ours()[0], sides.published()[0]):
-        raise SystemExit("error: the two sides generated different tokens")
+def measure(sides: Sides, repeats: int, device: str, suffix: str, ratios: dict[str, float]) -> dict[str, dict]:
+    """First token, following tokens and memory at one batch size, into `ratios`; what each side did."""
+    expected = sides.published().tokens
+    for name in SIDES[1:]:
+        if not torch.equal(getattr(sides, name)().tokens, expected):
+            raise SystemExit(f"error: {name} and the published order generated different tokens")
     # Neighbouring runs, so that drift of the machine cancels in their ratio.
-    pairs = [(timed(sides.published), timed(sides.ours)) for _ in range(repeats)]
+    runs = [{name: timed(getattr(sides, name)) for name in SIDES} for _ in range(repeats)]
+    rows = len(expected)
+    figures = {"first_token_seconds": {}, "tokens_per_second": {}}
     for index, (name, unit) in enumerate((("first_token", "to the first token"), ("decode", "a token after it"))):
-        theirs, ours = (statistics.median(pair[side][index] for pair in pairs) for side in (0, 1))
-        ratios[f"{name}_speedup{suffix}"] = statistics.median(pair[0][index] / pair[1][index] for pair in pairs)
-        print(f"batch{suffix or '_1'}: published order {1000 * theirs:.1f} ms {unit}, ours {1000 * ours:.1f} ms")
-    theirs_peak, ours_peak = peak_bytes(sides.published, device), peak_bytes(sides.ours, device)
-    ratios[f"memory_ratio{suffix}"] = ours_peak / theirs_peak
-    print(f"peak{suffix}: published order {theirs_peak / 2**20:.0f} MiB, ours {ours_peak / 2**20:.0f} MiB")
+        seconds = {side: statistics.median(run[side][index] for run in runs) for side in SIDES}
+        for side, prefix in (("ours", ""), ("engine", "engine_")):
+            ratios[f"{prefix}{name}_speedup{suffix}"] = statistics.median(
+                run["published"][index] / run[side][index] for run in runs
+            )
+        shown = ", ".join(f"{side} {1000 * value:.1f} ms" for side, value in seconds.items())
+        print(f"batch {rows}: {shown} {unit}")
+        for side, value in seconds.items():
+            figure = ("first_token_seconds", value) if name == "first_token" else ("tokens_per_second", 1 / value)
+            figures[figure[0]][side] = round(figure[1], 4)
+    peaks = {name: peak_bytes(getattr(sides, name), device) for name in SIDES[:2]}
+    ratios[f"memory_ratio{suffix}"] = peaks["ours"] / peaks["published"]
+    print(f"peak at batch {rows}: " + ", ".join(f"{side} {peak / 2**20:.0f} MiB" for side, peak in peaks.items()))
+    return figures
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -150,12 +200,14 @@ def main(argv: list[str] | None = None) -> int:
     model = build(options)
     baseline = PublishedMonkey(published_names(model, dict(model.state_dict())), model.config)
     ratios: dict[str, float] = {}
-    for batch, suffix in ((1, ""), (4, "_4")):
+    figures = {}
+    for batch in BATCHES:
         sides = Sides(model, baseline, prompts(model, batch, options), options.new_tokens)
-        measure(sides, options.repeats, options.device, suffix, ratios)
+        suffix = "" if batch == 1 else f"_{batch}"
+        figures[f"batch_{batch}"] = measure(sides, options.repeats, options.device, suffix, ratios)
     if options.device == "cpu" and options.dtype == "float32":
         _half_precision(model, baseline, options, ratios)
-    report("generate", ratios, vars(options))
+    report("generate", ratios, vars(options), figures)
     return 0
 
 

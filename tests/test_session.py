@@ -287,6 +287,15 @@ class TestOpening:
         with pytest.warns(UserWarning, match="compile=True does nothing on cpu"):
             monkey.load(folder, "cpu", compile=True).close()
 
+    def test_a_warm_up_writes_its_tokens_and_leaves_nothing_to_reuse(self, folder):
+        with monkey.load(folder, "cpu") as model:
+            assert session.warm_up(model) > 0
+            assert model.engine.stats.new_tokens == session.WARM_UP_TOKENS
+            assert model.engine.running == model.engine.waiting == 0
+            before = model.engine.stats.reused_tokens
+            assert model.ask([], "What?", session.Decoding(max_new_tokens=2)).text is not None
+            assert model.engine.stats.reused_tokens == before
+
     def test_the_package_opens_without_what_serves(self):
         code = "import sys, monkey; assert 'monkey.serving' not in sys.modules; monkey.load; print(monkey.Decoding)"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -6,13 +6,16 @@
         print(model.ask("sign.png", "What does the sign say?").text)
 
 Prompts are made in `serving` from what a user types and nowhere else; it is plain text in them, so `<img>` and
-`<|im_start|>` in a question are characters, never a picture to open or a token of control.
+`<|im_start|>` in a question are characters, never a picture to open or a token of control. Markers of boxes alone are
+tokens: `What is at <box>(520,40),(790,210)</box>?` is read as in training.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +33,9 @@ from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE, VQA_AS_TRAI
 from monkey.serving.attention_maps import PictureAttention, picture_attentions
 from monkey.serving.checkpoints import processor_of
 from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding
-from monkey.serving.dialogue import Form, conversation_segments
+from monkey.serving.dialogue import Form, conversation_segments, inert_segments
 from monkey.serving.engine import Engine, computing_thread
-from monkey.serving.reply import POLL_SECONDS, Reply, answer_segments
+from monkey.serving.reply import POLL_SECONDS, Reply
 from monkey.serving.request import Picture, Request
 
 __all__ = [
@@ -105,7 +108,8 @@ def load(
         dtype: a torch type or its name; "auto" is the checkpoint's own, save that float16 becomes float32 on a CPU,
             which is slow at it.
         quantization: "4bit" packs the decoder's linears as NF4, through bitsandbytes; None leaves them as they are.
-        compile: compile the step that writes a token, on CUDA; on a CPU a warning says that nothing is compiled.
+        compile: compile the step that writes a token, on CUDA, before this returns, and say how long it took on
+            standard error; on a CPU a warning says that nothing is compiled.
         max_rows: requests that are answered at the same time; others wait in line.
         cache_bytes: of keys and values that are kept for later questions about the same pictures and for
             conversations that go on; 0 keeps none. By default `CACHE_BYTES`, or a quarter of a GPU's free memory.
@@ -136,7 +140,7 @@ def load(
     if compile and model.device.type != "cuda":
         warnings.warn(f"compile=True does nothing on {model.device}: only CUDA's decoding is compiled", stacklevel=2)
         compile = False
-    return Answerer(
+    answerer = Answerer(
         model,
         processor,
         name=name or Path(checkpoint).resolve().name,
@@ -145,6 +149,24 @@ def load(
         compiled=compile,
         thread=thread,
     )
+    if compile:
+        print("compiling the step that writes a token", file=sys.stderr, flush=True)
+        print(f"compiled in {warm_up(answerer):.0f} seconds", file=sys.stderr, flush=True)
+    return answerer
+
+
+WARM_UP_TOKENS = 8
+"""CUDA graphs are recorded in the first few steps."""
+
+
+def warm_up(answerer: Answerer) -> float:
+    """Write tokens for nobody, so that what is compiled on first use is compiled before anybody waits; the seconds."""
+    start = time.perf_counter()
+    ids = answerer.processor.encode_segments([("Question: ", False)])
+    request = Request(ids, [], Decoding(max_new_tokens=WARM_UP_TOKENS), WARM_UP_TOKENS, frozenset())
+    with Reply(answerer.engine.submit(request), answerer.patience) as reply:
+        _ = reply.text
+    return time.perf_counter() - start
 
 
 def open_model(checkpoint: str | Path, device: str = "cpu", *, dtype: str | torch.dtype = "auto") -> Answerer:
@@ -360,7 +382,7 @@ class Answerer:
         if not answer.strip():
             raise ValueError("the answer is empty, so nothing looked at the picture")
         prompt = self.processor.encode_segments(segments)
-        ids = self.processor.encode_segments(answer_segments(answer.strip()))
+        ids = self.processor.encode_segments(inert_segments(answer.strip()))
         ids = ids[: self._room(prompt, len(images), max(1, len(ids)))]
         canvases = torch.from_numpy(np.stack([picture.canvas for picture in self._pictures(images)]))
         pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
@@ -376,7 +398,7 @@ class Answerer:
 
     def _answer(self, images: Any, text: str, decoding: Decoding) -> Reply:
         images = list(images) if isinstance(images, (list, tuple)) else [images]
-        ids = self.processor.encode_segments([*[(IMAGE_PLACE, True)] * len(images), (text, False)])
+        ids = self.processor.encode_segments([*[(IMAGE_PLACE, True)] * len(images), *inert_segments(text)])
         return self._submit(ids, images, decoding, self._end_ids)
 
     def _submit(

@@ -1,0 +1,88 @@
+"""The generation benchmarks run, compare equal tokens only, and the engine's moments are counted as they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import full_size_generation, generate
+
+SMALL = [
+    *("--device", "cpu", "--quick", "--repeats", "1", "--new-tokens", "3", "--question", "3"),
+    *("--width", "16", "--layers", "1", "--heads", "1", "--vocabulary", "256"),
+]
+TINY = ["--device", "cpu", "--tiny", "--images", "2", "--requests", "1", "2", "--question", "5", "--repeats", "1"]
+
+
+@pytest.fixture
+def one_batch(monkeypatch):
+    monkeypatch.setattr(generate, "BATCHES", (2,))
+
+
+def test_the_last_line_has_ratios_and_rates_of_every_side(capfd, one_batch):
+    assert generate.main(SMALL) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    names = {"first_token_speedup", "decode_speedup", "engine_first_token_speedup", "engine_decode_speedup"}
+    assert {f"{name}_2" for name in (*names, "memory_ratio")} <= set(result["ratios"])
+    assert set(result["figures"]["batch_2"]["tokens_per_second"]) == {"published", "ours", "engine"}
+    assert min(result["ratios"].values()) > 0
+
+
+def test_other_tokens_end_the_benchmark(monkeypatch, one_batch):
+    original = generate.Sides.engine
+
+    def other(self):
+        written = original(self)
+        return written._replace(tokens=written.tokens + 1)
+
+    monkeypatch.setattr(generate.Sides, "engine", other)
+    with pytest.raises(SystemExit, match="engine and the published order generated different tokens"):
+        generate.main(SMALL)
+
+
+def test_full_size_runs_at_no_size(capsys, tmp_path):
+    output = tmp_path / "figures" / "generation.json"
+    assert full_size_generation.main([*TINY, "--new-tokens", "4", "--output", str(output)]) == 0
+    figures = json.loads(output.read_text())["figures"]
+    assert figures == json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
+    assert set(figures["vision_images_per_second"]) == {"2"}
+    assert set(figures["tokens_per_second"]) == set(figures["first_token_seconds"]) == {"1", "2"}
+    assert all(value > 0 for by_count in figures.values() for value in by_count.values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "torch sees no CUDA device here"), (["--device", "cpu", "--tiny", "--compile"], "--compile is for CUDA")],
+)
+def test_what_cannot_be_measured_is_said(words, message, capsys):
+    assert full_size_generation.main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("word", "status"), [("--help", 0), ("--nothing", 2)])
+def test_the_script_explains_itself(word, status):
+    script = Path(generate.__file__).with_name("generate_gpu.sh")
+    done = subprocess.run(["bash", str(script), word], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert "FOLDER" in done.stdout or "is no folder" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_the_script_needs_a_gpu(tmp_path):
+    script = Path(generate.__file__).with_name("generate_gpu.sh")
+    done = subprocess.run(
+        ["bash", str(script), str(tmp_path / "figures")],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "torch sees no CUDA device here" in done.stderr
+    assert not (tmp_path / "figures").exists()
