@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+LOWEST_TEMPERATURE = 1e-3
+"""Of sampling. Logits divided by much less are infinite, which would fail every answer of the running batch."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -34,6 +37,11 @@ class Decoding:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}, and a whole number from 1 is needed")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ValueError(f"temperature is {self.temperature!r}, and a number from 0 is needed; 0 is greedy")
+        if 0 < self.temperature < LOWEST_TEMPERATURE:
+            raise ValueError(
+                f"temperature is {self.temperature!r}, and 0, which is greedy, or a number from {LOWEST_TEMPERATURE} is "
+                "needed"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}, and a number above 0 and up to 1 is needed; 1 is all tokens")
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:

@@ -1,0 +1,159 @@
+"""Serve a model as OpenAI's API does: chat completions with pictures, streamed or not, many at once.
+
+    python -m monkey.serve
+    python -m monkey.serve -c echo840/Monkey --port 8000 --max-rows 16
+    MONKEY_API_KEY=secret python -m monkey.serve --host 0.0.0.0
+
+Without -c the small model. On 127.0.0.1 unless --host says otherwise. Ctrl-C or SIGTERM ends it once the answers in
+progress are finished; a second one ends it at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from monkey.ask import DTYPES, INTERRUPTED, MISTAKE, OneLineParser, checkpoint_of
+
+KEY_VARIABLE = "MONKEY_API_KEY"
+
+PACKAGES = ("httpcore", "prometheus_client", "pydantic", "starlette", "uvicorn")
+"""That only the server needs."""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="python -m monkey.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s); 0.0.0.0 is all")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes any that is free (%(default)s)")
+    parser.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help=f"asked of everyone; may be given several times, or in {KEY_VARIABLE}, with commas between, where other "
+        "users of the machine do not see them",
+    )
+    parser.add_argument("--name", help="of the model, as clients ask for it (the last part of the checkpoint's)")
+    parser.add_argument(
+        "--form", choices=("chatml", "questions", "plain"), help="how conversations are written (the checkpoint's own)"
+    )
+    parser.add_argument(
+        "--allow-hosts", metavar="A,B", help="hosts that pictures are fetched from (none); data-URIs need none"
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-body-mib", type=float, default=32, metavar="N", help="of a request (%(default)s)")
+    limits.add_argument("--max-pixels", type=int, metavar="N", help="of a picture (100,000,000)")
+    limits.add_argument("--max-pictures", type=int, default=8, metavar="N", help="of a request (%(default)s)")
+    limits.add_argument("--queue", type=int, default=32, metavar="N", help="requests that may wait (%(default)s)")
+    limits.add_argument(
+        "--time-limit", type=float, default=600, metavar="SECONDS", help="for an answer, waiting included (%(default)s)"
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "-c", "--checkpoint", help="folder or hub name (models/small, or what scripts/quickstart.sh trained)"
+    )
+    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (a GPU where there is one)")
+    model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (the checkpoint's own)")
+    model.add_argument("--quantization", choices=("4bit",), help="pack the decoder's weights")
+    model.add_argument("--compile", action="store_true", help="compile the step that writes a token; on a GPU only")
+    model.add_argument("--max-rows", type=int, default=8, metavar="N", help="answers at the same time (%(default)s)")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(words)
+    try:
+        check(options)
+        run(options)
+    except (ValueError, FileNotFoundError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ValueError for settings that mean nothing, and for packages that are not there."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"the server needs {', '.join(missing)}, not installed here; `pip install '.[serve]'`")
+    least = {"max_body_mib": 0.001, "max_pictures": 0, "queue": 0, "time_limit": 0.001, "max_rows": 1, "max_pixels": 1}
+    for name, lowest in least.items():
+        value = getattr(options, name)
+        if value is not None and not lowest <= value < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} is {value}, and at least {lowest} is needed")
+
+
+def keys_of(options: argparse.Namespace) -> list[str]:
+    """Keys of the flags and of the environment.
+
+    Raises:
+        ValueError: one that no header can carry.
+    """
+    listed = os.environ.get(KEY_VARIABLE, "")
+    keys = [*options.api_key, *(listed.split(",") if listed else [])]
+    if not all(re.fullmatch(r"[!-~]+", key) for key in keys):
+        raise ValueError(
+            f"a key of --api-key or {KEY_VARIABLE} is empty, or holds a blank or a character outside ASCII"
+        )
+    return keys
+
+
+def run(options: argparse.Namespace) -> None:
+    """Open the model and serve it."""
+    from monkey.serving.api_addresses import checked_hosts
+    from monkey.serving.api_app import Api
+    from monkey.serving.api_fetching import Fetcher, FetchLimits
+    from monkey.serving.api_limits import Limits
+    from monkey.serving.api_server import base_url, bound_socket, is_loopback, serve
+    from monkey.serving.session import load
+
+    keys = keys_of(options)
+    hosts = checked_hosts(options.allow_hosts) if options.allow_hosts is not None else None
+    checkpoint = checkpoint_of(options)
+    limits = Limits(
+        body_bytes=int(options.max_body_mib * 2**20),
+        pictures=options.max_pictures,
+        queue=options.queue,
+        seconds=options.time_limit,
+    )
+    with bound_socket(options.host, options.port) as listening:
+        is_own = is_loopback(listening)
+        if not is_own and not keys:
+            print(
+                f"warning: everyone who reaches {options.host} can ask, since no key is set; set {KEY_VARIABLE}",
+                file=sys.stderr,
+            )
+        print(f"opening {checkpoint}", file=sys.stderr, flush=True)
+        with load(
+            checkpoint,
+            options.device,
+            options.dtype,
+            options.quantization,
+            compile=options.compile,
+            max_rows=options.max_rows,
+            name=options.name,
+        ) as answerer:
+            pictures = answerer.processor.image_processor
+            pictures.max_bytes = min(pictures.max_bytes, limits.body_bytes)
+            pictures.max_pixels = options.max_pixels or pictures.max_pixels
+            fetcher = None if hosts is None else Fetcher(hosts, FetchLimits(pictures.max_bytes))
+            api = Api(answerer, limits, form=options.form, fetcher=fetcher, keys=keys, is_loopback=is_own)
+            print(f"serving {answerer.name} at {base_url(listening)} (Ctrl-C ends it)", flush=True)
+            serve(api, listening)
+    print("the server has ended", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

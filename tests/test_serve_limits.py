@@ -1,0 +1,233 @@
+"""What the server takes on and from whom: keys, sizes, a queue, seconds, and an end that cuts no answer off."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+
+from monkey.serving.api_limits import Admission, Limits
+from monkey.serving.session import Answerer
+from tests.running_server import asking, held, received, running, sent, talkative_model, until
+from tests.small_processor import small_processor
+
+HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return talkative_model()
+
+
+@pytest.fixture
+def serving(model):
+    """Opens a server with settings of its own; max_rows is the answerer's."""
+    opened = []
+
+    def start(*settings, max_rows: int = 8, **more):
+        answerer = Answerer(model, small_processor(), name="tiny", max_rows=max_rows)
+        context = running(answerer, *settings, **more)
+        opened.append((answerer, context))
+        return context.__enter__()
+
+    yield start
+    for answerer, context in opened:
+        context.__exit__(None, None, None)
+        answerer.close()
+
+
+def get(server, path: str, **headers) -> tuple[int, dict]:
+    with server.client() as client:
+        reply = client._client.get(server.url.replace("/v1", path), headers=headers)
+    return reply.status_code, reply.json() if "json" in reply.headers["content-type"] else {}
+
+
+class TestKeys:
+    @pytest.fixture
+    def server(self, serving):
+        return serving(keys=("first", "second-key"))
+
+    @pytest.mark.parametrize("key", ["first", "second-key"])
+    def test_each_key_opens(self, server, key):
+        with server.client(key) as client:
+            assert client.chat.completions.create(**HELLO).choices[0].message.content
+            assert client.models.list().data
+
+    @pytest.mark.parametrize("key", ["third", "firs", "first2", "first,second-key", "FIRST"])
+    def test_another_opens_nothing(self, server, key):
+        with server.client(key) as client:
+            for call in (client.models.list, lambda: client.chat.completions.create(**HELLO)):
+                with pytest.raises(openai.AuthenticationError) as caught:
+                    call()
+                assert caught.value.code == "invalid_api_key"
+        assert server.engine.stats.requests == 0
+
+    def test_without_one_only_health_answers(self, server):
+        assert get(server, "/health", Authorization="")[0] == 200
+        for path in ("/metrics", "/v1/models", "/health/", "//health", "/nothing"):
+            assert get(server, path, Authorization="")[0] == 401
+        assert get(server, "/metrics", Authorization="Basic first")[0] == 401
+        assert get(server, "/metrics", Authorization="bearer first")[0] == 200
+
+    def test_every_key_is_compared_and_none_by_equality_of_texts(self, server, monkeypatch):
+        from monkey.serving import api_access
+
+        compared = []
+        original = api_access.hmac.compare_digest
+        monkeypatch.setattr(api_access.hmac, "compare_digest", lambda *pair: compared.append(pair) or original(*pair))
+        with server.client("first") as client:
+            client.models.list()
+        assert len(compared) == 2
+        assert {len(one) for pair in compared for one in pair} == {32}
+
+
+class TestOwnMachine:
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "[::2]:80", "0.0.0.0"]
+    )
+    def test_a_page_whose_name_points_here_is_refused(self, serving, host):
+        status, told = get(serving(), "/v1/models", Host=host)
+        assert status == 403
+        assert "127.0.0.1 or localhost" in told["error"]["message"]
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "LOCALHOST:8000", "[::1]:8000"])
+    def test_names_of_this_machine_are_taken(self, serving, host):
+        assert get(serving(), "/v1/models", Host=host)[0] == 200
+
+    def test_with_a_key_or_bound_wider_any_name_is_taken(self, serving):
+        assert get(serving(is_loopback=False), "/v1/models", Host="models.example")[0] == 200
+        with_key = serving(keys=("none",))
+        assert get(with_key, "/v1/models", Host="models.example", Authorization="Bearer none")[0] == 200
+
+    @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+    def test_what_a_page_can_send_unasked_is_refused(self, serving, kind):
+        server = serving()
+        status, _, said = received(sent(server, HELLO, head=f"Content-Type: {kind}\r\n"))
+        assert status == 415
+        assert "application/json" in json.loads(said)["error"]["message"]
+        assert server.engine.stats.requests == 0
+
+
+class TestSizes:
+    def test_a_body_over_the_limit_is_refused_and_its_sender_told(self, serving):
+        server = serving(Limits(body_bytes=2000))
+        assert server.text("Hello")
+        with pytest.raises(openai.APIStatusError) as caught:
+            server.ask(asking("What?", 0) + asking("x" * 3000))
+        assert caught.value.status_code == 413
+        assert "2,000 bytes allowed" in caught.value.message
+        status, _, said = received(sent(server, b"x" * 100_000, length=10**9))
+        assert status == 413
+        assert json.loads(said)["error"]["code"] == "body_too_large"
+
+    def test_a_body_that_does_not_arrive_is_given_up(self, serving):
+        server = serving(Limits(body_seconds=0.2))
+        status, _, said = received(sent(server, b"{", length=100))
+        assert status == 408
+        assert "did not arrive within 0.2 seconds" in json.loads(said)["error"]["message"]
+        until(lambda: server.api.admission.in_flight == 0)
+
+    def test_a_sender_who_leaves_amid_a_body_leaves_no_trace(self, serving):
+        server = serving()
+        connection = sent(server, b"{", length=100)
+        until(lambda: server.api.admission.in_flight == 1)
+        connection.close()
+        until(lambda: server.api.admission.in_flight == 0)
+
+
+class TestQueue:
+    def test_whom_there_is_no_room_for_is_told_when_to_come_again(self, serving):
+        server = serving(Limits(queue=1), max_rows=1)
+        with ThreadPoolExecutor(2) as threads, held(server.engine) as gate:
+            answers = [threads.submit(server.text, "Hello") for _ in range(2)]
+            until(lambda: server.engine.running + server.engine.waiting == 2)
+            with pytest.raises(openai.RateLimitError) as caught:
+                server.ask("Hello")
+            assert caught.value.code == "queue_full"
+            assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
+            gate.open()
+            assert len({answer.result() for answer in answers}) == 1
+        assert server.text("Hello")
+
+    def test_the_wait_is_as_long_as_answers_took_of_late(self):
+        admission = Admission(capacity=1, at_once=2)
+        assert admission._wait() == 1
+        admission._seconds.extend([9.0, 9.0, 500.0])
+        assert admission._wait() == 5
+        admission._seconds.extend([500.0] * 9)
+        assert admission._wait() == 60
+
+    def test_the_official_client_gets_its_answer_in_the_end(self, serving):
+        server = serving(Limits(queue=0), max_rows=1)
+        with ThreadPoolExecutor(1) as threads, held(server.engine) as gate:
+            first = threads.submit(server.text, "Hello")
+            until(lambda: server.engine.running == 1)
+            client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=5)
+            with pytest.raises(openai.RateLimitError):
+                client.with_options(max_retries=0).chat.completions.create(**HELLO)
+            gate.open()
+            assert client.chat.completions.create(**HELLO).choices[0].message.content == first.result()
+
+
+class TestTime:
+    def test_an_answer_that_takes_too_long_is_stopped(self, serving):
+        server = serving(Limits(seconds=0.3))
+        with held(server.engine):
+            with pytest.raises(openai.InternalServerError) as caught:
+                server.ask("Hello")
+            assert caught.value.status_code == 504
+            assert "longer than the 0.3 seconds allowed" in caught.value.message
+            assert caught.value.response.headers["x-should-retry"] == "false"
+        until(lambda: server.engine.running == 0)
+
+    def test_a_stream_that_takes_too_long_ends_with_the_error(self, serving):
+        server = serving(Limits(seconds=1.0))
+        with held(server.engine) as gate:
+            first = gate.wait
+            gate.open()
+
+            def slow() -> None:
+                first()
+                until(lambda: len(gate.rows) < 3 or not server.api.admission.in_flight)
+
+            gate.wait = slow
+            status, _, said = received(sent(server, {**HELLO, "max_tokens": 400, "stream": True}))
+        assert status == 200
+        *chunks, last = [json.loads(line[6:]) for line in said.decode().splitlines() if line.startswith("data: {")]
+        assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+        assert last["error"]["code"] == "timeout"
+        assert b"[DONE]" not in said
+        until(lambda: server.engine.running == 0)
+
+
+class TestEnding:
+    def test_running_answers_finish_and_new_ones_are_refused(self, serving):
+        server = serving()
+        with ThreadPoolExecutor(2) as threads, held(server.engine) as gate:
+            whole = threads.submit(server.text, "Hello")
+            stream = threads.submit(server.ask, "Hello", stream=True)
+            until(lambda: server.engine.running + server.engine.waiting == 2)
+            server.api.admission.is_draining = True
+            with pytest.raises(openai.InternalServerError) as caught:
+                server.ask("Hello")
+            assert (caught.value.status_code, caught.value.code) == (503, "shutting_down")
+            assert int(caught.value.response.headers["retry-after"]) > 0
+            assert get(server, "/health") == (503, {"status": "ending"})
+            gate.open()
+            pieces = [chunk.choices[0].delta.content or "" for chunk in stream.result()]
+            assert "".join(pieces) == whole.result() != ""
+
+    def test_answers_that_are_cut_off_are_not_taken_for_whole(self, serving):
+        server = serving()
+        with ThreadPoolExecutor(2) as threads, held(server.engine) as gate:
+            answer = threads.submit(server.text, "Hello", max_tokens=400)
+            until(lambda: server.engine.running == 1)
+            closing = threads.submit(server.api.answerer.close)
+            until(lambda: server.engine._is_closing)
+            gate.open()
+            closing.result()
+            with pytest.raises(openai.InternalServerError) as caught:
+                answer.result()
+        assert caught.value.code == "shutting_down"
