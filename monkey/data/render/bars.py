@@ -6,7 +6,7 @@ import random
 from itertools import pairwise
 
 from monkey.data.render.difficulty import COLOURS
-from monkey.data.render.sheet import INK, Picture, Question, Scene, Sheet, pale, shift
+from monkey.data.render.sheet import INK, Picture, Question, Scene, Sheet, article, pale, shift
 
 BASE, TOP = 92.0, 26.0
 
@@ -41,7 +41,8 @@ def draw_bars(rng: random.Random, scene: Scene) -> Picture:
         centre = 10 + slot * (place + 0.5) + shift(rng, level.jitter) * 0.2
         half = min(0.36 * slot, 13.0)
         top = BASE - (BASE - TOP) * value / 10**level.digits
-        sheet.rectangle((centre - half, top, centre + half, BASE), COLOURS[colour])
+        with sheet.thing(f"{article(colour)} {colour} bar"):
+            sheet.rectangle((centre - half, top, centre + half, BASE), COLOURS[colour])
         sheet.text((centre - 0.45 * slot, top - 9, centre + 0.45 * slot, top - 2), str(value))
     sheet.line((8, 16, 8, BASE), INK, 1.0)
     sheet.line((8, BASE, 97, BASE), INK, 1.0)

@@ -39,12 +39,13 @@ def draw_receipt(rng: random.Random, scene: Scene) -> Picture:
     sheet = Sheet(scene, rng, (table, table - 12, table - 30))
     x, y = shift(rng, 0.5 * level.jitter), shift(rng, 0.5 * level.jitter)
     left, right, top, bottom = 10 + x, 90 + x, 4 + y, 95 + y
-    sheet.rectangle((left, top, right, bottom - 3), WHITE)
-    teeth = 10
-    width = (right - left) / teeth
-    for tooth in range(teeth):
-        start = left + tooth * width
-        sheet.polygon([(start, bottom - 3.2), (start + width, bottom - 3.2), (start + width / 2, bottom)], WHITE)
+    with sheet.thing("a strip of white paper with a torn edge"):
+        sheet.rectangle((left, top, right, bottom - 3), WHITE)
+        teeth = 10
+        width = (right - left) / teeth
+        for tooth in range(teeth):
+            start = left + tooth * width
+            sheet.polygon([(start, bottom - 3.2), (start + width, bottom - 3.2), (start + width / 2, bottom)], WHITE)
     sheet.text((left + 6, top + 3, right - 6, top + 10), rng.choice(words["shop"]))
     count = rng.randint(1, level.most_items)
     numbers = scene.vocabulary.numbers

@@ -6,7 +6,7 @@ import math
 import random
 
 from monkey.data.render.difficulty import COLOURS
-from monkey.data.render.sheet import INK, Colour, Picture, Question, Scene, Sheet, pale, shift
+from monkey.data.render.sheet import INK, Colour, Picture, Question, Scene, Sheet, article, pale, shift
 
 
 def _regular(x: float, y: float, radius: float, corners: int, inner: float = 1.0) -> list[tuple[float, float]]:
@@ -71,7 +71,9 @@ def draw_shapes(rng: random.Random, scene: Scene) -> Picture:
     quarters = rng.sample([(27, 27), (73, 27), (27, 73), (73, 73)], count)
     for shape, colour, (x, y) in zip(shapes, colours, quarters, strict=True):
         radius = rng.uniform(17 - 0.5 * level.jitter, 17)
-        SHAPES[shape](sheet, x + shift(rng, level.jitter), y + shift(rng, level.jitter), radius, COLOURS[colour])
+        x, y = x + shift(rng, level.jitter), y + shift(rng, level.jitter)
+        with sheet.thing(f"{article(colour)} {colour} {shape}"):
+            SHAPES[shape](sheet, x, y, radius, COLOURS[colour])
     questions = [Question("count", "How many shapes are there?", str(count))]
     for shape, colour in zip(shapes, colours, strict=True):
         questions.append(Question("colour", f"What colour is the {shape}?", colour))

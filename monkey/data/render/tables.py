@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from monkey.data.render.difficulty import COLOURS
-from monkey.data.render.sheet import INK, WHITE, Picture, Question, Scene, Sheet, contrasting, pale, shift
+from monkey.data.render.sheet import INK, WHITE, Picture, Question, Scene, Sheet, article, contrasting, pale, shift
 
 
 def draw_table(rng: random.Random, scene: Scene) -> Picture:
@@ -21,8 +21,10 @@ def draw_table(rng: random.Random, scene: Scene) -> Picture:
     top = 4 + shift(rng, 0.6 * level.jitter)
     right, bottom = left + 90, top + 91
     body = top + 13
-    sheet.rectangle((left, top, right, bottom), WHITE)
-    sheet.rectangle((left, top, right, body), COLOURS[colour])
+    with sheet.thing("a white table"):
+        sheet.rectangle((left, top, right, bottom), WHITE)
+    with sheet.thing(f"{article(colour)} {colour} heading"):
+        sheet.rectangle((left, top, right, body), COLOURS[colour])
     sheet.text(
         (left + 4, top + 3, right - 4, body - 3),
         rng.choice(scene.vocabulary.words["title"]),

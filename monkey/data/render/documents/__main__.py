@@ -1,4 +1,4 @@
-"""python -m monkey.data.render.documents --output outputs/documents --side 224 --train 8000 --heldout 300 --known 300"""
+"""python -m monkey.data.render.documents --output outputs/documents --train 8000 --heldout 300 --known 300"""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def box_question(rng: random.Random, page: Page) -> Question | None:
 
 
 def asked(rng: random.Random, page: Page, questions: Sequence[Question], most: int) -> list[Question]:
-    """Up to `most` of the possible questions, kinds mixed, in random order; after `page.finish`, as boxes turn with it."""
+    """Up to `most` of the possible questions, kinds mixed, in random order; boxes are those that `page.finish` left."""
     shuffled = list(questions)
     rng.shuffle(shuffled)
     counts: dict[str, int] = {}
