@@ -17,7 +17,7 @@ from monkey.configuration import MonkeyConfig
 from monkey.processing import MonkeyProcessor
 from monkey.serving import attention_maps
 from monkey.serving.attention_maps import answer_weights, picture_attention, read_picture, watched_layers
-from monkey.serving.reply import answer_segments
+from monkey.serving.dialogue import inert_segments
 from monkey.serving.session import Answerer
 from monkey.serving.view_sheet import LONGEST_SIDE, overlaid, views_drawn
 from monkey.tokenization import QwenTokenizer
@@ -255,7 +255,7 @@ class TestAnswerer:
         ref = answerer.processor.tokenizer.convert_tokens_to_ids("<ref>")
         assert answer[0] == ref
         assert not {START, EOD} & set(answer)
-        assert answer_segments("<ref>a</ref><img>") == [
+        assert inert_segments("<ref>a</ref><img>") == [
             ("<ref>", True),
             ("a", False),
             ("</ref>", True),

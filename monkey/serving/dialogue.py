@@ -5,16 +5,19 @@
              message that is a prompt of training already, for it ends in `Answer:` or `English:`, stays as it is.
 `plain`      the same, with every text as it is.
 
-Content is always inert: `<img>` and `<|im_start|>` in it are plain text.
+Content is always inert: `<img>` and `<|im_start|>` in it are plain text. Only the markers of boxes (`monkey.boxes`) are
+tokens of their own, as in training: a question may say where something is, and an answer that did is read as written.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from monkey.chat import Segment, chat_segments
 from monkey.prompts import IMAGE_PLACE, VQA_AS_TRAINED, after_image
+from monkey.serving.reply import KEPT_MARKERS
 from monkey.tokenization import END_OF_TEXT
 
 Form = Literal["chatml", "questions", "plain"]
@@ -22,6 +25,13 @@ FORMS: tuple[str, ...] = get_args(Form)
 
 PROMPT_ENDS = ("Answer:", "English:")
 """How the prompts of training end, see `monkey.prompts`."""
+
+_MARKER = re.compile(f"({'|'.join(map(re.escape, sorted(KEPT_MARKERS)))})")
+
+
+def inert_segments(text: str) -> list[Segment]:
+    """A text for `encode_segments`, in which the markers of boxes are tokens of their own and all else is plain."""
+    return [(part, part in KEPT_MARKERS) for part in _MARKER.split(text) if part]
 
 
 def conversation_segments(messages: Sequence[Mapping[str, Any]], form: Form) -> tuple[list[Segment], list[Any]]:
@@ -43,9 +53,9 @@ def conversation_segments(messages: Sequence[Mapping[str, Any]], form: Form) -> 
             raise ValueError(f"image {number} of {len(images)} is missing: its part has nothing under 'image'")
     if not any(kind == "image" or part.strip() for kind, part in _parts(last)):
         raise ValueError("the question is empty")
-    if form == "chatml":
-        return segments, images
-    return [segment for message in messages for segment in _turn(message, form)], images
+    if form != "chatml":
+        segments = [segment for message in messages for segment in _turn(message, form)]
+    return [own for segment in segments for own in ([segment] if segment[1] else inert_segments(segment[0]))], images
 
 
 def _turn(message: Mapping[str, Any], form: Form) -> list[Segment]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import queue
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -12,7 +11,6 @@ from typing import Literal
 from transformers import PreTrainedTokenizer
 
 from monkey.boxes import Located, located
-from monkey.chat import Segment
 
 POLL_SECONDS = 0.25
 """How often whoever waits for the next piece gets the chance to give up."""
@@ -20,14 +18,7 @@ POLL_SECONDS = 0.25
 KEPT_MARKERS = frozenset(("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"))
 """Tokens of the vocabulary's special ones that belong to an answer: they say where something is."""
 
-_MARKER = re.compile(f"({'|'.join(map(re.escape, sorted(KEPT_MARKERS)))})")
-
 FinishReason = Literal["stop", "length", "cancelled"]
-
-
-def answer_segments(answer: str) -> list[Segment]:
-    """An answer for `encode_segments`, to be read as it was written: markers are tokens of their own, all else text."""
-    return [(part, part in KEPT_MARKERS) for part in _MARKER.split(answer) if part]
 
 
 class Delivery:
