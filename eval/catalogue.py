@@ -35,11 +35,15 @@ def task_sheet(task: Task) -> str:
     ]
     if task.annotations is not None:
         lines.insert(2, f"answers       {task.annotations}, when it is there, instead of those beside the questions")
+    if task.parts:
+        lines.append(f"parts         by {', '.join(task.parts)}, where the rows have it")
     if task.published is not None:
         scores = task.published
         lines.append(
             f"reported      Monkey {_shown(scores.monkey)}, Qwen-VL {_shown(scores.qwen_vl)} ({scores.source})"
         )
+    else:
+        lines.append("reported      nothing of Monkey or Qwen-VL is known here")
     if task.note:
         lines.append(f"note          {task.note}")
     return "\n".join(lines)

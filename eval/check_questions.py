@@ -183,7 +183,8 @@ def _check_rows(task: Task, data_root: Path | None) -> TaskCheck:
     image_root = data_root if task.own_file else (data_root or Path())
     check = TaskCheck(task, Path(task.file) if task.own_file else image_root / task.file)
     if not check.file.is_file():
-        sentence = f"task {task.name}: {check.file} is missing; --data-root is the folder its path starts from"
+        hint = "" if task.own_file else "; --data-root is the folder its path starts from"
+        sentence = f"task {task.name}: {check.file} is missing{hint}"
         check.add(MISSING_FILE, str(check.file), sentence)
         return check
     pictures = PicturePaths(check.file, image_root, "--data-root")

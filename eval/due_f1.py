@@ -22,7 +22,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from eval.corpus_metrics import CorpusVariant, Item, Population, Sums, by_unit, ratio
@@ -65,7 +64,7 @@ def key_of(question: str) -> str:
 
 
 def predicted_pairs(items: Sequence[Item]) -> list[Pair]:
-    answers = [(_key(item), item.prediction.strip().upper()) for item in items]
+    answers = [(key_of_item(item), item.prediction.strip().upper()) for item in items]
     return [Pair(key, (answer,)) for key, answer in answers if answer != ABSENT]
 
 
@@ -75,11 +74,12 @@ def reference_pairs(items: Sequence[Item]) -> list[Pair]:
         for spellings in item.more.get("values", [item.references]):
             capitals = tuple(spelling.upper() for spelling in spellings)
             if {spelling.strip() for spelling in capitals} != {ABSENT}:
-                pairs.append(Pair(_key(item), capitals))
+                pairs.append(Pair(key_of_item(item), capitals))
     return pairs
 
 
-def _key(item: Item) -> str:
+def key_of_item(item: Item) -> str:
+    """What the row names as 'key', else `key_of` its question."""
     return item.more.get("key") or key_of(item.question)
 
 
@@ -95,15 +95,15 @@ def found(wanted: Sequence[Pair], offered: Sequence[Pair]) -> int:
     return count
 
 
-def unit_sums(items: Sequence[Item], population: Population, only: str | None = None) -> Sums:
-    """(right predictions, predictions, found references, references) of each document; of one key with `only`.
+def unit_sums(items: Sequence[Item], population: Population) -> Sums:
+    """(right predictions, predictions, found references, references) of each document.
 
     Right predictions and found references are counted apart, as the evaluator does: with several spellings a value,
     the two can differ.
     """
     sums = {}
     for document, places in by_unit(items).items():
-        asked = [items[place] for place in places if only in (None, _key(items[place]))]
+        asked = [items[place] for place in places]
         predictions, references = predicted_pairs(asked), reference_pairs(asked)
         sums[document] = (
             float(found(predictions, references)),
@@ -126,11 +126,6 @@ def f1(*sums: Any) -> Any:
     """Harmonic mean of precision and recall, from totals over documents."""
     share, part = precision(*sums), recall(*sums)
     return ratio(2 * share * part, share + part)
-
-
-def variant_of_key(key: str) -> CorpusVariant:
-    """F1 over the pairs of one key."""
-    return CorpusVariant(f"F1 over the values of {key}", SUM_NAMES, partial(unit_sums, only=key), f1)
 
 
 VARIANTS = {

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from eval.corpus_metrics import Item
 from eval.corpus_scores import needs_whole_set
 from eval.metrics import metric_named
+from eval.parts import check_parts
 from eval.tasks import Task
 from monkey.data.fields import EMPTY_ANSWER, RowFault
 from monkey.data.indexed_rows import read_rows
@@ -107,15 +109,17 @@ def load_question_set(
         image_root = Path() if data_root is None else data_root
         file = image_root / task.file
     if not file.is_file():
-        raise FileNotFoundError(f"task {task.name}: {file} is missing; {ROOT_NAME} is the folder its path starts from")
+        hint = "" if task.own_file else f"; {ROOT_NAME} is the folder its path starts from"
+        raise FileNotFoundError(f"task {task.name}: {file} is missing{hint}")
     questions, missing = read_asked(file, image_root, allow_missing)
     rows_in_file, ids = len(questions), frozenset(str(question.question_id) for question in questions)
     population = tuple(question.answers for question in questions) if needs_whole_set(task.metric) else ()
     questions = (selection or Selection(limit)).of(questions, file)
     annotations = _annotation_file(task, image_root)
     if annotations is not None:
-        questions = _with_annotated_answers(questions, annotations)
+        questions = _with_annotated_answers(questions, annotations, task.parts)
     _refuse_too_few_references(task, questions, image_root)
+    check_parts(task.metric, task.parts, [_item(question) for question in questions], str(file))
     images = {question.image for question in questions}
     return QuestionSet(
         task,
@@ -242,13 +246,14 @@ def _annotation_file(task: Task, data_root: Path | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def _with_annotated_answers(questions: Sequence[Question], path: Path) -> list[Question]:
-    """The questions with the answers that the annotation file lists under their ids."""
+def _with_annotated_answers(questions: Sequence[Question], path: Path, keys: Sequence[str]) -> list[Question]:
+    """The questions with the answers, and what else stands under these keys, of the annotation file by their ids."""
     try:
         annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
         answers = {
             str(entry["question_id"]): [person["answer"] for person in entry["answers"]] for entry in annotations
         }
+        more = {str(entry["question_id"]): {key: entry[key] for key in keys if key in entry} for entry in annotations}
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a VQA annotation file ({type(error).__name__}: {error}); it must hold "
@@ -261,8 +266,13 @@ def _with_annotated_answers(questions: Sequence[Question], path: Path) -> list[Q
             raise ValueError(f"{question.source}: question_id {question.question_id!r} has no answers in {path}")
         if not all(isinstance(person, str) for person in people):
             raise ValueError(f"{path}: the answers of question_id {question.question_id!r} are not all strings")
-        annotated.append(replace(question, answers=tuple(people)))
+        beside = {**question.more, **more[str(question.question_id)]}
+        annotated.append(replace(question, answers=tuple(people), more=beside))
     return annotated
+
+
+def _item(question: Question) -> Item:
+    return Item("", question.answers, str(question.image), question.question, question.more)
 
 
 def _refuse_too_few_references(task: Task, questions: Sequence[Question], data_root: Path | None) -> None:

@@ -11,8 +11,8 @@ from eval.compare import Comparison, TaskComparison, comparison_row, shown_diffe
 from eval.report_charts import PERCENT, Point, ScaleRow, histogram, legend, scale_chart, symmetric_scale
 from eval.report_questions import Shown
 from eval.run_folder import Run, TaskRun
-from eval.score import score_table
-from eval.tables import HEADS, notes, shown, shown_interval, shown_metric, table_row
+from eval.score_table import score_table
+from eval.tables import HEADS, PART_HEADS, notes, part_rows, shown, shown_interval, shown_metric, table_row
 
 RUN_LETTERS = ("a", "b")
 """Which colours of report_page.css the runs have, in their order."""
@@ -216,6 +216,9 @@ def _task_details(one: Reported, runs: Sequence[Run]) -> str:
         if len(runs) > 1:
             parts.append(f'<h3 class="name-{letter}">{markup.text(run.name)}</h3>')
         parts.append(_variants(results))
+        if of_parts := part_rows(results):
+            body = [tuple(map(markup.text, row)) for row in of_parts]
+            parts.append(markup.table(PART_HEADS, body, ("text", "text", "", "main", "", "", "")))
     distributions = [
         (letter, [line["scores"][headline] for line in task.lines if headline in line["scores"]])
         for letter, task in zip(RUN_LETTERS, one.tasks, strict=False)

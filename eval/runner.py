@@ -22,6 +22,7 @@ from eval.asking import Asker, Report
 from eval.backends import Backend
 from eval.corpus_scores import with_row_scores
 from eval.journal import ORPHANS_LIVE, Journal, journal_name
+from eval.parts import part_scores
 from eval.prompting import PromptForm
 from eval.provenance import source_revision, versions
 from eval.published_files import write_published_files
@@ -41,7 +42,7 @@ from eval.results import (
 )
 from eval.run_folder import POPULATION
 from eval.run_lock import LOCK, RunLock
-from eval.score import score_table
+from eval.score_table import score_table
 from eval.sharding import Processes, chunks
 from eval.tables import table_row, write_summary
 from eval.tasks import Task
@@ -251,6 +252,7 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
     population = work.question_set.population or None
     lines = with_row_scores(task.metric, lines, population)
     generation = generation_of(backend, task)
+    parts = part_scores(task.metric, task.parts, lines, population)
     results = {
         "task": task.name,
         "metric": task.metric,
@@ -260,6 +262,7 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
         "n_expected": len(counted.expected),
         **accounts(counted, work.questions, lines),
         "scores": score_table(task.metric, lines, population),
+        **({"parts": parts} if parts else {}),
         "published": published_scores(task),
         "note": task.note,
         "prompt": {"name": work.form.name, "text": work.form.text, "sha256": work.form.sha256},

@@ -21,6 +21,9 @@ HEADS = ("task", "n", "metric", "score", "95 % interval", "ceiling", "original",
 TEXT_COLUMNS = frozenset((0, 2))
 """Columns that stand on the left; the others are numbers."""
 
+PART_HEADS = ("task, told apart by", "part", "rows", "score", "95 % interval", "ceiling", "original")
+PART_TEXT_COLUMNS = frozenset((0, 1))
+
 ABSENT = "-"
 
 
@@ -98,9 +101,7 @@ def text_table(rows: Sequence[Row]) -> str:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    rule = ["---" if column in TEXT_COLUMNS else "---:" for column in range(len(HEADS))]
-    body = [[_markdown(cell) for cell in cells(row)] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (HEADS, rule, *body))
+    return _markdown_lines(HEADS, [cells(row) for row in rows], TEXT_COLUMNS)
 
 
 def csv_table(rows: Sequence[Row]) -> str:
@@ -174,9 +175,35 @@ def notes(results: Results) -> list[str]:
     return sentences
 
 
+def part_rows(results: Results) -> list[tuple[str, ...]]:
+    """Cells under PART_HEADS of each part of a task."""
+    return [
+        (
+            f"{results['task']}, {name}",
+            part,
+            str(of_part["rows"]),
+            shown(of_part["scores"][results["headline"]]["value"]),
+            shown_interval(of_part["scores"][results["headline"]]["interval"]),
+            shown(of_part["scores"][results["headline"]]["ceiling"]),
+            shown(of_part["scores"].get("original", {}).get("value")),
+        )
+        for name, parts in results.get("parts", {}).items()
+        for part, of_part in parts.items()
+    ]
+
+
+def _markdown_lines(heads: Sequence[str], body: Sequence[Sequence[str]], text_columns: frozenset[int]) -> str:
+    rule = ["---" if column in text_columns else "---:" for column in range(len(heads))]
+    escaped = [[_markdown(cell) for cell in line] for line in body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *escaped))
+
+
 def markdown_summary(all_results: Sequence[Results]) -> str:
-    """The table and the notes under it."""
+    """The table, that of the parts, and the notes under them."""
     parts = [markdown_table([table_row(results) for results in all_results])]
+    of_parts = [row for results in all_results for row in part_rows(results)]
+    if of_parts:
+        parts.append("\n" + _markdown_lines(PART_HEADS, of_parts, PART_TEXT_COLUMNS))
     sentences = [
         f"- {_markdown(results['task'])}: {_markdown(note)}\n" for results in all_results for note in notes(results)
     ]

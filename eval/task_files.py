@@ -6,6 +6,7 @@
     headline = "strict"              # the metric's variant that tables show first; default "official"
     max_new_tokens = 20              # default 100
     prompt = "<img></img> {question} Answer: "
+    parts = ["shop"]                 # keys of the rows by whose values scores are given separately, too
 
 More fields: `n_expected` (another number of questions is remarked upon), `annotations` (a VQA annotation file with ten
 answers a question), `split` and `note` (text for the reader). `prompt` is a whole prompt, or the name of a form that
@@ -40,9 +41,10 @@ _FIELDS: Mapping[str, type] = {
     "prompt": str,
     "split": str,
     "note": str,
+    "parts": list,
 }
 _REQUIRED = ("file", "metric")
-_KINDS = {str: "a text", int: "a whole number of at least 1"}
+_KINDS = {str: "a text", int: "a whole number of at least 1", list: "a list of texts"}
 
 
 def read_task(path: str | Path) -> Task:
@@ -61,12 +63,18 @@ def read_task(path: str | Path) -> Task:
         if name not in _FIELDS:
             raise ValueError(f"{path}: unknown field {name!r}; {nearest(str(name), _FIELDS)}")
         kind = _FIELDS[name]
-        if type(value) is not kind or (kind is int and value < 1) or (kind is str and not value.strip()):
+        if type(value) is not kind or not _is_meant(value):
             raise ValueError(f"{path}: {name} must be {_KINDS[kind]}, not {value!r}")
     for name in _REQUIRED:
         if name not in fields:
             raise ValueError(f"{path}: the field {name} is missing; a task needs {' and '.join(_REQUIRED)}")
     return _task(path, fields)
+
+
+def _is_meant(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(one, str) and one.strip() for one in value)
+    return value >= 1 if isinstance(value, int) else bool(value.strip())
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
@@ -103,6 +111,7 @@ def _task(path: Path, fields: Mapping[str, Any]) -> Task:
         n_expected=fields.get("n_expected"),
         split=fields.get("split", ""),
         note=fields.get("note", ""),
+        parts=tuple(fields.get("parts", ())),
         own_file=True,
     )
     if "annotations" in fields:

@@ -39,7 +39,8 @@ class Task:
     a question replace the answer in `file`. `headline` is the metric's variant that is the data set's own rule.
     `n_expected` is the size of the published set, None where there is none. `own_file`: a file of the user's, whose
     path is taken as it stands. `prompt` names a row of `eval.prompting.FORMS`: the strings belong to `monkey.prompts`,
-    and scoring without a model must not import that package, which imports torch.
+    and scoring without a model must not import that package, which imports torch. `parts` names what rows are told
+    apart by (see `eval.parts`) where they have it: keys of the rows or of the entries of `annotations`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Task:
     prompt_text: str | None = None
     published: PublishedScores | None = None
     note: str = ""
+    parts: tuple[str, ...] = ()
     own_file: bool = False
 
     def __post_init__(self) -> None:
@@ -101,6 +103,7 @@ _ROWS = (
         n_expected=2500,
         split="test, 1,250 human and 1,250 augmented questions pooled",
         published=PublishedScores(65.1, 65.7, FIGURE_REPRINTED),
+        parts=("part",),
     ),
     Task(
         "infovqa_test",
@@ -123,6 +126,7 @@ _ROWS = (
         prompt="vizwiz",
         published=PublishedScores(61.2, 35.2, PAPER),
         note="The published script's comments give 61.2 for its prompt and 68.37 for the one as trained.",
+        parts=("answerable", "answer_type"),
     ),
     Task(
         "deepform",
@@ -133,6 +137,7 @@ _ROWS = (
         split="DUE test, 300 documents with 5 keys each",
         published=PublishedScores(40.6, 4.0, FIGURE),
         note=_PAIRS_OR_CONTAINMENT,
+        parts=("key",),
     ),
     Task(
         "KLC",
@@ -143,6 +148,7 @@ _ROWS = (
         split="DUE test, 609 documents with 8 keys each (the count is not verified)",
         published=PublishedScores(32.8, 15.9, FIGURE),
         note=_PAIRS_OR_CONTAINMENT,
+        parts=("key",),
     ),
     Task(
         "WTQ",
@@ -161,6 +167,7 @@ _ROWS = (
         n_expected=12578,
         split="testdev_balanced",
         published=PublishedScores(60.7, 59.3, PAPER),
+        parts=("binary_or_open", "types.structural", "types.semantic"),
     ),
     Task(
         "okvqa_val",
@@ -172,6 +179,7 @@ _ROWS = (
         annotations="data/okvqa/mscoco_val2014_annotations.json",
         published=PublishedScores(61.3, 58.6, PAPER),
         note="The references are stemmed words; only the variant 'stemmed' stems predictions too.",
+        parts=("question_type",),
     ),
     Task(
         "textvqa_val",
@@ -213,6 +221,7 @@ _ROWS = (
         split="val2014",
         annotations="data/vqav2/v2_mscoco_val2014_annotations.json",
         published=PublishedScores(80.3, 79.5, PAPER),
+        parts=("answer_type", "question_type"),
     ),
     Task(
         "flickr30k",
@@ -246,6 +255,7 @@ _ROWS = (
         prompt="scienceqa",
         published=PublishedScores(69.4, 67.1, PAPER),
         note="Qwen-VL ranks the letters by likelihood; here the answer is generated, so the figures compare loosely.",
+        parts=("subject", "grade"),
     ),
     Task(
         "tabfact",
@@ -254,6 +264,7 @@ _ROWS = (
         SHORT_ANSWER,
         n_expected=12779,
         split="test, 4,171 simple and 8,608 complex statements on 1,695 tables",
+        parts=("part",),
     ),
     Task(
         "visualmrc",
@@ -286,6 +297,7 @@ _ROWS = (
         published=PublishedScores(
             51.4, None, "514 of 1,000 in TextMonkey's README; Monkey-Chat 534 in Monkey's README"
         ),
+        parts=("type",),
         note="Reports give the number of right answers of 1,000, which is ten times the percentage.",
     ),
     *(

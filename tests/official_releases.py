@@ -55,7 +55,13 @@ def _coco(folder: Path, prefix: str, people: list[dict[str, Any]]) -> None:
     content = {"info": {}, "data_subtype": "val2014", "license": {}, "questions": questions}
     write_json(folder / f"{prefix}OpenEnded_mscoco_val2014_questions.json", content)
     annotations = [
-        {"question_id": row["question_id"], "image_id": row["image_id"], "question_type": "what", "answers": people}
+        {
+            "question_id": row["question_id"],
+            "image_id": row["image_id"],
+            "question_type": "what",
+            "answer_type": "other",
+            "answers": people,
+        }
         for row in reversed(questions)
     ]
     write_json(folder / f"{prefix}mscoco_val2014_annotations.json", {"annotations": annotations})
@@ -91,16 +97,19 @@ def rotations(folder: Path, **degrees: str) -> None:
 
 
 def textcaps(folder: Path) -> dict[str, Any]:
-    references = [f"a sign that says {number}" for number in range(5)]
+    references = {
+        name: [f"a {thing} that says {number}" for number in range(5)]
+        for name, thing in (("0aa1", "sign"), ("0bb2", "bottle"))
+    }
     rows = [
-        {"image_id": name, "image_name": name, "caption_id": number, "caption_str": one, "reference_strs": references}
-        for name in ("0aa1", "0bb2")
-        for number, one in enumerate(references)
+        {"image_id": name, "image_name": name, "caption_id": number, "caption_str": one, "reference_strs": five}
+        for name, five in references.items()
+        for number, one in enumerate(five)
     ]
     write_json(folder / "TextCaps_0.1_val.json", {"data": rows})
     for number, name in enumerate(("0aa1", "0bb2")):
         picture(folder / f"train_images/{name}.jpg", number)
-    return {"answer": references, "question_id": "0aa1"}
+    return {"answer": references["0aa1"], "question_id": "0aa1"}
 
 
 def vizwiz(folder: Path) -> dict[str, Any]:
@@ -234,7 +243,7 @@ def ai2d(folder: Path) -> dict[str, Any]:
 def scienceqa(folder: Path) -> dict[str, Any]:
     def problem(**changes: Any) -> dict[str, Any]:
         base = {"question": "Which is it?", "choices": ["moon", "sun"], "answer": 1, "hint": "", "image": "image.png"}
-        return base | {"subject": "natural science", "split": "test"} | changes
+        return base | {"subject": "natural science", "grade": "grade4", "split": "test"} | changes
 
     problems = {"5": problem(), "11": problem(image=None), "12": problem(split="train"), "20": problem(hint="Look.")}
     write_json(folder / "problems.json", problems)
@@ -299,12 +308,15 @@ def tabfact(folder: Path) -> dict[str, Any]:
 
 
 def visualmrc(folder: Path) -> dict[str, Any]:
-    pairs = [{"question": {"text": "Who?"}, "answer": {"text": "A man.", "relevant": [1]}}] * 2
+    pairs = [
+        {"question": {"text": "Who?"}, "answer": {"text": answer, "relevant": [1]}}
+        for answer in ("A man with a hat.", "Two dogs on the grass.")
+    ]
     write_lines(
         folder / "test.jsonl", [{"id": "p1", "image_filename": "p1.png", "bounding_boxes": [], "qa_data": pairs}]
     )
     picture(folder / "images/p1.png")
-    return {"question": "Who?", "answer": "A man.", "question_id": 0}
+    return {"question": "Who?", "answer": "A man with a hat.", "question_id": 0}
 
 
 def ocrvqa(folder: Path) -> dict[str, Any]:
@@ -334,14 +346,14 @@ def ocrbench(folder: Path) -> dict[str, Any]:
 
 def flickr30k(folder: Path) -> dict[str, Any]:
     def entry(number: int, split: str) -> dict[str, Any]:
-        sentences = [{"raw": f"A man {one}.", "tokens": ["a", "man"]} for one in range(5)]
+        sentences = [{"raw": f"A man {number} {one}.", "tokens": ["a", "man"]} for one in range(5)]
         return {"filename": f"{number}.jpg", "split": split, "sentids": [0], "imgid": number, "sentences": sentences}
 
     rows = [entry(1, "train"), entry(2, "test"), entry(3, "val"), entry(4, "test")]
     write_json(folder / "dataset_flickr30k.json", {"dataset": "flickr30k", "images": rows})
     for number in (2, 4):
         picture(folder / f"flickr30k-images/{number}.jpg", number)
-    return {"answer": [f"A man {one}." for one in range(5)], "question_id": 2}
+    return {"answer": [f"A man 2 {one}." for one in range(5)], "question_id": 2}
 
 
 RELEASES: dict[str, Callable[[Path], dict[str, Any]]] = {

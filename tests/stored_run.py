@@ -12,7 +12,7 @@ from PIL import Image
 from eval.corpus_scores import with_row_scores
 from eval.metrics import score_all
 from eval.run_folder import PREDICTIONS, RESULTS
-from eval.score import score_table
+from eval.score_table import score_table
 
 QUESTIONS_AN_IMAGE = 2
 

@@ -94,10 +94,6 @@ class TestF1OverPairs:
     def test_the_key_is_read_from_the_question(self, question, key):
         assert due_f1.key_of(question) == key
 
-    def test_the_score_of_one_key(self):
-        assert corpus_metrics.score(due_f1.variant_of_key("advertiser"), self.ITEMS) == pytest.approx(2 / 3)
-        assert corpus_metrics.score(due_f1.variant_of_key("flight_from"), self.ITEMS) == 0.0
-
     def test_no_pairs_at_all_score_nothing(self):
         assert score("due_f1", "official", [asked("one", "advertiser", "None", "None")]) == 0.0
 

@@ -15,7 +15,8 @@ from eval.metrics import METRICS, Metric, Variant
 from eval.published_files import write_published_files
 from eval.run_folder import open_run, read_predictions, write_whole
 from eval.run_lock import RunLock
-from eval.score import rescored_run, score_table
+from eval.score import rescored_run
+from eval.score_table import score_table
 from eval.tables import FORMATS, csv_table, latex_table, markdown_summary, markdown_table, table_row
 from tests.stored_run import answers, write_task
 

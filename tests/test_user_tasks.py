@@ -18,6 +18,7 @@ n_expected = 7
 annotations = "people.json"
 prompt = "<img></img> Frage: {question} "
 note = "Ours."
+parts = ["shop"]
 """
 YAML = """
 file: captions.jsonl
@@ -37,7 +38,7 @@ def test_every_field_of_a_toml_file_arrives(tmp_path):
     assert (task.name, task.metric, task.headline, task.max_new_tokens) == ("receipts", "anls", "strict", 20)
     assert task.file == str(tmp_path / "data" / "receipts.jsonl")
     assert task.annotations == str(tmp_path / "people.json")
-    assert (task.n_expected, task.note, task.own_file) == (7, "Ours.", True)
+    assert (task.n_expected, task.note, task.own_file, task.parts) == (7, "Ours.", True, ("shop",))
     for choice in ("as-trained", "published"):
         assert prompt_form(task, choice).ask("Wer?") == "<img></img> Frage: Wer? "
     assert '"<img></img> Frage: {question} "' in task_sheet(task)
@@ -70,6 +71,8 @@ def test_a_task_file_stands_beside_named_tasks(tmp_path):
         ('file = 3\nmetric = "anls"', "mine.toml: file must be a text, not 3"),
         ('file = "a"\nmetric = "anls"\nname = "a/b"', "mine.toml: name 'a/b' must be letters"),
         ('file = "a"\nmetric = "anls"\nname = "chartqa"', "mine.toml: name 'chartqa' is a task of the evaluator"),
+        ('file = "a"\nmetric = "anls"\nparts = "shop"', r"parts must be a list of texts, not 'shop'"),
+        ('file = "a"\nmetric = "anls"\nparts = ["shop", 3]', r"parts must be a list of texts, not \['shop', 3\]"),
         ("file = ", "mine.toml is not TOML: "),
     ],
 )
