@@ -14,8 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.prepare.release import Picture, Prepared, PreparedRow, Release
-from eval.prepare.table import Target, preparer_named, target_of
+from eval.prepare.table import preparer_named, target_of
 from eval.prepare.writing import StagedFiles, file_mark, files_beside
+from eval.tasks import Task
 from monkey.data.fields import EMPTY_ANSWER, RowFault
 from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import read_question
@@ -102,7 +103,7 @@ def prepare(
     return content
 
 
-def manifest_path(task: Target) -> str:
+def manifest_path(task: Task) -> str:
     """Where the manifest of a task lies, relative to the data root."""
     return Path(task.file).with_name(f"{task.name}.manifest.json").as_posix()
 
@@ -118,7 +119,7 @@ def _refuse_ids_twice(rows: Sequence[PreparedRow]) -> None:
         seen[key] = row.where
 
 
-def _refuse_other_count(task: Target, found: int, left_out: int, allow_count: bool) -> None:
+def _refuse_other_count(task: Task, found: int, left_out: int, allow_count: bool) -> None:
     if found == 0:
         raise ValueError(f"{task.name}: the release gives no question")
     if allow_count or task.n_expected in (None, found):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from eval.metrics import nearest
 from eval.prepare import (
@@ -26,7 +25,7 @@ from eval.prepare import (
     vizwiz,
 )
 from eval.prepare.release import Prepared, Release
-from eval.tasks import TASKS
+from eval.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -164,33 +163,10 @@ PREPARERS: Mapping[str, Preparer] = {
 }
 
 
-class Target(NamedTuple):
-    """What a task reads: paths relative to the data root, and how many questions there are, None where unknown."""
-
-    name: str
-    file: str
-    annotations: str | None = None
-    n_expected: int | None = None
-
-
-_TARGETS = (
-    Target("flickr30k", "data/flickr30k/flickr30k_test.jsonl", None, 1000),
-    Target("textcaps_val", "data/textcaps/textcaps_val.jsonl", None, 3166),
-    Target("scienceqa_img", "data/scienceqa/scienceqa_test_img.jsonl", None, 2017),
-    Target("tabfact", "data/tabfact/tabfact_test.jsonl", None, 12779),
-    Target("visualmrc", "data/visualmrc/visualmrc_test.jsonl", None, 6711),
-    Target("ocrvqa", "data/ocrvqa/ocrvqa_test.jsonl"),
-    Target("ocrbench", "data/ocrbench/ocrbench.jsonl", None, 1000),
-)
-
-
-def target_of(name: str) -> Target:
-    """What the task of a preparer reads: its row of the tasks, or the one above while it has none."""
+def target_of(name: str) -> Task:
+    """The task whose files a preparer makes."""
     preparer_named(name)
-    if name in TASKS:
-        row = TASKS[name]
-        return Target(row.name, row.file, row.annotations, row.n_expected)
-    return next(target for target in _TARGETS if target.name == name)
+    return TASKS[name]
 
 
 def preparer_named(name: str) -> Preparer:
