@@ -20,22 +20,15 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from monkey.command_line import INTERRUPTED, MISTAKE, SOME_FAILED, OneLineParser
 
 if TYPE_CHECKING:
     from monkey.serving.answer_file import AnswerFile, RowQuestion
     from monkey.serving.session import Answerer, Decoding, Reply
 
-MISTAKE, SOME_FAILED, INTERRUPTED = 2, 1, 130
-
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
 
 
 def parser() -> argparse.ArgumentParser:

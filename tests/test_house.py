@@ -29,6 +29,7 @@ LAYERS = (
         "monkey.packed_attention",
         "monkey.prefix_attention",
         "monkey.prompts",
+        "monkey.command_line",
         "monkey.completions_client",
         "monkey.file_locks",
         "monkey.boxes",

@@ -88,11 +88,16 @@ class Lines:
 
 @dataclass(frozen=True)
 class Segment:
-    """A mask, by its box. `area` is the mask's share of the picture, `score` the segmenter's own."""
+    """A part of the picture.
+
+    `area` is the mask's share of the picture, `score` the segmenter's own. `mask` is the mask on a small grid over the
+    whole picture, as `masks.pack_mask` writes it; null where only the box is known.
+    """
 
     box: Box
     area: float
     score: float
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
