@@ -40,6 +40,7 @@ _IDENTITY: tuple[tuple[str, Callable[[Line], Hashable]], ...] = (
     ("references", lambda line: tuple(line["references"])),
     # The folder of the images may be another one on another machine.
     ("image", lambda line: PurePath(line["image"]).name),
+    ("image_sha256", lambda line: line.get("image_sha256")),
 )
 _PROMPT: tuple[str, Callable[[Line], Hashable]] = ("prompt", lambda line: line["prompt"])
 
@@ -138,7 +139,9 @@ def check_same_rows(first: TaskRun, second: TaskRun, any_prompt: bool = False) -
     if not ones:
         raise ValueError(f"{name}: neither {first.folder} nor {second.folder} has an answer to compare")
     for field, value in _IDENTITY if any_prompt else (*_IDENTITY, _PROMPT):
-        differing = [row for row in ones if value(ones[row]) != value(others[row])]
+        # Lines of runs before the image's hash was kept have None.
+        pairs = {row: (value(ones[row]), value(others[row])) for row in ones}
+        differing = [row for row, (one, other) in pairs.items() if one != other and None not in (one, other)]
         if differing:
             row = differing[0]
             raise ValueError(

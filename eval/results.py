@@ -50,13 +50,16 @@ def written_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def prediction_line(task: Task, question: Question, prompt: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def prediction_line(
+    task: Task, question: Question, image_sha256: str, prompt: str, entry: Mapping[str, Any]
+) -> dict[str, Any]:
     """One line of predictions.jsonl; `answer` is the stripped text, which is what every variant scores."""
     answer = entry["raw"].strip()
     return {
         "row": question.row,
         "question_id": question.question_id,
         "image": str(question.image),
+        "image_sha256": image_sha256,
         "question": question.question,
         "references": list(question.answers),
         "prompt": prompt,

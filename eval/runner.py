@@ -244,8 +244,15 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
     """Account for, score and write one task; returns its results and the lines of its predictions."""
     task, folder = work.task, settings.folder / work.task.name
     counted = work.accounting(settings.folder, backend)
+    digests = work.question_set.image_digests
     lines = [
-        prediction_line(task, work.questions[row], work.request(row).prompt, counted.answers[row])
+        prediction_line(
+            task,
+            work.questions[row],
+            digests[work.questions[row].image],
+            work.request(row).prompt,
+            counted.answers[row],
+        )
         for row in counted.expected
         if row in counted.answers
     ]

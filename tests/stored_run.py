@@ -23,6 +23,7 @@ def line(row: int, answer: str, references: Sequence[str], metric: str = "accura
         "row": row,
         "question_id": 100 + row,
         "image": f"images/{row // QUESTIONS_AN_IMAGE}.png",
+        "image_sha256": f"{row // QUESTIONS_AN_IMAGE:064x}",
         "question": f"What is number {row}?",
         "references": list(references),
         "prompt": f"<img></img> What is number {row}? Answer: ",

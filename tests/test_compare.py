@@ -114,6 +114,10 @@ def test_another_variant_can_be_compared(runs, capsys):
         ),
         ({"question_id": "b"}, "question_id differs in 2 of 6 rows, first in row 3 (question_id 103): 103 in "),
         ({"image": "images/none.png"}, "image differs in 2 of 6 rows, first in row 3 (question_id 103): '1.png' in "),
+        (
+            {"image_sha256": "f" * 64},
+            f"image_sha256 differs in 2 of 6 rows, first in row 3 (question_id 103): '{1:064x}' in ",
+        ),
         ({"prompt": "Now!"}, "prompt differs in 2 of 6 rows, first in row 3 (question_id 103): '<img></img> What is"),
     ],
 )
@@ -123,6 +127,12 @@ def test_runs_that_were_asked_otherwise_are_refused(tmp_path, capsys, change, me
     assert f"sums: {message}" in refusal(first, second, capsys=capsys)
     if "prompt" in change:
         assert compare.main([str(first), str(second), "--any-prompt"]) == 0
+
+
+def test_a_run_that_kept_no_hashes_of_its_images_compares(tmp_path):
+    first = write_task(tmp_path / "first", "sums", answers([True] * 6))
+    second = write_task(tmp_path / "second", "sums", answers([True] * 6), changes={3: {"image_sha256": None}})
+    assert compare.main([str(first), str(second)]) == 0
 
 
 def test_missing_rows_are_counted_and_the_first_is_named(tmp_path, capsys):

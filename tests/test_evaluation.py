@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import json
 import os
@@ -401,6 +402,12 @@ def test_summary_shows_task_score_ceiling_and_the_published_number(tmp_path):
     assert line.count("100.00") >= 3
     assert "65.1" in line
     assert any("has 4 questions and the published set 2500" in remark for remark in notes(results))
+
+
+def test_every_line_knows_the_bytes_of_its_image(sums, tmp_path):
+    run_one(sums, tmp_path / "run")
+    for line in lines_of(tmp_path / "run" / "sums" / "predictions.jsonl"):
+        assert line["image_sha256"] == hashlib.sha256(Path(line["image"]).read_bytes()).hexdigest()
 
 
 def test_tables_show_the_ceiling_of_the_published_rule_too(tmp_path):
