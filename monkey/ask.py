@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from monkey.serving.session import Answerer, Decoding, Reply
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+# A path keeps one stroke of the two.
+_ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,14 +139,18 @@ def opened(options: argparse.Namespace, checkpoint: str) -> Answerer:
     from monkey.serving.session import load
 
     print(f"opening {checkpoint}", file=sys.stderr, flush=True)
-    return load(
-        checkpoint,
-        options.device,
-        options.dtype,
-        options.quantization,
-        compile=options.compile,
-        max_rows=options.batch_size,
-    )
+    with warnings.catch_warnings(record=True) as noticed:
+        answerer = load(
+            checkpoint,
+            options.device,
+            options.dtype,
+            options.quantization,
+            compile=options.compile,
+            max_rows=options.batch_size,
+        )
+    for notice in noticed:
+        print(f"warning: {notice.message}", file=sys.stderr, flush=True)
+    return answerer
 
 
 def prompts_of(options: argparse.Namespace) -> list[tuple[Path, ...]]:
@@ -153,6 +162,8 @@ def prompts_of(options: argparse.Namespace) -> list[tuple[Path, ...]]:
     from monkey.images import PICTURE_ENDINGS
 
     for path in options.image:
+        if _ADDRESS.match(str(path)):
+            raise ValueError(f"--image {path} is an address, and pictures are not fetched; download it first")
         if not path.exists():
             raise FileNotFoundError(f"--image {path}: no such picture or folder")
     folders = [path for path in options.image if path.is_dir()]
@@ -169,6 +180,8 @@ def prompts_of(options: argparse.Namespace) -> list[tuple[Path, ...]]:
 
 def question_of(options: argparse.Namespace) -> str | None:
     """The question, from standard input where none is given; None for a description in the usual words."""
+    if options.question is not None and not options.question.strip():
+        raise ValueError("the question is empty")
     if options.question is not None or options.describe:
         return options.question
     if sys.stdin.isatty():

@@ -142,6 +142,17 @@ class TestOneQuestion:
         assert said.out == expected(checkpoint, pictures[0], "What?") + "\n"
         assert said.err.startswith(f"opening {checkpoint}\n")
 
+    @pytest.mark.parametrize("device", ["mps", "meta", "tpu", "cuda:x", "cpu:3"])
+    def test_a_device_that_is_not_served_is_refused(self, checkpoint, pictures, device, capsys):
+        words = ["-c", checkpoint, "--device", device, "--image", pictures[0], "What?"]
+        assert refused(capsys, *words) == f"device is {device!r}, and it is auto, cpu, cuda or cuda:N"
+
+    def test_compiling_on_a_cpu_is_said_to_do_nothing(self, checkpoint, pictures, capsys):
+        assert run(checkpoint, "--image", pictures[0], "--max-new-tokens", 8, "--compile", "What?") == 0
+        said = capsys.readouterr()
+        assert said.out == expected(checkpoint, pictures[0], "What?") + "\n"
+        assert said.err.splitlines()[-1].startswith("warning: compile=True does nothing on cpu")
+
     def test_what_does_not_go_together_is_refused_in_a_sentence(self, pictures, tmp_path, capsys, monkeypatch):
         picture, folder = pictures[0], pictures[0].parent
         (tmp_path / "empty").mkdir()
@@ -156,6 +167,8 @@ class TestOneQuestion:
         assert "temperature is -1.0" in refused(capsys, "--temperature", -1, "--image", picture, "What?")
         assert "--batch-size is 0" in refused(capsys, "--batch-size", 0, "--image", picture, "What?")
         assert "--image-root goes with --input" in refused(capsys, "--image-root", folder, "What?")
+        assert "pictures are not fetched" in refused(capsys, "--image", "https://example.com/sign.png", "What?")
+        assert "the question is empty" in refused(capsys, "--image", picture, " ")
         monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
         assert "standard input is empty" in refused(capsys, "--image", picture)
         with pytest.raises(SystemExit) as ended:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import sys
 import time
 import warnings
@@ -188,10 +189,9 @@ def _place_of(device: str) -> str:
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         return "cpu" if not cards else "cuda" if cards == 1 else "sequential"
-    try:
-        index = torch.device(device).index or 0
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}, and it is auto, cpu, cuda or cuda:N") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device is {device!r}, and it is auto, cpu, cuda or cuda:N")
+    index = torch.device(device).index or 0
     if device.startswith("cuda") and cards and index >= cards:
         raise ValueError(f"device is {device!r}, and there are only {cards} CUDA devices, counted from 0")
     return device

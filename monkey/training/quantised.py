@@ -86,11 +86,11 @@ def open_four_bit(
     if device_map is None:
         cuda = torch.cuda.is_available()
         device_map = {"": int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())) if cuda else "cpu"}
-    if device_map in ("cpu", {"": "cpu"}):
-        _refuse_odd_widths(name, MonkeyConfig.from_pretrained(name))
     model = MonkeyForConditionalGeneration.from_pretrained(
         name, grid=grid, dtype=dtype, device_map=device_map, quantization_config=four_bit_config(dtype), **kwargs
     )
+    if device_map in ("cpu", {"": "cpu"}):
+        _refuse_odd_widths(name, model.config)
     for linear in packed_linears(model).values():
         # Without this, the first forward in evaluation mode repacks the weights where the CPU has AVX512-BF16: their
         # scales lose bits for good, and the products that training makes afterwards carry no gradient.
@@ -171,6 +171,6 @@ def _refuse_odd_widths(name: str, config: MonkeyConfig) -> None:
     for field, width in widths.items():
         if width % BLOCK:
             raise ValueError(
-                f"--q_lora: {name} has text_config {field} {width}, and on a CPU bitsandbytes unpacks 4-bit linears "
-                f"rightly only for multiples of {BLOCK}: use a GPU, or train this model with --use_lora alone"
+                f"{name} has text_config {field} {width}, and on a CPU bitsandbytes unpacks 4-bit linears rightly only "
+                f"for multiples of {BLOCK}: use a GPU, or no 4 bits (--use_lora alone, or no --quantization)"
             )
