@@ -6,23 +6,18 @@ import errno
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import monkey
 from monkey import ask
 from monkey.serving import answer_file, session
 from monkey.serving.answer_file import AnswerFile
-from monkey.serving.checkpoints import checkpoint_fingerprint
 from monkey.serving.engine import Engine
 from monkey.serving.session import Answerer
 from tests.conftest import random_model
@@ -429,54 +424,3 @@ class TestFiles:
         monkeypatch.setattr(AnswerFile, "add", interrupted)
         assert run(checkpoint, *self.words(rows)) == ask.INTERRUPTED
         assert "the same command goes on" in capsys.readouterr().err
-
-
-class TestCheckpoints:
-    def test_the_published_layout_and_a_hub_name_in_the_offline_cache(self, golden, tmp_path, monkeypatch, capsys):
-        picture = golden.folder / "images" / sorted(path.name for path in (golden.folder / "images").iterdir())[0]
-        assert run(golden.checkpoint, "--image", picture, "--max-new-tokens", 4, "What?") == 0
-        answer = capsys.readouterr().out
-        repository = tmp_path / "models--echo840--Monkey"
-        shutil.copytree(golden.checkpoint, repository / "snapshots" / ("0" * 40))
-        (repository / "refs").mkdir()
-        (repository / "refs" / "main").write_text("0" * 40)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
-        for module in ("transformers.utils.hub", "huggingface_hub.constants", "huggingface_hub.file_download"):
-            for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
-                monkeypatch.setattr(f"{module}.{name}", str(tmp_path), raising=False)
-        assert run("echo840/Monkey", "--image", picture, "--max-new-tokens", 4, "What?") == 0
-        assert capsys.readouterr().out == answer
-
-    def test_an_adapter_on_its_base(self, checkpoint, pictures, tmp_path, capsys):
-        from monkey.training.lora import add_decoder_lora, save_adapter
-
-        base = monkey.MonkeyForConditionalGeneration.from_pretrained(checkpoint)
-        wrapped = add_decoder_lora(base, SimpleNamespace(lora_r=4, lora_alpha=8, lora_dropout=0.0))
-        for name, parameter in wrapped.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-        save_adapter(wrapped, tmp_path / "adapter")
-        processor = small_processor()
-        inputs = processor(images=[pictures[0]], text=" What? Answer: ", inert_text=True)
-        generated = wrapped.eval().generate(**inputs, max_new_tokens=8, min_new_tokens=1, do_sample=False)
-        (answer,) = processor.decode_answers(generated, inputs["input_ids"].shape[1])
-        assert run(tmp_path / "adapter", "--image", pictures[0], "--max-new-tokens", 8, "What?") == 0
-        assert capsys.readouterr().out == answer + "\n"
-        assert answer != expected(checkpoint, pictures[0], "What?")
-        # Another base under the same name, or other weights of the adapter, are another model.
-        before = checkpoint_fingerprint(tmp_path / "adapter")
-        assert before != checkpoint_fingerprint(checkpoint)
-        settings = tmp_path / "adapter" / "adapter_config.json"
-        settings.write_text(settings.read_text().replace(str(checkpoint), str(saved(tmp_path / "other", seed=1))))
-        assert checkpoint_fingerprint(tmp_path / "adapter") != before
-
-    def test_four_bits_are_asked_for_by_a_flag(self, tmp_path, pictures, capsys):
-        pytest.importorskip("bitsandbytes", reason="4-bit needs bitsandbytes: pip install .[quantization]")
-        folder = saved(tmp_path / "wide", hidden_size=64, intermediate_size=128)
-        words = ["--image", pictures[0], "--max-new-tokens", 4, "--quantization", "4bit", "--dtype", "float32", "What?"]
-        assert run(folder, *words) == 0
-        with monkey.load(folder, "cpu", "float32", "4bit") as model:
-            assert model.model.is_loaded_in_4bit
-            answer = model.ask(pictures[0], "What?", monkey.Decoding(max_new_tokens=4)).text
-        assert capsys.readouterr().out == answer + "\n"
