@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image, ImageDraw, ImageOps
 
 import monkey
 from monkey import ask
+from monkey.boxes import drawn, located
 from monkey.serving.session import Answerer
+from monkey.serving.view_sheet import LONGEST_SIDE, overlaid
 from tests.conftest import random_model
 from tests.small_processor import small_config, small_processor
 
@@ -140,6 +143,35 @@ def test_the_model_sees_what_a_person_sees_and_answers(name, model, checkpoint, 
     words = ["-c", str(checkpoint), "--device", "cpu", "--image", str(path), "--max-new-tokens", "8", "What is it?"]
     assert ask.main(words) == 0
     assert capsys.readouterr().out == answer + "\n"
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_boxes_and_heat_are_drawn_on_it(name, model, tmp_path):
+    draw, ending = REAL[name]
+    path = tmp_path / f"real.{ending}"
+    meant = draw(path)
+    image = model.open_picture(path)
+    assert image.size == meant.size
+    (box,) = located("<ref>it</ref><box>(0,0),(500,1000)</box>")
+    assert box.in_pixels(image.size) == (0, 0, image.width / 2, image.height)
+    assert drawn(image, [box]).size == image.size
+    turns = [{"role": "user", "content": [{"type": "image", "image": path}, {"type": "text", "text": "What is it?"}]}]
+    (seen,) = model.attention_maps(turns, "a sign")
+    assert 0 < seen.share < 1
+    heat = overlaid(image, seen.answer_on_windows)
+    assert max(heat.size) == min(max(image.size), LONGEST_SIDE)
+
+
+def test_a_folder_of_them_is_asked_about_and_a_pdf_among_them_costs_no_other(checkpoint, tmp_path, capsys):
+    for number, (draw, ending) in enumerate(REAL.values()):
+        draw(tmp_path / f"{number}.{ending}")
+    (tmp_path / "report.jpg").write_bytes(b"%PDF-1.7")
+    words = ["-c", str(checkpoint), "--device", "cpu", "--image", str(tmp_path), "--max-new-tokens", "4", "--json"]
+    assert ask.main([*words, "What is it?"]) == ask.SOME_FAILED
+    said = capsys.readouterr()
+    names = [Path(json.loads(line)["images"][0]).stem for line in said.out.splitlines()]
+    assert names == [str(number) for number in range(len(REAL))]
+    assert f"error: {tmp_path / 'report.jpg'} is a PDF; render its pages to PNG first" in said.err
 
 
 def test_a_phone_photograph_is_upright(model, tmp_path):
