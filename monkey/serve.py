@@ -17,7 +17,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from monkey.ask import DTYPES, INTERRUPTED, MISTAKE, OneLineParser, checkpoint_of
+from monkey.ask import DTYPES, checkpoint_of
+from monkey.command_line import INTERRUPTED, MISTAKE, OneLineParser
 
 KEY_VARIABLE = "MONKEY_API_KEY"
 

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ class Running:
 
     url: str
     api: Api
+    interrupt: Callable[[], None]
 
     @property
     def port(self) -> int:
@@ -62,8 +63,8 @@ class Running:
 def running(answerer: Answerer, *settings, **more) -> Iterator[Running]:
     """The server of an answerer; settings are those of `Api`."""
     api = Api(answerer, *settings, **more)
-    with served(api, bound_socket("127.0.0.1", 0)) as url:
-        yield Running(url, api)
+    with served(api, bound_socket("127.0.0.1", 0)) as server:
+        yield Running(server.url, api, server.interrupt)
 
 
 def talkative_model() -> MonkeyForConditionalGeneration:

@@ -209,7 +209,7 @@ class TestEnding:
             whole = threads.submit(server.text, "Hello")
             stream = threads.submit(server.ask, "Hello", stream=True)
             until(lambda: server.engine.running + server.engine.waiting == 2)
-            server.api.admission.is_draining = True
+            server.interrupt()
             with pytest.raises(openai.InternalServerError) as caught:
                 server.ask("Hello")
             assert (caught.value.status_code, caught.value.code) == (503, "shutting_down")
@@ -218,6 +218,18 @@ class TestEnding:
             gate.open()
             pieces = [chunk.choices[0].delta.content or "" for chunk in stream.result()]
             assert "".join(pieces) == whole.result() != ""
+
+    def test_stopping_tells_everyone_who_still_waits(self, serving):
+        server = serving()
+        with ThreadPoolExecutor(1) as threads, held(server.engine):
+            answer = threads.submit(server.text, "Hello")
+            body = sent(server, b"{", length=100)
+            until(lambda: server.engine.running == 1 and server.api.admission.in_flight == 2)
+            server.interrupt()
+            server.interrupt()
+            assert received(body)[0] == 408
+            with pytest.raises(openai.InternalServerError, match="the server ended before the answer did"):
+                answer.result()
 
     def test_answers_that_are_cut_off_are_not_taken_for_whole(self, serving):
         server = serving()

@@ -148,7 +148,7 @@ class _Chat:
         with self._api.metrics.watched() as record:
             try:
                 with self._api.admission.place():
-                    body = await read_body(scope, receive, self._api.limits)
+                    body = await read_body(scope, receive, self._api.limits, self._api.admission)
                     if body is not None:
                         await self._while_wanted(self._answer(body, scope, send, record), receive)
             except ApiError as error:
@@ -174,7 +174,7 @@ class _Chat:
         stream = EventStream(send)
         text: list[str] = []
         try:
-            async with asyncio.timeout(self._api.limits.seconds):
+            async with self._api.admission.deadline(self._api.limits.seconds):
                 request, reply = await self._api.submitted(body)
                 record.reply = reply
                 completion = Completion(request.model, reply, request.includes_usage)
@@ -186,7 +186,7 @@ class _Chat:
                         if request.stream:
                             await stream.put(completion.piece(piece))
             if reply.finish_reason == "cancelled":
-                raise ApiError(503, "the server ended before the answer did", code="shutting_down")
+                raise _cut_off()
         except (TimeoutError, MemoryError, ApiError) as error:
             refusal = self._refusal(error)
             if not stream.has_begun:
@@ -202,11 +202,17 @@ class _Chat:
 
     def _refusal(self, error: Exception) -> ApiError:
         if isinstance(error, TimeoutError):
+            if self._api.admission.is_stopped:
+                return _cut_off()
             message = str(error) or f"the answer took longer than the {self._api.limits.seconds:g} seconds allowed"
             return ApiError(504, message, code="timeout")
         if isinstance(error, MemoryError):
             return ApiError(503, str(error), code="out_of_memory")
         return error
+
+
+def _cut_off() -> ApiError:
+    return ApiError(503, "the server ended before the answer did", code="shutting_down", retry_after=5)
 
 
 async def _until_gone(receive: Any) -> None:

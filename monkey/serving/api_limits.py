@@ -7,8 +7,8 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,8 @@ class Admission:
     def __init__(self, capacity: int, at_once: int):
         self.capacity, self.at_once = capacity, at_once
         self.in_flight = 0
-        self.is_draining = False
+        self.is_draining = self.is_stopped = False
+        self._deadlines: set[asyncio.Timeout] = set()
         self._seconds: deque[float] = deque(maxlen=32)
 
     @contextmanager
@@ -73,13 +74,30 @@ class Admission:
             self.in_flight -= 1
             self._seconds.append(time.monotonic() - begun)
 
+    @asynccontextmanager
+    async def deadline(self, seconds: float) -> AsyncIterator[None]:
+        """Raises TimeoutError in the block after so many seconds, or when all are to stop."""
+        async with asyncio.timeout(seconds) as timeout:
+            self._deadlines.add(timeout)
+            try:
+                yield
+            finally:
+                self._deadlines.discard(timeout)
+
+    def stop(self) -> None:
+        """Let nobody in and wait for nobody any longer; called in the event loop."""
+        self.is_draining = self.is_stopped = True
+        for timeout in self._deadlines:
+            if not timeout.expired():
+                timeout.reschedule(0.0)
+
     def _wait(self) -> int:
         """Seconds until a place is likely free: as long as the answers of late took, shared among those at once."""
         typical = statistics.median(self._seconds) if self._seconds else 1.0
         return min(LONGEST_WAIT, max(1, math.ceil(typical / self.at_once)))
 
 
-async def read_body(scope: dict[str, Any], receive: Any, limits: Limits) -> bytes | None:
+async def read_body(scope: dict[str, Any], receive: Any, limits: Limits, admission: Admission) -> bytes | None:
     """A request's body of JSON; None where the client went away.
 
     Raises:
@@ -89,7 +107,7 @@ async def read_body(scope: dict[str, Any], receive: Any, limits: Limits) -> byte
     if kind != b"application/json":
         raise ApiError(415, "the body must come as `Content-Type: application/json`", code="content_type")
     try:
-        async with asyncio.timeout(limits.body_seconds):
+        async with admission.deadline(limits.body_seconds):
             return await _received(receive, limits.body_bytes)
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {limits.body_seconds:g} seconds", code="timeout") from None

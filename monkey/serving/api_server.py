@@ -62,11 +62,17 @@ def base_url(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
-class _Server(uvicorn.Server):
-    """Ends when the answers in progress are finished, and refuses others meanwhile; a second signal ends it at once."""
+class Server(uvicorn.Server):
+    """Ends when the answers in progress are finished, and refuses others meanwhile; a second signal ends it at once.
 
-    def __init__(self, api: Api):
+    Attributes:
+        url: what OpenAI's client takes as `base_url`.
+    """
+
+    def __init__(self, api: Api, listening: socket.socket):
+        self.url = base_url(listening)
         self._admission = api.admission
+        self._is_urgent = False
         super().__init__(
             uvicorn.Config(
                 api.app,
@@ -81,18 +87,18 @@ class _Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._admission.is_draining:
-            self.should_exit = self.force_exit = True
-            return
-        self.drain()
-        if self._admission.in_flight:
-            left = self._admission.in_flight
+        self.interrupt()
+        if (left := self._admission.in_flight) and not self._is_urgent:
             print(f"{signal.Signals(sig).name}: finishing {left} requests; once more ends them", file=sys.stderr)
 
-    def drain(self) -> None:
+    def interrupt(self) -> None:
+        """End when nobody is in the house any longer; called again, at once. From any thread."""
+        self._is_urgent = self._admission.is_draining
         self._admission.is_draining = True
 
     async def on_tick(self, counter: int) -> bool:
+        if self._is_urgent:
+            self._admission.stop()
         if self._admission.is_draining and not self._admission.in_flight:
             self.should_exit = True
         return await super().on_tick(counter)
@@ -106,7 +112,7 @@ def serve(api: Api, listening: socket.socket) -> None:
     """
     host, port = listening.getsockname()[:2]
     try:
-        _Server(api).run(sockets=[listening])
+        Server(api, listening).run(sockets=[listening])
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
@@ -116,16 +122,16 @@ def serve(api: Api, listening: socket.socket) -> None:
 
 
 @contextmanager
-def served(api: Api, listening: socket.socket) -> Iterator[str]:
-    """The server in a thread of its own inside the block, and its base URL."""
-    server, url = _Server(api), base_url(listening)
+def served(api: Api, listening: socket.socket) -> Iterator[Server]:
+    """The server, running in a thread of its own inside the block."""
+    server = Server(api, listening)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server")
     thread.start()
     try:
         while not server.started and thread.is_alive():
             time.sleep(0.01)
-        yield url
+        yield server
     finally:
-        server.drain()
+        server.interrupt()
         thread.join()
         api.close()

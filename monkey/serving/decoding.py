@@ -39,7 +39,7 @@ class Decoding:
             raise ValueError(f"temperature is {self.temperature!r}, and a number from 0 is needed; 0 is greedy")
         if 0 < self.temperature < LOWEST_TEMPERATURE:
             raise ValueError(
-                f"temperature is {self.temperature!r}, and 0, which is greedy, or a number from {LOWEST_TEMPERATURE} is "
+                f"temperature is {self.temperature!r}, and 0, which is greedy, or one from {LOWEST_TEMPERATURE} on is "
                 "needed"
             )
         if not 0 < self.top_p <= 1:

@@ -1,0 +1,266 @@
+"""`python -m monkey.serve` as people run it: it says where it is, ends well, and tells mistakes in one sentence."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import openai
+import pytest
+
+from monkey import serve
+from monkey.serving import session
+from monkey.serving.session import Answerer, Decoding
+from tests.running_server import PATIENCE, asking, photo, talkative_model, text_part
+from tests.small_processor import small_processor
+
+PROJECT = Path(serve.__file__).parent.parent
+
+SLOW = """
+import sys, time
+from monkey.serving import engine
+choose = engine.Engine._choose
+def slow(self, last, rows):
+    time.sleep(0.05)
+    return choose(self, last, rows)
+engine.Engine._choose = slow
+from monkey.serve import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""The program with steps that take 50 ms."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    talkative_model().save_pretrained(folder)
+    small_processor().save_pretrained(folder)
+    return folder
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PROJECT), **changes}
+
+
+@contextmanager
+def started(checkpoint: Path, *words: str, program=("-m", "monkey.serve"), **variables: str) -> Iterator[tuple]:
+    """The command once it serves, and its base URL; killed in the end if it still runs."""
+    command = [sys.executable, *program, "-c", str(checkpoint), "--device", "cpu", "--port", "0", *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**variables)
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            found = re.fullmatch(r"serving (\S+) at (http://\S+/v1) \(Ctrl-C ends it\)\n", line)
+            assert found, line + process.stderr.read()
+            yield process, found[2]
+        finally:
+            process.kill()
+
+
+def client_of(url: str, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=PATIENCE)
+
+
+def refused(capsys, *words: str) -> str:
+    """The one sentence that the command ends with."""
+    assert serve.main(list(words)) == serve.MISTAKE
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = (line for line in said.err.splitlines() if line.startswith("error: "))
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.slow
+def test_it_serves_with_keys_of_the_environment_and_ends_at_a_signal(checkpoint):
+    with started(checkpoint, "--api-key", "flag", MONKEY_API_KEY="one,two") as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        messages = [{"role": "user", "content": asking("What?", 0)}]
+        with Answerer(talkative_model(), small_processor()) as answerer:
+            image = {"type": "image", "image": photo(0)}
+            expected = answerer.chat([{"role": "user", "content": [image, text_part("What?")]}], Decoding(8)).text
+        for key in ("one", "two", "flag"):
+            told = client_of(url, key).chat.completions.create(model="tiny", messages=messages, max_tokens=8)
+            assert told.choices[0].message.content == expected
+        with pytest.raises(openai.AuthenticationError):
+            client_of(url, "one,two").models.list()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=PATIENCE)
+    lines = err.splitlines()
+    assert (process.returncode, out) == (0, "")
+    assert (lines[0], lines[-1]) == (f"opening {checkpoint}", "the server has ended")
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
+def test_a_signal_lets_running_answers_finish_and_refuses_new_ones(checkpoint, sign):
+    with started(checkpoint, program=("-c", SLOW)) as (process, url), ThreadPoolExecutor(1) as threads:
+        client = client_of(url)
+        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
+        stream = iter(client.chat.completions.create(**asked, max_tokens=60, stream=True))
+        pieces = [next(stream).choices[0].delta.content]
+        process.send_signal(sign)
+        assert "finishing 1 requests" in _line_of(process.stderr, "finishing")
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.chat.completions.create(**asked)
+        assert caught.value.code == "shutting_down"
+        rest = threads.submit(lambda: [chunk.choices[0].delta.content or "" for chunk in stream]).result()
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+    with Answerer(talkative_model(), small_processor()) as answerer:
+        expected = answerer.chat(asked["messages"], Decoding(60)).text
+    assert "".join(pieces + rest) == expected
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(checkpoint):
+    with started(checkpoint, program=("-c", SLOW)) as (process, url):
+        client = client_of(url)
+        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
+        stream = iter(client.chat.completions.create(**asked, max_tokens=480, stream=True))
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        _line_of(process.stderr, "finishing")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        assert "Traceback" not in err
+        with pytest.raises(openai.APIError, match="the server ended before the answer did"):
+            list(stream)
+
+
+def _line_of(stream, word: str) -> str:
+    return next(line for line in stream if word in line)
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_sentence_and_status_2(tmp_path):
+    command = [sys.executable, "-m", "monkey.serve", "-c", str(tmp_path / "nowhere"), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "nowhere" in done.stderr.splitlines()[-1]
+
+
+class TestMistakes:
+    def test_a_port_that_is_taken_is_told_before_a_model_is_opened(self, checkpoint, capsys, monkeypatch):
+        monkeypatch.setattr(session, "load", None)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            said = refused(capsys, "-c", str(checkpoint), "--port", port)
+        assert said == f"the server cannot listen on port {port} of 127.0.0.1: it is taken; give another with --port"
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--host", "no.such.host.invalid"], "--host no.such.host.invalid is no address of this machine"),
+            (["--host", "192.0.2.1"], "this machine has no such address; --host takes one of its own"),
+            (["--port", "70000"], "--port is 70000, and a number from 0 to 65535 is needed"),
+            (["--port", "-1"], "--port is -1"),
+            (["--allow-hosts", "http://a.example"], "--allow-hosts 'http://a.example' is not the name of a host"),
+            (["--allow-hosts", ""], "--allow-hosts ''"),
+            (["--api-key", ""], "a key of --api-key or MONKEY_API_KEY is empty"),
+            (["--api-key", "a b"], "holds a blank"),
+            (["--max-rows", "0"], "--max-rows is 0, and at least 1 is needed"),
+            (["--queue", "-1"], "--queue is -1"),
+            (["--time-limit", "0"], "--time-limit is 0.0"),
+            (["--time-limit", "nan"], "--time-limit is nan"),
+            (["--max-pixels", "0"], "--max-pixels is 0"),
+            (["--max-body-mib", "-3"], "--max-body-mib is -3.0"),
+        ],
+        ids=str,
+    )
+    def test_a_wrong_setting_is_told_before_a_model_is_opened(self, checkpoint, capsys, monkeypatch, words, message):
+        monkeypatch.setattr(session, "load", None)
+        monkeypatch.setattr(socket, "getaddrinfo", _without_network)
+        assert message in refused(capsys, "-c", str(checkpoint), "--port", "0", *words)
+
+    def test_no_model_at_all_is_told_with_what_to_do(self, capsys, monkeypatch):
+        monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", ())
+        assert "bash scripts/quickstart.sh" in refused(capsys, "--port", "0")
+
+    def test_a_folder_that_is_no_checkpoint_is_told(self, tmp_path, capsys):
+        (tmp_path / "empty").mkdir()
+        assert "empty" in refused(capsys, "-c", str(tmp_path / "empty"), "--port", "0", "--device", "cpu")
+
+    def test_missing_packages_are_named(self, checkpoint, capsys, monkeypatch):
+        monkeypatch.setattr(serve, "PACKAGES", ("uvicorn", "no_such_package"))
+        assert "needs no_such_package, not installed here; `pip install" in refused(capsys, "-c", str(checkpoint))
+
+    def test_a_wrong_flag_is_one_line(self, capsys):
+        with pytest.raises(SystemExit) as caught:
+            serve.main(["--prot", "8000"])
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+_getaddrinfo = socket.getaddrinfo
+
+
+def _without_network(host, *rest, **options):
+    """Numbers are read, and no name is looked up."""
+    if re.fullmatch(r"[0-9.]+", host):
+        return _getaddrinfo(host, *rest, **options)
+    raise socket.gaierror(-2, "Name or service not known")
+
+
+class Served:
+    """Stands in for the server: notes with what it would run."""
+
+    def __init__(self, monkeypatch):
+        def serve_once(api, listening):
+            self.api, self.address = api, listening.getsockname()
+            api.close()
+
+        monkeypatch.setattr("monkey.serving.api_server.serve", serve_once)
+
+
+class TestSettings:
+    def run(self, checkpoint, monkeypatch, *words) -> Served:
+        served = Served(monkeypatch)
+        assert serve.main(["-c", str(checkpoint), "--device", "cpu", "--port", "0", *words]) == 0
+        return served
+
+    def test_the_flags_reach_the_server(self, checkpoint, monkeypatch, capsys):
+        flags = {"name": "other", "form": "plain", "allow-hosts": "a.example,b.example:8080"}
+        numbers = {"max-rows": 3, "queue": 5, "time-limit": 7, "max-pictures": 2, "max-body-mib": 1, "max-pixels": 1000}
+        words = [word for name, value in {**flags, **numbers}.items() for word in (f"--{name}", str(value))]
+        api = self.run(checkpoint, monkeypatch, *words).api
+        assert (api.answerer.name, api.form, api.answerer.engine.max_rows) == ("other", "plain", 3)
+        assert (api.limits.queue, api.limits.seconds, api.limits.pictures) == (5, 7.0, 2)
+        assert api.limits.body_bytes == api.fetcher.limits.max_bytes == api.answerer.max_bytes == 2**20
+        assert api.answerer.processor.image_processor.max_pixels == 1000
+        assert api.fetcher.hosts == {"a.example", "b.example:8080"}
+        assert "warning" not in capsys.readouterr().err
+
+    def test_it_is_for_its_own_machine_and_fetches_nothing_unless_told(self, checkpoint, monkeypatch, capsys):
+        served = self.run(checkpoint, monkeypatch)
+        assert served.address[0] == "127.0.0.1"
+        assert served.api.fetcher is None
+        assert served.api.form is None
+
+    def test_a_wider_address_without_a_key_is_warned_of_in_one_sentence(self, checkpoint, monkeypatch, capsys):
+        self.run(checkpoint, monkeypatch, "--host", "0.0.0.0")
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+        assert line == "warning: everyone who reaches 0.0.0.0 can ask, since no key is set; set MONKEY_API_KEY"
+        self.run(checkpoint, monkeypatch, "--host", "0.0.0.0", "--api-key", "k")
+        assert "warning" not in capsys.readouterr().err
+
+    def test_without_a_checkpoint_the_small_model_is_served(self, checkpoint, monkeypatch):
+        monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", (str(checkpoint),))
+        served = Served(monkeypatch)
+        assert serve.main(["--device", "cpu", "--port", "0"]) == 0
+        assert served.api.answerer.name == "tiny"
