@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -66,9 +67,18 @@ class OpenAIBackend:
         self.model = model
         # What stands behind a name can change without a sign; the address and the name are all there is to tell.
         self.fingerprint = f"{self.base_url} {model}"
-        self.settings: dict[str, Any] = {"temperature": 0}
+        self.settings: dict[str, Any] = {"temperature": 0, **self._as_it_is()}
         self._concurrency = concurrency
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="openai")
+
+    def _as_it_is(self) -> dict[str, str]:
+        """The setting with which our own server adds nothing to a prompt; other servers have none."""
+        status, reply = self._client.send(f"models/{quote(self.model)}", None, attempts=1)
+        try:
+            forms = json.loads(reply)["forms"] if status == 200 else ()
+        except (ValueError, LookupError, TypeError):
+            forms = ()
+        return {"form": "plain"} if "plain" in forms else {}
 
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Future]]:
         """Batches of answers on their way; as many requests ahead as keep the server busy."""
