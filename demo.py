@@ -1,17 +1,24 @@
 """Ask a model about pictures in the browser.
 
-    python demo.py                          # the small model of this project
-    python demo.py -c echo840/Monkey        # a hub name, or a checkpoint folder
+    python demo.py                                            # the small model of this project
+    python demo.py -c echo840/Monkey                          # a hub name, or a checkpoint folder
+    python demo.py -c echo840/Monkey --compare mine           # two checkpoints side by side
+    python demo.py -c echo840/Monkey --compare-grid 2,3       # one checkpoint on two grids
 
-Opens http://127.0.0.1:8000 and nothing that other machines could reach. Every flag: `--help`.
+Opens http://127.0.0.1:8000 and nothing that other machines could reach. The page is there at once; the model follows.
+Every flag: `--help`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from monkey.serving.demo.opening import Choice
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -28,6 +35,19 @@ def port(text: str) -> int:
     return number
 
 
+def grid(text: str) -> tuple[int, int]:
+    rows, separator, columns = text.partition(",")
+    if not (separator and rows.strip().isdecimal() and columns.strip().isdecimal() and int(rows) and int(columns)):
+        raise argparse.ArgumentTypeError(f"{text} is not ROWS,COLUMNS, two whole numbers such as 2,3")
+    return int(rows), int(columns)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
+
+
 def parse_flags(words: list[str]) -> argparse.Namespace:
     parser = OneLineParser(
         prog="demo.py",
@@ -42,32 +62,95 @@ def parse_flags(words: list[str]) -> argparse.Namespace:
         default=argparse.SUPPRESS,
         help="folder or hub name (default: models/small, or what scripts/quickstart.sh trained)",
     )
+    parser.add_argument(
+        "--compare",
+        metavar="CHECKPOINT",
+        default=argparse.SUPPRESS,
+        help="a second checkpoint, which answers every question beside the first",
+    )
+    parser.add_argument("--grid", type=grid, default=argparse.SUPPRESS, help="ROWS,COLUMNS other than the checkpoint's")
+    parser.add_argument(
+        "--compare-grid",
+        type=grid,
+        metavar="GRID",
+        default=argparse.SUPPRESS,
+        help="ROWS,COLUMNS of the second model, which is the same checkpoint unless --compare names another",
+    )
     parser.add_argument("--cpu-only", action="store_true", help="run on the CPU even if there is a GPU")
+    parser.add_argument(
+        "--answers-at-once", type=positive, default=8, metavar="N", help="questions answered at the same time"
+    )
     parser.add_argument("--server-name", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every one")
     parser.add_argument("--server-port", type=port, default=8000, help="port to listen on")
-    parser.add_argument("--share", action="store_true", help="also make a public link, through gradio's servers")
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="also make a public link: whoever has it can come in, and pictures and questions pass through "
+        "gradio's servers",
+    )
+    parser.add_argument(
+        "--auth",
+        action="append",
+        default=[],
+        metavar="USER:PASSWORD",
+        help="who may come in; several times for several people. Everybody on this machine can read it in the list of "
+        "processes: --auth-file and the variable MONKEY_DEMO_AUTH keep it out of there",
+    )
+    parser.add_argument("--auth-file", type=Path, metavar="FILE", help="the same from a file, USER:PASSWORD a line")
     parser.add_argument("--inbrowser", action="store_true", help="open the page in the default browser")
     return parser.parse_args(words)
 
 
 def main(words: list[str]) -> int:
     flags = parse_flags(words)
+    if flags.share:
+        print(
+            "--share makes a public link: whoever has it can ask this model, and pictures and questions pass through "
+            "gradio's servers on their way",
+            flush=True,
+        )
 
-    from monkey.serving.demo_server import check_address, require_gradio, serve
-    from monkey.serving.session import chosen_device, default_checkpoint, open_model
+    from monkey.serving.demo.access import allowed
+    from monkey.serving.demo.opening import Models
+    from monkey.serving.demo.server import check_address, require_gradio, serve
+    from monkey.serving.session import chosen_device
 
     try:
-        checkpoint = getattr(flags, "checkpoint_path", None) or default_checkpoint(Path(__file__).resolve().parent)
+        people = allowed(flags.auth, flags.auth_file)
         check_address(flags.server_name, flags.server_port)
         require_gradio()
         device, reason = chosen_device(flags.cpu_only)
-        print(f"opening {checkpoint} on {reason}", flush=True)
-        with open_model(checkpoint, device) as answerer:
-            serve(answerer, flags.server_name, flags.server_port, share=flags.share, inbrowser=flags.inbrowser)
+        models = Models(chosen_models(flags, device))
+        print(f"{' and '.join(models.names)} on {reason}", flush=True)
+        serve(
+            models,
+            flags.server_name,
+            flags.server_port,
+            share=flags.share,
+            inbrowser=flags.inbrowser,
+            people=people,
+            answers_at_once=flags.answers_at_once,
+        )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def chosen_models(flags: argparse.Namespace, device: str) -> list[Choice]:
+    """The model of the flags, and the one that it is compared with if there is one."""
+    from monkey.serving.demo.opening import choice_of
+    from monkey.serving.session import default_checkpoint
+
+    checkpoint = getattr(flags, "checkpoint_path", None) or default_checkpoint(Path(__file__).resolve().parent)
+    wanted = [(checkpoint, getattr(flags, "grid", None))]
+    compared, compared_grid = getattr(flags, "compare", None), getattr(flags, "compare_grid", None)
+    if compared is not None or compared_grid is not None:
+        wanted.append((compared or checkpoint, compared_grid))
+    choices = [choice_of(checkpoint, device, grid, flags.answers_at_once) for checkpoint, grid in wanted]
+    if len({choice.name for choice in choices}) < len(choices):
+        choices = [replace(choice, name=f"{choice.name} ({mark})") for choice, mark in zip(choices, "AB", strict=True)]
+    return choices
 
 
 if __name__ == "__main__":

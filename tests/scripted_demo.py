@@ -5,49 +5,90 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
 from monkey.images import open_image
+from monkey.serving.attention_maps import PictureAttention
+from monkey.serving.demo.opening import Choice, Models
+from monkey.serving.demo.server import running_demo
+from tests.small_processor import small_config
+
+LIMITS = SimpleNamespace(max_bytes=200_000, max_pixels=1_000_000, apply_exif=True)
+
+
+class ScriptedReply(Iterator[str]):
+    """An answer word by word, with what a `Reply` says of itself."""
+
+    prompt_tokens = 17
+    confidence = 0.5
+
+    def __init__(self, answerer: ScriptedAnswerer, script: str | Exception):
+        self._answerer, self.new_tokens = answerer, 0
+        self._pieces = answerer._pieces(script)
+
+    def __next__(self) -> str:
+        piece = next(self._pieces)
+        self.new_tokens += bool(piece)
+        return piece
+
+    def close(self) -> None:
+        self._pieces.close()
 
 
 class ScriptedAnswerer:
     """Has what the demo uses of an `Answerer`, and remembers what it was asked.
 
-    An answer is the size of the picture and the question, word by word; `pause` seconds pass between words.
+    An answer is the sizes of all pictures, the number of earlier questions, and the question, word by word; `pause`
+    seconds pass between words.
     """
 
-    name = "scripted <b>model</b>"
-    max_bytes = 200_000
-    max_pixels = 1_000_000
-    model = SimpleNamespace(
-        config=SimpleNamespace(canvas_size=(896, 896), grid=(2, 2), image_tokens=1280), device="cpu"
-    )
+    form = "questions"
 
-    def __init__(self):
+    def __init__(self, name: str = "scripted <b>model</b>", grid: tuple[int, int] = (2, 2)):
+        self.name = name
+        self.model = SimpleNamespace(config=small_config(grid=grid), device="cpu")
+        self.forget()
+
+    def forget(self) -> None:
+        """As if newly made."""
         self.pause = 0.0
         self.asked: list[str] = []
+        self.decodings: list[Any] = []
         self.running = 0
         self.most_running = 0
         self.cut_short = threading.Event()
         self.held: threading.Event | None = None
         """Answers begin when it is set."""
-        self.script: str | Exception | None = None
+        self.script: str | Exception | Sequence[str | Exception] | None = None
+        """What is said to every question, or to one after the other."""
         self._counting = threading.Lock()
 
-    def open_picture(self, source: Any, name: str | None = None) -> Image.Image:
-        return open_image(source, name=name, max_bytes=self.max_bytes, max_pixels=self.max_pixels)
-
-    def ask(self, picture: Image.Image, question: str) -> Iterator[str]:
+    def chat(self, messages: Sequence[dict], decoding: Any) -> ScriptedReply:
+        parts = [part for message in messages for part in message["content"] if message["role"] == "user"]
+        sizes = [open_image(part["image"]).size for part in parts if part["type"] == "image"]
+        question = messages[-1]["content"][-1]["text"]
+        earlier = sum(message["role"] == "assistant" for message in messages)
         self.asked.append(question)
-        return self._pieces(self.script or f"On {picture.width}×{picture.height}: {question}")
+        self.decodings.append(decoding)
+        shown = " and ".join(f"{width}×{height}" for width, height in sizes)
+        script = self.script or f"On {shown}{f' after {earlier}' if earlier else ''}: {question}"
+        if isinstance(script, list):
+            script = script.pop(0)
+        return ScriptedReply(self, script)
 
-    def describe(self, picture: Image.Image, decoding: Any) -> Iterator[str]:
-        self.asked.append(f"describe {decoding.seed}")
-        return self._pieces(self.script or f"A picture of {picture.width}×{picture.height}, seed {decoding.seed}.")
+    def attention_maps(self, messages: Sequence[dict], answer: str) -> list[PictureAttention]:
+        config = self.model.config
+        maps = np.full((config.num_views, 2, 2), 1 / (4 * config.num_views), np.float32)
+        count = sum(part["type"] == "image" for message in messages[::2] for part in message["content"])
+        return [PictureAttention(tuple(config.grid), maps * config.num_views, maps * 0.25, 0.25)] * count
+
+    def close(self) -> None:
+        pass
 
     def _pieces(self, script: str | Exception) -> Iterator[str]:
         with self._counting:
@@ -69,6 +110,27 @@ class ScriptedAnswerer:
                 self.running -= 1
             if not finished:
                 self.cut_short.set()
+
+
+def models_of(*answerers: ScriptedAnswerer, opened: threading.Event | None = None) -> Models:
+    """Scripted models, there when `opened` is set."""
+
+    def choice(answerer: ScriptedAnswerer) -> Choice:
+        def open_it() -> ScriptedAnswerer:
+            if opened is not None:
+                opened.wait(60)
+            return answerer
+
+        return Choice(answerer.name, LIMITS, open_it)
+
+    return Models([choice(answerer) for answerer in answerers])
+
+
+@contextmanager
+def scripted_demo(models: Models, **settings: Any) -> Iterator:
+    """The running demo of models that the caller opens."""
+    with running_demo(models, "127.0.0.1", free_port(), **settings) as app:
+        yield app
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""The demo as its users meet it: over its own address on this machine, through gradio's client and as a program."""
+"""The demo as its users meet it: over its own address on this machine, through gradio's client."""
 
 from __future__ import annotations
 
@@ -7,14 +7,8 @@ import io
 import json
 import os
 import re
-import signal
-import socket
-import string
-import subprocess
-import sys
 import threading
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -25,30 +19,30 @@ pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo
 import httpx
 from gradio_client import Client, handle_file
 
-import demo
-from monkey.serving import demo_server, session
-from monkey.serving.demo_server import check_address, running_demo
-from monkey.serving.uploads import MAX_BODY_BYTES
-from monkey.serving.wording import CHINESE, ENGLISH, Wording, preferred_language, wording_of
-from tests.conftest import random_model
-from tests.scripted_demo import ScriptedAnswerer, free_port
-from tests.small_processor import small_config, small_processor
+from monkey.serving.demo.chinese import CHINESE
+from monkey.serving.demo.english import ENGLISH
+from monkey.serving.demo.uploads import MAX_BODY_BYTES
+from tests.scripted_demo import LIMITS, ScriptedAnswerer, models_of, scripted_demo
 
-PROJECT = Path(demo.__file__).parent
+PROJECT = Path(__file__).resolve().parent.parent
+
+PUBLISHED = (0, 1, 512, 0.7, 1, 250, 0)
+"""Settings as the page opens."""
 
 
 @pytest.fixture(scope="module")
 def running():
-    """A scripted demo and its address; `answerer.script` and `pause` are reset before each test."""
-    answerer, port = ScriptedAnswerer(), free_port()
-    with running_demo(answerer, "127.0.0.1", port) as app:
+    """A scripted demo of one model, and its address."""
+    answerer = ScriptedAnswerer()
+    models = models_of(answerer)
+    with scripted_demo(models) as app, models:
         yield answerer, app.local_url
 
 
 @pytest.fixture
 def answerer(running) -> ScriptedAnswerer:
     answerer, _ = running
-    answerer.__init__()
+    answerer.forget()
     return answerer
 
 
@@ -64,7 +58,12 @@ def client(answerer, address) -> Client:
 
 @pytest.fixture
 def photo(tmp_path) -> dict:
-    return handle_file(_picture(tmp_path / "photo.png", 40, 30))
+    return uploaded(_picture(tmp_path / "photo.png", 40, 30))
+
+
+def uploaded(path: str | Path) -> dict:
+    """A picture as the tray holds it."""
+    return {"image": handle_file(str(path)), "caption": None}
 
 
 def _png() -> bytes:
@@ -79,8 +78,19 @@ def _picture(path: Path, width: int, height: int) -> str:
 
 
 def _texts(messages: list[dict]) -> list[str]:
-    """What a conversation shows, in the order of its messages."""
-    return [html.unescape(part["text"]) for message in messages for part in message["content"]]
+    """What a conversation shows in words, in the order of its messages."""
+    parts = [part for message in messages for part in message["content"]]
+    return [html.unescape(part["text"]) for part in parts if part["type"] == "text"]
+
+
+def _pictures(messages: list[dict]) -> list[str]:
+    """Files of the pictures that a conversation shows."""
+    parts = [part for message in messages for part in message["content"]]
+    return [_path_of(part["file"]) for part in parts if part["type"] == "file"]
+
+
+def _path_of(file: dict | str) -> str:
+    return file if isinstance(file, str) else file["path"]
 
 
 def _sentence(notice: dict) -> str:
@@ -91,7 +101,8 @@ def _sentence(notice: dict) -> str:
 
 def _post_picture(address: str, *headers: tuple[str, str], **picture) -> httpx.Response:
     """Name a picture without uploading it."""
-    data = [{"meta": {"_type": "gradio.FileData"}, **picture}, "What?", "en"]
+    tray = [{"image": {"meta": {"_type": "gradio.FileData"}, **picture}, "caption": None}]
+    data = [tray, "What?", "en", *PUBLISHED]
     return httpx.post(f"{address}gradio_api/call/ask", json={"data": data}, headers=headers, timeout=30)
 
 
@@ -100,30 +111,84 @@ def _events(address: str, started: httpx.Response) -> str:
     return httpx.get(f"{address}gradio_api/call/ask/{started.json()['event_id']}", timeout=30).text
 
 
+def _wait_for(happened, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def _stored() -> list[Path]:
+    """Files of the running demo."""
+    return [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
+
+
 def test_a_question_is_answered_piece_by_piece_and_put_into_the_conversation(client, answerer, photo):
-    answerer.pause = 0.05
-    job = client.submit(photo, "What does the sign say?", api_name="/ask")
+    answerer.pause = 0.08
+    job = client.submit([photo], "What does the sign say?", api_name="/ask")
     shown = [_texts(messages)[-1] for messages, *_ in job]
     assert shown[-1] == "On 40×30: What does the sign say?"
     assert shown[0] == "…"
     assert len(set(shown)) > 3
-    assert all(shown[-1].startswith(text) for text in shown[1:])
+    assert all(shown[-1].startswith(text) for text in shown if text != "…")
 
-    messages, notice, question = client.predict(photo, "  And the price?\n", api_name="/ask")
+    messages, notice, question, tray, *_ = client.predict([], "  And the price?\n", api_name="/ask")
     assert _texts(messages) == [
-        "What does the sign say?", "On 40×30: What does the sign say?", "And the price?", "On 40×30: And the price?"
+        "What does the sign say?", "On 40×30: What does the sign say?",
+        "And the price?", "On 40×30 after 1: And the price?",
     ]  # fmt: skip
     assert _sentence(notice) == ""
     assert question == ""
+    assert tray == []
+    assert len(_pictures(messages)) == 1
 
 
-def test_a_description_takes_the_seed_that_the_page_has(client, answerer, photo):
-    messages, _ = client.predict(photo, 7, api_name="/describe")
-    assert _texts(messages) == ["Generate description (Seed 7)", "A picture of 40×30, seed 7."]
-    messages, _ = client.predict(photo, None, api_name="/describe")
-    assert _texts(messages)[2:] == ["Generate description", "A picture of 40×30, seed None."]
-    _, notice = client.predict(photo, -1, api_name="/describe")
+def test_several_pictures_go_with_one_question_and_more_with_the_next(client, photo, tmp_path):
+    second = uploaded(_picture(tmp_path / "second.png", 20, 10))
+    messages, *_ = client.predict([photo, second], "Which is larger?", api_name="/ask")
+    assert _texts(messages)[-1] == "On 40×30 and 20×10: Which is larger?"
+    third = uploaded(_picture(tmp_path / "third.png", 5, 5))
+    messages, *_ = client.predict([third], "And this?", api_name="/ask")
+    assert _texts(messages)[-1] == "On 40×30 and 20×10 and 5×5 after 1: And this?"
+    nine = [uploaded(_picture(tmp_path / f"{number}.png", 5 + number, 5)) for number in range(9)]
+    _, notice, *_ = client.predict(nine, "All?", api_name="/ask")
+    assert _sentence(notice) == "There are 9 pictures, and up to 8 can go with one question. Remove some."
+
+
+def test_retry_asks_the_same_once_more_with_the_settings_of_now(client, answerer, photo):
+    answerer.script = ["one", "two"]
+    client.predict([photo], "What?", api_name="/ask")
+    messages, *_ = client.predict("en", 0.5, 0.9, 7, *PUBLISHED[3:], api_name="/retry")
+    assert _texts(messages) == ["What?", "two"]
+    assert len(_pictures(messages)) == 1
+    assert answerer.asked == ["What?", "What?"]
+    again = answerer.decodings[-1]
+    assert (again.temperature, again.top_p, again.max_new_tokens, again.seed) == (0.5, 0.9, 7, 0)
+    first = answerer.decodings[0]
+    assert (first.temperature, first.top_p, first.max_new_tokens) == (0, 1, 512)
+
+
+def test_nothing_to_retry_is_a_sentence(client):
+    assert _sentence(client.predict(api_name="/retry")[1]) == ENGLISH.nothing_to_repeat
+
+
+def test_a_description_is_asked_as_trained_and_as_the_readme_has_it(client, answerer, photo):
+    messages, *_ = client.predict([photo], api_name="/describe")
+    assert _texts(messages)[0] == "Generate the detailed caption in English:"
+    # With the spaces of training; what is no prompt by itself is put into the prompt of questions by the model's side.
+    assert answerer.asked == [" Generate the detailed caption in English: "]
+    drawn = answerer.decodings[-1]
+    assert (drawn.temperature, drawn.max_new_tokens, drawn.seed) == (0.7, 250, 0)
+    client.predict([], "Analyze the image in a comprehensive and detailed manner.", api_name="/describe")
+    assert answerer.asked[-1] == "Analyze the image in a comprehensive and detailed manner."
+    _, notice, *_ = client.predict([], " ", api_name="/describe")
+    assert _sentence(notice) == ENGLISH.no_prompt
+    _, notice, *_ = client.predict([], "Describe.", "en", *PUBLISHED[:6], -1, api_name="/describe")
     assert _sentence(notice) == "The seed must be a whole number from 0 to 4,294,967,295, or empty."
+    _, notice, *_ = client.predict([], "Describe.", "en", *PUBLISHED[:3], 3, *PUBLISHED[4:], api_name="/describe")
+    assert _sentence(notice) == "Temperature must be a number from 0 to 2."
+    client.predict([], "Describe.", "en", *PUBLISHED[:6], None, api_name="/describe")
+    assert answerer.decodings[-1].seed is None
 
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(1)> <b>b</b> **b** `c` $$x$$ &amp; AT&T {{7*7}} ${1+1}"
@@ -131,11 +196,16 @@ HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(1)> <b>b</b> **b**
 
 def test_what_users_and_model_write_is_escaped(client, answerer, photo):
     answerer.script = HOSTILE
-    messages, *_ = client.predict(photo, HOSTILE, api_name="/ask")
-    raw = [part["text"] for message in messages for part in message["content"]]
+    messages, *_ = client.predict([photo], HOSTILE, api_name="/ask")
+    raw = [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
     assert not any(character in text for text in raw for character in "<>")
     assert _texts(messages) == [HOSTILE, HOSTILE]
     assert answerer.asked == [HOSTILE]
+
+
+def test_an_image_place_in_a_question_stays_text(client, answerer, photo):
+    messages, *_ = client.predict([photo], "What is <img>/etc/passwd</img>?", api_name="/ask")
+    assert _texts(messages)[-1] == "On 40×30: What is <img>/etc/passwd</img>?"
 
 
 def test_a_file_name_is_escaped_in_a_notice(answerer, address):
@@ -143,7 +213,7 @@ def test_a_file_name_is_escaped_in_a_notice(answerer, address):
     name = "<img src=x onerror=alert(1)> {{7*7}} ${1+1} & b.png"
     started = _post_picture(address, path=path, orig_name=name)
     *_, result = re.findall("^data: (.*)$", _events(address, started), flags=re.MULTILINE)
-    _, _, notice, _ = json.loads(result)
+    notice = json.loads(result)[2]
     inside = re.sub(r"</?p[^>]*>", "", notice["value"])
     assert not any(character in inside for character in "<>{}$")
     assert _sentence(notice).startswith(f"This picture cannot be used: {name} is not a picture")
@@ -161,26 +231,28 @@ def test_a_file_name_is_escaped_in_a_notice(answerer, address):
         ),
     ],
 )
-def test_a_bad_picture_is_a_sentence_in_the_page(client, answerer, tmp_path, content, sentence):
+def test_a_bad_picture_is_a_sentence_and_is_not_kept(client, answerer, tmp_path, content, sentence):
     path = tmp_path / "upload.png"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         Image.new("1", content).save(path)
-    messages, notice, _ = client.predict(handle_file(str(path)), "What?", api_name="/ask")
+    before = set(_stored())
+    messages, notice, *_ = client.predict([uploaded(path)], "What?", api_name="/ask")
     assert _sentence(notice).startswith(sentence)
     assert messages == []
-    messages, notice = client.predict(handle_file(str(path)), 0, api_name="/describe")
+    assert set(_stored()) <= before
+    _, notice, *_ = client.predict([uploaded(path)], api_name="/describe")
     assert _sentence(notice).startswith(sentence)
     assert answerer.asked == []
 
 
 def test_a_missing_picture_or_question_is_a_sentence_in_either_language(client, answerer, photo):
-    assert _sentence(client.predict(None, "What?", api_name="/ask")[1]) == ENGLISH.no_picture
-    assert _sentence(client.predict(photo, " \n", api_name="/ask")[1]) == ENGLISH.no_question
-    assert _sentence(client.predict(None, "What?", "zh", api_name="/ask")[1]) == CHINESE.no_picture
-    assert _sentence(client.predict(None, 0, "zh", api_name="/describe")[1]) == CHINESE.no_picture
-    long = _sentence(client.predict(photo, "x" * 4001, api_name="/ask")[1])
+    assert _sentence(client.predict([], "What?", api_name="/ask")[1]) == ENGLISH.no_picture
+    assert _sentence(client.predict([photo], " \n", api_name="/ask")[1]) == ENGLISH.no_question
+    assert _sentence(client.predict([], "What?", "zh", api_name="/ask")[1]) == CHINESE.no_picture
+    assert _sentence(client.predict([], language="zh", api_name="/describe")[1]) == CHINESE.no_picture
+    long = _sentence(client.predict([photo], "x" * 4001, api_name="/ask")[1])
     assert long == "The question has 4,001 characters, more than the 4,000 allowed. Shorten it."
     assert answerer.asked == []
 
@@ -195,25 +267,77 @@ def test_a_missing_picture_or_question_is_a_sentence_in_either_language(client, 
 )
 def test_what_the_model_cannot_do_is_a_sentence_and_the_demo_lives_on(client, answerer, photo, error, sentence):
     answerer.script = error
-    messages, notice, _ = client.predict(photo, "What?", api_name="/ask")
+    messages, notice, *_ = client.predict([photo], "What?", api_name="/ask")
     assert _sentence(notice) == sentence
     assert _texts(messages) == ["What?", "Well,"]
     answerer.script = None
-    assert _texts(client.predict(photo, "Again?", api_name="/ask")[0])[2:] == ["Again?", "On 40×30: Again?"]
+    assert _texts(client.predict([], "Again?", api_name="/ask")[0])[2:] == ["Again?", "On 40×30 after 1: Again?"]
 
 
-def test_many_people_at_once_do_not_mix_and_the_model_runs_once_at_a_time(answerer, address, tmp_path):
+def test_a_question_that_came_to_nothing_goes_back_into_the_box_with_its_pictures(client, answerer, photo, monkeypatch):
+    def refuse(*_):
+        raise ValueError("the prompt is 9,000 tokens long")
+
+    monkeypatch.setattr(answerer, "chat", refuse)
+    messages, notice, question, tray, *_ = client.predict([photo], "What?", api_name="/ask")
+    assert messages == []
+    assert "9,000 tokens" in _sentence(notice)
+    assert question == "What?"
+    assert len(tray) == 1
+    monkeypatch.undo()
+    assert _texts(client.predict([], "What?", api_name="/ask")[0]) == []  # the tray is the page's to send again
+
+
+def test_where_memory_does_not_suffice_the_last_question_is_asked_by_itself_and_shorter(client, answerer, photo):
+    client.predict([photo], "First?", api_name="/ask")
+    answerer.script = [MemoryError("20 GiB"), "small answer"]
+    messages, notice, *_ = client.predict([], "Second?", api_name="/ask")
+    assert _texts(messages)[2:] == ["Second?", "small answer"]
+    assert _sentence(notice) == ENGLISH.reduced.format(limit=128)
+    assert [decoding.max_new_tokens for decoding in answerer.decodings] == [512, 512, 128]
+    answerer.script = None
+    assert _texts(client.predict([], "Third?", api_name="/ask")[0])[-1] == "On 40×30 after 2: Third?"
+
+
+def test_boxes_of_an_answer_are_drawn_on_the_picture_and_not_read_out(client, answerer, photo):
+    answerer.script = "Here: <ref>the dog</ref><box>(100,100),(900,900)</box>."
+    messages, *_ = client.predict([photo], "Where is the dog?", api_name="/ask")
+    assert _texts(messages)[-1] == "Here: the dog."
+    asked, drawn = _pictures(messages)
+    with Image.open(asked) as before, Image.open(drawn) as after:
+        assert before.size == after.size == (40, 30)
+        assert before.convert("RGB").tobytes() != after.convert("RGB").tobytes()
+
+
+def test_what_the_model_sees_is_drawn_and_counted(client, answerer, photo):
+    shown, counts = client.predict([photo], api_name="/views")
+    assert shown.count("<figure>") == 1
+    assert "4 windows of 28×28 pixels; 5 views in all become 20 tokens" in counts
+    shown, counts = client.predict(api_name="/heat")
+    assert "<figure>" not in shown
+    assert ENGLISH.no_heat in html.unescape(counts)
+    client.predict([photo], "What?", api_name="/ask")
+    shown, counts = client.predict(api_name="/heat")
+    assert shown.count("<figure>") == 3
+    assert "25% of its attention" in shown
+    assert "a prompt of 17 tokens, an answer of 3, confidence 0.50" in counts
+    address = re.search(r'src="([^"]+)"', shown).group(1)
+    picture = httpx.get(f"{client.src}{address}")
+    assert Image.open(io.BytesIO(picture.content)).size == (40, 30)
+
+
+def test_many_people_at_once_do_not_mix(answerer, address, tmp_path):
     answerer.pause = 0.01
     conversations: dict[int, list[str]] = {}
 
     def person(number: int) -> None:
         client = Client(address, verbose=False)
-        own = handle_file(_picture(tmp_path / f"{number}.png", 10 + number, 20))
+        own = uploaded(_picture(tmp_path / f"{number}.png", 10 + number, 20))
         for turn in range(3):
-            messages, *_ = client.predict(own, f"question {turn} of {number}", api_name="/ask")
+            messages, *_ = client.predict([own] if turn == 0 else [], f"question {turn} of {number}", api_name="/ask")
         conversations[number] = _texts(messages)
 
-    people = [threading.Thread(target=person, args=(number,)) for number in range(4)]
+    people = [threading.Thread(target=person, args=(number,)) for number in range(6)]
     for thread in people:
         thread.start()
     for thread in people:
@@ -222,17 +346,31 @@ def test_many_people_at_once_do_not_mix_and_the_model_runs_once_at_a_time(answer
         number: [
             text
             for turn in range(3)
-            for text in (f"question {turn} of {number}", f"On {10 + number}×20: question {turn} of {number}")
+            for text in (
+                f"question {turn} of {number}",
+                f"On {10 + number}×20{f' after {turn}' if turn else ''}: question {turn} of {number}",
+            )
         ]
-        for number in range(4)
+        for number in range(6)
     }
-    assert answerer.most_running == 1
+
+
+def test_questions_of_several_people_are_answered_at_the_same_time(answerer, address):
+    answerer.held = threading.Event()
+    paths = httpx.post(
+        f"{address}gradio_api/upload", files=[("files", (f"{n}.png", _png() + bytes(n))) for n in range(3)]
+    ).json()
+    started = [_post_picture(address, path=path) for path in paths]
+    _wait_for(lambda: answerer.running == 3)
+    answerer.held.set()
+    assert all("event: complete" in _events(address, call) for call in started)
+    assert answerer.most_running == 3
 
 
 def test_an_asker_who_goes_away_stops_the_model(client, answerer, photo):
     answerer.pause = 0.05
     answerer.script = "word " * 600
-    job = client.submit(photo, "What?", api_name="/ask")
+    job = client.submit([photo], "What?", api_name="/ask")
     _wait_for(lambda: len(job.outputs()) > 2)
     job.cancel()
     # The answer would go on for half a minute; a step and gradio's own polling take less than a second.
@@ -240,26 +378,24 @@ def test_an_asker_who_goes_away_stops_the_model(client, answerer, photo):
     assert answerer.running == 0
 
 
-def _wait_for(happened, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
+def test_the_line_is_bounded():
+    from monkey.serving.demo.app import LONGEST_LINE
 
-
-def test_the_line_is_bounded(answerer, address):
-    from monkey.serving.demo_app import LONGEST_LINE
-
+    answerer = ScriptedAnswerer()
     answerer.held = threading.Event()
-    (path,) = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.png", _png())}).json()
-    first = _post_picture(address, path=path)
-    _wait_for(lambda: answerer.running == 1)
-    others = [_post_picture(address, path=path) for _ in range(LONGEST_LINE + 1)]
-    assert [answer.status_code for answer in others] == [200] * LONGEST_LINE + [503]
-    assert "full" in others[-1].text.lower()
-    answerer.held.set()
-    for started in (first, *others[:-1]):
-        assert "event: complete" in _events(address, started)
+    models = models_of(answerer)
+    with scripted_demo(models, answers_at_once=1) as app, models:
+        address = app.local_url
+        files = [("files", (f"{number}.png", _png() + bytes(number))) for number in range(LONGEST_LINE + 2)]
+        paths = httpx.post(f"{address}gradio_api/upload", files=files).json()
+        first = _post_picture(address, path=paths[0])
+        _wait_for(lambda: answerer.running == 1)
+        others = [_post_picture(address, path=path) for path in paths[1:]]
+        assert [answer.status_code for answer in others] == [200] * LONGEST_LINE + [503]
+        assert "full" in others[-1].text.lower()
+        answerer.held.set()
+        for started in (first, *others[:-1]):
+            assert "event: complete" in _events(address, started)
     assert len(answerer.asked) == 1 + LONGEST_LINE
     assert answerer.most_running == 1
 
@@ -272,6 +408,17 @@ def test_nobody_can_name_a_file_of_the_server_in_a_pictures_place(answerer, addr
     assert answerer.asked == []
 
 
+def test_nobody_can_ask_about_somebody_elses_kept_picture(client, answerer, address, photo):
+    client.predict([photo], "Mine?", api_name="/ask")
+    name = _pictures(client.predict(api_name="/retry")[0])[0].rsplit("/", 1)[-1]
+    asked = len(answerer.asked)
+    # Whoever does not know the token in its name cannot name it; a guess is no uploaded file.
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]) / "pictures"
+    assert (folder / name).exists()
+    assert "event: error" in _events(address, _post_picture(address, path=str(folder / f"0{name[1:]}x.png")))
+    assert len(answerer.asked) == asked
+
+
 @pytest.mark.parametrize("path", ["http://127.0.0.1:9/a.png", "https://example.com/a.png", " FILE:///etc/passwd"])
 def test_nobody_can_make_the_server_fetch_an_address(answerer, address, path):
     # The server reads a body by the first of two kinds; a form after JSON must not pass for an upload.
@@ -282,169 +429,84 @@ def test_nobody_can_make_the_server_fetch_an_address(answerer, address, path):
     assert answerer.asked == []
 
 
-def test_uploads_lie_in_a_private_folder_that_ends_with_the_demo(tmp_path, photo):
+def test_uploads_lie_in_a_private_folder_that_ends_with_the_demo(photo):
     before = os.environ.get("GRADIO_TEMP_DIR")
-    answerer = ScriptedAnswerer()
-    with running_demo(answerer, "127.0.0.1", free_port()) as app:
+    models = models_of(ScriptedAnswerer())
+    with scripted_demo(models) as app, models:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         assert folder.stat().st_mode & 0o077 == 0
-        Client(app.local_url, verbose=False).predict(photo, "What?", api_name="/ask")
-        assert [path.name for path in folder.rglob("*.png")] == ["photo.png"]
+        Client(app.local_url, verbose=False).predict([photo], "What?", api_name="/ask")
+        assert sorted(path.suffix for path in _stored()) == [".original", ".png"]
     assert not folder.exists()
     assert os.environ.get("GRADIO_TEMP_DIR") == before
 
 
 def test_what_is_over_a_limit_is_not_taken(answerer, address):
-    folder = Path(os.environ["GRADIO_TEMP_DIR"])
-    stored = len(list(folder.rglob("*")))
-    large = httpx.post(f"{address}gradio_api/upload", files={"files": ("large.png", b"x" * (answerer.max_bytes + 1))})
+    stored = len(_stored())
+    large = httpx.post(f"{address}gradio_api/upload", files={"files": ("large.png", b"x" * (LIMITS.max_bytes + 1))})
     assert large.status_code == 413
-    assert len(list(folder.rglob("*"))) == stored
+    assert len(_stored()) == stored
     # Nor is a body that only names pictures ever held in memory beyond its own limit.
     assert _post_picture(address, path="x" * MAX_BODY_BYTES).status_code == 413
 
 
-def test_both_languages_say_everything_with_the_same_blanks():
-    def blanks(text: str) -> set[str]:
-        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
-
-    for field in fields(Wording):
-        english, chinese = getattr(ENGLISH, field.name), getattr(CHINESE, field.name)
-        assert english
-        assert chinese
-        assert blanks(english) == blanks(chinese), field.name
-
-
-def test_the_page_opens_in_the_browsers_language():
-    assert preferred_language("zh-CN,zh;q=0.9,en;q=0.8") == "zh"
-    assert preferred_language("de,zh;q=0.5") == "en"
-    assert preferred_language(None) == "en"
-    assert wording_of("zh") is CHINESE
-    assert wording_of(["zh"]) is ENGLISH
-
-
-def test_the_flags_have_the_published_names_and_stay_on_this_machine_unless_told():
-    flags = vars(demo.parse_flags([]))
-    assert flags == {
-        "cpu_only": False, "server_name": "127.0.0.1", "server_port": 8000, "share": False, "inbrowser": False
-    }  # fmt: skip
-    words = ["-c", "there", "--cpu-only", "--server-name", "0.0.0.0", "--server-port", "7", "--share", "--inbrowser"]
-    assert vars(demo.parse_flags(words)) == {
-        "checkpoint_path": "there", "cpu_only": True, "server_name": "0.0.0.0", "server_port": 7, "share": True,
-        "inbrowser": True,
-    }  # fmt: skip
+def test_two_models_answer_side_by_side_each_with_its_own_conversation(photo):
+    first, second = ScriptedAnswerer("A"), ScriptedAnswerer("B", grid=(1, 2))
+    first.script, second.script = ["left", "left again"], ["right", "right again"]
+    models = models_of(first, second)
+    with scripted_demo(models) as app, models:
+        client = Client(app.local_url, verbose=False)
+        left, right, *_ = client.predict([photo], "What?", api_name="/ask")
+        assert (_texts(left), _texts(right)) == (["What?", "left"], ["What?", "right"])
+        left, right, *_ = client.predict([], "More?", api_name="/ask")
+        assert (_texts(left)[-1], _texts(right)[-1]) == ("left again", "right again")
+        shown, counts = client.predict(api_name="/views")
+        assert shown.count("<figure>") == 2
+        assert "4 windows" in counts
+        assert "2 windows" in counts
+        first.script, second.script = "left still", [ValueError("too long for B"), "never"]
+        left, right, notice, *_ = client.predict([], "Last?", api_name="/ask")
+        assert _texts(left)[-1] == "left still"
+        assert _sentence(notice) == "B: The model cannot take this: too long for B."
 
 
-def test_launch_is_told_what_the_flags_say(monkeypatch):
-    from gradio import Blocks
-
-    told = {}
-    monkeypatch.setattr(Blocks, "launch", lambda self, **settings: told.update(settings))
-    port = free_port()
-    with running_demo(ScriptedAnswerer(), "localhost", port, share=True, inbrowser=True):
-        pass
-    assert (told["server_name"], told["server_port"]) == ("localhost", port)
-    assert (told["share"], told["inbrowser"], told["quiet"]) == (True, True, True)
-    with running_demo(ScriptedAnswerer(), "127.0.0.1", port):
-        pass
-    assert (told["share"], told["inbrowser"]) == (False, False)
-
-
-def _mistake(capsys, *words: str) -> str:
-    """The one sentence with which the program refuses."""
-    assert demo.main(list(words)) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    return message
+def test_a_question_waits_for_a_model_that_is_being_opened(photo):
+    opened = threading.Event()
+    models = models_of(ScriptedAnswerer("slow"), opened=opened)
+    with scripted_demo(models) as app, models:
+        client = Client(app.local_url, verbose=False)
+        shown, counts = client.predict([photo], api_name="/views")
+        assert shown == ""
+        assert "Opening slow (model 1 of 1): 0% of its weights" in counts
+        job = client.submit([photo], "What?", api_name="/ask")
+        _wait_for(lambda: any("Opening slow" in str(output[1]) for output in job.outputs()))
+        opened.set()
+        messages, notice, *_ = job.result(30)
+        assert _texts(messages)[-1] == "On 40×30: What?"
+        assert _sentence(notice) == ""
 
 
-def test_a_checkpoint_that_is_not_there_is_one_sentence(capsys, tmp_path, monkeypatch):
-    port = ("--server-port", str(free_port()))
-    assert "no such checkpoint folder" in _mistake(capsys, "-c", str(tmp_path / "nothing"), *port)
-    assert "qwen.tiktoken" in _mistake(capsys, "-c", str(tmp_path), *port)
-    monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", ("models/none",))
-    assert "run `bash scripts/quickstart.sh`" in _mistake(capsys, *port)
+def test_a_model_that_cannot_be_opened_is_a_sentence(photo):
+    def fail():
+        raise ValueError("its weights are cut off")
+
+    from monkey.serving.demo.opening import Choice, Models
+
+    models = Models([Choice("broken", LIMITS, fail)])
+    with scripted_demo(models) as app, models:
+        client = Client(app.local_url, verbose=False)
+        messages, notice, question, *_ = client.predict([photo], "What?", api_name="/ask")
+        assert _sentence(notice) == "The model could not be opened: its weights are cut off."
+        assert messages == []
+        assert question == "What?"
 
 
-def test_a_taken_port_is_one_sentence_before_the_model_is_opened(capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        message = _mistake(capsys, "-c", "no/model", "--server-port", str(port))
-    sentence = f"the demo cannot listen on port {port} of 127.0.0.1: it is taken; give another with --server-port"
-    assert message == f"error: {sentence}\n"
-
-
-def test_an_address_of_another_machine_is_one_sentence():
-    with pytest.raises(ValueError, match="this machine has no such address"):
-        check_address("192.0.2.1", free_port())
-
-
-@pytest.mark.parametrize("words", [("--server-port", port) for port in ("0", "65536", "http", "-1")] + [("--nope",)])
-def test_a_flag_that_is_none_is_one_sentence(words, capsys):
-    with pytest.raises(SystemExit) as exit:
-        demo.main(list(words))
-    assert exit.value.code == 2
-    assert re.fullmatch(f"error: .*{words[0]}.*\n", capsys.readouterr().err)
-
-
-def test_without_gradio_the_program_says_how_to_get_it(capsys, monkeypatch):
-    monkeypatch.setattr(demo_server.importlib.util, "find_spec", lambda name: None)
-    message = _mistake(capsys, "-c", "no/model", "--server-port", str(free_port()))
-    assert "the demo needs gradio" in message
-
-
-AUDITED = """
-import json, sys
-sys.path.insert(0, {project!r})
-contacted = set()
-def watch(event, arguments):
-    if event == "socket.getaddrinfo":
-        contacted.add(str(arguments[0]))
-    elif event == "socket.connect" and isinstance(arguments[1], tuple):
-        contacted.add(str(arguments[1][0]))
-sys.addaudithook(watch)
-import monkey.serving.session
-assert "gradio" not in sys.modules, "a session alone needs no gradio"
-import demo
-status = demo.main(sys.argv[1:])
-print(json.dumps(sorted(contacted)), flush=True)
-sys.exit(status)
-"""
-
-
-@pytest.mark.slow
-def test_the_program_opens_a_model_contacts_nobody_and_ends_without_a_trace(tmp_path, photo):
-    checkpoint, temporary = tmp_path / "tiny", tmp_path / "temporary"
-    temporary.mkdir()
-    random_model(small_config()).save_pretrained(checkpoint)
-    small_processor().save_pretrained(checkpoint)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_HUB", "GRADIO"))}
-    environment.update(HF_HUB_OFFLINE="1", TMPDIR=str(temporary), OMP_NUM_THREADS="1")
-    port = free_port()
-    words = ["-c", str(checkpoint), "--cpu-only", "--server-port", str(port)]
-    program = subprocess.Popen(
-        [sys.executable, "-c", AUDITED.format(project=str(PROJECT)), *words],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
-    try:
-        lines = [program.stdout.readline() for _ in range(2)]
-        assert lines[0] == f"opening {checkpoint} on the CPU, as --cpu-only says\n"
-        assert lines[1] == f"the demo is at http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
-        client = Client(f"http://127.0.0.1:{port}/", verbose=False)
-        messages, *_ = client.predict(photo, "What is <img>/etc/passwd</img>?", api_name="/ask")
-        asked, answer = _texts(messages)
-        assert asked == "What is <img>/etc/passwd</img>?"
-        assert answer
-        program.send_signal(signal.SIGTERM)
-        rest = program.stdout.read().splitlines()
-    finally:
-        program.kill()
-        program.wait(30)
-    assert program.returncode == 0
-    assert rest[0] == "the demo has ended"
-    assert set(json.loads(rest[1])) <= {"127.0.0.1", "localhost", "None"}
-    assert list(temporary.iterdir()) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png", "temporary", "tiny"]
+def test_only_those_with_a_password_come_in(photo):
+    models = models_of(ScriptedAnswerer())
+    with scripted_demo(models, people=[("ada", "secret")]) as app, models:
+        with pytest.raises(Exception, match=r"(?i)auth|credentials|401|login"):
+            Client(app.local_url, verbose=False)
+        assert httpx.post(f"{app.local_url}gradio_api/upload", files={"files": ("a.png", _png())}).status_code == 401
+        client = Client(app.local_url, verbose=False, auth=("ada", "secret"))
+        messages, *_ = client.predict([photo], "What?", api_name="/ask")
+        assert _texts(messages)[-1] == "On 40×30: What?"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,18 +18,21 @@ pytest.importorskip("playwright", reason="driving a browser needs playwright: pi
 
 from playwright.sync_api import sync_playwright
 
-from monkey.serving.demo_server import running_demo
-from monkey.serving.wording import CHINESE, ENGLISH
-from tests.scripted_demo import ScriptedAnswerer, free_port
+from monkey.serving.demo.chinese import CHINESE
+from monkey.serving.demo.english import ENGLISH
+from tests.scripted_demo import ScriptedAnswerer, models_of, scripted_demo
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 )  # fmt: skip
-"""So that Chromium itself calls nobody, and runs for root."""
+"""So that Chromium itself calls nobody, runs for root, and has a camera that shows a test picture."""
 
 HOSTILE = "<script>window.harmed = 1</script> <img src=x onerror='window.harmed = 1'> <b>b</b> **b** $$x$$ &amp; AT&T"
+
+PHOTO = "On 400×300"
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,7 +57,8 @@ def answerer() -> ScriptedAnswerer:
 
 @pytest.fixture
 def address(answerer) -> str:
-    with running_demo(answerer, "127.0.0.1", free_port()) as app:
+    models = models_of(answerer)
+    with scripted_demo(models) as app, models:
         yield app.local_url
 
 
@@ -62,7 +71,7 @@ def photo(tmp_path) -> Path:
 
 def _opened(browser, address: str, outside: list[str], **context):
     """The page, ready; requests to anywhere else are put into `outside`."""
-    page = browser.new_context(**context).new_page()
+    page = browser.new_context(**{"locale": "en-US", **context}).new_page()
 
     def note(request) -> None:
         if not request.url.startswith((address, "data:", "blob:")):
@@ -71,12 +80,20 @@ def _opened(browser, address: str, outside: list[str], **context):
     page.on("request", note)
     page.goto(address)
     page.wait_for_selector("#ask")
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(20_000)
     return page
 
 
 def _upload(page, path: Path) -> None:
-    page.set_input_files("#picture input[type=file]", str(path))
+    """Through the drop zone; it is there again, and the picture in the tray, when this returns."""
+    count = page.locator("#tray img").count()
+    page.set_input_files("#intake input[type=file]", str(path))
+    page.locator("#tray img").nth(count).wait_for()
+
+
+def _ask(page, question: str) -> None:
+    page.fill("#question textarea", question)
+    page.press("#question textarea", "Enter")
 
 
 def _wait_for_text(page, selector: str, text: str) -> None:
@@ -87,116 +104,262 @@ def _wait_for_text(page, selector: str, text: str) -> None:
     )
 
 
-def test_a_person_uploads_asks_reads_describes_stops_and_clears(browser, answerer, address, photo, tmp_path):
+def test_a_person_uploads_asks_follows_up_describes_stops_and_clears(browser, answerer, address, photo, tmp_path):
     outside: list[str] = []
-    page = _opened(browser, address, outside, viewport={"width": 1280, "height": 900}, locale="en-US")
+    page = _opened(browser, address, outside, viewport={"width": 1280, "height": 900})
 
-    def look(name: str) -> None:
-        page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
-
-    page.click("#ask")
-    _wait_for_text(page, "#notice", ENGLISH.no_picture)
-    bad = tmp_path / "bad.png"
-    bad.write_text("hello")
-    _upload(page, bad)
-    _wait_for_text(page, "#notice", "bad.png is not a picture")
-    assert page.locator("#picture img").count() == 0
-    look("bad")
-
-    _upload(page, photo)
-    page.wait_for_selector("#picture img")
-    page.wait_for_selector("#notice", state="hidden")
     page.click("#ask")
     _wait_for_text(page, "#notice", ENGLISH.no_question)
+    _ask(page, "What?")
+    _wait_for_text(page, "#notice", ENGLISH.no_picture)
+    for name, content, sentence in (
+        ("bad.png", b"hello", "bad.png is not a picture"),
+        ("paper.png", b"%PDF-1.7", "paper.png is a PDF; render its pages to PNG first"),
+    ):
+        bad = tmp_path / name
+        bad.write_bytes(content)
+        page.set_input_files("#intake input[type=file]", str(bad))
+        _wait_for_text(page, "#notice", sentence)
+    assert page.locator("#tray img").count() == 0
+
+    _upload(page, photo)
+    page.wait_for_selector("#notice", state="hidden")
+    page.wait_for_selector("#inside img")
+    assert "4 windows of 28×28 pixels" in page.inner_text("#counts")
 
     answerer.pause = 0.1
-    page.fill("#question textarea", f"First line: {HOSTILE}")
-    page.press("#question textarea", "Enter")
-    _wait_for_text(page, "#conversation", "On 400×300: First")
-    look("streaming")
-    assert f"On 400×300: First line: {HOSTILE}" not in page.inner_text("#conversation")
-    _wait_for_text(page, "#conversation", f"On 400×300: First line: {HOSTILE}")
-    assert page.locator("#conversation").inner_text().count(HOSTILE) == 2
+    _ask(page, f"First line: {HOSTILE}")
+    _wait_for_text(page, "#chat-0", f"{PHOTO}: First")
+    assert f"{PHOTO}: First line: {HOSTILE}" not in page.inner_text("#chat-0")
+    _wait_for_text(page, "#chat-0", f"{PHOTO}: First line: {HOSTILE}")
+    assert page.locator("#chat-0").inner_text().count(HOSTILE) == 2
     assert page.evaluate("window.harmed") is None
-    assert page.locator("#conversation .md").locator("b, img, script, strong").count() == 0
+    assert page.locator("#chat-0 .md").locator("b, img, script, strong").count() == 0
     assert page.input_value("#question textarea") == ""
-    look("answered")
+    assert page.locator("#tray img").count() == 0
+    assert page.locator("#chat-0 img").count() == 1
 
     answerer.script = "word " * 300
     page.click("#describe")
-    _wait_for_text(page, "#conversation", "word word word")
+    _wait_for_text(page, "#chat-0", "word word word")
     page.click("#stop")
-    _wait_for_text(page, "#conversation", ENGLISH.stopped)
+    _wait_for_text(page, "#chat-0", ENGLISH.stopped)
     assert answerer.cut_short.wait(10)
-    look("stopped")
 
     answerer.script = None
-    page.fill("#question textarea", "And now?")
-    page.click("#ask")
-    _wait_for_text(page, "#conversation", "On 400×300: And now?")
-    assert "First line" in page.inner_text("#conversation")
+    _ask(page, "And now?")
+    _wait_for_text(page, "#chat-0", f"{PHOTO} after 2: And now?")
+    assert "First line" in page.inner_text("#chat-0")
 
     page.click("#clear")
-    _wait_for_text(page, "#conversation", ENGLISH.conversation_hint)
-    assert page.locator("#picture img").count() == 0
-    look("cleared")
+    _wait_for_text(page, "#chat-0", ENGLISH.conversation_hint)
+    assert page.locator("#chat-0 img").count() == 0
+    assert page.locator("#inside img").count() == 0
+    _ask(page, "Still there?")
+    _wait_for_text(page, "#notice", ENGLISH.no_picture)
     assert outside == []
 
 
-def test_the_page_fits_a_phone_and_speaks_the_browsers_language(browser, answerer, address, photo, tmp_path):
-    outside: list[str] = []
-    page = _opened(browser, address, outside, viewport={"width": 390, "height": 844}, locale="zh-CN")
-    _wait_for_text(page, "#ask", CHINESE.ask)
+def test_a_person_retries_and_edits_the_last_question(browser, answerer, address, photo):
+    answerer.script = ["first try", "second try", "third try"]
+    page = _opened(browser, address, [])
+    page.click("#retry")
+    _wait_for_text(page, "#notice", ENGLISH.nothing_to_repeat)
     _upload(page, photo)
-    page.wait_for_selector("#picture img")
-    page.fill("#question textarea", "价格是多少？" + "长" * 60)
-    page.click("#ask")
-    _wait_for_text(page, "#conversation", "On 400×300: 价格是多少？")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.screenshot(path=tmp_path / "phone.png", full_page=True)
-    page.click("#language label:has-text('English')")
-    _wait_for_text(page, "#ask", ENGLISH.ask)
-    _wait_for_text(page, "#terms", "for research only")
-    assert "价格是多少" in page.inner_text("#conversation")
-    assert outside == []
+    _ask(page, "Waht?")
+    _wait_for_text(page, "#chat-0", "first try")
+    page.click("#retry")
+    _wait_for_text(page, "#chat-0", "second try")
+    assert "first try" not in page.inner_text("#chat-0")
+    page.click("#edit")
+    _wait_for_text(page, "#chat-0", ENGLISH.conversation_hint)
+    assert page.input_value("#question textarea") == "Waht?"
+    page.wait_for_selector("#tray img")
+    _ask(page, "What?")
+    _wait_for_text(page, "#chat-0", "third try")
+    assert "Waht?" not in page.inner_text("#chat-0")
+    assert answerer.asked == ["Waht?", "Waht?", "What?"]
 
 
-def test_a_new_picture_begins_a_new_conversation(browser, answerer, address, photo, tmp_path):
-    page = _opened(browser, address, [], locale="en-US")
+def test_several_pictures_are_collected_and_removed_before_they_are_sent(browser, answerer, address, photo, tmp_path):
+    page = _opened(browser, address, [])
     _upload(page, photo)
-    page.wait_for_selector("#picture img")
-    page.fill("#question textarea", "What?")
-    page.click("#ask")
-    _wait_for_text(page, "#conversation", "On 400×300: What?")
     other = tmp_path / "other.png"
     Image.new("RGB", (20, 10), "red").save(other)
     _upload(page, other)
-    _wait_for_text(page, "#conversation", ENGLISH.conversation_hint)
-    page.fill("#question textarea", "And this?")
-    page.click("#ask")
-    _wait_for_text(page, "#conversation", "On 20×10: And this?")
-    assert "400×300" not in page.inner_text("#conversation")
-
-    page.click("#conversation button[aria-label='Clear']")
-    page.fill("#question textarea", "Forgotten?")
-    page.click("#ask")
-    _wait_for_text(page, "#conversation", "On 20×10: Forgotten?")
-    assert "And this?" not in page.inner_text("#conversation")
-    page.click("#picture button[aria-label='Remove Image']")
-    _wait_for_text(page, "#conversation", ENGLISH.conversation_hint)
-    page.click("#ask")
-    _wait_for_text(page, "#notice", ENGLISH.no_picture)
+    third = tmp_path / "third.png"
+    Image.new("RGB", (7, 7), "blue").save(third)
+    page.set_input_files("#tray input[type=file]", str(third))
+    page.locator("#tray img").nth(2).wait_for()
+    page.locator("#tray .delete-button").nth(1).click(force=True)
+    page.wait_for_function("document.querySelectorAll('#tray img').length === 2")
+    _ask(page, "Which?")
+    _wait_for_text(page, "#chat-0", "On 400×300 and 7×7: Which?")
 
 
-def test_closing_the_page_stops_the_model(browser, answerer, address, photo):
+def test_an_example_brings_its_question(browser, answerer, address):
+    page = _opened(browser, address, [])
+    page.locator("#examples button.thumbnail-item").nth(2).click()
+    page.wait_for_selector("#tray img")
+    assert page.input_value("#question textarea") == "What number is on the sign?"
+    page.click("#ask")
+    _wait_for_text(page, "#chat-0", "On 224×224: What number is on the sign?")
+
+
+def test_the_camera_takes_a_picture(browser, answerer, address):
+    page = _opened(browser, address, [], permissions=["camera"])
+    page.click("#intake [aria-label='Capture from camera'], #intake button[aria-label*='ebcam']")
+    page.locator("#intake button:has-text('Click to Access Webcam'), #intake [aria-label*='grant']").first.click()
+    page.wait_for_function("document.querySelector('#intake video')?.videoWidth > 0")
+    page.locator("#intake button[aria-label*='capture']").first.click()
+    page.wait_for_selector("#tray img")
+    _ask(page, "What?")
+    _wait_for_text(page, "#chat-0", ": What?")
+
+
+def test_a_picture_is_pasted(browser, answerer, address, photo):
+    page = _opened(browser, address, [], permissions=["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async (base64) => {
+            const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+            const item = new ClipboardItem({"image/png": new Blob([bytes], {type: "image/png"})});
+            await navigator.clipboard.write([item]);
+        }""",
+        base64.b64encode(photo.read_bytes()).decode(),
+    )
+    page.click("#intake button[aria-label='Paste from clipboard'], #intake button[aria-label*='lipboard']")
+    page.wait_for_selector("#tray img")
+    _ask(page, "What?")
+    _wait_for_text(page, "#chat-0", f"{PHOTO}: What?")
+
+
+def test_the_conversation_can_be_copied_and_downloaded(browser, answerer, address, photo):
+    page = _opened(browser, address, [], permissions=["clipboard-read", "clipboard-write"])
+    _upload(page, photo)
+    _ask(page, "What?")
+    _wait_for_text(page, "#chat-0", f"{PHOTO}: What?")
+    page.click("#copy")
+    _wait_for_text(page, "#notice", ENGLISH.copied)
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert "> What?" in copied
+    with page.expect_download() as download:
+        page.click("#download-markdown")
+    assert download.value.suggested_filename == "conversation.md"
+    assert Path(download.value.path()).read_text(encoding="utf-8").splitlines() == copied.splitlines()
+    with page.expect_download() as download:
+        page.click("#download-json")
+    assert download.value.suggested_filename == "conversation.json"
+    content = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert content["exchanges"][0]["answers"][0]["text"] == f"{PHOTO}: What?"
+    assert content["models"][0]["grid"] == [2, 2]
+
+
+def test_the_prompt_of_a_description_is_chosen_and_edited_and_settings_are_heard(browser, answerer, address, photo):
+    page = _opened(browser, address, [])
+    _upload(page, photo)
+    page.click("#prompts button >> nth=0")
+    page.click("#prompt-choice input")
+    page.locator("#prompt-choice [role=option], ul[role=listbox] li").nth(2).click()
+    page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('Explain the visual')")
+    page.fill("#prompt textarea", "Explain the picture.")
+    page.click("#settings button >> nth=0")
+    page.fill("#descriptions-longest input[type=number]", "33")
+    page.fill("#seed input", "")
+    page.press("#seed input", "Tab")
+    page.click("#describe")
+    _wait_for_text(page, "#chat-0", f"{PHOTO}: Explain the picture.")
+    decoding = answerer.decodings[-1]
+    assert (decoding.max_new_tokens, decoding.seed, decoding.temperature) == (33, None, 0.7)
+
+
+def test_boxes_and_attention_are_drawn(browser, answerer, address, photo):
+    answerer.script = "<ref>A dog</ref><box>(100,100),(600,900)</box> sleeps."
+    page = _opened(browser, address, [])
+    _upload(page, photo)
+    _ask(page, "Where?")
+    _wait_for_text(page, "#chat-0", "A dog sleeps.")
+    page.wait_for_function("document.querySelectorAll('#chat-0 img').length === 2")
+    page.click("#show-heat")
+    page.wait_for_function("document.querySelectorAll('#inside img').length === 3")
+    page.wait_for_function("[...document.querySelectorAll('#inside img')].every((image) => image.naturalWidth > 0)")
+    _wait_for_text(page, "#counts", "confidence 0.50")
+    assert "25% of its attention" in page.inner_text("#inside")
+
+
+def test_the_page_fits_a_phone_and_speaks_the_browsers_language(browser, answerer, address, photo):
+    outside: list[str] = []
+    page = _opened(browser, address, outside, viewport={"width": 390, "height": 844}, locale="zh-CN", has_touch=True)
+    _wait_for_text(page, "#ask", CHINESE.ask)
+    _upload(page, photo)
+    page.fill("#question textarea", "价格是多少？" + "长" * 60)
+    page.tap("#ask")
+    _wait_for_text(page, "#chat-0", f"{PHOTO}: 价格是多少？")
+    page.tap("#show-heat")
+    page.wait_for_function("document.querySelectorAll('#inside img').length === 3")
+    page.tap("#settings button >> nth=0")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.click("#language label:has-text('English')")
+    _wait_for_text(page, "#ask", ENGLISH.ask)
+    _wait_for_text(page, "#terms", "for research only")
+    assert "价格是多少" in page.inner_text("#chat-0")
+    assert outside == []
+
+
+def test_two_models_stand_side_by_side(browser, photo):
+    first, second = ScriptedAnswerer("A"), ScriptedAnswerer("B", grid=(2, 3))
+    first.script, second.script = "It says STOP.", "It says GO."
+    models = models_of(first, second)
+    with scripted_demo(models) as app, models:
+        page = _opened(browser, app.local_url, [], viewport={"width": 1280, "height": 900})
+        _upload(page, photo)
+        _ask(page, "What does it say?")
+        _wait_for_text(page, "#chat-0", "It says STOP.")
+        _wait_for_text(page, "#chat-1", "It says GO.")
+        left, right = page.locator("#chat-0").bounding_box(), page.locator("#chat-1").bounding_box()
+        assert left["x"] + left["width"] <= right["x"]
+        assert abs(left["y"] - right["y"]) < 2
+
+
+def test_the_page_is_there_before_the_model_and_says_how_far_it_is(browser, answerer, photo):
+    opened = threading.Event()
+    models = models_of(answerer, opened=opened)
+    with scripted_demo(models) as app, models:
+        page = _opened(browser, app.local_url, [])
+        _wait_for_text(page, "#model", "0% of its weights are read")
+        _upload(page, photo)
+        _ask(page, "Early?")
+        _wait_for_text(page, "#notice", "Questions wait for it")
+        opened.set()
+        _wait_for_text(page, "#chat-0", f"{PHOTO}: Early?")
+        _wait_for_text(page, "#model", "reads 56×56 pixels in 2×2 windows as 20 tokens")
+        page.wait_for_selector("#notice", state="hidden")
+
+
+def test_closing_the_page_stops_the_model_and_deletes_the_pictures(browser, answerer, address, photo):
     answerer.pause = 0.05
     answerer.script = "word " * 1200
-    page = _opened(browser, address, [], locale="en-US")
+    page = _opened(browser, address, [])
     _upload(page, photo)
-    page.wait_for_selector("#picture img")
-    page.fill("#question textarea", "What?")
-    page.click("#ask")
-    _wait_for_text(page, "#conversation", "word word word")
+    _ask(page, "What?")
+    _wait_for_text(page, "#chat-0", "word word word")
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert list(folder.rglob("*.original"))
     page.close()
     # The answer would go on for a minute.
     assert answerer.cut_short.wait(20)
+    deadline = time.monotonic() + 20
+    while any(path.is_file() for path in folder.rglob("*")):
+        assert time.monotonic() < deadline, "the pictures are still there"
+        time.sleep(0.05)
+
+
+def test_clearing_deletes_the_pictures(browser, answerer, address, photo):
+    page = _opened(browser, address, [])
+    _upload(page, photo)
+    _ask(page, "What?")
+    _wait_for_text(page, "#chat-0", f"{PHOTO}: What?")
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert list(folder.rglob("*.original"))
+    page.click("#clear")
+    _wait_for_text(page, "#chat-0", ENGLISH.conversation_hint)
+    assert not any(path.is_file() for path in folder.rglob("*"))

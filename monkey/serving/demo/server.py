@@ -9,16 +9,22 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monkey.serving.uploads import UploadsOnly
+from monkey.serving.demo.access import Pair
+from monkey.serving.demo.examples import examples
+from monkey.serving.demo.opening import Models
+from monkey.serving.demo.pictures import PictureStore, Sweeper
+from monkey.serving.demo.uploads import UploadsOnly
 
 if TYPE_CHECKING:
     import gradio
 
-    from monkey.serving.session import Answerer
+SHOW_ERROR_SECONDS = 2.5
+"""Pages that are open ask every second how far the model is."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
@@ -54,9 +60,21 @@ def require_gradio() -> None:
 
 @contextmanager
 def running_demo(
-    answerer: Answerer, server_name: str, server_port: int, *, share: bool = False, inbrowser: bool = False
+    models: Models,
+    server_name: str,
+    server_port: int,
+    *,
+    share: bool = False,
+    inbrowser: bool = False,
+    people: Sequence[Pair] = (),
+    answers_at_once: int = 8,
 ) -> Iterator[gradio.Blocks]:
     """The demo, running in threads of its own inside the block; its uploads are gone after it.
+
+    Args:
+        models: what answers; may still be on its way.
+        people: names and passwords of those who may come in; empty for everybody.
+        answers_at_once: questions that are answered at the same time.
 
     Raises:
         ValueError: nothing can listen at that address.
@@ -71,9 +89,11 @@ def running_demo(
         import gradio
         from starlette.middleware import Middleware
 
-        from monkey.serving.demo_app import CSS, FONTS, build_app
+        from monkey.serving.demo.app import build_app
+        from monkey.serving.demo.style import CSS, FONTS
 
-        app = build_app(answerer)
+        store = PictureStore(Path(folder))
+        app = build_app(models, store, examples(), answers_at_once)
         try:
             _launch(
                 app,
@@ -81,7 +101,8 @@ def running_demo(
                 server_port=server_port,
                 share=share,
                 inbrowser=inbrowser,
-                max_file_size=answerer.max_bytes,
+                auth=list(people) or None,
+                max_file_size=models.max_bytes,
                 theme=gradio.themes.Soft(
                     primary_hue="indigo", font=list(FONTS), font_mono=["ui-monospace", "monospace"]
                 ),
@@ -95,7 +116,8 @@ def running_demo(
                 num_workers=0,
                 app_kwargs={"middleware": [Middleware(UploadsOnly)], "docs_url": None, "redoc_url": None},
             )
-            yield app
+            with Sweeper(store):
+                yield app
         finally:
             app.close(verbose=False)
 
@@ -108,23 +130,49 @@ def _launch(app: gradio.Blocks, server_name: str, server_port: int, **settings: 
 
 
 def serve(
-    answerer: Answerer, server_name: str, server_port: int, *, share: bool = False, inbrowser: bool = False
+    models: Models,
+    server_name: str,
+    server_port: int,
+    *,
+    share: bool = False,
+    inbrowser: bool = False,
+    people: Sequence[Pair] = (),
+    answers_at_once: int = 8,
 ) -> None:
-    """Run the demo until Ctrl-C or a termination signal."""
+    """Open the models and run the demo until Ctrl-C or a termination signal.
+
+    Raises:
+        Exception: what opening the models raised, after open pages had the time to show it.
+    """
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    settings = {"share": share, "inbrowser": inbrowser, "people": people, "answers_at_once": answers_at_once}
     try:
-        with running_demo(answerer, server_name, server_port, share=share, inbrowser=inbrowser) as app:
-            print(f"the demo is at {app.local_url} (Ctrl-C ends it)", flush=True)
-            if server_name not in LOOPBACK:
-                print("it can be reached from other machines; --server-name 127.0.0.1 keeps it to this one", flush=True)
-            if share and not app.share_url:
-                print("no public link could be made; the demo runs without one", flush=True)
+        with running_demo(models, server_name, server_port, **settings) as app, models:
+            _announce(app, models, server_name, share, people)
+            is_open = False
             while not stopped.wait(0.5):  # waiting without a limit would not hear Ctrl-C on Windows
-                pass
+                if models.error is not None:
+                    stopped.wait(SHOW_ERROR_SECONDS)
+                    raise models.error
+                if models.is_open and not is_open:
+                    is_open = True
+                    print("the model is open", flush=True)
     except KeyboardInterrupt:
         pass
     print("the demo has ended", flush=True)
+
+
+def _announce(app: gradio.Blocks, models: Models, server_name: str, share: bool, people: Sequence[Pair]) -> None:
+    print(f"the demo is at {app.local_url} (Ctrl-C ends it); opening {' and '.join(models.names)}", flush=True)
+    if server_name not in LOOPBACK:
+        print("it can be reached from other machines; --server-name 127.0.0.1 keeps it to this one", flush=True)
+    if share and app.share_url:
+        print(f"it can be reached from everywhere, through gradio's servers, at {app.share_url}", flush=True)
+    elif share:
+        print("no public link could be made; the demo runs without one", flush=True)
+    if not people and (share or server_name not in LOOPBACK):
+        print("everybody who reaches it may come in; --auth-file asks for names and passwords", flush=True)
 
 
 def _host(server_name: str) -> str:

@@ -1,13 +1,10 @@
-"""Pictures that people upload: how long they are kept, and that nothing else can be named in their place."""
+"""Nothing but an uploaded file can be named in a picture's place."""
 
 from __future__ import annotations
 
 import json
 import re
 from typing import Any
-
-CHECK_EVERY_SECONDS, KEEP_SECONDS = 60, 3600
-"""How often old uploads are looked for, and how old they get."""
 
 MAX_BODY_BYTES = 1 << 20
 """Longest body of a request that brings no files: a question has a few thousand characters."""
