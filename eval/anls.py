@@ -114,7 +114,7 @@ def _simplified(text: str) -> str:
         from zhconv import convert
     except ImportError as error:
         raise ValueError(
-            f"anls_simplified needs the package zhconv for {text!r}: pip install zhconv, or take the metric anls"
+            f"anls_simplified needs the package zhconv for {text!r}: pip install '.[metrics]', or take the metric anls"
         ) from error
     return convert(text, "zh-hans")
 
