@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,28 @@ class TestOneQuestion:
         two = ["--image", pictures[0], "--image", pictures[1]]
         assert run(checkpoint, *two, "--max-new-tokens", 8, "--stream") == 0
         assert capsys.readouterr().out == expected(checkpoint, pictures[:2], "Which is older?") + "\n"
+
+    def test_a_stream_is_shown_while_it_is_written(self, checkpoint, pictures, monkeypatch):
+        shown = threading.Event()
+        choose = Engine._choose
+
+        class Watched(io.StringIO):
+            def write(self, text: str) -> int:
+                if text.strip():
+                    shown.set()
+                return super().write(text)
+
+        def held(self, last, rows):
+            # Two letters are certain after three tokens at the latest; without them on the screen there is no fourth.
+            assert rows[0].delivery.new_tokens < 3 or shown.wait(60)
+            tokens, log_probabilities = choose(self, last, rows)
+            return [65 + rows[0].delivery.new_tokens] * len(tokens), log_probabilities
+
+        monkeypatch.setattr(Engine, "_choose", held)
+        monkeypatch.setattr(sys, "stdout", Watched())
+        assert run(checkpoint, "--image", pictures[0], "--max-new-tokens", 6, "--stream", "What?") == 0
+        tokenizer = small_processor().tokenizer
+        assert sys.stdout.getvalue().strip() == tokenizer.decode([65, 66, 67, 68, 69, 70]).strip()
 
     def test_json_tells_how_the_answer_came_about(self, checkpoint, pictures, capsys):
         words = ["--image", pictures[1], "--max-new-tokens", 8, "--json", "--confidence", "What?"]
@@ -276,7 +299,11 @@ class TestFiles:
         for row, answer, own in zip(_read(rows), answers, images, strict=True):
             assert answer["answer"] == expected(checkpoint, own, row["question"])
             assert (answer["image"], answer["finish_reason"]) == (row["image"], "length")
-        assert "6 rows, 6 of them asked now" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "answers.jsonl: 100%" in said
+        assert "6 rows, 6 of them asked now" in said
+        assert run(checkpoint, *self.words(rows), "--confidence") == 0
+        assert all(0 < answer["confidence"] <= 1 for answer in self.answers(rows))
         assert sorted(path.name for path in rows.parent.iterdir()) == ["answers.jsonl", "pictures", "rows.jsonl"]
 
     def test_what_changed_is_asked_again_and_nothing_else(self, checkpoint, rows, pictures, asked, tmp_path, capsys):

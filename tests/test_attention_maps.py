@@ -240,6 +240,17 @@ class TestAnswerer:
         assert sum(one.share for one in maps) < 1
         assert all(one.answer.sum() == pytest.approx(one.share) for one in maps)
 
+    def test_a_model_in_bfloat16_has_the_same_maps_but_for_its_precision(self, photo):
+        model = random_model(small_config(num_hidden_layers=2))
+        with Answerer(model, small_processor()) as answerer:
+            (exact,) = answerer.attention_maps(message(photo), "seven")
+        with Answerer(model.bfloat16(), small_processor()) as answerer:
+            (seen,) = answerer.attention_maps(message(photo), "seven")
+        assert seen.queries.dtype == seen.answer.dtype == np.float32
+        # Three digits of mantissa in inputs; the weights themselves are computed in fp32.
+        assert seen.queries == pytest.approx(exact.queries, rel=0.05)
+        assert seen.answer == pytest.approx(exact.answer, rel=0.05)
+
     def test_the_prompt_is_that_of_ask_and_the_answer_is_read_as_it_was_written(self, answerer, photo, monkeypatch):
         read = []
         monkeypatch.setattr(
