@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# A sentence ends in a mark, perhaps a closing quote, and space.
-_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+")
+# A sentence ends in a mark, perhaps a closing quote, and space; what follows the last one is one too.
+_SENTENCE = re.compile(r"\S.*?[.!?…][\"'”’)\]]*(?=\s|$)|\S.*$", re.DOTALL)
 _DIGIT = re.compile(r"\d")
 # Not the words "a" and "I", no part of "it's", "T-shirt" or "U.S.".
 _LETTER = re.compile(r"(?<![\w'’.\-])[B-HJ-Zb-hj-z](?![\w'’\-]|\.\w)")
@@ -19,7 +19,7 @@ class Rules:
 
 
 def sentences(text: str) -> list[str]:
-    return [part for part in _END.split(text.strip()) if part]
+    return _SENTENCE.findall(text.strip())
 
 
 def problems_of(text: str, rules: Rules) -> tuple[str, ...]:
@@ -39,5 +39,5 @@ def problems_of(text: str, rules: Rules) -> tuple[str, ...]:
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks and doubled spaces, as a record holds it."""
-    return " ".join(text.split())
+    """Text without line breaks, control characters and doubled spaces, as a record holds it."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())

@@ -36,6 +36,8 @@ def unpack_mask(text: str) -> np.ndarray:
             raise ValueError(f"a grid of {width} × {height} cells")
         # No more is inflated than the grid can hold.
         raw = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), (count + 7) // 8)
+        if len(raw) != (count + 7) // 8:
+            raise ValueError(f"{len(raw)} bytes for {count} cells")
         return np.unpackbits(np.frombuffer(raw, np.uint8), count=count).reshape(height, width).astype(bool)
     except (ValueError, binascii.Error, zlib.error) as error:
         raise ValueError(f"{text[:40]!r} is no mask ({error})") from error

@@ -25,6 +25,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.replace(unfinished, path)
     except OSError as error:
+        # What goes wrong with the file itself; the context may fail at reading another.
+        if error.errno is None or error.filename not in (None, str(unfinished)):
+            raise
         raise OSError(f"{path} cannot be written ({error.strerror or error}); what was there before is kept") from error
     finally:
         unfinished.unlink(missing_ok=True)
