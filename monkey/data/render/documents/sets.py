@@ -23,7 +23,7 @@ from typing import Any
 import PIL
 
 from monkey.data.render.documents import faces
-from monkey.data.render.documents.kinds import DOCUMENTS, QUESTION_KINDS, UNSEEN_LAYOUT, asked, reading
+from monkey.data.render.documents.kinds import DOCUMENTS, UNSEEN_LAYOUT, asked, reading
 from monkey.data.render.documents.page import INKS, PAPERS, Page, Question
 from monkey.data.render.documents.words import Words
 from monkey.prompts import IMAGE_PLACE, VQA_AS_TRAINED
@@ -34,6 +34,9 @@ SHARD = 200
 """Pictures of a shard."""
 QUALITY = 93
 """JPEG quality of the files."""
+
+FILES_OF_THEIR_OWN = ("read", "box")
+"""Kinds of question that are scored apart from the others: long answers, and places."""
 
 SPLITS = {
     "train": "to train on",
@@ -193,24 +196,24 @@ def _collect(folder: Path, settings: Settings, described: dict[str, Any]) -> dic
         if split in ("train", "layout"):
             _write_records(folder / f"{split}.json", split, pictures)
             continue
-        (folder / split).mkdir(exist_ok=True)
-        rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in QUESTION_KINDS if kind in asked_kinds}
+        files: dict[str, list[dict[str, Any]]] = {}
         for picture in pictures:
             for question in picture["questions"]:
-                rows[question["kind"]].append(
-                    {
-                        "image": image_file(split, picture["number"]),
-                        "question": question["text"],
-                        "answer": question["answer"],
-                        "question_id": question_id,
-                        "document": picture["kind"],
-                        "text_height": question["height"],
-                    }
-                )
+                name = f"{split}_{question['kind']}" if question["kind"] in FILES_OF_THEIR_OWN else split
+                row = {
+                    "image": image_file(split, picture["number"]),
+                    "question": question["text"],
+                    "answer": question["answer"],
+                    "question_id": question_id,
+                    "kind": question["kind"],
+                    "document": picture["kind"],
+                    "text_height": question["height"],
+                }
+                files.setdefault(name, []).append(row)
                 question_id += 1
-        for kind, found in rows.items():
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-            (folder / split / f"{kind}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+        for name, rows in files.items():
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
     versions = {"python": platform.python_version(), "pillow": PIL.__version__}
     manifest = {"format": FORMAT, "settings": described, "versions": versions, "counts": counts}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
