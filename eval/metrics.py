@@ -14,7 +14,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from eval import anls, choice, cider, denotation, due_f1, ocrbench, relaxed_accuracy, vqa_score
+from eval import anls, box_overlap, choice, cider, denotation, due_f1, ocrbench, relaxed_accuracy, vqa_score
 from eval.corpus_metrics import CorpusVariant, Item, Population, mean_variant
 from eval.corpus_metrics import score as corpus_score
 
@@ -240,6 +240,13 @@ METRICS: Mapping[str, Metric] = {
         {
             "official": Variant(verdict, "the first word means yes or no as the reference does (TabFact)"),
             "exact": _EXACT,
+        },
+    ),
+    "box_overlap": Metric(
+        "The first box of the prediction covers the one of the reference.",
+        {
+            "official": Variant(box_overlap.official, "intersection over union of at least one half (Qwen-VL)"),
+            "mean": Variant(box_overlap.overlap, "intersection over union"),
         },
     ),
     "ocrbench": Metric(

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from eval.metrics import metric_named, nearest
 
-SHORT_ANSWER, LONG_ANSWER, CAPTION = 10, 100, 30
+SHORT_ANSWER, LONG_ANSWER, CAPTION, WHOLE_TEXT = 10, 100, 30, 250
 """Tokens that the published evaluator allows an answer, and Qwen-VL's a caption. Ten can cut off the longest option
-texts of AI2D."""
+texts of AI2D. All text of a small document needs more."""
 
 PAPER = "arXiv 2311.06607v3, tables"
 FIGURE = "arXiv 2311.06607v3, read off its radar figure"
@@ -310,6 +310,26 @@ _ROWS = (
         )
         for kind in ("signs", "receipts", "tables", "bars", "shapes")
     ),
+    *(
+        Task(
+            f"documents_{split}{suffix}",
+            f"{split}{suffix}.jsonl",
+            metric,
+            tokens,
+            split=f"documents drawn by this project, {holds}; --data-root is the folder they were written to",
+            parts=("kind", "document"),
+        )
+        for split, holds in (
+            ("heldout", "whose texts, values, layouts and typefaces training has not"),
+            ("known", "whose texts, values and layouts training has not"),
+            ("layout_heldout", "of a kind that training has not"),
+        )
+        for suffix, metric, tokens in (
+            ("", "anls", LONG_ANSWER),
+            ("_read", "anls", WHOLE_TEXT),
+            ("_box", "box_overlap", LONG_ANSWER),
+        )
+    ),
 )
 
 TASKS: Mapping[str, Task] = {row.name: row for row in _ROWS}
@@ -329,6 +349,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "caption": ("flickr30k", "textcaps_val"),
     "published": _PUBLISHED,
     "sample": tuple(name for name in TASKS if name.startswith("sample_")),
+    "documents": tuple(name for name in TASKS if name.startswith(("documents_heldout", "documents_known"))),
+    "unseen_layout": tuple(name for name in TASKS if name.startswith("documents_layout_")),
 }
 """Tasks by a common name. "published" are the fourteen of the published evaluator, in its order."""
 

@@ -33,7 +33,7 @@ def test_the_fourteen_published_tasks_keep_names_places_and_limits():
 def test_every_data_set_stands_in_one_group_by_kind():
     by_kind = [name for kind in ("general", "text", "document", "caption") for name in GROUPS[kind]]
     assert len(by_kind) == len(set(by_kind)) == 21
-    assert {*by_kind, *GROUPS["sample"]} == set(TASKS)
+    assert {*by_kind, *GROUPS["sample"], *GROUPS["documents"], *GROUPS["unseen_layout"]} == set(TASKS)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -46,6 +46,7 @@ def test_every_task_has_its_prompts_and_a_sheet(name):
     assert METRICS[task.metric].meaning in sheet
     assert sheet.count("(headline)") == 1
     assert (f"n={task.n_expected}" in sheet) is (task.n_expected is not None)
+    assert ("nothing of Monkey or Qwen-VL is known" in sheet) is (task.published is None)
     if task.published is not None:
         assert task.published.source in sheet
         assert ("unknown" in sheet) is (None in (task.published.monkey, task.published.qwen_vl) or not task.n_expected)
