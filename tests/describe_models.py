@@ -101,10 +101,6 @@ def write_matcher(folder: Path) -> Path:
         sep_token="[SEP]",
     )
     model = Blip2ForImageTextRetrieval(blip2_config(len(words), words.convert_tokens_to_ids("<image>")))
-    with torch.no_grad():
-        # Fresh weights put every match near one half; these tell crops and captions apart.
-        model.itm_head.weight.mul_(20)
-        model.embeddings.word_embeddings.weight.mul_(50)
     model.save_pretrained(folder)
     images = BlipImageProcessorPil(size={"height": 28, "width": 28})
     Blip2Processor(images, words, num_query_tokens=4).save_pretrained(folder)
