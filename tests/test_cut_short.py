@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from monkey.training.places import checkpoints, warn_of_other_threads
+from monkey.training.places import checkpoints
+from monkey.training.resuming import warn_of_other_threads
 from tests.training_start import PACKED, SAVE, losses, same_weights, train, words_of
 
 ROOT = Path(__file__).resolve().parents[1]

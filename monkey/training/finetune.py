@@ -35,11 +35,16 @@ from monkey.training.places import (
     logs_inside,
     move_into_place,
     nothing_left_of_a_false_start,
-    refuse_other_recipe,
-    warn_of_other_threads,
 )
 from monkey.training.recipes import PartCount, base_model, recipe_table
 from monkey.training.record import run_record, write_json, write_loss_curve
+from monkey.training.resuming import (
+    check_whole,
+    refuse_other_model,
+    refuse_other_recipe,
+    warn_of_other_flags,
+    warn_of_other_threads,
+)
 from monkey.training.samples import batch_plan, held_out_samples, training_samples
 from monkey.training.scoring import BestCheckpoint, Evaluator, Scoring
 from monkey.training.trainer import MonkeyTrainer
@@ -73,6 +78,9 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     training = flags.training
     output_dir = Path(training.output_dir)
     resume_from = checkpoint_to_resume(flags)
+    if resume_from is not None:
+        check_whole(Path(resume_from), sharded=bool(training.deepspeed))
+        refuse_other_recipe(Path(resume_from), flags.recipe)
     set_seed(training.seed)
     processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, grid=flags.model.grid_shape)
     train_set = training_samples(flags, processor)
@@ -82,10 +90,12 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     batches = batch_plan(flags, train_set)
     model, counts = open_model(flags)
     if resume_from is not None:
-        refuse_other_recipe(Path(resume_from), flags.recipe)
-        warn_of_other_threads(Path(resume_from), training.device)
+        refuse_other_model(Path(resume_from), base_model(model))
     memory = _memory_plan(flags, model, batches)
     record = _record(flags, counts, train_set, eval_set, batches, memory)
+    if resume_from is not None and training.process_index == 0:
+        warn_of_other_threads(Path(resume_from), training.device)
+        warn_of_other_flags(Path(resume_from), record["flags"], record["data"])
     if training.process_index == 0:
         print(recipe_table(flags.recipe, counts))
         print(memory.table())
@@ -146,6 +156,7 @@ def _record(
 ) -> dict[str, Any]:
     parts = [{"part": count.part, "trains": count.trains, "parameters": count.parameters} for count in counts]
     data: dict[str, Any] = {"samples": {"train": len(train_set), "eval": len(eval_set or ())}}
+    data["processes"] = flags.training.world_size
     if isinstance(train_set.records, Records):
         data["files"] = [
             {"path": str(file.path), "records": file.stop - file.start, "weight": file.weight}

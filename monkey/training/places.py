@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from monkey.training.arguments import Flags
-from monkey.training.recipes import Recipe
 from monkey.training.scoring import earlier_evaluations
 
 _WEIGHT_FILE = re.compile(
@@ -114,29 +109,6 @@ def _check_writable(output_dir: Path) -> None:
         raise ValueError(f"--output_dir {output_dir}: {nearest} is a file, not a folder: name another place")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"--output_dir {output_dir}: this user may not write to {nearest}: name another folder")
-
-
-def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
-    """A checkpoint's optimiser knows only what its own recipe trained."""
-    record = checkpoint / "run.json"
-    trained = json.loads(record.read_text(encoding="utf-8"))["recipe"]["name"] if record.is_file() else recipe.name
-    if trained != recipe.name:
-        raise ValueError(
-            f"--resume_from_checkpoint {checkpoint} was trained as {trained}, but these flags ask for {recipe.name}: "
-            f"resume with --recipe {trained}, or start from its weights with --model_name_or_path"
-        )
-
-
-def warn_of_other_threads(checkpoint: Path, device: torch.device) -> None:
-    """On a CPU sums are split over the threads, so only with as many as before does a run go on bit for bit."""
-    record, now = checkpoint / "run.json", torch.get_num_threads()
-    before = json.loads(record.read_text(encoding="utf-8")).get("cpu_threads", now) if record.is_file() else now
-    if device.type == "cpu" and before != now:
-        warnings.warn(
-            f"{checkpoint} was written with {before} CPU threads and this process has {now}: the run goes on, but not "
-            f"bit for bit as without the break; for that set OMP_NUM_THREADS={before}",
-            stacklevel=2,
-        )
 
 
 def clear_places(flags: Flags, resume_from: str | None) -> None:

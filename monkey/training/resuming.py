@@ -1,0 +1,147 @@
+"""What a run looks at before it goes on from a checkpoint: is it whole, is it of this model, are the flags the same."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monkey.checkpoint import published_shapes
+from monkey.checkpoint_files import file_shapes
+from monkey.configuration import MonkeyConfig
+from monkey.location import required_file
+from monkey.training.recipes import Recipe
+
+# Which samples make which step.
+_ORDER = (
+    "data_path", "data_weights", "skip_bad_rows", "seed", "data_seed", "model_max_length", "packing", "pack_tokens",
+    "share_images", "look_ahead", "most_shared", "per_device_train_batch_size", "gradient_accumulation_steps",
+)  # fmt: skip
+
+# What the optimiser's state and the schedule's hold, and so bring along.
+_KEPT = (
+    "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
+    *(f"{group}_{quantity}" for group in ("vision", "vision_adapter", "resampler", "decoder")
+      for quantity in ("learning_rate", "weight_decay")),
+)  # fmt: skip
+
+
+def check_whole(checkpoint: Path, sharded: bool) -> None:
+    """ValueError or FileNotFoundError for a file of a checkpoint that is damaged, or missing where a run needs it.
+
+    Args:
+        sharded: DeepSpeed keeps the optimiser's state in files of its own, and looks at them itself.
+    """
+    for name in ("trainer_state.json", "run.json"):
+        if (checkpoint / name).is_file():
+            _json(checkpoint / name)
+    if not sharded:
+        for name in ("optimizer.pt", "scheduler.pt"):
+            if not (checkpoint / name).is_file():
+                raise FileNotFoundError(
+                    f"--resume_from_checkpoint {checkpoint}: there is no {name} in it, without which no run goes on as "
+                    "it was (--save_only_model and --deepspeed write none): start from its weights with "
+                    "--model_name_or_path, or resume with the flags that it was made with"
+                )
+    for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
+        # torch.save writes a zip archive, whose end is its table of contents.
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is not whole: resume from an earlier checkpoint, or copy this one again")
+    if (checkpoint / "adapter_config.json").is_file():
+        file_shapes(required_file(checkpoint, "adapter_model.safetensors", "the adapter's weights"))
+
+
+def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
+    """A checkpoint's optimiser knows only what its own recipe trained."""
+    trained = _record(checkpoint).get("recipe", {}).get("name", recipe.name)
+    if trained != recipe.name:
+        raise ValueError(
+            f"--resume_from_checkpoint {checkpoint} was trained as {trained}, but these flags ask for {recipe.name}: "
+            f"resume with --recipe {trained}, or start from its weights with --model_name_or_path"
+        )
+
+
+def refuse_other_model(checkpoint: Path, model: torch.nn.Module) -> None:
+    """ValueError for a checkpoint of another grid or size; an adapter is compared with its base when it is loaded."""
+    if not (checkpoint / "config.json").is_file():
+        return
+    saved, config = MonkeyConfig.from_pretrained(checkpoint), model.config
+    if tuple(saved.grid) != tuple(config.grid):
+        rows, columns = saved.grid
+        raise ValueError(
+            f"--resume_from_checkpoint {checkpoint} was trained on grid={tuple(saved.grid)}, and this run would go on "
+            f"with grid={tuple(config.grid)}: give --grid {rows},{columns}, or start from its weights with "
+            "--model_name_or_path"
+        )
+    there, here = (published_shapes(type(model), one) for one in (saved, config))
+    wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    if wrong:
+        one, other = (list(shapes.get(wrong[0], ())) or "nothing" for shapes in (there, here))
+        raise ValueError(
+            f"--resume_from_checkpoint {checkpoint} is of another model than --model_name_or_path: {wrong[0]} is "
+            f"{one} there and {other} here ({len(wrong)} tensors differ): give the base that the run started from"
+        )
+
+
+def warn_of_other_flags(checkpoint: Path, flags: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Say where the run will not go on as it would have without the break, and which flags have no effect.
+
+    Args:
+        flags: this run's, resolved.
+        data: what this run's record says of its data.
+    """
+    record = _record(checkpoint)
+    before = record.get("flags", {})
+    # As JSON gives them back, tuples as lists.
+    now = json.loads(json.dumps(dict(flags), default=str))
+    other = [name for name in (*_ORDER, *_KEPT) if name in before and before[name] != now.get(name)]
+    order = [f"--{name} {now.get(name)} instead of {before[name]}" for name in other if name in _ORDER]
+    for what, unit in (("samples", "records"), ("processes", "processes")):
+        counts = [_training_count(part, what) for part in (data, record.get("data", {}))]
+        if None not in counts and counts[0] != counts[1]:
+            order.append(f"{counts[0]} {unit} instead of {counts[1]}")
+    if order:
+        _warn(f"{checkpoint}: this run has {', '.join(order)}: it goes on, but not through the data as it would have")
+    kept = [f"--{name} {now.get(name)}" for name in other if name in _KEPT]
+    if kept:
+        _warn(f"{checkpoint}: {', '.join(kept)} without effect: the optimiser goes on with its saved values")
+
+
+def warn_of_other_threads(checkpoint: Path, device: torch.device) -> None:
+    """On a CPU sums are split over the threads, so only with as many as before does a run go on bit for bit."""
+    now = torch.get_num_threads()
+    before = _record(checkpoint).get("cpu_threads", now)
+    if device.type == "cpu" and before != now:
+        _warn(
+            f"{checkpoint} was written with {before} CPU threads and this process has {now}: the run goes on, but not "
+            f"bit for bit as without the break; for that set OMP_NUM_THREADS={before}"
+        )
+
+
+def _training_count(data: Mapping[str, Any], what: str) -> int | None:
+    count = data.get(what)
+    return count.get("train") if isinstance(count, Mapping) else count
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=3)
+
+
+def _record(checkpoint: Path) -> dict[str, Any]:
+    """The run's record in a checkpoint; empty where there is none."""
+    path = checkpoint / "run.json"
+    return _json(path) if path.is_file() else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not whole ({error}): resume from an earlier checkpoint, or copy this one again"
+        ) from None

@@ -1,0 +1,110 @@
+"""A run goes on from whole checkpoints of its own model, and says where other flags would make it another run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+from finetune_multitask import main
+from tests.training_start import losses, train, with_records, words_of
+
+SAVE = ("--save_strategy", "steps", "--save_steps", "1", "--report_to", "none")
+
+
+@pytest.fixture(scope="module")
+def saved(start, tmp_path_factory) -> dict[str, Path]:
+    """A run of each kind of checkpoint, one step long."""
+    folder = tmp_path_factory.mktemp("saved")
+    recipes = ("full-llm", "lora-llm")
+    return {
+        recipe: train(start, folder / recipe, "--recipe", recipe, "--max_steps", "1", *SAVE) / "checkpoint-1"
+        for recipe in recipes
+    }
+
+
+def _resume(start, checkpoint: Path, output: Path, recipe: str, *more: str) -> list[str]:
+    words = ("--recipe", recipe, "--resume_from_checkpoint", str(checkpoint), "--max_steps", "2", *SAVE, *more)
+    return words_of(start, output, *words)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        ("full-llm", "model.safetensors"),
+        ("full-llm", "optimizer.pt"),
+        ("full-llm", "scheduler.pt"),
+        ("full-llm", "rng_state.pth"),
+        ("full-llm", "trainer_state.json"),
+        ("full-llm", "run.json"),
+        ("lora-llm", "adapter_model.safetensors"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_sentence(start, saved, tmp_path, capsys, recipe, name):
+    checkpoint = tmp_path / "checkpoint-1"
+    shutil.copytree(saved[recipe], checkpoint)
+    content = (checkpoint / name).read_bytes()
+    (checkpoint / name).write_bytes(content[: len(content) // 2])
+    assert main(_resume(start, checkpoint, tmp_path / "out", recipe)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"{name} is not " in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [("full-llm", "optimizer.pt"), ("full-llm", "scheduler.pt"), ("lora-llm", "adapter_model.safetensors")],
+)
+def test_a_missing_file_is_not_begun_anew_in_silence(start, saved, tmp_path, capsys, recipe, name):
+    checkpoint = tmp_path / "checkpoint-1"
+    shutil.copytree(saved[recipe], checkpoint)
+    (checkpoint / name).unlink()
+    assert main(_resume(start, checkpoint, tmp_path / "out", recipe)) == 2
+    assert name in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [("full-llm", r"grid=\(2, 2\), and this run .* grid=\(1, 2\): give --grid 2,2"), ("lora-llm", r"grid=\(2, 2\)")],
+)
+def test_another_grid_is_one_sentence(start, saved, tmp_path, recipe, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        train(start, tmp_path / "out", *_resume(start, saved[recipe], tmp_path / "out", recipe, "--grid", "1,2"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def _warned(start, *words: str) -> str:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(start, Path(words[words.index("--output_dir") + 1]), *words)
+    return "\n".join(str(one.message) for one in caught)
+
+
+def test_flags_that_change_the_order_of_the_data_are_said(start, saved, tmp_path):
+    words = _resume(start, saved["full-llm"], tmp_path / "out", "full-llm", "--seed", "7")
+    assert "--seed 7 instead of 42: it goes on, but not through the data" in _warned(start, *words)
+
+
+def test_other_data_are_said(start, saved, tmp_path):
+    moved = with_records(start, tmp_path, *start.records[:8])
+    said = _warned(moved, *_resume(moved, saved["full-llm"], tmp_path / "out", "full-llm"))
+    assert "8 records instead of 12" in said
+
+
+def test_a_rate_that_the_saved_optimiser_overrides_is_said(start, saved, tmp_path):
+    words = _resume(start, saved["full-llm"], tmp_path / "out", "full-llm", "--learning_rate", "0.5")
+    assert "--learning_rate 0.5 without effect" in _warned(start, *words)
+    log = json.loads((tmp_path / "out" / "training_log.json").read_text())
+    assert [entry["learning_rate"] for entry in log if "loss" in entry] == [1e-3, 1e-3]
+
+
+def test_the_same_flags_say_nothing(start, saved, tmp_path):
+    said = _warned(start, *_resume(start, saved["full-llm"], tmp_path / "out", "full-llm"))
+    assert "this run has" not in said
+    assert "without effect" not in said
+    assert len(losses(tmp_path / "out")) == 2
