@@ -31,7 +31,7 @@ from eval.results import TIMING, incompleteness, shown_throughput
 from eval.runner import is_complete, run
 from eval.sharding import Processes, Stopped
 from eval.tables import notes, table_row, text_table
-from eval.tasks import select_tasks, task_named
+from eval.tasks import select_tasks
 
 COMPLETE, INCOMPLETE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -73,7 +73,8 @@ def main(command: list[str] | None = None) -> int:
             print(task_list())
             return COMPLETE
         if options.show:
-            print(task_sheet(task_named(options.show)))
+            shown = select_tasks(options.show, options.metric, options.max_new_tokens)
+            print("\n\n".join(map(task_sheet, shown)))
             return COMPLETE
         if options.check_data:
             return check_data(options)

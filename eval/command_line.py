@@ -104,7 +104,9 @@ def arguments(documentation: str | None) -> argparse.ArgumentParser:
     again.add_argument("--fresh", action="store_true", help="ask everything again")
     show = parser.add_argument_group("show and stop")
     show.add_argument("--list", action="store_true", help="the tasks and groups")
-    show.add_argument("--show", metavar="TASK", help="everything on one task")
+    show.add_argument(
+        "--show", metavar="TASK", help="everything on a task, or on all that a group, pattern or file of your own names"
+    )
     show.add_argument("--check-data", action="store_true", help="read all questions and images, and say what is wrong")
     return parser
 

@@ -434,6 +434,10 @@ def test_list_and_show_need_no_run(capsys):
     assert "n=4319" in sheet
     assert "Monkey 61.2, Qwen-VL 35.2" in sheet
     assert evaluate_vqa.main(["--show", "vizwiz"]) == 2
+    capsys.readouterr()
+    assert evaluate_vqa.main(["--show", "caption"]) == 0
+    sheets = capsys.readouterr().out
+    assert all(f"{name}: n=" in sheets for name in GROUPS["caption"])
 
 
 def test_eval_sh_works_from_any_folder_with_blanks_in_names(tmp_path):

@@ -13,11 +13,17 @@ import pytest
 from PIL import Image
 
 import evaluate_vqa
+from eval import compare, report, score
+from eval.prepare.__main__ import main as prepare
 from eval.tasks import TASKS, Task
+from tests.official_releases import RELEASES
 from tests.test_house import REPOSITORY, readme_commands
 
 STARTS = (["python", "evaluate_vqa.py"], ["bash", "eval/eval.sh"])
 COMMANDS = [words for words in readme_commands() if words[:2] in STARTS]
+AFTER_THE_RUN = {"eval.score": score.main, "eval.compare": compare.main, "eval.report": report.main}
+AFTERWARDS = [words for words in readme_commands() if words[1] == "-m" and words[2] in AFTER_THE_RUN]
+PREPARING = [words for words in readme_commands() if words[1:3] == ["-m", "eval.prepare"]]
 
 
 def write_rows(path: Path, image: str) -> None:
@@ -43,7 +49,7 @@ def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("root")
     for task in TASKS.values():
         write_task(task, folder)
-    for name in ("my", "receipts"):
+    for name in ("my", "receipts", "train"):
         write_rows(folder / f"{name}.jsonl", f"data/images/{next(iter(TASKS))}.png")
     (folder / "receipts.toml").write_text('file = "receipts.jsonl"\nmetric = "anls"\nmax_new_tokens = 20\n')
     return folder
@@ -61,6 +67,8 @@ def without(words: list[str], *flags: str) -> list[str]:
 
 def test_there_are_commands_to_run():
     assert len(COMMANDS) >= 10
+    assert {words[2] for words in AFTERWARDS} == set(AFTER_THE_RUN)
+    assert {words[3] for words in PREPARING} >= {"--list", "estvqa_test"}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -78,7 +86,9 @@ def test_the_command_runs_with_the_oracle(words, root, tmp_path, monkeypatch, ca
         name = words[3]
     elif "--check-data" in words:
         assert evaluate_vqa.main([*words[2:], "--data-root", str(root)]) == 1
-        assert "1 rows, and the published set has 5,000" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "1 rows, and the published set has 5,000" in said
+        assert ("image also trained on" in said) is ("--train" in words)
         return
     elif "--list" in words or "--show" in words:
         assert evaluate_vqa.main(words[2:]) == 0
@@ -91,3 +101,30 @@ def test_the_command_runs_with_the_oracle(words, root, tmp_path, monkeypatch, ca
     for result in results:
         assert result["complete"]
         assert result["scores"][result["headline"]]["value"] == result["scores"][result["headline"]]["ceiling"]
+
+
+@pytest.mark.parametrize("words", AFTERWARDS, ids=" ".join)
+def test_what_follows_a_run_follows_it(words, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(word) for word in words[3:] if word.startswith("result/")):
+        flags = f"--dataset {root / 'my.jsonl'} --metric accuracy --data-root {root} --backend oracle"
+        where = f"--save_name {folder.name} --output-dir {folder.parent}"
+        assert evaluate_vqa.main(f"{flags} {where}".split()) == 0
+    assert AFTER_THE_RUN[words[2]](words[3:]) == 0
+    assert "error" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", PREPARING, ids=" ".join)
+def test_an_official_release_becomes_scores(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if "--list" in words:
+        assert prepare(words[3:]) == 0
+        return
+    task, source = words[3], Path(words[words.index("--src") + 1])
+    source.mkdir(parents=True)
+    RELEASES[task](source)
+    assert prepare([*without(words[3:], "--out"), "--allow-count"]) == 0
+    assert evaluate_vqa.main(f"--dataset {task} --data-root . --save_name mine --backend oracle".split()) == 0
+    (row,) = json.loads(Path("result/mine/summary.json").read_text())["tasks"]
+    assert row["complete"]
+    assert row["value"] == row["ceiling"] == 100.0
