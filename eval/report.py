@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval import report_page as markup
 from eval import report_sections as sections
 from eval.compare import compare_runs
 from eval.report_questions import Limits, Pictures, Shown, chosen_rows, page_data, thumbnails
@@ -25,6 +24,10 @@ from eval.report_sections import Reported, with_intervals
 from eval.run_folder import Run, open_run, write_whole
 from eval.score import comma_list, exit_status, parser_of
 from eval.tables import FORMATS, table_row
+from monkey import html_page as markup
+
+PAGE = Path(__file__).with_name("report_page")
+"""Of the page's style and script."""
 
 
 def report_html(
@@ -62,6 +65,7 @@ def report_html(
         body,
         page_data(chosen, [run.name for run in runs], pictures),
         f"<p>{markup.text(_limits_sentence(chosen, pictures, limits))}</p>",
+        PAGE,
     )
 
 

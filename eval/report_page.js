@@ -1,23 +1,8 @@
-"use strict";
-// The browser of questions. Text of a run reaches the page through textContent only, never as markup.
+// The browser of questions.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const PAGE = 20;
   const two = data.runs.length === 2;
-  const find = (id) => document.getElementById(id);
   const controls = ["task", "score", "change", "sort", "cut-off", "disagree", "text"].map(find).filter(Boolean);
-  const list = find("list");
-  const nothing = find("nothing");
-  const pages = find("pages");
-  let rows = [];
-  let page = 0;
-
-  function element(tag, className, text) {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  }
 
   const last = (row) => row.answers[row.answers.length - 1];
   const headline = (task, answer) => answer.scores[task.headline];
@@ -125,38 +110,10 @@
     return box;
   }
 
-  function show() {
-    const count = Math.max(1, Math.ceil(rows.length / PAGE));
-    page = Math.min(Math.max(page, 0), count - 1);
-    list.replaceChildren(...rows.slice(page * PAGE, (page + 1) * PAGE).map(card));
-    nothing.hidden = rows.length > 0;
-    pages.textContent = rows.length + (rows.length === 1 ? " question" : " questions") + ", page " + (page + 1) + " of " + count;
-    find("back").disabled = page === 0;
-    find("next").disabled = page === count - 1;
-  }
-
-  function refresh() {
-    rows = filtered();
-    page = 0;
-    show();
-  }
-
-  function turn(step) {
-    page += step;
-    show();
-    find("questions").scrollIntoView();
-  }
+  const show = pagedList(20, "question", card, "questions");
+  const refresh = () => show(filtered());
 
   controls.forEach((control) => control.addEventListener("input", refresh));
-  find("back").addEventListener("click", () => turn(-1));
-  find("next").addEventListener("click", () => turn(1));
-  find("theme").addEventListener("click", () => {
-    const root = document.documentElement;
-    const dark = root.dataset.theme
-      ? root.dataset.theme === "dark"
-      : window.matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-  });
   document.querySelectorAll("button[data-task]").forEach((button) =>
     button.addEventListener("click", () => {
       find("task").value = button.dataset.task;

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval import report_page as markup
 from eval.compare import Comparison, TaskComparison, comparison_row, shown_difference, shown_p
 from eval.report_charts import PERCENT, Point, ScaleRow, histogram, legend, scale_chart, symmetric_scale
 from eval.report_questions import Shown
 from eval.run_folder import Run, TaskRun
 from eval.score_table import score_table
 from eval.tables import HEADS, PART_HEADS, notes, part_rows, shown, shown_interval, shown_metric, table_row
+from monkey import html_page as markup
 
 RUN_LETTERS = ("a", "b")
 """Which colours of report_page.css the runs have, in their order."""

@@ -33,6 +33,7 @@ LAYERS = (
         "monkey.completions_client",
         "monkey.file_locks",
         "monkey.boxes",
+        "monkey.html_page",
     ),
     ("monkey.vision", "monkey.language", "monkey.checkpoint_files", "monkey.images", "monkey.tokenization"),
     ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing", "monkey.places", "monkey.chat"),

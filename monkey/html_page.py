@@ -1,9 +1,9 @@
-"""The report as one HTML text: tables and charts as markup, questions as data that the page's script shows.
+"""A report as one HTML text: tables and charts as markup, entries as data that the page's script shows.
 
-What comes from a run (questions, references, answers, prompts, names, paths) is treated as hostile: in markup
-it is escaped, in the data block it is ASCII JSON without `<`, `>` and `&`, and the script writes it as text. The page's
-own Content-Security-Policy allows its one style and its one script by their hashes, and pictures from within the page;
-it can load nothing and send nothing.
+What comes from a run (questions, answers, captions, prompts, names, paths) is treated as hostile: in markup it is
+escaped, in the data block it is ASCII JSON without `<`, `>` and `&`, and the script writes it as text. The page's own
+Content-Security-Policy allows its one style and its one script by their hashes, and pictures from within the page; it
+can load nothing and send nothing.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-_FOLDER = Path(__file__).parent
+_SHARED = Path(__file__)
 
 _JSON_IN_HTML = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "<>&"})
 
 
-def page(title: str, header: str, sections: Iterable[str], data: Any, footer: str) -> str:
-    """The whole page. `header`, `sections` and `footer` are markup, `title` is text, `data` what JSON can hold."""
-    style = (_FOLDER / "report_page.css").read_text(encoding="utf-8")
-    script = (_FOLDER / "report_page.js").read_text(encoding="utf-8")
+def page(title: str, header: str, sections: Iterable[str], data: Any, footer: str, own: Path) -> str:
+    """The whole page. `header`, `sections` and `footer` are markup, `title` is text, `data` what JSON can hold.
+
+    `own` is the path of the page's own style and script, without their .css and .js: they follow what all pages share.
+    """
+    style, script = (
+        "".join(path.with_suffix(ending).read_text(encoding="utf-8") for path in (_SHARED, own))
+        for ending in (".css", ".js")
+    )
     policy = (
         f"default-src 'none'; img-src data:; style-src 'sha256-{_digest(style)}'; "
         f"script-src 'sha256-{_digest(script)}'; base-uri 'none'; form-action 'none'"
@@ -74,7 +79,7 @@ def section(title: str, body: str, identifier: str = "") -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
-    """A table of markup cells; `classes` are those of the columns, as in report_page.css."""
+    """A table of markup cells; `classes` are those of the columns, as in html_page.css."""
     head = "".join(
         f'<th class="{"text" if name in ("text", "prose") else ""}">{text(cell)}</th>'
         for cell, name in zip(heads, classes, strict=True)
