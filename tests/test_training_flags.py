@@ -107,7 +107,18 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--recipe", "full"], r"--recipe full is unknown: give one of full-llm, lora-llm"),
         (["--recipe", "lora-llm", "--use_lora", "False"], r"--use_lora False contradicts --recipe lora-llm"),
         (["--recipe", "adapters-only", "--published", "True"], r"--published .* position table, but adapters-only"),
-        (["--pack_tokens", "4096"], r"--pack_tokens 4096 is about packed rows: add --packing True"),
+        (["--pack_tokens", "4096"], r"--pack_tokens would have no effect: it is about packed rows: add --packing True"),
+        (["--look_ahead", "9"], r"--look_ahead would have no effect: .* --packing True"),
+        (["--lora_r", "8"], r"--lora_r would have no effect: the recipe gives the decoder no adapters"),
+        (["--recipe", "lora-llm", "--lora_alpha", "0"], r"--lora_alpha 0 would leave the adapters without effect"),
+        (["--vision_learning_rate", "1e-4"], r"--vision_learning_rate would have no effect: the recipe freezes"),
+        (
+            ["--recipe", "adapters-only", "--decoder_weight_decay", "0.5"],
+            r"--decoder_weight_decay would have no effect",
+        ),
+        (["--eval_limit", "5"], r"--eval_limit would have no effect: it is about --eval_tasks"),
+        (["--eval_steps", "5"], r"--eval_steps would have no effect: .* add --eval_strategy steps"),
+        (["--save_strategy", "no", "--save_steps", "5"], r"--save_steps would have no effect: .*--save_strategy steps"),
         (["--packing", "True"], r"--packing fills one row a step, but --per_device_train_batch_size is 8"),
         (
             ["--packing", "True", "--per_device_train_batch_size", "1", "--pack_tokens", "100"],
@@ -149,6 +160,16 @@ def test_a_wrong_flag_is_one_sentence(words, message):
     with pytest.raises(ValueError, match=message) as caught:
         _flags(*words)
     assert "\n" not in str(caught.value)
+
+
+def test_a_line_of_the_file_may_become_idle_by_the_command_line(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("packing: true\nper_device_train_batch_size: 1\npack_tokens: 4096\nrecipe: lora-llm\nlora_r: 8\n")
+    flags = _flags("--config", str(file), "--packing", "False", "--recipe", "full-llm")
+    assert (flags.data.packing, flags.data.pack_tokens, flags.recipe.name) == (False, None, "full-llm")
+    file.write_text("recipe: full-llm\nlora_r: 8\n")
+    with pytest.raises(ValueError, match="--lora_r would have no effect"):
+        _flags("--config", str(file), "--packing", "False")
 
 
 @pytest.mark.parametrize(

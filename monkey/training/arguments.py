@@ -14,6 +14,7 @@ import importlib.util
 import json
 import re
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -35,6 +36,7 @@ from monkey.training.checks import (
 )
 from monkey.training.dataset import SHARING
 from monkey.training.flag import flag
+from monkey.training.idle_flags import refuse_idle
 from monkey.training.part_arguments import PartArguments
 from monkey.training.recipes import Recipe, choose_recipe
 
@@ -129,11 +131,7 @@ class DataArguments:
             )
         if self.share_images is not None and self.share_images not in SHARING:
             raise ValueError(f"--share_images {self.share_images} is unknown: give one of {', '.join(SHARING)}")
-        if not self.packing:
-            for name in ("pack_tokens", "share_images"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"--{name} {getattr(self, name)} is about packed rows: add --packing True")
-        if self.pack_tokens is not None and self.pack_tokens < self.model_max_length:
+        if self.packing and self.pack_tokens is not None and self.pack_tokens < self.model_max_length:
             raise ValueError(
                 f"--pack_tokens {self.pack_tokens} is less than --model_max_length {self.model_max_length}, so a "
                 "sample could be longer than a row: raise the one or lower the other"
@@ -171,6 +169,8 @@ class LoraArguments:
     def __post_init__(self) -> None:
         if self.lora_r < 1:
             raise ValueError(f"--lora_r {self.lora_r} is not a rank: give 1 or more")
+        if self.lora_alpha < 1:
+            raise ValueError(f"--lora_alpha {self.lora_alpha} would leave the adapters without effect: give 1 or more")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"--lora_dropout {self.lora_dropout:g} is not a part: give 0 up to below 1")
 
@@ -328,6 +328,13 @@ def _refuse_unknown(name: str, parser: argparse.ArgumentParser, place: str) -> N
     raise ValueError(f"{place}: there is no flag --{name}; {hint}")
 
 
+def refuse_unknown_keys(entries: Iterable[Any], path: str) -> None:
+    """ValueError for a key of a `--config` file that is no flag, with the nearest ones."""
+    parser = _parser()
+    for name in entries:
+        _refuse_unknown(str(name), parser, f"--config {path}")
+
+
 def _flags_of_file(path: str, parser: argparse.ArgumentParser) -> list[str]:
     """The YAML file's entries as command-line words."""
     file = Path(path)
@@ -339,7 +346,7 @@ def _flags_of_file(path: str, parser: argparse.ArgumentParser) -> list[str]:
         raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(entries, dict):
         raise ValueError(f"--config {path} is not a list of 'flag: value' lines")
-    words = []
+    words: list[str] = []
     for name, value in entries.items():
         _refuse_unknown(str(name), parser, f"--config {path}")
         if value is None:
@@ -353,6 +360,11 @@ def _flags_of_file(path: str, parser: argparse.ArgumentParser) -> list[str]:
     return words
 
 
+def _named(words: Sequence[str]) -> set[str]:
+    """Names of the flags among command-line words."""
+    return {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+
+
 def parse_flags(words: list[str]) -> Flags:
     """Flags from command-line words, over those of the `--config` file among them.
 
@@ -362,8 +374,9 @@ def parse_flags(words: list[str]) -> Flags:
     only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     only_config.add_argument("--config")
     config = only_config.parse_known_args(words)[0].config
-    if config is not None:
-        words = _flags_of_file(config, parser) + list(words)
+    of_file = [] if config is None else _flags_of_file(config, parser)
+    on_command_line, in_file = _named(words), _named(of_file)
+    words = [*of_file, *words]
     parsed, unknown = parser.parse_known_args(words)
     for word in unknown:
         _refuse_unknown(word.removeprefix("--").split("=")[0], parser, "command line")
@@ -380,6 +393,9 @@ def parse_flags(words: list[str]) -> Flags:
     ):
         if not value:
             raise ValueError(f"--{name} is missing: give it on the command line or in --config FILE.yaml")
+    refuse_idle(flags, on_command_line, in_file)
+    if not data.packing:
+        data.pack_tokens = data.share_images = None  # those of a file whose packing the command line turned off
     if training.eval_strategy != "no" and not (data.eval_data_path or run.eval_tasks):
         raise ValueError(
             f"--eval_strategy {training.eval_strategy.value} needs something held out: --eval_data_path FILE or "
