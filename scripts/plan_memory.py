@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import yaml
 
 from monkey.configuration import MonkeyConfig
+from monkey.training.arguments import refuse_unknown_keys
 from monkey.training.memory_plan import GIB, Advice, MemoryPlan, advice, plan, plan_of_gpu
 from monkey.training.memory_settings import OFFLOADS, PlanSettings, settings_of_flags, shipped_zero, step_size
 from monkey.training.recipes import RECIPES
@@ -52,7 +53,7 @@ def _parser() -> _Parser:
     parser.add_argument("--grid", type=_grid, help="rows,columns of windows, such as 2,3")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--gpu-memory", type=float, help="GiB of one GPU; by default the one that is visible")
-    parser.add_argument("--zero", type=int, dest="zero_stage", help="ZeRO stage 1 to 3; 0 is DDP")
+    parser.add_argument("--zero", type=int, choices=range(4), dest="zero_stage", help="ZeRO stage 1 to 3; 0 is DDP")
     parser.add_argument("--deepspeed", help="a DeepSpeed config, for its stage, offload and buffer sizes")
     parser.add_argument("--offload", choices=OFFLOADS, help="what lies in host memory")
     parser.add_argument("--precision", choices=["bf16", "fp32"])
@@ -83,6 +84,7 @@ def _flags_of_file(path: str | None) -> dict[str, Any]:
         raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(flags, dict):
         raise ValueError(f"--config {path} is not a list of 'flag: value' lines")
+    refuse_unknown_keys(flags, path)
     return flags
 
 
@@ -152,7 +154,7 @@ def _run(words: list[str] | None) -> int:
     gpu_gib = options.gpu_memory if options.gpu_memory is not None else plan_of_gpu()
     if gpu_gib is None:
         raise ValueError("no GPU is visible here, so give the memory of one: --gpu-memory GIB, for instance 24")
-    if gpu_gib <= 0:
+    if not 0 < gpu_gib < float("inf"):
         raise ValueError(f"--gpu-memory {gpu_gib:g} does not work: give the GiB of one GPU, for instance 24")
     flags = _flags_of_file(options.config)
     config = _model(options, flags)

@@ -267,6 +267,12 @@ def test_every_training_config_can_be_planned(path, capsys):
         (["--gpu-memory", "24", "--deepspeed", "no.json"], "--deepspeed no.json: there is no such file"),
         (["--gpu-memory", "24", "--recipe", "all"], "--recipe: invalid choice: 'all'"),
         (["--gpu-memory", "24", "--checkpoint", "nowhere"], "nowhere"),
+        (["--gpu-memory", "nan"], "--gpu-memory nan does not work"),
+        (["--gpu-memory", "24", "--zero", "9"], "--zero: invalid choice: 9"),
+        (
+            ["--gpu-memory", "24", "--config", str(ROOT / "configs/deepspeed/zero2.json")],
+            "zero2.json: there is no flag --zero_optimization",
+        ),
     ],
 )
 def test_program_refuses_in_one_line(words, message, capsys):
