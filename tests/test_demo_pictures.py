@@ -39,23 +39,26 @@ def _left(store: PictureStore) -> list[str]:
     return sorted(path.name for path in store.folder.rglob("*") if path.is_file())
 
 
-def test_a_taken_picture_is_gone_from_where_it_was_uploaded_and_kept_as_it_came(store):
+def test_a_taken_picture_is_kept_as_it_came_and_goes_with_its_upload(store):
     content = _bytes_of(Image.new("RGB", (40, 30), "red"))
     upload = _uploaded(store, content)
     picture = store.take("ada", upload, "mine.png", _opened)
-    assert not upload.exists()
     assert picture.file.read_bytes() == content
     assert (picture.name, picture.size) == ("mine.png", (40, 30))
     with Image.open(picture.shown) as shown:
         assert shown.size == (40, 30)
+    store.release("ada")
+    assert _left(store) == []
+    assert not upload.parent.exists()
 
 
-def test_a_bad_picture_is_refused_and_not_kept(store):
+def test_a_bad_picture_is_refused_and_goes_with_the_person(store):
     with pytest.raises(ValueError, match=r"mine\.png is not a picture"):
         store.take("ada", _uploaded(store, b"hello"), "mine.png", _opened)
-    assert _left(store) == []
     with pytest.raises(FileNotFoundError):
         store.take("ada", store.folder / "nothing", "mine.png", _opened)
+    store.release("ada")
+    assert _left(store) == []
 
 
 def test_what_is_shown_is_upright_small_and_in_a_format_of_browsers(store):

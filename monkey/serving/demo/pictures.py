@@ -52,6 +52,8 @@ class _Belongings:
     count: int = 0
     pictures: dict[str, KeptPicture] = field(default_factory=dict)
     """By the file name of what is shown."""
+    uploads: list[Path] = field(default_factory=list)
+    """Where they were uploaded."""
 
 
 class PictureStore:
@@ -68,7 +70,8 @@ class PictureStore:
         self._lock = threading.Lock()
 
     def take(self, person: str, uploaded: Path, name: str, opened: Callable[[bytes, str], Image.Image]) -> KeptPicture:
-        """Make an uploaded file a person's own; it is gone from where it was, good or not.
+        """Keep an uploaded file for a person. Where it was uploaded, it stays as long, good or bad, for the page may
+        still be fetching it.
 
         Args:
             opened: opens the file's bytes, of which errors say `name`.
@@ -77,9 +80,9 @@ class PictureStore:
             FileNotFoundError: the file is not there any more.
             ValueError: whatever `opened` finds wrong.
         """
-        content = uploaded.read_bytes()
-        uploaded.unlink(missing_ok=True)  # somebody else may have uploaded the same bytes at the same moment
-        return self.add(person, content, name, opened)
+        with self._lock:
+            self._belongings(person).uploads.append(uploaded)
+        return self.add(person, uploaded.read_bytes(), name, opened)
 
     def add(self, person: str, content: bytes, name: str, opened: Callable[[bytes, str], Image.Image]) -> KeptPicture:
         """Keep a picture for a person, given its file's bytes; the rest as of `take`."""
@@ -113,8 +116,8 @@ class PictureStore:
         with self._lock:
             belongings = self._of.pop(person, None)
         if belongings is not None:
-            for path in self._files():
-                if belongings.token in path.name:
+            for path in [*belongings.uploads, *self._files()]:
+                if path in belongings.uploads or belongings.token in path.name:
                     _remove(path)
 
     def sweep(self, now: float | None = None) -> None:
