@@ -97,11 +97,15 @@ def configuration_of(content: Any) -> Configuration:
 
 def _mapping(content: Any, where: str, known: tuple[str, ...], noun: str = "key") -> Mapping[str, Any]:
     if not isinstance(content, dict):
-        raise ValueError(f"{where} holds {type(content).__name__}, and keys with values are needed")
+        raise ValueError(f"{where} holds {_kind(content)}, and keys with values are needed")
     for key in content:
         if key not in known:
             raise ValueError(f"{where} has the unknown {noun} {key!r}; there is {', '.join(known)}")
     return content
+
+
+def _kind(content: Any) -> str:
+    return "nothing" if content is None else f"a {type(content).__name__}"
 
 
 def _chosen(stage: str, given: Any) -> ChosenExpert:

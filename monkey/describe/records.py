@@ -27,6 +27,7 @@ of the picture's width and height, in [0, 1].
 
 from __future__ import annotations
 
+import functools
 import json
 import typing
 from collections.abc import Iterator, Mapping
@@ -260,11 +261,17 @@ def result_from_json(stage: str, row: Mapping[str, Any]) -> Result:
     return _decoded(RESULTS[stage], row)
 
 
+@functools.cache
+def _fields(kind: type) -> tuple[tuple[str, Any], ...]:
+    """Name and type of each field of a dataclass."""
+    hints = typing.get_type_hints(kind)
+    return tuple((field.name, hints[field.name]) for field in fields(kind))
+
+
 def _decoded(kind: Any, value: Any) -> Any:
     """`value` of JSON as `kind`: a dataclass, a tuple, or a number, text or null."""
     if is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return kind(**{field.name: _decoded(hints[field.name], value[field.name]) for field in fields(kind)})
+        return kind(**{name: _decoded(hint, value[name]) for name, hint in _fields(kind)})
     inner = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list):

@@ -25,7 +25,7 @@ from monkey.describe.pictures import Listing, PictureFile
 from monkey.describe.records import result_from_json, result_to_json
 from monkey.describe.shards import Shard
 from monkey.describe.stages import Stage
-from monkey.describe.weights import free_memory
+from monkey.describe.weights import ModelSettings, free_memory
 from monkey.images import open_image
 
 USAGE = "usage"
@@ -130,7 +130,8 @@ class Work:
                     bar.update(len(batch))
         finally:
             del expert
-            free_memory()
+            if isinstance(chosen.settings, ModelSettings):
+                free_memory()
 
     def _do_batch(
         self,
