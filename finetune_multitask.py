@@ -27,7 +27,8 @@ def main(words: list[str]) -> int:
             print(stopped, file=sys.stderr)
             return 128 + stopped.number  # as of a program that the signal ended
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        # In one piece, since all processes of a run may say it at once.
+        sys.stderr.write(f"error: {error}\n")
         return 2
     if flags.training.process_index == 0:
         print(f"trained checkpoint: {folder}")

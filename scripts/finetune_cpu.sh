@@ -4,6 +4,12 @@
 # MODEL, DATA and OUTPUT say otherwise: see scripts/launch.sh.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
 export GPUS=0
 export MODEL=${MODEL:-$root/outputs/quickstart/base}
 export DATA=${DATA:-$root/outputs/quickstart/data/train.json}

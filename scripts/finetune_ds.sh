@@ -5,5 +5,11 @@
 # in the host's memory. GPUs, nodes and everything else from environment or flags: see scripts/launch.sh.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
 exec bash "$root/scripts/launch.sh" --config "$root/configs/training/full-llm.yaml" \
   --deepspeed "$root/configs/deepspeed/zero2.json" "$@"

@@ -5,6 +5,12 @@
 # CUDA_VISIBLE_DEVICES says which GPU, 0 by default. See scripts/launch.sh for the rest.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
 if [ -z "${CUDA_VISIBLE_DEVICES:-}" ] && [ "$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)" -eq 0 ]; then
   echo "error: this node shows no GPU; set CUDA_VISIBLE_DEVICES if there is one, or see scripts/finetune_cpu.sh" >&2
   exit 2

@@ -25,6 +25,12 @@
 # --resume_from_checkpoint True.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
 
 fail() {
   echo "error: $*" >&2
@@ -121,7 +127,7 @@ whole_number NNODES "$nodes" 1
 
 start=()
 if [ "$GPUS" -gt 0 ]; then
-  start=(-m torch.distributed.run --nproc_per_node "$GPUS" --nnodes "$nodes")
+  start=("$root/scripts/start_processes.py" --nproc_per_node "$GPUS" --nnodes "$nodes")
   if [ "$nodes" -gt 1 ]; then
     [ -n "${MASTER_ADDR:-}" ] || fail "NNODES=$nodes needs the address of node 0: set MASTER_ADDR, or give --master_addr"
     [ -n "${NODE_RANK:-}" ] || fail "NNODES=$nodes needs this node's number: set NODE_RANK from 0 to $((nodes - 1))"

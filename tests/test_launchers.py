@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ class Machine:
     def __init__(self, folder: Path, gpus: int):
         self.folder = folder
         (folder / "bin").mkdir()
-        for tool in ("bash", "dirname", "wc", "cat"):
+        for tool in ("bash", "dirname", "wc", "cat", "sed"):
             (folder / "bin" / tool).symlink_to(shutil.which(tool))
         self._program("nproc", "echo 16")
         if gpus:
@@ -94,7 +95,7 @@ def sharding(name: str) -> list[str]:
 
 
 def torchrun(*words: str) -> list[str]:
-    return ["-m", "torch.distributed.run", *words, PROGRAM]
+    return [str(ROOT / "scripts/start_processes.py"), *words, PROGRAM]
 
 
 ALONE = ["--nproc_per_node", "8", "--nnodes", "1", "--standalone"]
@@ -119,12 +120,22 @@ class TestWhatStarts:
         words = machine.started(script, *THREE_FLAGS)
         assert words[-6:] == THREE_FLAGS
 
+    @pytest.mark.parametrize(
+        "script", ["launch.sh", "finetune_ds.sh", "finetune_ds_3090.sh", "finetune_qlora_24gb.sh", "finetune_cpu.sh"]
+    )
+    def test_help_says_how_and_starts_nothing(self, bare, script):
+        done = bare.run(script, "--help")
+        assert done.returncode == 0, done.stderr
+        assert "scripts/" in done.stdout
+        assert "set -euo" not in done.stdout
+        assert not (bare.folder / "said").exists()
+
     def test_a_flag_wins_over_the_environment(self, machine):
         given = ["--nproc_per_node", "2", "--data_path", "mine.json"]
         words = machine.started("finetune_ds.sh", *given, **THREE, GPUS="4")
         # Of a flag that is given twice, the program takes the last.
         assert words[-2:] == ["--data_path", "mine.json"]
-        assert words[2:4] == ["--nproc_per_node", "2"]
+        assert words[1:3] == ["--nproc_per_node", "2"]
 
     def test_words_with_spaces_stay_whole(self, machine):
         words = machine.started("finetune_ds.sh", "--run_name", "two words", **{**THREE, "OUTPUT": "my folder"})
@@ -147,7 +158,7 @@ class TestWhatStarts:
 
     def test_visible_gpus_are_counted(self, machine):
         words = machine.started("finetune_ds.sh", **THREE, CUDA_VISIBLE_DEVICES="2,5,6")
-        assert words[2:4] == ["--nproc_per_node", "3"]
+        assert words[1:3] == ["--nproc_per_node", "3"]
         assert machine.environment == ["2", "5", "6", "5", ""]
 
     def test_each_process_gets_its_share_of_the_cores(self, machine):
@@ -174,18 +185,18 @@ class TestSeveralNodes:
         words = machine.started("finetune_ds.sh", **THREE, **nodes)
         place = ["--node_rank", "1", "--master_addr", "first", "--master_port", "29500"]
         assert words[: words.index(PROGRAM)] == torchrun("--nproc_per_node", "8", "--nnodes", "2", *place)[:-1]
-        assert machine.started("finetune_ds.sh", **THREE, **nodes, MASTER_PORT="1234")[11] == "1234"
+        assert machine.started("finetune_ds.sh", **THREE, **nodes, MASTER_PORT="1234")[10] == "1234"
 
     def test_they_may_be_flags(self, machine):
         words = ["--nnodes=2", "--node_rank", "0", "--master_addr", "first", "--master_port", "77", "--seed", "1"]
         started = machine.started("finetune_ds.sh", *words, **THREE)
-        assert started[4:12] == ["--nnodes", "2", "--node_rank", "0", "--master_addr", "first", "--master_port", "77"]
+        assert started[3:11] == ["--nnodes", "2", "--node_rank", "0", "--master_addr", "first", "--master_port", "77"]
         assert "--nnodes=2" not in started
         assert started[-2:] == ["--seed", "1"]
 
     def test_a_port_of_ones_own_on_one_node(self, machine):
         words = machine.started("finetune_ds.sh", **THREE, MASTER_PORT="77")
-        assert words[4:12] == ["--nnodes", "1", "--node_rank", "0", "--master_addr", "127.0.0.1", "--master_port", "77"]
+        assert words[3:11] == ["--nnodes", "1", "--node_rank", "0", "--master_addr", "127.0.0.1", "--master_port", "77"]
 
     def test_a_schedulers_own_processes_need_no_torchrun(self, machine):
         scheduler = {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "first", "MASTER_PORT": "77"}
@@ -229,7 +240,7 @@ class TestWhatIsMissing:
         assert f"this node shows no GPU; set {instead}" in bare.refusal(script, **THREE)
 
     def test_gpus_that_the_tools_do_not_see_may_be_told(self, bare):
-        assert bare.started("finetune_ds.sh", **THREE, GPUS="2")[2:4] == ["--nproc_per_node", "2"]
+        assert bare.started("finetune_ds.sh", **THREE, GPUS="2")[1:3] == ["--nproc_per_node", "2"]
 
     @pytest.mark.parametrize(
         ("given", "message"),
@@ -261,3 +272,18 @@ class TestWhatIsMissing:
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
 def test_every_script_is_whole_shell(path):
     assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+
+
+def test_a_mistake_in_a_run_of_several_processes_is_said_without_a_traceback(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in OTHERS}
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/launch.sh"), "--learning_rat", "1"],
+        env={**environment, "PYTHON": sys.executable, "GPUS": "2", "MODEL": "m", "DATA": "d", "OUTPUT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "there is no flag --learning_rat; did you mean --learning_rate" in done.stderr
+    assert "exitcode" not in done.stderr
