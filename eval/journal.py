@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.file_locks import locked, unlock
+from eval.without_torch import file_locks
 
 JOURNALS = "journal*.jsonl"
 """The journals of a task, of whichever processes."""
@@ -54,7 +54,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a buffer, what a full disk refused is not written by a later close.
         self._stream = path.open("a+b", buffering=0)
-        if not locked(self._stream, patience):
+        if not file_locks.locked(self._stream, patience):
             self._stream.close()
             raise ValueError(f"{path.parent} is being written by another run; give another --save_name")
 
@@ -65,7 +65,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        unlock(self._stream)
+        file_locks.unlock(self._stream)
 
     def clear(self) -> None:
         """Forget every answer."""

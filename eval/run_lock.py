@@ -11,8 +11,8 @@ import os
 import platform
 from pathlib import Path
 
-from eval.file_locks import locked, unlock
 from eval.journal import ORPHANS_LIVE
+from eval.without_torch import file_locks
 
 LOCK = "run.lock"
 
@@ -34,12 +34,12 @@ class RunLock:
         while True:
             self._stream = self.path.open("a+b", buffering=0)
             holder = self._holder()
-            if not locked(self._stream, 0.0 if _lives(holder) else ORPHANS_LIVE):
+            if not file_locks.locked(self._stream, 0.0 if _lives(holder) else ORPHANS_LIVE):
                 self._refuse(self._holder())
             if self._still_there():
                 break
             # Its last holder took the file away between our opening and our locking it.
-            unlock(self._stream)
+            file_locks.unlock(self._stream)
         if holder is not None and holder["host"] != platform.node():
             self._refuse(holder)
         self.found_stale = holder is not None
@@ -55,7 +55,7 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self.path.unlink(missing_ok=True)
-        unlock(self._stream)
+        file_locks.unlock(self._stream)
 
     def _holder(self) -> dict | None:
         """Who is named in the file; None in a new one, and where a crash left no whole name."""
@@ -74,7 +74,7 @@ class RunLock:
             return False
 
     def _refuse(self, holder: dict | None) -> None:
-        unlock(self._stream)
+        file_locks.unlock(self._stream)
         who = "another run" if holder is None else f"process {holder['pid']} on {holder['host']}"
         raise ValueError(
             f"{self.path.parent} is being written by {who}; wait for it, give another --save_name, or, if it is gone, "
