@@ -16,7 +16,10 @@ from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.training.dataset import Collator, errors_as_raised
 from monkey.training.lora import add_decoder_lora
-from monkey.training.recipes import PARTS, RECIPES, apply_recipe, choose_recipe, part_of
+from monkey.training.quantised import open_four_bit
+from monkey.training.recipes import PARTS, RECIPES, apply_recipe, part_of
+from tests.conftest import random_model
+from tests.small_processor import small_config
 from tests.training_start import dataset_of, losses, same_weights, train, with_records, words_of
 
 
@@ -24,39 +27,50 @@ class TestWhatTrains:
     VIT = ("model.visual.patch_embedding.", "model.visual.position_embedding", "model.visual.pre_layernorm.")
     PROJECTION = ("model.visual.post_layernorm.", "model.visual.projection")
 
-    def _expected(self, name: str, fix_vit: bool, use_lora: bool) -> bool:
-        """What the flags' descriptions promise, written apart from the table that does it."""
+    def _expected(self, name: str, recipe: str) -> bool:
+        """What docs/training.md promises of each recipe, written apart from the table that does it."""
         if name == "model.visual.resampler.pos_embed":
-            return False
-        if "_adapter." in name or name.startswith("model.visual.resampler."):
+            return recipe.endswith(", published")
+        recipe = recipe.removesuffix(", published")
+        if ".visual." in name and "_adapter." in name:
             return True
+        if name.startswith("model.visual.resampler."):
+            return recipe != "adapters-only"
         if name.startswith("model.visual."):
             assert name.startswith((*self.VIT, *self.PROJECTION, "model.visual.layers."))
-            return not fix_vit
-        return ".lora_" in name if use_lora else True
+            return recipe in ("everything", "lora-llm-vision")
+        if ".lora_" in name:
+            return True
+        return recipe in ("full-llm", "everything")
 
-    @pytest.mark.parametrize("fix_vit", [True, False])
-    @pytest.mark.parametrize("use_lora", [True, False])
-    def test_gradients_are_non_zero_on_exactly_the_recipes_set(self, start, fix_vit, use_lora):
-        model = MonkeyForConditionalGeneration.from_pretrained(start.base)
-        recipe = choose_recipe(fix_vit=fix_vit, use_lora=use_lora)
+    @pytest.mark.parametrize("name", [*RECIPES, "full-llm, published"])
+    def test_gradients_are_non_zero_on_exactly_the_recipes_set(self, start, tmp_path, name):
+        published, recipe = name.endswith("published"), RECIPES[name.removesuffix(", published")]
+        recipe = recipe.as_published() if published else recipe
+        dataset = dataset_of(start)
+        if recipe.four_bit:
+            pytest.importorskip("bitsandbytes", reason="4-bit needs bitsandbytes: pip install .[quantization]")
+            # bitsandbytes packs rows of whole blocks of 64 on a CPU.
+            random_model(small_config(grid=(2, 2), hidden_size=64, intermediate_size=128)).save_pretrained(tmp_path)
+            model = open_four_bit(str(tmp_path), dtype=torch.float32, device_map="cpu")
+        else:
+            model = MonkeyForConditionalGeneration.from_pretrained(start.base)
         if recipe.decoder_lora:
             model = add_decoder_lora(model, SimpleNamespace(lora_r=4, lora_alpha=4, lora_dropout=0.0))
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:  # zero at the start, which leaves lora_A without a gradient
+            for parameter_name, parameter in model.named_parameters():
+                if "lora_B" in parameter_name:  # zero at the start, which leaves lora_A without a gradient
                     torch.nn.init.normal_(parameter)
         apply_recipe(model, recipe)
-        dataset = dataset_of(start)
         batch = Collator(dataset.processor)([dataset[index] for index in range(len(dataset))])
         batch["pixel_values"] = dataset.processor.image_processor.image_processor.normalised(batch["pixel_values"])
         del batch["contents"]
         model(**batch, use_cache=False).loss.backward()
 
-        base = model.get_base_model() if use_lora else model
+        base = model.get_base_model() if recipe.decoder_lora else model
         moving = {n for n, p in base.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-        promised = {n for n, _ in base.named_parameters() if self._expected(n, fix_vit, use_lora)}
+        promised = {n for n, _ in base.named_parameters() if self._expected(n, name)}
         # The key bias moves no softmax, so its gradient is zero but for rounding, which may be exactly zero.
-        assert {name for name in moving ^ promised if not name.endswith("k_proj.bias")} == set()
+        assert {parameter for parameter in moving ^ promised if not parameter.endswith("k_proj.bias")} == set()
 
     def test_parts_count_the_published_size(self):
         with torch.device("meta"):

@@ -172,6 +172,18 @@ def test_a_line_of_the_file_may_become_idle_by_the_command_line(tmp_path):
         _flags("--config", str(file), "--packing", "False")
 
 
+def test_the_resolved_flags_are_printed_those_of_a_file_at_their_defaults_too(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("adam_beta1: 0.9\nlearning_rate: 1e-4\n")
+    lines = (
+        _flags("--config", str(file), "--learning_rate", "1e-3", "--data_path", "a.json", "b.json").table().split("\n")
+    )
+    assert {"--adam_beta1 0.9", "--learning_rate 0.001", "--data_path a.json b.json", "--lora_r 32"} <= set(lines)
+    assert not [line for line in lines if line.startswith("--hub_token")]
+    names = [line.split(" ", 1)[0] for line in lines]
+    assert len(names) == len(set(names))
+
+
 @pytest.mark.parametrize(
     ("flag", "instead"),
     [

@@ -287,6 +287,8 @@ class Flags(NamedTuple):
     recipe: Recipe
     given: dict[str, Any]
     """What the command line and `--config` set to other than the default: what says which run this is."""
+    named: frozenset[str] = frozenset()
+    """Every flag that the command line and `--config` name."""
 
     def resolved(self) -> dict[str, Any]:
         """Every flag's value; tokens are masked."""
@@ -294,6 +296,24 @@ class Flags(NamedTuple):
         for group in (self.model, self.data, self.lora, self.parts, self.run):
             own |= dataclasses.asdict(group)
         return {**own, **self.training.to_dict()}
+
+    def table(self) -> str:
+        """The resolved values of this program's flags and of all that were named, one a line, as they could be given.
+
+        The library's other flags have their defaults; `run.json` has them too.
+        """
+        own = {field.name for group in _GROUPS for field in dataclasses.fields(group) if field.init}
+        theirs = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+        values = self.resolved()
+        lines = []
+        for name, value in values.items():
+            if (name in own and name not in theirs) or name in self.named:
+                text = " ".join(map(str, value)) if isinstance(value, list) else value
+                lines.append(f"--{name} {text}")
+        return "\n".join(lines)
+
+
+_GROUPS = (ModelArguments, DataArguments, LoraArguments, PartArguments, RunArguments, TrainingArguments)
 
 
 class _Parser(HfArgumentParser):
@@ -306,7 +326,7 @@ class _Parser(HfArgumentParser):
 
 def _parser() -> _Parser:
     parser = _Parser(
-        (ModelArguments, DataArguments, LoraArguments, PartArguments, RunArguments, TrainingArguments),
+        _GROUPS,
         prog="finetune_multitask.py",
         description="Fine-tune Monkey on conversations about pictures.",
         allow_abbrev=False,
@@ -386,7 +406,7 @@ def parse_flags(words: list[str]) -> Flags:
     model, data, lora, parts, run, training = groups
     recipe = choose_recipe(parts.recipe, training.fix_vit, lora.use_lora, lora.q_lora)
     recipe = recipe.as_published() if parts.published else recipe
-    flags = Flags(model, data, lora, parts, run, training, recipe, given)
+    flags = Flags(model, data, lora, parts, run, training, recipe, given, frozenset(on_command_line | in_file))
     for name, value in (
         ("model_name_or_path", flags.model.model_name_or_path),
         ("data_path", flags.data.data_path),

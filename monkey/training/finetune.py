@@ -100,7 +100,7 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         print(recipe_table(flags.recipe, counts))
         print(memory.table())
         print(FORMULA)
-        print("\n".join(f"--{name} {value}" for name, value in flags.given.items()))
+        print(flags.table())
 
     with nothing_left_of_a_false_start(output_dir), logs_inside(output_dir), errors_as_raised():
         with missing_packages_named():
