@@ -146,6 +146,7 @@ def run(options: argparse.Namespace) -> None:
             max_rows=options.max_rows,
             name=options.name,
         ) as answerer:
+            answerer.patience = limits.seconds
             pictures = answerer.processor.image_processor
             pictures.max_bytes = min(pictures.max_bytes, limits.body_bytes)
             pictures.max_pixels = options.max_pixels or pictures.max_pixels

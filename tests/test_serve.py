@@ -425,6 +425,45 @@ class TestTogether:
             assert list(threads.map(asked, cases)) == expected
         assert len(set(expected)) > 6
 
+    def test_conversations_that_go_on_side_by_side_keep_to_themselves(self, model):
+        questions = ("What?", "And why is that?", "Since when?")
+
+        def held_with(ask, number: int) -> list[str]:
+            """The answers of a conversation, each of which is part of the next prompt."""
+            messages, answers = [], []
+            for turn, question in enumerate(questions):
+                messages.append((f"{question} ({number})", (number % 3,) if turn != 1 else ()))
+                answers.append(ask(messages))
+                messages.append(answers[-1])
+            return answers
+
+        def by_model(messages) -> str:
+            turns = [
+                {"role": "assistant", "content": one} if isinstance(one, str) else user(one[0], *one[1])
+                for one in messages
+            ]
+            return alone(model, turns)
+
+        def by_server(messages) -> str:
+            turns = [
+                {"role": "assistant", "content": one}
+                if isinstance(one, str)
+                else {"role": "user", "content": asking(one[0], *one[1])}
+                for one in messages
+            ]
+            with server.client() as client:
+                told = client.chat.completions.create(model="tiny", messages=turns, max_tokens=8)
+            return told.choices[0].message.content
+
+        with (
+            Answerer(model, small_processor(), name="tiny", max_rows=3) as answerer,
+            running(answerer) as server,
+            ThreadPoolExecutor(6) as threads,
+        ):
+            told = list(threads.map(lambda number: held_with(by_server, number), range(6)))
+            assert server.engine.stats.reused_tokens > 0
+        assert told == [held_with(by_model, number) for number in range(6)]
+
 
 class TestLeaving:
     def test_leaving_a_stream_ends_the_answer(self, fresh):

@@ -241,6 +241,7 @@ class TestSettings:
         api = self.run(checkpoint, monkeypatch, *words).api
         assert (api.answerer.name, api.form, api.answerer.engine.max_rows) == ("other", "plain", 3)
         assert (api.limits.queue, api.limits.seconds, api.limits.pictures) == (5, 7.0, 2)
+        assert api.answerer.patience == 7.0
         assert api.limits.body_bytes == api.fetcher.limits.max_bytes == api.answerer.max_bytes == 2**20
         assert api.answerer.processor.image_processor.max_pixels == 1000
         assert api.fetcher.hosts == {"a.example", "b.example:8080"}

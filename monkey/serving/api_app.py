@@ -227,7 +227,9 @@ async def _refused(request: Request, error: ApiError) -> Response:
 async def _of_http(request: Request, error: HTTPException) -> Response:
     """Of the framework's own, such as for a path that does not exist."""
     message = f"{request.method} {shown(request.url.path, 120)}: {error.detail}"
-    return ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else None).response()
+    response = ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else None).response()
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _failed(request: Request, error: Exception) -> Response:

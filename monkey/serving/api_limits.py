@@ -23,7 +23,7 @@ DISCARDED = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one server; each has a flag of `python -m monkey.serve`."""
+    """Of one server; all but the last have flags of `python -m monkey.serve`."""
 
     body_bytes: int = 32 * 2**20
     """Of a request, base64 included."""
@@ -70,9 +70,9 @@ class Admission:
         begun = time.monotonic()
         try:
             yield
+            self._seconds.append(time.monotonic() - begun)  # not of one that was refused, which takes no time
         finally:
             self.in_flight -= 1
-            self._seconds.append(time.monotonic() - begun)
 
     @asynccontextmanager
     async def deadline(self, seconds: float) -> AsyncIterator[None]:

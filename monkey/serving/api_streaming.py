@@ -105,5 +105,5 @@ class EventStream:
 
 
 def event(value: dict[str, Any]) -> bytes:
-    """A server-sent event that holds a value as JSON."""
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
+    """A server-sent event that holds a value as JSON; in ASCII, since some clients end a line at U+2028 too."""
+    return f"data: {json.dumps(value)}\n\n".encode()
