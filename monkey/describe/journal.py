@@ -83,6 +83,13 @@ class StageJournal:
             offset += len(line)
 
 
+def cut_torn_line(path: Path) -> None:
+    """Take away what a crash has left behind the last whole line of a file, where there is one."""
+    if path.is_file():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 def write_lines(stream: Any, content: bytes, path: Path) -> None:
     """Append to a stream without a buffer and force it to the disk. Raises OSError naming the file."""
     written = 0

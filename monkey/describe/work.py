@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from monkey.describe.configuration import ChosenExpert
 from monkey.describe.expert import Expert, Failure, Item, Spent
-from monkey.describe.journal import StageJournal, write_lines
+from monkey.describe.journal import StageJournal, cut_torn_line, write_lines
 from monkey.describe.pictures import Listing, PictureFile
 from monkey.describe.records import result_from_json, result_to_json
 from monkey.describe.shards import Shard
@@ -61,12 +61,14 @@ class Work:
     ):
         self.listing, self.pictures = listing, pictures
         self.experts, self.digests, self.folder, self.shard = experts, digests, folder, shard
+        self._usage = folder / f"{USAGE}.{shard}.jsonl"
         self.journals: dict[str, StageJournal] = {}
         self.keys: dict[str, dict[str, str]] = {}
         """By stage, the key of each picture that is done there."""
         self.problems: list[Problem] = []
 
     def __enter__(self) -> Work:
+        cut_torn_line(self._usage)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -205,9 +207,8 @@ class Work:
             "loading_seconds": round(loading, 4),
             **vars(spent),
         }
-        path = self.folder / f"{USAGE}.{self.shard}.jsonl"
-        with path.open("ab", buffering=0) as stream:
-            write_lines(stream, json.dumps(row).encode("utf-8") + b"\n", path)
+        with self._usage.open("ab", buffering=0) as stream:
+            write_lines(stream, json.dumps(row).encode("utf-8") + b"\n", self._usage)
 
 
 def _asked(expert: Expert, items: Sequence[Item], stage: str) -> Sequence[Any]:
