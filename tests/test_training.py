@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from finetune_multitask import main
@@ -300,6 +301,28 @@ class TestFailures:
         monkeypatch.setattr("monkey.training.trainer.MonkeyTrainer._save_rng_state", full_disk)
         with pytest.raises(OSError, match="No space left"):
             train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("writer", "error"),
+        [
+            ("safetensors.torch.serialize_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+            ("torch.save", RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")),
+            ("torch.save", OSError(28, "No space left on device")),
+        ],
+    )
+    @pytest.mark.parametrize("save", [("--save_strategy", "steps", "--save_steps", "1"), ()], ids=["step", "end"])
+    def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, start, tmp_path, monkeypatch, writer, error, save):
+        if not save and writer == "torch.save":
+            pytest.skip("the checkpoint at the end has no state of an optimiser")
+
+        def full(*_, **__):
+            raise error
+
+        monkeypatch.setattr(writer, full)
+        with pytest.raises(OSError, match=r"out.* not be written \(.*(No space|write failed).*make room") as caught:
+            train(start, tmp_path / "out", "--report_to", "none", *save)
+        assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
 
     def test_an_earlier_run_is_not_written_over_unasked(self, start, tmp_path):

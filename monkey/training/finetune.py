@@ -35,6 +35,7 @@ from monkey.training.places import (
     logs_inside,
     move_into_place,
     nothing_left_of_a_false_start,
+    writing,
 )
 from monkey.training.recipes import PartCount, base_model, recipe_table
 from monkey.training.record import run_record, write_json, write_loss_curve
@@ -112,7 +113,8 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
             trainer.evaluate()
         # Before the merged checkpoint is written, for which one process leaves ZeRO-3's setting.
         report = _overfit_report(trainer, flags, train_set, processor) if flags.run.overfit else None
-        _save(trainer, flags, output_dir)
+        with writing(output_dir, "make room, then --resume_from_checkpoint True where checkpoints were saved"):
+            _save(trainer, flags, output_dir)
         if report is not None:
             report.check()
     return output_dir

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from monkey.training.arguments import Flags
 from monkey.training.scoring import earlier_evaluations
 
@@ -72,6 +74,21 @@ def move_into_place(aside: Path, folder: Path) -> None:
             move_into_place(entry, folder / entry.name)
         else:
             os.replace(entry, folder / entry.name)
+
+
+@contextlib.contextmanager
+def writing(place: Path, advice: str) -> Iterator[None]:
+    """A full disk under any of the libraries that write is one sentence, OSError, about `place`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise  # names a file of its own, and no room would bring it back
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save tells of a disk by an error of its archive's writer.
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        said = " ".join(str(error).split())
+        raise OSError(f"{place} could not be written ({said}); {advice}") from error
 
 
 def checkpoint_to_resume(flags: Flags) -> str | None:

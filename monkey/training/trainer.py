@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -34,7 +33,7 @@ from monkey.training.loading import EqualShares, PlannedBatches, PlannedLoader
 from monkey.training.lora import load_adapter, save_adapter
 from monkey.training.metering import Meter
 from monkey.training.part_arguments import PartArguments
-from monkey.training.places import checkpoints, remove_checkpoint
+from monkey.training.places import checkpoints, remove_checkpoint, writing
 from monkey.training.recipes import base_model, part_of
 from monkey.training.record import write_json
 from monkey.training.scoring import BestCheckpoint, Scoring, score_metrics
@@ -212,7 +211,8 @@ class MonkeyTrainer(Trainer):
         if self.best is not None:
             if self.guard is not None:
                 self.guard.check(self.state.global_step)
-            self.best.offer(self.state.global_step, metrics, lambda folder: self.save_model(str(folder)))
+            with writing(self.best.folder, "what was there before still is: make room and continue from a checkpoint"):
+                self.best.offer(self.state.global_step, metrics, lambda folder: self.save_model(str(folder)))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -285,13 +285,10 @@ class MonkeyTrainer(Trainer):
             self.guard.check(self.state.global_step)
         with self.written_aside(output_dir / f".{name}.partial") as aside, self._paused_meter():
             self._checkpoint_parent = aside
+            advice = "earlier checkpoints are whole: make room and continue with --resume_from_checkpoint True"
             try:
-                super()._save_checkpoint(model, trial)
-            except (OSError, SafetensorError) as error:
-                raise OSError(
-                    f"{output_dir / name} could not be written ({' '.join(str(error).split())}); earlier checkpoints "
-                    "are whole: make room and continue with --resume_from_checkpoint True"
-                ) from error
+                with writing(output_dir / name, advice):
+                    super()._save_checkpoint(model, trial)
             finally:
                 self._checkpoint_parent = None
             self._wait_for_everyone()
