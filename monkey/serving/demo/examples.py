@@ -15,6 +15,11 @@ class Example:
     picture: Path
     question: str
 
+    @property
+    def name(self) -> str:
+        """What the page calls it: "signs" rather than "000000.png"."""
+        return self.picture.parent.name
+
 
 def examples(folder: Path = SAMPLES) -> tuple[Example, ...]:
     """Each held-out picture with its first question; none where the folder is not there."""

@@ -144,7 +144,7 @@ class Handlers:
             sentence = words.many_pictures.format(count=len(pictures) + 1, limit=MOST_PICTURES)
             return [gr.skip(), gr.skip(), gr.skip(), view.notice(sentence)]
         content = example.picture.read_bytes()
-        added = self.store.add(request.session_hash, content, example.picture.name, self.models.open_picture)
+        added = self.store.add(request.session_hash, content, example.name, self.models.open_picture)
         return [*view.tray_of([*pictures, added]), example.question, view.notice("")]
 
     # What the model sees
@@ -159,13 +159,16 @@ class Handlers:
                     raise Refusal(words.sees_nothing)
                 answerers = self._open_models(words)
                 shown = [
-                    looking.views_of(answerer, self._opened(picture, words), picture, words)
-                    for answerer in answerers
+                    self._of_model(place, looking.views_of(answerer, self._opened(picture, words), picture, words))
+                    for place, answerer in enumerate(answerers)
                     for picture in pictures
                 ]
             except Refusal as refusal:
                 return ["", view.paragraphs([str(refusal)])]
-            counts = [looking.counts_of(answerer, len(pictures), words) for answerer in answerers]
+            counts = [
+                self._named(place, looking.counts_of(answerer, len(pictures), words))
+                for place, answerer in enumerate(answerers)
+            ]
             return [self._kept(person, shown), view.paragraphs(counts)]
 
     def show_heat(self, request: gr.Request, conversation: Conversation, language: Any) -> list:
@@ -179,9 +182,10 @@ class Handlers:
                 sentences = [f"“{conversation[-1].asked}”"]
                 for place, answerer in enumerate(self._open_models(words)):
                     if conversation[-1].answers[place].text:
-                        shown += looking.heat_of(
+                        heat = looking.heat_of(
                             answerer, place, conversation, lambda picture: self._opened(picture, words), words
                         )
+                        shown += [self._of_model(place, picture) for picture in heat]
                     name = self.models.names[place]
                     sentences.append(looking.answer_counts(conversation, place, name, words))
             except Refusal as refusal:
@@ -299,6 +303,14 @@ class Handlers:
             if words is None:
                 raise
             raise Refusal(words.gone_picture) from error
+
+    def _named(self, place: int, sentence: str) -> str:
+        """A sentence about one model, with its name where there are two."""
+        return f"{self.models.names[place]}: {sentence}" if len(self.models.names) > 1 else sentence
+
+    def _of_model(self, place: int, shown: looking.Captioned) -> looking.Captioned:
+        image, caption = shown
+        return image, self._named(place, caption)
 
     def _kept(self, person: str, shown: Sequence[looking.Captioned]) -> str:
         return view.figures([(self.store.keep_image(person, image), caption) for image, caption in shown])

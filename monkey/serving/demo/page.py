@@ -100,22 +100,24 @@ class Page:
         self.chats: list[gr.Chatbot] = []
         with gr.Row(equal_height=True):
             for place, name in enumerate(models.names):
-                chat = self.labels.make(
-                    gr.Chatbot,
-                    {"placeholder": "conversation_hint"},
-                    label=name,
-                    show_label=len(models.names) > 1,
-                    height=430,
-                    min_width=240,
-                    buttons=[],
-                    feedback_options=None,
-                    render_markdown=False,
-                    sanitize_html=True,
-                    allow_tags=False,
-                    latex_delimiters=[],
-                    elem_id=f"chat-{place}",
-                    elem_classes=["conversation"],
-                )
+                with gr.Column(min_width=240):
+                    if len(models.names) > 1:
+                        gr.HTML(view.paragraphs([name]), padding=False, elem_classes=["caption"])
+                    chat = self.labels.make(
+                        gr.Chatbot,
+                        {"placeholder": "conversation_hint"},
+                        label=name,
+                        show_label=False,
+                        height=430,
+                        buttons=[],
+                        feedback_options=None,
+                        render_markdown=False,
+                        sanitize_html=True,
+                        allow_tags=False,
+                        latex_delimiters=[],
+                        elem_id=f"chat-{place}",
+                        elem_classes=["conversation"],
+                    )
                 self.chats.append(chat)
 
     def _lay_out_composer(self) -> None:

@@ -25,7 +25,7 @@ CSS = """
 #tray .grid-container, #examples .grid-container { gap: 6px; padding: 2px; }
 #examples .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; }
 #tray .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; padding-top: 34px; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 12px; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); gap: 12px; }
 .figures figure { margin: 0; max-width: 640px; }
 .figures img { width: 100%; height: auto; border-radius: 6px; }
 .figures figcaption { font-size: 0.85em; opacity: 0.85; }
