@@ -2,8 +2,8 @@
 
     python scripts/new_model.py configs/model/small outputs/small-untrained --seed 0
 
-The weights are random, the same for the same seed; the processor is saved beside them. OUTPUT is written whole or not
-at all.
+The weights are random, the same for the same seed; the processor is saved beside them. With --merge the resampler
+starts as a merge of neighbouring patches (monkey/training/resampler_start.py). OUTPUT is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from pathlib import Path
 import torch
 
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor, QwenTokenizer
+from monkey.training.resampler_start import start_as_merge
 
 
-def new_model(source: str | Path, output: str | Path, seed: int = 0) -> Path:
+def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool = False) -> Path:
     """Write the untrained checkpoint that `source` describes into the new folder `output`.
 
     Raises:
         FileNotFoundError: `source` lacks its config.json or qwen.tiktoken.
-        ValueError: `output` exists, or tokenizer and config do not belong together.
+        ValueError: `output` exists, tokenizer and config do not belong together, or the patches cannot be merged.
     """
     output = Path(output)
     if output.exists():
@@ -37,6 +38,8 @@ def new_model(source: str | Path, output: str | Path, seed: int = 0) -> Path:
         )
     torch.manual_seed(seed)
     model = MonkeyForConditionalGeneration(config)
+    if merge:
+        start_as_merge(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
         folder = Path(temporary) / output.name
@@ -51,9 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", help="folder with config.json and qwen.tiktoken")
     parser.add_argument("output", help="new folder")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--merge", action="store_true", help="start the resampler as a merge of neighbouring patches")
     options = parser.parse_args(arguments)
     try:
-        folder = new_model(options.source, options.output, options.seed)
+        folder = new_model(options.source, options.output, options.seed, options.merge)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

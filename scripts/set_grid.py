@@ -1,0 +1,102 @@
+"""Put a checkpoint on another grid of windows, with or without adapters and a global view, before it is trained there.
+
+    python scripts/set_grid.py BASE TARGET --grid 2,2                                # Monkey from a base at one window
+    python scripts/set_grid.py BASE TARGET --grid 2,2 --adapters shared --global-view False
+    python scripts/set_grid.py BASE TARGET --grid 1,1 --window 224 --adapters none --global-view False
+
+New adapters start at nothing: until they are trained the windows are encoded as the base encodes its one. `--window`
+gives the one window more pixels, its position embeddings interpolated. TARGET is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor, QwenTokenizer
+from monkey.grid import check_grid
+
+ADAPTERS = ("per_window", "shared", "none")
+SWITCH = {"True": True, "False": False}
+
+
+def set_grid(
+    base: str | Path,
+    target: str | Path,
+    grid: tuple[int, int],
+    adapters: str = "per_window",
+    global_view: bool = True,
+    window: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write `base`, put on `grid`, into the new folder `target`.
+
+    Args:
+        grid: rows and columns of windows.
+        adapters: `per_window`, `shared` or `none`; sets that the base has not are new.
+        global_view: whether the shrunk canvas is a view too.
+        window: pixels of a window's side; the base's own by default.
+        seed: of the new adapters.
+
+    Raises:
+        FileNotFoundError: `base` lacks a file.
+        ValueError: `target` exists, or a window that is no multiple of the patches.
+    """
+    target = Path(target)
+    if target.exists():
+        raise ValueError(f"{target} exists already; name a new folder")
+    config = MonkeyConfig.from_pretrained(base, grid=grid, window_adapters=adapters, global_view=global_view)
+    if window is not None:
+        if window < 1 or window % config.vision_config.patch_size:
+            raise ValueError(f"--window {window} is not a multiple of the patches' {config.vision_config.patch_size}")
+        config.vision_config.window_size = window
+    tokenizer = QwenTokenizer.from_pretrained(base)
+    torch.manual_seed(seed)
+    model = MonkeyForConditionalGeneration.from_pretrained(base, config=config)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+        folder = Path(temporary) / target.name
+        model.save_pretrained(folder)
+        MonkeyProcessor.from_config(config, tokenizer).save_pretrained(folder)
+        folder.rename(target)
+    return target
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; 2 on what the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", help="checkpoint folder, or hub name in the offline cache")
+    parser.add_argument("target", help="new folder")
+    parser.add_argument("--grid", required=True, metavar="R,C", help="rows and columns of windows")
+    parser.add_argument("--adapters", choices=ADAPTERS, default="per_window", help="default per_window")
+    parser.add_argument("--global-view", choices=SWITCH, default="True", help="default True")
+    parser.add_argument("--window", type=int, metavar="PIXELS", help="side of a window; the base's own by default")
+    parser.add_argument("--seed", type=int, default=0, help="of new adapters (default 0)")
+    options = parser.parse_args(arguments)
+    try:
+        numbers = [int(number) for number in options.grid.split(",") if number.strip().isdecimal()]
+        if len(numbers) != 2:
+            raise ValueError(f"--grid {options.grid} is not rows,columns such as 2,2")
+        folder = set_grid(
+            options.base,
+            options.target,
+            check_grid(numbers),
+            options.adapters,
+            SWITCH[options.global_view],
+            options.window,
+            options.seed,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    config = MonkeyConfig.from_pretrained(folder)
+    print(f"{folder}: {config.canvas_size[0]}×{config.canvas_size[1]} pixels, {config.image_tokens} tokens a picture")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

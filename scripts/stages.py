@@ -1,0 +1,57 @@
+"""What the longer scripts share: steps as commands a person could type, each done once, training taken up where it was.
+
+A step counts as done when what it leaves is there under its name, which all programs of this project write last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def run(title: str, *command: str | Path) -> None:
+    """Run one step with this interpreter, its command printed, or end the whole with its exit status."""
+    words = [str(word) for word in command]
+    print(f"\n== {title}\n   python {shlex.join(words)}", flush=True)
+    # The steps run on the CPU; saying so to DeepSpeed, which Trainer imports where it is installed, spares its warning.
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment.setdefault("DS_ACCELERATOR", "cpu")
+    status = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=environment, check=False).returncode
+    if status:
+        print(f"error: this step failed ({title}); the lines above say why", file=sys.stderr)
+        raise SystemExit(status)
+
+
+def train(title: str, config: str, base: Path, data: Path, output: Path, *flags: str) -> None:
+    """Train `base` with a config into `output`; a run that ended early goes on from its last checkpoint."""
+    if (output / "model.safetensors").is_file():
+        print(f"\n== {title}: done before, in {output}")
+        return
+    begun = any(output.glob("checkpoint-*/trainer_state.json"))
+    run(
+        title,
+        *("finetune_multitask.py", "--config", config, "--model_name_or_path", base, "--data_path", data),
+        *("--output_dir", output, "--resume_from_checkpoint" if begun else "--overwrite_output_dir", "True"),
+        *flags,
+    )
+
+
+def evaluate(title: str, checkpoint: Path, tasks: str, data: Path, result: Path, name: str, *flags: str) -> None:
+    """Ask `checkpoint` the questions of tasks; answers that are there are kept."""
+    run(
+        title,
+        *("evaluate_vqa.py", "--checkpoint", checkpoint, "--dataset", tasks, "--data-root", data),
+        *("--output-dir", result, "--save_name", name, "--batch-size", "32", "--num-workers", "0", *flags),
+    )
+
+
+def results(result: Path, name: str, task: str) -> dict[str, Any]:
+    """Content of a task's results.json."""
+    return json.loads((result / name / task / "results.json").read_text(encoding="utf-8"))

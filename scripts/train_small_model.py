@@ -1,0 +1,122 @@
+"""Train the small Monkey that ships in models/small, in stages as the paper's lineage was, on two CPU cores.
+
+    bash scripts/train_small_model.sh                 # about two hours; takes up what an earlier call left
+
+1. A base at one window of 112 pixels, without adapters, from scratch, on documents of that size.
+2. Monkey from that base: 2×2 windows with an adapter each and the global view, on documents of 224 pixels; the shared
+   vision transformer is frozen, as in the paper.
+3. Held-out documents are asked, and the weights are written in bf16.
+
+Everything lands in one folder, by default outputs/small: data/, base/, monkey/, result/, and model/, which is what
+models/small holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+from scripts.stages import REPOSITORY, evaluate, results, run, train
+
+BASE_SIDE, MONKEY_SIDE, GRID = 112, 224, "2,2"
+BASE_DOCUMENTS = ("sign=3", "paragraph=2", "receipt", "label", "form", "table", "bars", "lines", "scene")
+DOCUMENTS = "monkey.data.render.documents"
+TASKS = "documents_heldout", "documents_known"
+EVALUATED = ",".join(f"{task}{suffix}" for task in TASKS for suffix in ("", "_read", "_box"))
+
+
+def export(checkpoint: Path, target: Path) -> Path:
+    """Write a checkpoint's weights in bf16, with its processor, into the new folder `target`.
+
+    Raises:
+        ValueError: `target` exists.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists already; remove it to write it anew")
+    model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+        folder = Path(temporary) / target.name
+        model.save_pretrained(folder)
+        MonkeyProcessor.from_pretrained(checkpoint).save_pretrained(folder)
+        folder.rename(target)
+    return target
+
+
+def score_lines(result: Path, name: str) -> list[str]:
+    """One line a task and kind of question: questions, score in percent, 95 % interval."""
+    lines = []
+    for task in EVALUATED.split(","):
+        found = results(result, name, task)
+        rows = [(task, found["n"], found["scores"])]
+        parts = found.get("parts", {}).get("kind", {})
+        rows += [(f"  {kind}", part["rows"], part["scores"]) for kind, part in parts.items() if len(parts) > 1]
+        for label, count, scores in rows:
+            figures = scores[found["headline"]]
+            low, high = figures["interval"] or (float("nan"),) * 2
+            lines.append(f"{label:<26} {count:>6}  {figures['value']:5.1f}  [{low:.1f}, {high:.1f}]")
+    return lines
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs the stages; 2 on what the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "small")
+    parser.add_argument("--pictures", type=int, default=30_000, help="to train the base on; half as many for Monkey")
+    parser.add_argument("--heldout", type=int, default=300, help="pictures of each held-out split")
+    parser.add_argument("--base-steps", type=int, help="the number in configs/training/reader-base.yaml if not given")
+    parser.add_argument("--monkey-steps", type=int, help="that in reader-monkey.yaml if not given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False where the CPU has no AMX")
+    options = parser.parse_args(words)
+    output = options.output.resolve()
+    data, result, seed = output / "data", output / "result", str(options.seed)
+    small, large, begun, grown = data / "base", data / "monkey", output / "untrained", output / "on-grid"
+    base, monkey, model = output / "base", output / "monkey", output / "model"
+    common = ("--seed", seed, "--bf16", options.bf16)
+
+    def steps(given: int | None) -> tuple[str, ...]:
+        return () if given is None else ("--max_steps", str(given))
+
+    run(
+        "draw documents of one window",
+        *("-m", DOCUMENTS, "--output", small, "--seed", seed, "--side", str(BASE_SIDE)),
+        *("--train", str(options.pictures), "--documents", *BASE_DOCUMENTS),
+    )
+    run(
+        "draw documents of 2×2 windows, and those held out",
+        *("-m", DOCUMENTS, "--output", large, "--seed", seed, "--side", str(MONKEY_SIDE)),
+        *("--train", str(options.pictures // 2), "--heldout", str(options.heldout), "--known", str(options.heldout)),
+    )
+    if not begun.exists():
+        run(
+            "make the model, untrained",
+            "scripts/new_model.py",
+            "configs/model/reader",
+            begun,
+            "--merge",
+            "--seed",
+            seed,
+        )
+    config = "configs/training/reader-base.yaml"
+    train("train the base", config, begun, small / "train.json", base, *common, *steps(options.base_steps))
+    if not grown.exists():
+        run("put it on a grid", "scripts/set_grid.py", base, grown, "--grid", GRID, "--seed", seed)
+    config = "configs/training/reader-monkey.yaml"
+    train("train Monkey", config, grown, large / "train.json", monkey, *common, *steps(options.monkey_steps))
+    if not model.exists():
+        export(monkey, model)
+    evaluate("ask the held-out documents", model, EVALUATED, large, result, "model")
+    print("\nQuestions, score in percent and its 95 % interval:\n")
+    print("\n".join(score_lines(result, "model")))
+    print(f"\nThe model: {model}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The scripts of the small model: a base goes on a grid unchanged, stages are done once, the study's sums are right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor
+from scripts import resolution_study, stages
+from scripts.new_model import new_model
+from scripts.resolution_study import ARMS, SIZES, scores_of, summary, table
+from scripts.set_grid import main as set_grid_main
+from scripts.set_grid import set_grid
+from scripts.train_small_model import export
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+READER = REPOSITORY / "configs" / "model" / "reader"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return new_model(READER, tmp_path_factory.mktemp("reader") / "base", seed=1)
+
+
+def open_model(folder: Path) -> MonkeyForConditionalGeneration:
+    return MonkeyForConditionalGeneration.from_pretrained(folder).eval()
+
+
+def test_the_reader_is_as_small_as_it_must_be_to_ship(base, tmp_path):
+    grown = set_grid(base, tmp_path / "monkey", (2, 2))
+    model = open_model(grown)
+    assert sum(parameter.numel() for parameter in model.parameters()) <= 12_000_000
+    shipped = export(grown, tmp_path / "shipped")
+    assert sum(path.stat().st_size for path in shipped.iterdir()) <= 25 * 2**20
+    assert open_model(shipped).dtype == torch.bfloat16
+
+
+def test_windows_of_a_new_monkey_are_encoded_as_the_base_encodes_its_one(base, tmp_path):
+    grown = open_model(set_grid(base, tmp_path / "monkey", (2, 2), seed=3))
+    alone = open_model(base)
+    window = grown.config.window_size
+    pixels = torch.randn(1, 3, 2 * window, 2 * window, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = grown.model.visual(pixels).unflatten(1, (5, -1))
+        for number, (row, column) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+            cut = pixels[:, :, row * window : (row + 1) * window, column * window : (column + 1) * window]
+            torch.testing.assert_close(together[:, number], alone.model.visual(cut), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_every_arm_of_the_study_opens_on_its_grid(base, tmp_path, arm):
+    grid = tuple(int(number) for number in arm.grid.split(","))
+    window = 112 * arm.window
+    folder = set_grid(base, tmp_path / "arm", grid, arm.adapters, arm.global_view, window)
+    model, processor = open_model(folder), MonkeyProcessor.from_pretrained(folder)
+    config = model.config
+    assert (config.grid, config.window_adapters, config.global_view) == (grid, arm.adapters, arm.global_view)
+    assert config.canvas_size == (grid[0] * window, grid[1] * window)
+    pixels = torch.zeros(1, 3, *config.canvas_size)
+    with torch.no_grad():
+        assert model.model.visual(pixels).shape[1] == config.image_tokens
+    assert processor.tokenizer("Answer").input_ids
+
+
+def test_new_adapters_depend_on_the_seed_alone(base, tmp_path):
+    folders = [set_grid(base, tmp_path / str(number), (2, 2), seed=seed) for number, seed in enumerate((5, 5, 6))]
+    one, same, other = (open_model(folder).state_dict() for folder in folders)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--grid", "2"], "--grid 2 is not rows,columns"),
+        (["--grid", "0,2"], "two positive whole numbers"),
+        (["--grid", "1,1", "--window", "100"], "--window 100 is not a multiple of the patches' 8"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_one_sentence(base, tmp_path, capsys, flags, message):
+    assert set_grid_main([str(base), str(tmp_path / "new"), *flags]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert [line for line in error if line.startswith("error: ")] == error[-1:]
+    assert message in error[-1]
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_there_is_not_written_over(base, tmp_path):
+    with pytest.raises(ValueError, match="exists already"):
+        set_grid(base, tmp_path, (2, 2))
+    with pytest.raises(ValueError, match="exists already"):
+        export(base, tmp_path)
+
+
+def test_training_is_started_once_and_taken_up_where_it_stopped(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(stages, "run", lambda title, *words: commands.append([str(word) for word in words]))
+    output = tmp_path / "run"
+    stages.train("t", "c.yaml", tmp_path, tmp_path, output)
+    (output / "checkpoint-5").mkdir(parents=True)
+    (output / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    stages.train("t", "c.yaml", tmp_path, tmp_path, output)
+    (output / "model.safetensors").touch()
+    stages.train("t", "c.yaml", tmp_path, tmp_path, output)
+    assert ["--overwrite_output_dir" in words for words in commands] == [True, False]
+    assert ["--resume_from_checkpoint" in words for words in commands] == [False, True]
+
+
+def test_a_step_that_fails_ends_the_whole_with_its_status(capsys):
+    with pytest.raises(SystemExit) as ended:
+        stages.run("look", "-c", "raise SystemExit(3)")
+    assert ended.value.code == 3
+    assert "this step failed (look)" in capsys.readouterr().err
+
+
+def study_run(*scores: float) -> dict[str, tuple[float, int, str]]:
+    heights = (7, 7, 9, 11, 20, 0)
+    return {
+        str(number): (score, height, f"{number // 2}.jpg")
+        for number, (score, height) in enumerate(zip(scores, heights, strict=True))
+    }
+
+
+def test_the_study_tells_scores_apart_by_height_of_letters():
+    runs = [study_run(1, 0, 1, 1, 1, 0), study_run(0, 0, 1, 1, 0, 1)]
+    rows = {row["size"]: row for row in summary(runs)}
+    assert rows["up to 7"]["value"] == pytest.approx(25)
+    assert rows["up to 7"]["seeds"] == [50, 0]
+    assert rows["8 and 9"]["value"] == 100
+    assert rows["13 up"]["value"] == 50
+    # The question whose answer is no text of the picture has no height and is in no row.
+    assert rows["all text"]["questions"] == 5
+    assert rows["all text"]["value"] == pytest.approx(60)
+
+
+def test_every_height_is_in_one_size():
+    for height in range(1, 60):
+        assert sum(size.least <= height <= size.most for size in SIZES[1:]) == 1
+
+
+def test_answers_to_other_questions_are_refused(tmp_path):
+    line = {"question_id": 1, "scores": {"official": 1.0}}
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "heldout.jsonl").write_text(json.dumps({"question_id": 2, "text_height": 7, "image": "a"}) + "\n")
+    with pytest.raises(ValueError, match="not to the 1 of"):
+        scores_of(tmp_path / "predictions.jsonl", tmp_path / "heldout.jsonl")
+
+
+def test_table_and_plot_have_every_arm(tmp_path):
+    measured = {arm.name: summary([study_run(1, 0, 1, 1, 1, 0)] * 3) for arm in ARMS}
+    resolution_study.write(tmp_path, measured, {"steps": 1})
+    text = (tmp_path / "table.md").read_text()
+    assert text == table(measured) + "\n"
+    assert all(arm.title in text for arm in ARMS)
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(ARMS) * len(SIZES)
+    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "scores.png", "table.csv", "table.md"]
+
+
+def test_a_study_of_other_settings_is_not_mixed_in(tmp_path):
+    resolution_study._check_same(tmp_path, {"steps": 10, "seeds": 1})
+    resolution_study._check_same(tmp_path, {"steps": 10, "seeds": 3})
+    with pytest.raises(ValueError, match="a study of other steps"):
+        resolution_study._check_same(tmp_path, {"steps": 11, "seeds": 3})
+
+
+def test_a_base_that_is_a_monkey_already_is_refused(base, tmp_path, capsys):
+    grown = set_grid(base, tmp_path / "monkey", (2, 2))
+    assert resolution_study.main([str(grown), "--output", str(tmp_path / "study")]) == 2
+    assert "is no base: it has 4 windows, 4 adapter sets" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_stages_and_study_run_from_nothing_and_again(tmp_path):
+    small = ["--pictures", "20", "--heldout", "8", "--bf16", "False"]
+    chain = ["train_small_model", "--output", str(tmp_path / "small"), "--base-steps", "2", "--monkey-steps", "2"]
+    study = ["resolution_study", str(tmp_path / "small" / "base"), "--output", str(tmp_path / "study")]
+    study += ["--steps", "2", "--seeds", "1", "--arms", "one-view", "own-adapters"]
+    for program, *words in (chain, study):
+        for _ in range(2):
+            command = [sys.executable, "-m", f"scripts.{program}", *words, *small]
+            done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+    assert MonkeyConfig.from_pretrained(tmp_path / "small" / "model").num_adapters == 4
+    assert "2×2 windows, an adapter each" in (tmp_path / "study" / "table.md").read_text()
