@@ -24,8 +24,9 @@ from typing import Any
 import torch
 
 from benchmarks.measure import finish
+from benchmarks.random_weights import random_model, tiny_config
 from benchmarks.training import draw, packed_rows
-from monkey import MonkeyConfig, MonkeyForConditionalGeneration
+from monkey import MonkeyConfig
 from monkey.training.lora import add_decoder_lora
 from monkey.training.memory_plan import plan
 from monkey.training.memory_settings import recipe_fields
@@ -36,29 +37,12 @@ from monkey.training.quantised import keep_trained_in_float32
 from monkey.training.recipes import RECIPES, apply_recipe, base_model
 from monkey.training.record import package_versions
 
-RECIPES_HERE = tuple(name for name, recipe in RECIPES.items() if not recipe.four_bit)
-
-
-def tiny_config() -> MonkeyConfig:
-    """To try the program where there is no GPU."""
-    vision = {"window_size": 28, "patch_size": 14, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
-    return MonkeyConfig(
-        vision_config={**vision, "num_queries": 4, "num_positions": 4},
-        text_config={**text, "num_attention_heads": 2},
-        image_start_id=433,
-    )
-
 
 def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
     """The model as a run of the recipe holds it, and whether its steps need autocast."""
     recipe = RECIPES[options.recipe]
     config = tiny_config() if options.tiny else MonkeyConfig(grid=tuple(options.grid))
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(options.device):
-        model: Any = MonkeyForConditionalGeneration(config)
-    torch.set_default_dtype(torch.float32)
+    model: Any = random_model(config, options.device, recipe.four_bit, options.folder)
     if recipe.decoder_lora:
         model = add_decoder_lora(model, SimpleNamespace(lora_r=32, lora_alpha=32, lora_dropout=0.05))
     apply_recipe(model, recipe)
@@ -77,7 +61,7 @@ def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", choices=RECIPES_HERE, default="lora-llm")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="lora-llm")
     parser.add_argument("--grid", type=int, nargs=2, default=(2, 2), metavar=("ROWS", "COLUMNS"))
     parser.add_argument("--pack-tokens", type=int, default=4096)
     parser.add_argument("--questions", type=int, default=1, help="about each picture")
@@ -86,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--decoder-checkpointing", action="store_true")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a model of nothing, to try the program on a CPU")
+    parser.add_argument("--folder", type=Path, help="place for the weights that a recipe in 4 bits packs")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args(argv)
     options.dtype, options.seed = "bfloat16", 0
@@ -150,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             cuda=options.device.startswith("cuda"),
         )
         figures["planned_gib"] = planned.total / 2**30
-    settings = {name: value for name, value in vars(options).items() if name != "output"}
+    settings = {name: value for name, value in vars(options).items() if name not in ("output", "folder")}
     result = {"benchmark": "full_size", "figures": figures, "settings": settings, "versions": package_versions()}
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -18,9 +18,7 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +27,8 @@ import numpy as np
 import torch
 
 from benchmarks.engine_run import TOKENS_AS_NUMBERS, run_engine
-from benchmarks.full_size import tiny_config
 from benchmarks.measure import finish, seconds
+from benchmarks.random_weights import random_model, tiny_config
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor
 from monkey.serving.engine import Engine
 from monkey.serving.request import Picture
@@ -68,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         print("error: --compile is for CUDA; leave it out", file=sys.stderr)
         return 2
 
-    with ExitStack() as stack:
-        model = opened(options, stack)
+    config = tiny_config() if options.tiny else MonkeyConfig(grid=tuple(options.grid))
+    model = random_model(config, options.device, bool(options.quantization), options.folder).eval()
     figures = measured(model, options)
     if cuda:
         figures["device"] = torch.cuda.get_device_name()
@@ -86,24 +84,6 @@ def main(argv: list[str] | None = None) -> int:
         options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result))
     return 0
-
-
-def opened(options: argparse.Namespace, stack: ExitStack) -> MonkeyForConditionalGeneration:
-    """The model in bfloat16, or with its decoder packed in 4 bits."""
-    torch.manual_seed(0)
-    config = tiny_config() if options.tiny else MonkeyConfig(grid=tuple(options.grid))
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cpu" if options.quantization else options.device):
-        model = MonkeyForConditionalGeneration(config)
-    torch.set_default_dtype(torch.float32)
-    if not options.quantization:
-        return model.eval()
-    from monkey.training.quantised import open_four_bit
-
-    folder = stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder, prefix="random-weights-"))
-    model.save_pretrained(folder)
-    del model
-    return open_four_bit(folder, device_map={"": options.device}).eval()
 
 
 @torch.no_grad()

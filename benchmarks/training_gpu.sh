@@ -24,6 +24,7 @@ command -v "$python" >/dev/null || python=python3
 }
 # Rows differ in length, and so do the blocks of memory they need.
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
+mkdir -p "$output"
 failed=()
 
 run() {
@@ -38,6 +39,7 @@ run full-llm-4-questions --recipe full-llm --pack-tokens 8192 --questions 4
 run full-llm-checkpointed --recipe full-llm --pack-tokens 8192 --vision-checkpointing --decoder-checkpointing
 run lora-llm --recipe lora-llm --pack-tokens 4096
 run lora-llm-checkpointed --recipe lora-llm --pack-tokens 2048 --vision-checkpointing --decoder-checkpointing
+run qlora-llm-checkpointed --recipe qlora-llm --pack-tokens 2048 --vision-checkpointing --decoder-checkpointing --folder "$output"
 run adapters-only --recipe adapters-only --pack-tokens 4096
 run lora-llm-896x1344 --recipe lora-llm --grid 2 3 --pack-tokens 4096 --vision-checkpointing --decoder-checkpointing
 

@@ -100,8 +100,10 @@ def test_samples_longer_than_a_row_are_refused(capsys):
     assert "samples of up to 2682 tokens, and a row holds 2048" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["lora-llm", "full-llm"])
+@pytest.mark.parametrize("recipe", ["lora-llm", "full-llm", "qlora-llm"])
 def test_the_full_size_program_runs_at_a_tiny_size(capsys, tmp_path, recipe):
+    if recipe == "qlora-llm":
+        pytest.importorskip("bitsandbytes", reason="decoders in 4 bits need bitsandbytes")
     words = [
         "--device",
         "cpu",
