@@ -1,0 +1,52 @@
+"""The model that ships: as small as promised, with its card, and its weights give the score that is stated for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.fixed_subset import STATED, TASKS, fixed_subset_score
+from scripts.fixed_subset import main as fixed_subset_main
+from tests.test_small_model import base  # noqa: F401
+
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "small"
+shipped = pytest.mark.skipif(not SHIPPED.is_dir(), reason="no small model is shipped in models/small")
+
+
+@shipped
+def test_what_ships_is_small_and_has_a_card():
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 25 * 2**20
+    assert {"README.md", "config.json", "model.safetensors", "qwen.tiktoken", STATED} <= {
+        path.name for path in SHIPPED.iterdir()
+    }
+
+
+@shipped
+@pytest.mark.slow
+def test_shipped_weights_give_the_stated_score(tmp_path):
+    stated = json.loads((SHIPPED / STATED).read_text(encoding="utf-8"))
+    scores = fixed_subset_score(SHIPPED, tmp_path)
+    assert set(scores) == set(stated) == set(TASKS)
+    for task, figures in scores.items():
+        low, high = stated[task]["interval"]
+        assert low <= figures["value"] <= high
+        assert figures["questions"] == stated[task]["questions"]
+
+
+def test_the_fixed_subset_is_the_same_each_time_and_its_score_is_kept(base, tmp_path, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("scripts.fixed_subset.PICTURES", 4)
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in base.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert fixed_subset_main([str(folder), "--write"]) == 0
+    stated = json.loads((folder / STATED).read_text())
+    assert fixed_subset_score(folder, tmp_path / "again") == stated
+    assert "stated" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_is_not_there_is_one_sentence(tmp_path, capsys):
+    assert fixed_subset_main([str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.count("error: ") == 1
