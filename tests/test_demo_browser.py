@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 
 from monkey.serving.demo.chinese import CHINESE
 from monkey.serving.demo.english import ENGLISH
-from tests.scripted_demo import ScriptedAnswerer, models_of, scripted_demo
+from tests.scripted_demo import LIMITS, ScriptedAnswerer, models_of, scripted_demo
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (
@@ -138,6 +138,8 @@ def test_a_person_uploads_asks_follows_up_describes_stops_and_clears(browser, an
     assert page.input_value("#question textarea") == ""
     assert page.locator("#tray img").count() == 0
     assert page.locator("#chat-0 img").count() == 1
+    # It would send the picture to gradio's makers.
+    assert not any(button.is_visible() for button in page.locator("[aria-label='Share']").all())
 
     answerer.script = "word " * 300
     page.click("#describe")
@@ -195,6 +197,37 @@ def test_several_pictures_are_collected_and_removed_before_they_are_sent(browser
     page.wait_for_function("document.querySelectorAll('#tray img').length === 2")
     _ask(page, "Which?")
     _wait_for_text(page, "#chat-0", "On 400×300 and 7×7: Which?")
+
+
+def test_a_file_that_is_too_large_is_refused_in_words(browser, answerer, address, tmp_path):
+    page = _opened(browser, address, [])
+    large = tmp_path / "large.png"
+    large.write_bytes(b"x" * (LIMITS.max_bytes + 1))
+    page.set_input_files("#intake input[type=file]", str(large))
+    _wait_for_text(page, "body", "exceed the maximum allowed size")
+    tall = tmp_path / "tall.png"
+    Image.new("1", (3001, 1000)).save(tall)
+    page.set_input_files("#intake input[type=file]", str(tall))
+    _wait_for_text(page, "#notice", "tall.png has 3,001,000 pixels (3001 × 1000), more than the 3,000,000 allowed")
+
+
+def test_a_password_opens_the_page(browser, photo):
+    models = models_of(ScriptedAnswerer())
+    with scripted_demo(models, people=[("ada", "secret")]) as app, models:
+        outside: list[str] = []
+        page = browser.new_context(locale="en-US").new_page()
+        page.on("request", lambda request: outside.append(request.url))
+        page.goto(app.local_url)
+        for password, selector in (("wrong", "text=Incorrect Credentials"), ("secret", "#ask")):
+            assert page.locator("#ask").count() == 0
+            page.locator("input").first.fill("ada")
+            page.locator("input[type=password]").fill(password)
+            page.get_by_role("button", name="Login").click()
+            page.wait_for_selector(selector)
+        _upload(page, photo)
+        _ask(page, "What?")
+        _wait_for_text(page, "#chat-0", f"{PHOTO}: What?")
+        assert all(url.startswith((app.local_url, "data:", "blob:")) for url in outside)
 
 
 def test_an_example_brings_its_question(browser, answerer, address):

@@ -248,7 +248,7 @@ class Handlers:
             pieces = answered(self._open_models(words), self.models.names, conversation, words)
             for conversation, note in pieces:
                 yield [*self._shown(conversation, words), view.notice(note), *emptied]
-            conversation = (*conversation[:-1], self._with_boxes(person, conversation))
+            conversation = (*conversation[:-1], self._with_boxes(person, conversation, words))
             yield [*self._shown(conversation, words), view.notice(note), *emptied]
         except Refusal as refusal:
             if conversation[-1].is_empty:
@@ -258,14 +258,14 @@ class Handlers:
             else:
                 yield [*self._shown(settled(conversation), words), view.notice(str(refusal)), *emptied]
 
-    def _with_boxes(self, person: str, conversation: Conversation) -> Exchange:
+    def _with_boxes(self, person: str, conversation: Conversation, words: Wording) -> Exchange:
         """The last exchange with its boxes drawn on the picture that was shown last, as Qwen-VL's code draws them."""
         exchange = conversation[-1]
         answers = []
         for answer in exchange.answers:
             boxes = located(answer.text)
             if boxes:
-                image = self._opened(last_pictures(conversation)[-1], None)
+                image = self._opened(last_pictures(conversation)[-1], words)
                 answer = replace(answer, drawn=str(self.store.keep_image(person, drawn(image, boxes))))
             answers.append(answer)
         return replace(exchange, answers=tuple(answers))
@@ -296,12 +296,10 @@ class Handlers:
         except ValueError as error:
             raise Refusal(words.bad_picture.format(reason=error)) from error
 
-    def _opened(self, picture: KeptPicture, words: Wording | None) -> Image.Image:
+    def _opened(self, picture: KeptPicture, words: Wording) -> Image.Image:
         try:
             return self.models.open_picture(picture.file.read_bytes(), picture.name)
         except FileNotFoundError as error:
-            if words is None:
-                raise
             raise Refusal(words.gone_picture) from error
 
     def _named(self, place: int, sentence: str) -> str:
