@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from monkey.describe.blip2 import (
     CaptionSettings,
@@ -252,6 +253,15 @@ class TestOpening:
         with pytest.raises(ValueError, match="cannot be opened as SamModel") as caught:
             AutomaticMasks(SegmentSettings(model=str(folder)))
         assert "\n" not in str(caught.value)
+
+    def test_weights_that_are_missing_are_no_random_ones(self, models, tmp_path):
+        folder = tmp_path / "blip2"
+        shutil.copytree(models["blip2"], folder)
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["language_projection.weight"]
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=r"1 of its weights are not there, language_projection\.weight the first"):
+            PictureCaptions(CaptionSettings(model=str(folder)))
 
     def test_other_weights_are_another_identity_and_another_place_is_not(self, models, tmp_path):
         folder = tmp_path / "moved"

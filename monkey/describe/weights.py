@@ -117,19 +117,23 @@ def open_model(class_name: str, settings: ModelSettings) -> tuple[Any, Any]:
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     where = {"revision": settings.revision} if settings.revision else {}
     reader = transformers.AutoTokenizer if class_name == "AutoModelForCausalLM" else transformers.AutoProcessor
     try:
         with _quiet():
-            model = getattr(transformers, class_name).from_pretrained(
-                settings.model, dtype=getattr(torch, dtype_of(settings)), **where
+            model, loaded = getattr(transformers, class_name).from_pretrained(
+                settings.model, dtype=getattr(torch, dtype_of(settings)), output_loading_info=True, **where
             )
             processor = reader.from_pretrained(settings.model, **where)
+        if missing := sorted(loaded["missing_keys"]):
+            # They would be random, and what the expert says with them.
+            raise ValueError(f"{len(missing)} of its weights are not there, {missing[0]} the first")
         return model.to(device_of(settings)).eval(), processor
     except torch.OutOfMemoryError as error:
         raise ValueError(f"{settings.model} does not fit into the memory of {device_of(settings)}") from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{settings.model} cannot be opened as {class_name} ({reason})") from error
 

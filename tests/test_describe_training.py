@@ -1,0 +1,41 @@
+"""From pictures to descriptions to a model that trains on them, by the commands of the documentation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monkey.data.render.__main__ import main as render
+from scripts.check_data import main as check_data
+from scripts.new_model import main as new_model
+from tests.test_describe_run import REPOSITORY, describe
+
+pytestmark = pytest.mark.slow
+
+
+def test_descriptions_pass_the_check_and_the_small_model_learns_from_them(tmp_path: Path):
+    words = f"--output {tmp_path / 'set'} --train 40 --heldout 5 --image-size 112 --workers 1"
+    assert render(words.split()) == 0
+    images, run, base = tmp_path / "set" / "images" / "train", tmp_path / "run", tmp_path / "base"
+    assert describe(images, run) == 0
+    assert new_model([str(REPOSITORY / "configs/model/small"), str(base)]) == 0
+    checked = [str(run / "train.json"), "--image-root", str(images), "--checkpoint", str(base), "--workers", "0"]
+    assert check_data([*checked, "--max-length", "512"]) == 0
+    command = [
+        sys.executable, "finetune_multitask.py", "--config", "configs/training/small.yaml",
+        "--model_name_or_path", str(base), "--data_path", str(run / "train.json"), "--image_root", str(images),
+        "--output_dir", str(tmp_path / "tuned"), "--max_steps", "12", "--logging_steps", "1",
+        "--per_device_train_batch_size", "4",
+    ]  # fmt: skip
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    log = json.loads((tmp_path / "tuned" / "training_log.json").read_text())
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert len(losses) == 12
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
