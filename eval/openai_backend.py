@@ -71,14 +71,14 @@ class OpenAIBackend:
         self._concurrency = concurrency
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="openai")
 
-    def _as_it_is(self) -> dict[str, str]:
-        """The setting with which our own server adds nothing to a prompt; other servers have none."""
+    def _as_it_is(self) -> dict[str, Any]:
+        """With these our own server adds nothing to a prompt and leaves out what `hf` does; other servers know none."""
         status, reply = self._client.send(f"models/{quote(self.model)}", None, attempts=1)
         try:
             forms = json.loads(reply)["forms"] if status == 200 else ()
         except (ValueError, LookupError, TypeError):
             forms = ()
-        return {"form": "plain"} if "plain" in forms else {}
+        return {"form": "plain", "skip_special_tokens": True} if "plain" in forms else {}
 
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Future]]:
         """Batches of answers on their way; as many requests ahead as keep the server busy."""

@@ -100,8 +100,9 @@ class CompletionsClient:
                     return reply.status, reply.read()
             except urllib.error.HTTPError as error:
                 status, said = error.code, error.read()
-                if status not in BUSY:
-                    if body is not None and status not in OF_THE_REQUEST:
+                is_final = error.headers.get("X-Should-Retry") == "false"  # what the openai client heeds too
+                if status not in BUSY or is_final:
+                    if body is not None and status not in OF_THE_REQUEST and not is_final:
                         raise ServerGone(f"{self.base_url} refuses with {status}: {self.said(said)}") from None
                     if status in (401, 403):
                         raise ServerGone(f"{self.base_url} refuses the key with {status}: {self.said(said)}") from None

@@ -113,11 +113,11 @@ def keys_of(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> None:
     """Open the model and serve it."""
-    from monkey.serving.api_addresses import checked_hosts
-    from monkey.serving.api_app import Api
-    from monkey.serving.api_fetching import Fetcher, FetchLimits
-    from monkey.serving.api_limits import Limits
-    from monkey.serving.api_server import base_url, bound_socket, is_loopback, serve
+    from monkey.serving.api.addresses import checked_hosts
+    from monkey.serving.api.app import Api
+    from monkey.serving.api.fetching import Fetcher, FetchLimits
+    from monkey.serving.api.limits import Limits
+    from monkey.serving.api.server import base_url, bound_socket, is_loopback, serve
     from monkey.serving.session import load
 
     keys = keys_of(options)

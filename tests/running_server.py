@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.serving.api_app import Api
-from monkey.serving.api_server import bound_socket, served
+from monkey.serving.api.app import Api
+from monkey.serving.api.server import bound_socket, served
 from monkey.serving.session import Answerer
 from tests.conftest import random_model
 from tests.small_processor import EOD, small_config

@@ -248,6 +248,13 @@ class TestServer:
         assert (results["n"], len(results["failed"])) == (5, 1)
         assert "answers 503" in results["failed"][0]["reason"]
 
+    def test_a_server_that_asks_not_to_be_asked_again_is_not(self, sums, tmp_path, serve):
+        gone = {"error": {"message": "out of memory"}}
+        server = serve(plan=[(503, {"X-Should-Retry": "false"}, gone)])
+        results = run_one(sums, tmp_path / "run", lambda: opened(server, concurrency=1))
+        assert (results["n"], len(server.seen)) == (5, 6)
+        assert "out of memory" in results["failed"][0]["reason"]
+
     def test_an_answer_that_does_not_come_in_time_is_asked_again_and_then_fails(self, sums, tmp_path, serve):
         server = serve(plan=["slow", "slow"])
         results = run_one(sums, tmp_path / "run", lambda: opened(server, attempts=2, timeout=0.2, concurrency=1))

@@ -66,6 +66,11 @@ def test_a_character_in_several_tokens_comes_when_it_is_whole_and_markers_of_pla
     assert assembly.finish() == "\ufffd"
 
 
+def test_markers_of_places_are_left_out_on_request():
+    assembly = TextAssembly(_Bytes([b"a", "<ref>", b"cat", "</ref>"]), keep_markers=False)
+    assert "".join(assembly.push(number) for number in range(4)) + assembly.finish() == "acat"
+
+
 class _Bytes:
     """A tokenizer whose tokens are these; names in angle brackets are special ones."""
 

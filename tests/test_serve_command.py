@@ -225,7 +225,7 @@ class Served:
             self.api, self.address = api, listening.getsockname()
             api.close()
 
-        monkeypatch.setattr("monkey.serving.api_server.serve", serve_once)
+        monkeypatch.setattr("monkey.serving.api.server.serve", serve_once)
 
 
 class TestSettings:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from eval.model_backend import ModelBackend
 from eval.openai_backend import OpenAIBackend
 from eval.runner import run
 from monkey.serving.session import load
-from tests.running_server import running, talkative_model
+from tests.running_server import asking, running, talkative_model
 from tests.small_processor import small_processor
 from tests.test_evaluation import lines_of, own_task, row, settings, write_set
 
@@ -64,8 +65,30 @@ def test_every_prompt_is_answered_as_by_the_model_itself(checkpoint, sums, tmp_p
         assert server.engine.stats.requests == len(PROMPTS) * 8
 
 
+def test_markers_of_boxes_are_in_answers_but_not_in_what_is_scored(sums, tmp_path):
+    model = talkative_model()
+    tokenizer = small_processor().tokenizer
+    box, usual = tokenizer.convert_tokens_to_ids("<box>"), range(0, 94, 2)
+    with torch.no_grad():
+        # Where it would write one of every other character, it opens a box.
+        model.lm_head.weight[box] = model.lm_head.weight[list(usual)].mean(0) * 30
+    folder = tmp_path / "tiny"
+    model.save_pretrained(folder)
+    small_processor().save_pretrained(folder)
+    with load(folder, "cpu") as answerer, running(answerer) as server:
+        (own,) = run(
+            [own_task(sums)], settings(tmp_path / "hf"), lambda: ModelBackend(str(folder), "cpu", num_workers=0)
+        )
+        (through,) = run([own_task(sums)], settings(tmp_path / "openai"), lambda: OpenAIBackend(server.url))
+        assert own["complete"]
+        assert through["complete"]
+        assert "<box>" in server.text(asking("What?", 0), max_tokens=20)
+        assert "<box>" not in server.text(asking("What?", 0), max_tokens=20, extra_body={"skip_special_tokens": True})
+    assert told(tmp_path / "hf") == told(tmp_path / "openai")
+
+
 def test_a_server_of_others_is_asked_without_our_setting(checkpoint, monkeypatch):
     with load(checkpoint, "cpu") as answerer, running(answerer) as server:
-        assert OpenAIBackend(server.url).settings == {"temperature": 0, "form": "plain"}
-        monkeypatch.setattr("monkey.serving.api_app.FORMS", ())
+        assert OpenAIBackend(server.url).settings == {"temperature": 0, "form": "plain", "skip_special_tokens": True}
+        monkeypatch.setattr("monkey.serving.api.app.FORMS", ())
         assert OpenAIBackend(server.url).settings == {"temperature": 0}

@@ -16,8 +16,8 @@ import httpcore
 import openai
 import pytest
 
-from monkey.serving.api_addresses import checked_address, checked_hosts, is_public
-from monkey.serving.api_fetching import Fetcher, FetchLimits
+from monkey.serving.api.addresses import checked_address, checked_hosts, is_public
+from monkey.serving.api.fetching import Fetcher, FetchLimits
 from monkey.serving.session import Answerer
 from tests.running_server import data_uri, photo, picture_part, running, talkative_model, text_part
 from tests.small_processor import refusal, small_processor

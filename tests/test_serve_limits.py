@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
-from monkey.serving.api_limits import Admission, Limits
+from monkey.serving.api.limits import Admission, Limits
 from monkey.serving.session import Answerer
 from tests.running_server import asking, held, received, running, sent, talkative_model, until
 from tests.small_processor import small_processor
@@ -72,11 +72,11 @@ class TestKeys:
         assert get(server, "/metrics", Authorization="bearer first")[0] == 200
 
     def test_every_key_is_compared_and_none_by_equality_of_texts(self, server, monkeypatch):
-        from monkey.serving import api_access
+        from monkey.serving.api import access
 
         compared = []
-        original = api_access.hmac.compare_digest
-        monkeypatch.setattr(api_access.hmac, "compare_digest", lambda *pair: compared.append(pair) or original(*pair))
+        original = access.hmac.compare_digest
+        monkeypatch.setattr(access.hmac, "compare_digest", lambda *pair: compared.append(pair) or original(*pair))
         with server.client("first") as client:
             client.models.list()
         assert len(compared) == 2

@@ -31,6 +31,8 @@ class Decoding:
     """Texts that end the answer, and are no part of it."""
     confidence: bool = False
     """Whether the answer's confidence is computed too."""
+    keep_markers: bool = True
+    """Whether `<ref>`, `<box>` and their like, which are special tokens, stay in the answer."""
 
     def __post_init__(self):
         if isinstance(self.max_new_tokens, bool) or not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:

@@ -130,7 +130,7 @@ class Engine:
             RuntimeError: the engine is closed.
         """
         generator = generator_of(request.decoding, self.model.lm_head.weight.device)
-        assembly = TextAssembly(self.processor.tokenizer, request.decoding.stop)
+        assembly = TextAssembly(self.processor.tokenizer, request.decoding.stop, request.decoding.keep_markers)
         row = Row.of(request, self.model.config, assembly, generator)
         with self._lock:
             if self._is_closing:

@@ -144,8 +144,9 @@ class TextAssembly:
     space that may be the answer's end. White space at the beginning is dropped.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizer, stop: Sequence[str] = ()):
+    def __init__(self, tokenizer: PreTrainedTokenizer, stop: Sequence[str] = (), keep_markers: bool = True):
         self._tokenizer = tokenizer
+        self._markers = KEPT_MARKERS if keep_markers else frozenset()
         self._stop = tuple(stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
@@ -156,7 +157,7 @@ class TextAssembly:
         """The text that is certain with one more token; `is_stopped` says that a stop text came."""
         content = self._tokenizer.convert_ids_to_tokens(token)
         if isinstance(content, str):
-            content = content.encode() if content in KEPT_MARKERS else b""
+            content = content.encode() if content in self._markers else b""
         self._held += self._utf8.decode(content)
         self._cut_at_stop()
         return self._given(len(self._held) if self.is_stopped else len(self._held) - self._unsure())

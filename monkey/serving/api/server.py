@@ -1,0 +1,137 @@
+"""The server at an address: found free before a model is opened, and ended without cutting an answer off."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from monkey.serving.api.app import Api
+
+_WHY_NOT = {
+    errno.EADDRINUSE: "it is taken; give another with --port",
+    errno.EACCES: "this user may not use it; give one above 1023 with --port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; --host takes one of its own, or 0.0.0.0 for all",
+}
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket at that address, on which nobody is heard before the server runs; port 0 is any that is free.
+
+    Raises:
+        ValueError: nothing can listen there.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port is {port}, and a number from 0 to 65535 is needed")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise ValueError(f"--host {host} is no address of this machine ({error})") from error
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        raise _cannot_listen(port, host, error) from error
+    return listening
+
+
+def _cannot_listen(port: int, host: str, error: OSError) -> ValueError:
+    reason = _WHY_NOT.get(error.errno, error.strerror)
+    return ValueError(f"the server cannot listen on port {port} of {host}: {reason}")
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+
+
+def base_url(listening: socket.socket) -> str:
+    """What OpenAI's client takes as `base_url`."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+
+class Server(uvicorn.Server):
+    """Ends when the answers in progress are finished, and refuses others meanwhile; a second signal ends it at once.
+
+    Attributes:
+        url: what OpenAI's client takes as `base_url`.
+    """
+
+    def __init__(self, api: Api, listening: socket.socket):
+        self.url = base_url(listening)
+        self._admission = api.admission
+        self._is_urgent = False
+        super().__init__(
+            uvicorn.Config(
+                api.app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.interrupt()
+        if (left := self._admission.in_flight) and not self._is_urgent:
+            print(f"{signal.Signals(sig).name}: finishing {left} requests; once more ends them", file=sys.stderr)
+
+    def interrupt(self) -> None:
+        """End when nobody is in the house any longer; called again, at once. From any thread."""
+        self._is_urgent = self._admission.is_draining
+        self._admission.is_draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._is_urgent:
+            self._admission.stop()
+        if self._admission.is_draining and not self._admission.in_flight:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(api: Api, listening: socket.socket) -> None:
+    """Serve until a signal says to end.
+
+    Raises:
+        ValueError: another process has begun to listen there since `bound_socket`.
+    """
+    host, port = listening.getsockname()[:2]
+    try:
+        Server(api, listening).run(sockets=[listening])
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise _cannot_listen(port, host, error) from error
+    finally:
+        api.close()
+
+
+@contextmanager
+def served(api: Api, listening: socket.socket) -> Iterator[Server]:
+    """The server, running in a thread of its own inside the block."""
+    server = Server(api, listening)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server")
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        yield server
+    finally:
+        server.interrupt()
+        thread.join()
+        api.close()
