@@ -324,6 +324,7 @@ def test_what_the_model_sees_is_drawn_and_counted(client, answerer, photo):
     assert Image.open(io.BytesIO(picture.content)).size == (40, 30)
 
 
+@pytest.mark.slow
 def test_many_people_at_once_do_not_mix(answerer, address, tmp_path):
     answerer.pause = 0.01
     conversations: dict[int, list[str]] = {}
@@ -376,6 +377,7 @@ def test_an_asker_who_goes_away_stops_the_model(client, answerer, photo):
     assert answerer.running == 0
 
 
+@pytest.mark.slow
 def test_the_line_is_bounded():
     from monkey.serving.demo.app import LONGEST_LINE
 
