@@ -52,7 +52,13 @@ MODELS = {
 TINY = {
     "caption": {"max_new_tokens": 12},
     "regions": {"max_new_tokens": 40, "num_beams": 1},
-    "segments": {"points_per_side": 4, "most": 8, "least_predicted_overlap": -10.0, "least_stability": 0.0},
+    "segments": {
+        "points_per_side": 4,
+        "most": 8,
+        "least_predicted_overlap": -10.0,
+        "least_stability": 0.0,
+        "most_box_overlap": 1.0,
+    },
     "segment_captions": {"max_new_tokens": 12},
     "summary": {"max_new_tokens": 12},
 }
