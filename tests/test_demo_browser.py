@@ -252,6 +252,7 @@ def test_the_camera_takes_a_picture(browser, answerer, address):
 
 def test_a_picture_is_pasted(browser, answerer, address, photo):
     page = _opened(browser, address, [], permissions=["clipboard-read", "clipboard-write"])
+    page.bring_to_front()  # only a page that has the focus may read the clipboard
     page.evaluate(
         """async (base64) => {
             const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -259,6 +260,10 @@ def test_a_picture_is_pasted(browser, answerer, address, photo):
             await navigator.clipboard.write([item]);
         }""",
         base64.b64encode(photo.read_bytes()).decode(),
+    )
+    # Chromium writes the system's clipboard after it has said so.
+    page.wait_for_function(
+        "async () => (await navigator.clipboard.read()).some((item) => item.types.includes('image/png'))"
     )
     page.click("#intake [aria-label='Paste from clipboard']")
     page.wait_for_selector("#tray img")
