@@ -192,7 +192,8 @@ def test_several_pictures_are_collected_and_removed_before_they_are_sent(browser
     third = tmp_path / "third.png"
     Image.new("RGB", (7, 7), "blue").save(third)
     page.set_input_files("#tray input[type=file]", str(third))
-    page.locator("#tray img").nth(2).wait_for()
+    # Three, and checked by the server, which answers with names of its own.
+    page.wait_for_function("document.querySelectorAll('#tray img[src*=\"/pictures/\"]').length === 3")
     page.locator("#tray .delete-button").nth(1).click(force=True)
     page.wait_for_function("document.querySelectorAll('#tray img').length === 2")
     _ask(page, "Which?")
