@@ -304,6 +304,26 @@ class TestOpening:
         assert len(expert(items()[:2])) == 2
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestGpu:
+    """On a GPU in bfloat16, its own choice, every model takes and gives what it does on a CPU."""
+
+    def test_every_model_runs_there(self, models):
+        captions = SegmentCaptions(("a sign", "a red circle"))
+        given = items(regions=TWO_REGIONS, segments=TWO_SEGMENTS, segment_captions=captions, **SEEN)
+        settings = {"max_new_tokens": 8}
+        for expert in (
+            PictureCaptions(CaptionSettings(model=str(models["blip2"]), **settings)),
+            SegmentCrops(SegmentCaptionSettings(model=str(models["blip2"]), **settings)),
+            Matching(MatchingSettings(model=str(models["matcher"]))),
+            DenseCaptions(DenseCaptionSettings(model=str(models["florence2"]), max_new_tokens=24)),
+            AutomaticMasks(TestSam().settings(models)),
+            LocalModel(LocalSettings(model=str(models["causal"]), **settings)),
+        ):
+            assert not any(isinstance(one, Failure) for one in expert(given))
+
+
 def test_what_models_say_survives_being_written(models):
     masks = AutomaticMasks(TestSam().settings(models))
     captions = DenseCaptions(DenseCaptionSettings(model=str(models["florence2"]), max_new_tokens=24))

@@ -127,9 +127,11 @@ class Work:
         batches = [list(group) for _, group in groupby(missing, lambda entry: entry[0] // size)]
         try:
             with bar:
+                started = time.perf_counter()
                 for batch, items, unopened in self._opened(stage, batches, expert.looks):
-                    self._do_batch(stage, expert, batch, items, unopened)
+                    self._do_batch(stage, expert, batch, items, unopened, started)
                     bar.update(len(batch))
+                    started = time.perf_counter()
         finally:
             del expert
             if isinstance(chosen.settings, ModelSettings):
@@ -142,8 +144,10 @@ class Work:
         batch: Sequence[tuple[int, str]],
         items: Sequence[Item],
         unopened: Mapping[str, str],
+        started: float,
     ) -> None:
-        started, before = time.perf_counter(), replace(expert.spent)
+        """`started` is when the wait for the batch's pictures began, which is part of what it costs."""
+        before = replace(expert.spent)
         outcomes = _asked(expert, items, stage.name) if items else []
         now = expert.spent
         spent = Spent(
