@@ -3,7 +3,7 @@
 #
 #   bash scripts/test.sh                    everything
 #   bash scripts/test.sh -m "not slow"      the quick ones
-#   bash scripts/test.sh tests/test_model.py -k batch
+#   bash scripts/test.sh -n 0 tests/test_model.py -k batch
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$repository/scripts/environment.sh"
@@ -14,4 +14,6 @@ export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False TO
 
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-exec "$python" -m pytest "$@"
+# Files of tests are shared by a few processes, each with one thread to compute in. `-n 0` is one process for all.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
