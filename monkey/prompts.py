@@ -39,8 +39,8 @@ DESCRIPTION_PROMPTS = (
     "Explain the visual content of the image in great detail.",
     "Analyze the image in a comprehensive and detailed manner.",
     "Describe the image in as much detail as possible in English without duplicating it.",
-    "Describe the image in as much detail as possible in English, including as many elements from the image as possible, "
-    "but without repetition.",
+    "Describe the image in as much detail as possible in English, including as many elements from the image as "
+    "possible, but without repetition.",
 )
 """The five that Monkey's README offers for descriptions in its demo. They stand where a question stands in
 `VQA_AS_TRAINED`: the README's example is `query = "Generate the detailed caption in English. Answer: "`."""
