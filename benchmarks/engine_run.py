@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -38,15 +39,29 @@ def run_engine(
     coming between.
     """
     decoding = Decoding(max_new_tokens=new_tokens)
-    deliveries = [
-        engine.submit(Request(list(ids), [picture], decoding, new_tokens, frozenset()))
-        for ids, picture in zip(prompts, pictures, strict=True)
-    ]
-    replies = [Reply(delivery, PATIENCE_SECONDS) for delivery in deliveries]
-    texts = [[next(piece for piece in reply if piece)] for reply in replies]
-    first, before = time.perf_counter(), sum(delivery.new_tokens for delivery in deliveries)
-    for reply, text in zip(replies, texts, strict=True):
-        text.extend(piece for piece in reply if piece)
-    last = time.perf_counter()
-    tokens = torch.tensor([[int(number) for number in "".join(text).split(",")[:-1]] for text in texts])
-    return Written(tokens, first, last, tokens.numel() - before)
+    stamped = [_Stamped() for _ in prompts]
+    with engine._lock:  # none is admitted before all are in line
+        deliveries = [
+            engine.submit(Request(list(ids), [picture], decoding, new_tokens, frozenset()))
+            for ids, picture in zip(prompts, pictures, strict=True)
+        ]
+        for delivery, pieces in zip(deliveries, stamped, strict=True):
+            delivery.pieces = pieces
+    texts = [Reply(delivery, PATIENCE_SECONDS).text for delivery in deliveries]
+    first = max(pieces.moments[0] for pieces in stamped)
+    moments = [moment for pieces in stamped for moment in pieces.moments]
+    tokens = torch.tensor([[int(number) for number in text.split(",")[:-1]] for text in texts])
+    return Written(tokens, first, max(moments), sum(moment > first for moment in moments))
+
+
+class _Stamped(queue.Queue):
+    """Pieces of an answer, and the moments at which the engine gave them."""
+
+    def __init__(self):
+        super().__init__()
+        self.moments: list[float] = []
+
+    def put(self, piece: str | None, *rest) -> None:
+        if piece is not None:
+            self.moments.append(time.perf_counter())
+        super().put(piece, *rest)

@@ -124,6 +124,9 @@ def _lead(
                         },
                     },
                 )  # fmt: skip
+        for other in range(1, processes.size):
+            # One that is late looks for the lock, and would not see the folder without it.
+            processes.hear(f"sees/{other}")
     return results
 
 
@@ -152,6 +155,7 @@ def _follow(works: Sequence[TaskWork], settings: RunSettings, backend: Backend, 
         raise ValueError(
             f"process {processes.rank} does not see {settings.folder} of the first; all need one folder for results"
         )
+    processes.tell(f"sees/{processes.rank}", True)
     with ExitStack() as journals:
         for number, report in _asking(works, settings, backend, processes, journals, None):
             processes.tell(f"report/{number}", report.as_json())

@@ -443,10 +443,10 @@ def test_uploads_lie_in_a_private_folder_that_ends_with_the_demo(photo):
 
 
 def test_what_is_over_a_limit_is_not_taken(answerer, address):
-    stored = len(_stored())
+    stored = set(_stored())
     large = httpx.post(f"{address}gradio_api/upload", files={"files": ("large.png", b"x" * (LIMITS.max_bytes + 1))})
     assert large.status_code == 413
-    assert len(_stored()) == stored
+    assert set(_stored()) <= stored  # pictures of earlier tests may go meanwhile
     # Nor is a body that only names pictures ever held in memory beyond its own limit.
     assert _post_picture(address, path="x" * MAX_BODY_BYTES).status_code == 413
 

@@ -104,7 +104,7 @@ class Team:
         self.meeting = f"{folder.parent}/meeting-{Team.started}"
         opened = opened or (lambda: SlowBackend(pause))
         given = [(rank, size, self.meeting, path, folder, opened, silence) for rank in range(size)]
-        self.members = [FORK.Process(target=_take_part, args=one) for one in given]
+        self.members = [FORK.Process(target=_take_part, args=one, name=f"process {one[0]}") for one in given]
         for member in self.members:
             member.start()
 
@@ -144,6 +144,16 @@ def test_any_number_of_processes_leaves_the_same_bytes(sums, tmp_path, expected,
     assert sum(shares) == ROWS
     (timing,) = lines_of(tmp_path / "run" / "timing.jsonl")
     assert (timing["processes"], timing["asked"]["processes"]) == (size, size)
+
+
+def test_one_that_comes_when_all_is_answered_ends_well(sums, tmp_path, expected):
+    def opened():
+        if multiprocessing.current_process().name != "process 0":
+            until(lambda: (tmp_path / "run" / "summary.json").is_file())
+        return EchoBackend()
+
+    assert Team(2, sums, tmp_path / "run", opened=opened).end() == [0, 0]
+    assert final_files(tmp_path / "run") == expected
 
 
 @pytest.mark.parametrize("seed", range(4))
