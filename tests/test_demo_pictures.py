@@ -52,6 +52,30 @@ def test_a_taken_picture_is_kept_as_it_came_and_goes_with_its_upload(store):
     assert not upload.parent.exists()
 
 
+def test_a_picture_that_two_people_uploaded_stays_until_both_have_gone(store):
+    content = _bytes_of(Image.new("RGB", (40, 30), "red"))
+    for person, next_to_go in (("ada", "bob"), ("bob", "ada")):
+        upload = _uploaded(store, content)
+        store.take("ada", upload, "a.png", _opened)
+        upload.unlink()
+        _uploaded(store, content)  # as gradio does: a new file in the same place
+        store.take("bob", upload, "a.png", _opened)
+        store.release(person)
+        assert upload.is_file()
+        store.release(next_to_go)
+        assert _left(store) == []
+
+
+def test_a_picture_that_somebody_has_just_uploaded_outlives_one_who_had_it_before(store):
+    content = _bytes_of(Image.new("RGB", (40, 30), "red"))
+    upload = _uploaded(store, content)
+    store.take("ada", upload, "a.png", _opened)
+    upload.unlink()
+    _uploaded(store, content)
+    store.release("ada")
+    assert store.take("bob", upload, "a.png", _opened).size == (40, 30)
+
+
 def test_a_bad_picture_is_refused_and_goes_with_the_person(store):
     with pytest.raises(ValueError, match=r"mine\.png is not a picture"):
         store.take("ada", _uploaded(store, b"hello"), "mine.png", _opened)

@@ -52,8 +52,8 @@ class _Belongings:
     count: int = 0
     pictures: dict[str, KeptPicture] = field(default_factory=dict)
     """By the file name of what is shown."""
-    uploads: list[Path] = field(default_factory=list)
-    """Where they were uploaded."""
+    uploads: dict[Path, tuple[int, int] | None] = field(default_factory=dict)
+    """Where they were uploaded, and which file lay there: gradio puts equal files of all people into one place."""
 
 
 class PictureStore:
@@ -81,7 +81,7 @@ class PictureStore:
             ValueError: whatever `opened` finds wrong.
         """
         with self._lock:
-            self._belongings(person).uploads.append(uploaded)
+            self._belongings(person).uploads[uploaded] = _identity(uploaded)
         return self.add(person, uploaded.read_bytes(), name, opened)
 
     def add(self, person: str, content: bytes, name: str, opened: Callable[[bytes, str], Image.Image]) -> KeptPicture:
@@ -112,13 +112,22 @@ class PictureStore:
             return belongings.pictures.get(Path(path).name) if belongings else None
 
     def release(self, person: str) -> None:
-        """Delete everything of a person."""
+        """Delete everything of a person; what somebody else uploaded too stays until that one goes."""
         with self._lock:
             belongings = self._of.pop(person, None)
-        if belongings is not None:
-            for path in [*belongings.uploads, *self._files()]:
-                if path in belongings.uploads or belongings.token in path.name:
+            if belongings is None:
+                return
+            for path, identity in belongings.uploads.items():
+                if _identity(path) != identity:
+                    continue
+                heirs = [other.uploads for other in self._of.values() if path in other.uploads]
+                if heirs:
+                    heirs[0][path] = identity
+                else:
                     _remove(path)
+        for path in self._files():
+            if belongings.token in path.name:
+                _remove(path)
 
     def sweep(self, now: float | None = None) -> None:
         """Delete files that are older than `KEEP_SECONDS`."""
@@ -142,6 +151,15 @@ class PictureStore:
             name = f"{belongings.token}-{belongings.count}.{ending}"
         self._own.mkdir(parents=True, exist_ok=True)
         return self._own / name
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that was put into its place later; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _remove(path: Path) -> None:
