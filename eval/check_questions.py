@@ -19,13 +19,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
 from eval.metrics import METRICS, metric_named
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
 from eval.trained_images import trained_images
+from monkey.command_line import OneLineParser
 from monkey.data import check_report as kinds
 from monkey.data.check import in_order
 from monkey.data.check_reading import ImageRead, ImageTask
@@ -376,11 +377,6 @@ def report_text(report: QuestionsReport, most: int = 10) -> str:
     return "\n".join(lines)
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
-
-
 def _not_negative(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
@@ -388,7 +384,7 @@ def _not_negative(text: str) -> int:
 
 
 def _parse(words: Collection[str] | None) -> argparse.Namespace:
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="python -m eval.check_questions",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

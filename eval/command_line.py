@@ -9,8 +9,8 @@ from eval.few_shot import FewShot
 from eval.metrics import METRICS
 from eval.opening import BACKENDS
 from eval.prompting import AS_TRAINED
-from eval.score import OneLineParser
 from eval.tasks import DEFAULT_SELECTION
+from eval.without_torch import command_line
 from eval.work import RunSettings
 
 
@@ -44,7 +44,7 @@ def grid(text: str) -> tuple[int, int]:
 
 
 def arguments(documentation: str | None) -> argparse.ArgumentParser:
-    parser = OneLineParser(
+    parser = command_line.OneLineParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = parser.add_argument_group("what")

@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from eval.corpus_scores import with_row_scores
 from eval.metrics import metric_named, score_all
@@ -25,6 +25,7 @@ from eval.run_folder import PREDICTIONS, RESULTS, Run, TaskRun, json_text, lines
 from eval.run_lock import RunLock
 from eval.score_table import score_table
 from eval.tables import FORMATS, table_row, write_summary
+from eval.without_torch import command_line
 
 SAME, DIFFERENT, MISTAKE = 0, 1, 2
 
@@ -104,15 +105,8 @@ def write_rescored(run: Run, rescored: Sequence[Rescored]) -> list[Mapping[str, 
     return results
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
-
-
-def parser_of(documentation: str | None, program: str) -> OneLineParser:
-    return OneLineParser(
+def parser_of(documentation: str | None, program: str) -> command_line.OneLineParser:
+    return command_line.OneLineParser(
         prog=f"python -m {program}",
         description=documentation,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -136,7 +130,7 @@ def exit_status(work: Callable[[argparse.Namespace], int], options: argparse.Nam
         return MISTAKE
 
 
-def arguments() -> OneLineParser:
+def arguments() -> command_line.OneLineParser:
     parser = parser_of(__doc__, "eval.score")
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--tasks", type=comma_list, help="only these tasks; commas between")

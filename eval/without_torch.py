@@ -1,4 +1,4 @@
-"""Modules of the package `monkey` that need nothing of it, loaded by themselves: `file_locks` and `html_page`.
+"""Modules of the package `monkey` that need nothing of it, loaded by themselves.
 
 Importing the package imports torch, which scoring, comparing and reporting do without.
 """
@@ -19,5 +19,6 @@ def _loaded(name: str) -> ModuleType:
     return module
 
 
+command_line = _loaded("command_line")
 file_locks = _loaded("file_locks")
 html_page = _loaded("html_page")

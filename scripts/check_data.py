@@ -14,19 +14,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
+from monkey.command_line import OneLineParser
 from monkey.data.check import CHECKS, check_data
 from monkey.data.check_report import Report, drawn
 
 CLEAN, PROBLEMS, MISTAKE, STOPPED = 0, 1, 2, 130
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
 
 
 def positive(text: str) -> int:

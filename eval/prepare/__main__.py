@@ -14,19 +14,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from eval.prepare.manifest import manifest_path, prepare
 from eval.prepare.table import PREPARERS, preparer_named, target_of
+from monkey.command_line import OneLineParser
 
 DONE, MISTAKE, STOPPED = 0, 2, 130
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
 
 
 def arguments() -> argparse.ArgumentParser:
