@@ -36,6 +36,19 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 _ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
 
 
+def model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The flags that say which model is opened, and how; the group that they stand in."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "-c", "--checkpoint", help="folder or hub name (models/small, or what scripts/quickstart.sh trained)"
+    )
+    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (a GPU where there is one)")
+    model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (the checkpoint's own)")
+    model.add_argument("--quantization", choices=("4bit",), help="pack the decoder's weights")
+    model.add_argument("--compile", action="store_true", help="compile the step that writes a token; on a GPU only")
+    return model
+
+
 def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m monkey.ask",
@@ -60,14 +73,7 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument("--json", action="store_true", help="a line of JSON for each answer")
     shown.add_argument("--draw", type=Path, metavar="FILE.png", help="save the picture with the answer's boxes on it")
     shown.add_argument("--confidence", action="store_true", help="how sure the model was of its tokens, 0 to 1")
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "-c", "--checkpoint", help="folder or hub name (models/small, or what scripts/quickstart.sh trained)"
-    )
-    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (a GPU where there is one)")
-    model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (the checkpoint's own)")
-    model.add_argument("--quantization", choices=("4bit",), help="pack the decoder's weights")
-    model.add_argument("--compile", action="store_true", help="compile the step that writes a token; on a GPU only")
+    model = model_flags(parser)
     model.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="questions at the same time (%(default)s)"
     )

@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from monkey.ask import DTYPES, checkpoint_of
+from monkey.ask import checkpoint_of, model_flags
 from monkey.command_line import INTERRUPTED, MISTAKE, OneLineParser
 
 KEY_VARIABLE = "MONKEY_API_KEY"
@@ -58,14 +58,7 @@ def parser() -> argparse.ArgumentParser:
     limits.add_argument(
         "--time-limit", type=float, default=600, metavar="SECONDS", help="for an answer, waiting included (%(default)s)"
     )
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "-c", "--checkpoint", help="folder or hub name (models/small, or what scripts/quickstart.sh trained)"
-    )
-    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (a GPU where there is one)")
-    model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (the checkpoint's own)")
-    model.add_argument("--quantization", choices=("4bit",), help="pack the decoder's weights")
-    model.add_argument("--compile", action="store_true", help="compile the step that writes a token; on a GPU only")
+    model = model_flags(parser)
     model.add_argument("--max-rows", type=int, default=8, metavar="N", help="answers at the same time (%(default)s)")
     return parser
 

@@ -47,25 +47,30 @@ class Handlers:
         self, request: gr.Request, tray: Any, question: Any, conversation: Conversation, language: Any, *settings: Any
     ) -> Iterator[list]:
         """Answer a question about the pictures of the tray and of the conversation."""
-        words = wording_of(language)
-        with _Person(request, self.store) as person:
-            try:
-                question = checked_question(question, words.no_question, words)
-                wanted = self._begun(person, tray, conversation, question, settings, False, words)
-            except Refusal as refusal:
-                yield self._refused(conversation, refusal, words)
-            else:
-                yield from self._converse(person, wanted, conversation, words)
+        yield from self._answered(request, tray, question, conversation, language, settings, is_description=False)
 
     def describe(
         self, request: gr.Request, tray: Any, prompt: Any, conversation: Conversation, language: Any, *settings: Any
     ) -> Iterator[list]:
         """Describe the pictures of the tray, or those that were shown last."""
+        yield from self._answered(request, tray, prompt, conversation, language, settings, is_description=True)
+
+    def _answered(
+        self,
+        request: gr.Request,
+        tray: Any,
+        text: Any,
+        conversation: Conversation,
+        language: Any,
+        settings: Sequence[Any],
+        is_description: bool,
+    ) -> Iterator[list]:
+        """The page after every piece of an answer, or with what is wrong with the question."""
         words = wording_of(language)
         with _Person(request, self.store) as person:
             try:
-                prompt = checked_question(prompt, words.no_prompt, words)
-                wanted = self._begun(person, tray, conversation, prompt, settings, True, words)
+                text = checked_question(text, words.no_prompt if is_description else words.no_question, words)
+                wanted = self._begun(person, tray, conversation, text, settings, is_description, words)
             except Refusal as refusal:
                 yield self._refused(conversation, refusal, words)
             else:

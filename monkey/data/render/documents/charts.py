@@ -48,19 +48,19 @@ def _questions(
     return questions
 
 
+def _titled(page: Page, words: Words, size: int) -> str:
+    """Write a chart's title over it, larger than its other letters."""
+    title = words.name()
+    font_size = page.fitting(title, round(size * 1.3), page.side - 8)
+    page.write(page.side / 2, page.vary(2, 8), title, font_size, "middle", bold=True)
+    return title
+
+
 def draw_bars(page: Page, words: Words) -> list[Question]:
     """Upright or lying bars with their names, and most often their values."""
     rng = page.rng
     size = page.size(SMALLEST, 14)
-    title = words.name()
-    page.write(
-        page.side / 2,
-        page.vary(2, 8),
-        title,
-        page.fitting(title, round(size * 1.3), page.side - 8),
-        "middle",
-        bold=True,
-    )
+    title = _titled(page, words, size)
     top = size * 2.3 + 4
     shown = rng.random() < 0.75
     lying = rng.random() < 0.5
@@ -105,15 +105,7 @@ def draw_lines(page: Page, words: Words) -> list[Question]:
     """A line over named points, with their values."""
     rng = page.rng
     size = page.size(SMALLEST, 14)
-    title = words.name()
-    page.write(
-        page.side / 2,
-        page.vary(2, 8),
-        title,
-        page.fitting(title, round(size * 1.3), page.side - 8),
-        "middle",
-        bold=True,
-    )
+    title = _titled(page, words, size)
     count = rng.randint(2, max(2, min(6, int(page.side / (size * 3.2)))))
     names, values = _entries(page, words, count, (page.side - 6) / count, size)
     if len(names) < 2:
