@@ -85,6 +85,12 @@ def capital_height(family: Family, size: int, bold: bool = False) -> int:
     return int(bottom - top)
 
 
+@lru_cache(maxsize=65536)
+def advance(family: Family, size: int, bold: bool, character: str) -> float:
+    """Pixels from one character to the next, kerning aside."""
+    return font(family, size, bold).getlength(character)
+
+
 def pick(rng: random.Random, held_out: bool) -> Family:
     """A family of the split."""
     return rng.choice(HELD_OUT_FAMILIES if held_out else FAMILIES)

@@ -56,6 +56,16 @@ class Line:
     height: int
 
 
+@dataclass(frozen=True)
+class Letter:
+    """One character as it was written, no space: the middle of its box, and the height of capitals beside it."""
+
+    character: str
+    x: float
+    y: float
+    height: int
+
+
 @dataclass
 class Page:
     """A square picture being drawn.
@@ -65,6 +75,7 @@ class Page:
         family: its typeface.
         held_out: whether layouts and values of the held-out splits are wanted.
         lines: what was written, in reading order as long as the drawing code goes from top to bottom.
+        letters: every character of it.
     """
 
     rng: random.Random
@@ -74,6 +85,7 @@ class Page:
     paper: Colour = (255, 255, 255)
     ink: Colour = INKS[0]
     lines: list[Line] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.image = Image.new("RGB", (self.side, self.side), self.paper)
@@ -114,6 +126,11 @@ class Page:
         self.draw.text((left, y + height), text, fill=fill or self.ink, font=font, anchor="ls")
         line = Line(text, (left, y, left + width, y + height), height)
         self.lines.append(line)
+        for character in text:
+            advance = faces.advance(self.family, size, bold, character)
+            if not character.isspace():
+                self.letters.append(Letter(character, left + advance / 2, y + height / 2, height))
+            left += advance
         return line
 
     def rule(self, x: float, y: float, right: float, bottom: float, fill: Colour | None = None, width: int = 1) -> None:
@@ -126,7 +143,7 @@ class Page:
         return left >= 0 and top >= 0 and right <= self.side and bottom <= self.side
 
     def finish(self, damage: float) -> Image.Image:
-        """The picture, now and then turned a little, blurred, noisy or compressed; boxes of lines turn with it.
+        """The picture, now and then turned a little, blurred, noisy or compressed; lines and letters turn with it.
 
         Args:
             damage: how often each of these happens, 0 to 1.
@@ -136,6 +153,10 @@ class Page:
             angle = rng.uniform(-2.5, 2.5)
             image = image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=self.paper)
             self.lines = [Line(line.text, _turned(line.box, angle, self.side), line.height) for line in self.lines]
+            self.letters = [
+                Letter(letter.character, *_turned_point(letter.x, letter.y, angle, self.side), letter.height)
+                for letter in self.letters
+            ]
         if rng.random() < damage / 2:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.5)))
         if rng.random() < damage:
@@ -148,11 +169,15 @@ class Page:
 def _turned(box: Sequence[float], angle: float, side: int) -> tuple[float, float, float, float]:
     """The upright box around one that is turned about the middle of the picture."""
     left, top, right, bottom = box
-    cosine, sine, middle = math.cos(math.radians(-angle)), math.sin(math.radians(-angle)), side / 2
-    corners = [(x - middle, y - middle) for x in (left, right) for y in (top, bottom)]
-    xs = [cosine * x - sine * y + middle for x, y in corners]
-    ys = [sine * x + cosine * y + middle for x, y in corners]
+    corners = [_turned_point(x, y, angle, side) for x in (left, right) for y in (top, bottom)]
+    xs, ys = zip(*corners, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def _turned_point(x: float, y: float, angle: float, side: int) -> tuple[float, float]:
+    cosine, sine, middle = math.cos(math.radians(-angle)), math.sin(math.radians(-angle)), side / 2
+    x, y = x - middle, y - middle
+    return cosine * x - sine * y + middle, sine * x + cosine * y + middle
 
 
 def _noisy(image: Image.Image, rng: random.Random) -> Image.Image:
