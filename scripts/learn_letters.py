@@ -10,6 +10,7 @@ taken up by the same call. Any setting of the config can be given as a flag, e.g
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +20,16 @@ import yaml
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
-from monkey.command_line import MISTAKE
+from monkey.command_line import MISTAKE, OneLineParser
 from monkey.training.letters import LetterNaming, LetterPictures, collate_pictures
 from monkey.training.record import run_record, write_json, write_loss_curve
 
 HELD_OUT = 256
 """Pictures of each split that are named at the end."""
+
+
+class Settings(OneLineParser, HfArgumentParser):
+    """Flags of transformers.TrainingArguments; a wrong one is one sentence."""
 
 
 def named_right(naming: LetterNaming, pictures: LetterPictures, batch: int) -> float:
@@ -53,8 +58,8 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     model = MonkeyForConditionalGeneration.from_pretrained(base)
     images, patch = processor.image_processor, model.config.vision_config.patch_size
     batch = arguments.per_device_train_batch_size
-    pictures = LetterPictures(images, patch, "train", arguments.max_steps * batch, arguments.seed)
     naming = LetterNaming(model.model.visual, images)
+    pictures = LetterPictures(images, patch, "train", arguments.max_steps * batch, arguments.seed)
     trainer = Trainer(naming, arguments, data_collator=collate_pictures, train_dataset=pictures)
     begun = any(Path(arguments.output_dir).glob("checkpoint-*/trainer_state.json"))
     trainer.train(resume_from_checkpoint=begun or None)
@@ -74,6 +79,7 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     write_json(folder / "training_log.json", trainer.state.log_history)
     write_loss_curve(trainer.state.log_history, folder / "loss_curve.png")
     folder.rename(target)
+    shutil.rmtree(arguments.output_dir)
     return shares
 
 
@@ -88,7 +94,7 @@ def main(words: list[str] | None = None) -> int:
         settings = yaml.safe_load(options.config.read_text(encoding="utf-8"))
         settings["output_dir"] = str(options.target.with_name(f".{options.target.name}-running"))
         flags = [f"--{key}={value}" for key, value in settings.items()] + rest
-        (arguments,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(flags)
+        (arguments,) = Settings(TrainingArguments).parse_args_into_dataclasses(flags)
         shares = learn(options.base, options.target, arguments)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

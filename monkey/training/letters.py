@@ -26,7 +26,6 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from monkey.data.render.documents import faces
 from monkey.data.render.documents.filled import filled_page
 from monkey.data.render.documents.kinds import DOCUMENTS
 from monkey.data.render.documents.page import Letter
@@ -73,9 +72,7 @@ class LetterPictures(Dataset):
     """
 
     def __init__(self, processor: MonkeyImageProcessor, patch: int, split: str, length: int, seed: int):
-        (self.side, width) = processor.size["height"], processor.size["width"]
-        if self.side != width:
-            raise ValueError(f"letters are learnt at one window; the processor's canvas is {self.side}×{width} pixels")
+        self.side = processor.size["height"]
         self.processor, self.patch, self.split, self.length, self.seed = processor, patch, split, length, seed
         weights = dict.fromkeys(DOCUMENTS, 1) | {"sign": 2, "paragraph": 2}
         self.settings = {side: Settings(seed, side, {split: length}, weights) for side in (self.side, 2 * self.side)}
@@ -110,15 +107,20 @@ class LetterNaming(nn.Module):
     """A vision model with the two linear maps that name letters.
 
     Args:
-        visual: trained in place; its grid is one window.
+        visual: trained in place.
 
     Raises:
-        ValueError: patches that do not fill the tokens' squares.
+        ValueError: more than one view, or patches that do not fill the tokens' squares.
     """
 
     def __init__(self, visual: MonkeyVisionModel, processor: MonkeyImageProcessor):
         super().__init__()
         vision = visual.config.vision_config
+        if visual.config.num_views != 1:
+            raise ValueError(
+                f"letters are learnt at one view; the model's grid={tuple(visual.config.grid)} and "
+                f"global_view={visual.config.global_view} make {visual.config.num_views}"
+            )
         self.queries = math.isqrt(vision.num_queries)
         if vision.patches_per_side % self.queries:
             raise ValueError(

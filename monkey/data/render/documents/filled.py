@@ -1,6 +1,6 @@
 """Pages that are full of text, for a vision transformer that learns what letters look like.
 
-Texts run over every edge, sizes and typefaces change within a page, and some lines are on a band of colour: a page holds
+Texts run over every edge, sizes and typefaces change within a page, some lines are on a band of colour: a page holds
 several times the letters of a document, and each is one thing to learn.
 """
 

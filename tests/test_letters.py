@@ -1,0 +1,205 @@
+"""Letters by their places: each is asked for where it was drawn, and a vision side learns from it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+from monkey.data.render.documents.faces import FAMILIES, HELD_OUT_FAMILIES
+from monkey.data.render.documents.filled import filled_page
+from monkey.data.render.documents.page import Letter, Page
+from monkey.data.render.documents.words import is_held_out
+from monkey.training.letters import (
+    CHARACTERS,
+    SLOTS,
+    UNNAMED,
+    LetterNaming,
+    LetterPictures,
+    collate_pictures,
+    letter_targets,
+)
+from scripts.learn_letters import main
+from scripts.new_model import new_model
+from scripts.set_grid import set_grid
+from tests.test_small_model import READER
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "training" / "reader-letters.yaml"
+SIDE, PATCH = 112, 8
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return new_model(READER, tmp_path_factory.mktemp("letters") / "base", seed=1, merge=True)
+
+
+def pictures(base: Path, split: str = "train", length: int = 8) -> LetterPictures:
+    return LetterPictures(MonkeyProcessor.from_pretrained(base).image_processor, PATCH, split, length, seed=3)
+
+
+def test_a_letter_is_asked_for_in_the_strip_that_holds_its_middle():
+    found = letter_targets([Letter("7", 17.0, 30.0, 8), Letter("b", 111.9, 0.0, 8)], SIDE, PATCH)
+    assert found.shape == ((SIDE // PATCH) ** 2, SLOTS)
+    assert found[3 * 14 + 2].tolist() == [CHARACTERS.index("7") + 1, 0, 0]
+    assert found[13].tolist() == [0, 0, CHARACTERS.index("b") + 1]
+    assert np.count_nonzero(found) == 2
+
+
+def test_two_letters_in_one_strip_and_unknown_characters_are_not_asked_for():
+    found = letter_targets([Letter("i", 1.0, 4.0, 8), Letter("l", 2.0, 4.0, 8), Letter("é", 20.0, 4.0, 8)], SIDE, PATCH)
+    assert found[0].tolist() == [UNNAMED, 0, 0]
+    assert found[2].tolist() == [0, UNNAMED, 0]
+
+
+def test_letters_outside_of_a_window_are_left_out_and_others_move_with_it():
+    letters = [Letter("a", 120.0, 4.0, 8), Letter("b", 100.0, 4.0, 8), Letter("c", 120.0, 113.0, 8)]
+    found = letter_targets(letters, SIDE, PATCH, left=SIDE)
+    assert found[1].tolist() == [CHARACTERS.index("a") + 1, 0, 0]
+    assert np.count_nonzero(found) == 1
+
+
+@pytest.mark.parametrize("damage", [0.0, 1.0])
+def test_there_is_ink_where_letters_are_said_to_be(damage):
+    turned = 0
+    for number in range(20):
+        rng = random.Random(number)
+        page = Page(rng, SIDE, FAMILIES[number % len(FAMILIES)], held_out=False)
+        page.write(8, 50, "HMNEBHMN", 14)
+        before = page.letters
+        image = np.asarray(page.finish(damage).convert("L"), dtype=int)
+        turned += page.letters != before
+        for letter in page.letters:
+            x, y = round(letter.x), round(letter.y)
+            around = image[y - 5 : y + 6, x - 4 : x + 5]
+            assert around.max() - around.min() > 80, (number, letter)
+    assert (turned > 0) == (damage > 0)
+
+
+def test_letters_lie_in_the_box_of_their_line_turned_or_not():
+    for number in range(20):
+        page = Page(random.Random(number), SIDE, FAMILIES[0], held_out=False)
+        line = page.write(20, 40, "Total 12.50", 12)
+        assert "".join(letter.character for letter in page.letters) == line.text.replace(" ", "")
+        page.finish(1.0)
+        left, top, right, bottom = page.lines[0].box
+        assert all(left <= letter.x <= right and top <= letter.y <= bottom for letter in page.letters)
+
+
+def test_filled_pages_hold_several_times_the_letters_of_a_document(base):
+    filled = [len(filled_page(random.Random(number), SIDE, False, False).letters) for number in range(30)]
+    assert sum(filled) / len(filled) > 60
+
+
+def test_filled_pages_of_the_held_out_split_spell_nothing_of_train():
+    faces = {True: set(), False: set()}
+    for held_out in (True, False):
+        for number in range(30):
+            page = filled_page(random.Random(number), SIDE, held_out, held_out_face=held_out)
+            faces[held_out].add(page.family)
+            for text in (line.text.rstrip(",.:-") for line in page.lines):
+                if text.isalnum() and len(text) > 1:
+                    assert is_held_out(text) == held_out
+    assert faces[True] <= set(HELD_OUT_FAMILIES)
+    assert faces[False] <= set(FAMILIES)
+
+
+def test_a_picture_is_the_same_whenever_and_wherever_it_is_drawn(base):
+    first, again = pictures(base), pictures(base)
+    again[0]
+    for number in (3, 7):
+        for name in ("picture", "letters"):
+            assert np.array_equal(first[number][name], again[number][name])
+    assert not np.array_equal(first[3]["picture"], first[7]["picture"])
+
+
+def test_letters_are_learnt_at_one_view_only(base, tmp_path):
+    grown = set_grid(base, tmp_path / "grid", (2, 2))
+    model = MonkeyForConditionalGeneration.from_pretrained(grown)
+    with pytest.raises(ValueError, match=r"grid=\(2, 2\) and global_view=True make 5"):
+        LetterNaming(model.model.visual, MonkeyProcessor.from_pretrained(grown).image_processor)
+
+
+class Told(nn.Module):
+    """In the place of a vision model: tokens that say what stands under them."""
+
+    def __init__(self, visual: nn.Module, letters: torch.Tensor):
+        super().__init__()
+        self.config, self.projection, self.resampler = visual.config, visual.projection, nn.Identity()
+        self.letters = letters
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        images, side, classes = len(pixels), SIDE // PATCH, len(CHARACTERS) + 1
+        self.resampler(torch.zeros(images, side**2, self.config.vision_config.hidden_size))
+        found = torch.zeros(images, side**2 // 4, 4, SLOTS, classes)
+        for row in range(side):
+            for column in range(side):
+                token, inside = row // 2 * (side // 2) + column // 2, row % 2 * 2 + column % 2
+                strips = self.letters[:, row * side + column].clamp(min=0)
+                found[:, token, inside] = nn.functional.one_hot(strips, classes).float()
+        return found.flatten(2)
+
+
+def test_a_token_is_asked_for_the_patches_that_it_stands_over(base):
+    batch = collate_pictures([pictures(base)[number] for number in range(4)])
+    model = MonkeyForConditionalGeneration.from_pretrained(base)
+    processor = MonkeyProcessor.from_pretrained(base).image_processor
+    naming = LetterNaming(model.model.visual, processor)
+    naming.visual, naming.of_token = Told(model.model.visual, batch["letters"]), nn.Identity()
+    right, asked = naming(**batch)["hits"].tolist()
+    assert right == asked == (batch["letters"] > 0).sum()
+
+
+def test_a_vision_side_learns_letters(base):
+    torch.manual_seed(0)
+    model = MonkeyForConditionalGeneration.from_pretrained(base)
+    naming = LetterNaming(model.model.visual, MonkeyProcessor.from_pretrained(base).image_processor)
+    batch = collate_pictures([pictures(base)[number] for number in range(4)])
+    trained = [parameter for parameter in naming.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    losses = []
+    for _ in range(60):
+        result = naming(**batch)
+        optimizer.zero_grad()
+        result["loss"].backward()
+        optimizer.step()
+        losses.append(result["loss"].item())
+    right, asked = naming(**batch)["hits"].tolist()
+    assert losses[-1] < losses[0] / 4
+    assert right > asked / 4
+
+
+def learn(base: Path, target: Path) -> int:
+    sizes = "--max_steps=4 --save_steps=2 --logging_steps=1 --per_device_train_batch_size=2 --save_total_limit=3"
+    return main([str(base), str(target), "--config", str(CONFIG), *sizes.split(), "--dataloader_num_workers=0"])
+
+
+def test_a_run_that_was_cut_short_ends_where_it_would_have_ended(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("scripts.learn_letters.HELD_OUT", 2)
+    kept = tmp_path / "kept"
+    removed = shutil.rmtree
+    monkeypatch.setattr("scripts.learn_letters.shutil.rmtree", lambda folder: shutil.copytree(folder, kept))
+    assert learn(base, tmp_path / "whole") == 0
+    monkeypatch.setattr("scripts.learn_letters.shutil.rmtree", removed)
+    running = tmp_path / ".again-running"
+    shutil.copytree(kept / "checkpoint-2", running / "checkpoint-2")
+    assert learn(base, tmp_path / "again") == 0
+    first, second = (
+        MonkeyForConditionalGeneration.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "again")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert {"run.json", "training_log.json", "loss_curve.png"} <= {path.name for path in (tmp_path / "again").iterdir()}
+    assert not running.exists()
+    assert learn(base, tmp_path / "again") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_wrong_setting_is_one_sentence(base, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(base), str(tmp_path / "new"), "--config", str(CONFIG), "--max_steps=many"])
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
