@@ -20,7 +20,6 @@ from monkey.data.render.documents.fields import FIELDS
 from monkey.data.render.documents.kinds import DOCUMENTS, QUESTION_KINDS, UNSEEN_LAYOUT, rows_of
 from monkey.data.render.documents.page import HELD_OUT_SLOTS, SLOTS, Line, Page
 from monkey.data.render.documents.sets import SHARD, Settings, draw, write_set
-from monkey.data.render.documents.typed import CELL
 from monkey.data.render.documents.words import SHARED, Words, is_held_out
 
 SIDES = (112, 224)
@@ -148,24 +147,6 @@ def test_boxes_of_questions_are_thousandths_of_the_picture(drawn):
         numbers = [int(number) for number in re.findall(r"\d+", question.answer)]
         assert len(numbers) == 4
         assert all(0 <= number <= GRID for number in numbers)
-
-
-def test_typed_pages_have_each_character_in_a_cell_of_its_own():
-    wanted = settings(weights={"typed": 1}, damage=0.0)
-    for number in range(20):
-        page, image, kind, questions = draw(wanted, "train", number)
-        assert kind == "typed"
-        assert questions[0].answer.splitlines() == [line.text for line in page.lines]
-        line = page.lines[0]
-        left, top, _, bottom = line.box
-        paper = Image.new("RGB", image.size, page.paper)
-        for column, character in enumerate(line.text):
-            cell = (round(left + column * CELL[0]), round(top), round(left + (column + 1) * CELL[0]), round(bottom) + 2)
-            assert (image.crop(cell).tobytes() != paper.crop(cell).tobytes()) == (character != " ")
-
-
-def test_typed_pages_are_drawn_where_they_are_asked_for_only(drawn):
-    assert not {"typed"} & {kind for pictures in drawn.values() for _, _, kind, _ in pictures}
 
 
 def test_texts_on_one_height_are_read_from_left_to_right():

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from monkey.data.render.documents.kinds import DOCUMENTS, FIRST_STEPS
+from monkey.data.render.documents.kinds import DOCUMENTS
 from monkey.data.render.documents.sets import SPLITS, Settings, write_set
 
 
@@ -28,7 +28,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=list(DOCUMENTS),
         metavar="KIND[=WEIGHT]",
-        help=f"kinds to draw, and how often against the others ({', '.join(DOCUMENTS)}; also {', '.join(FIRST_STEPS)})",
+        help=f"kinds to draw, and how often against the others ({', '.join(DOCUMENTS)})",
     )
     parser.add_argument("--questions", type=int, default=6, help="most of a picture, reading it aside (default 6)")
     parser.add_argument("--damage", type=float, default=0.25, help="how often turned, noisy, compressed (default 0.25)")
@@ -41,9 +41,8 @@ def settings_of(flags: argparse.Namespace) -> Settings:
     weights = {}
     for text in flags.documents:
         name, equals, weight = text.partition("=")
-        if name not in DOCUMENTS | FIRST_STEPS:
-            known = ", ".join(DOCUMENTS | FIRST_STEPS)
-            raise ValueError(f"--documents: unknown kind {name!r}; there is {known}")
+        if name not in DOCUMENTS:
+            raise ValueError(f"--documents: unknown kind {name!r}; there is {', '.join(DOCUMENTS)}")
         if equals and not (weight.isdecimal() and int(weight)):
             raise ValueError(f"--documents {text}: the weight must be a whole number of at least 1")
         weights[name] = int(weight) if equals else 1

@@ -11,7 +11,6 @@ from monkey.data.render.documents.fields import draw_form, draw_label, draw_rece
 from monkey.data.render.documents.page import Line, Page, Question
 from monkey.data.render.documents.scenes import draw_paragraph, draw_scene, draw_sign
 from monkey.data.render.documents.tables import draw_table
-from monkey.data.render.documents.typed import draw_typed
 from monkey.data.render.documents.words import Words
 
 Draw = Callable[[Page, Words], list[Question]]
@@ -31,9 +30,6 @@ DOCUMENTS: Mapping[str, Draw] = {
 
 UNSEEN_LAYOUT: Mapping[str, Draw] = {"ticket": draw_ticket}
 """A kind of document for fine-tuning, in no other split."""
-
-FIRST_STEPS: Mapping[str, Draw] = {"typed": draw_typed}
-"""Drawn where they are asked for by name only."""
 
 QUESTION_KINDS: Mapping[str, str] = {
     "field": "the value of a labelled field",

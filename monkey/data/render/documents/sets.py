@@ -23,7 +23,7 @@ from typing import Any
 import PIL
 
 from monkey.data.render.documents import faces
-from monkey.data.render.documents.kinds import DOCUMENTS, FIRST_STEPS, UNSEEN_LAYOUT, asked, reading
+from monkey.data.render.documents.kinds import DOCUMENTS, UNSEEN_LAYOUT, asked, reading
 from monkey.data.render.documents.page import INKS, PAPERS, Page, Question
 from monkey.data.render.documents.words import Words
 from monkey.prompts import IMAGE_PLACE, VQA_AS_TRAINED
@@ -87,7 +87,7 @@ def draw(settings: Settings, split: str, number: int) -> tuple[Page, Any, str, l
     while True:
         # A text as seed is hashed by SHA-512, the same on every machine and Python.
         rng = random.Random(f"{settings.seed}/{split}/{number}/{attempt}")
-        kinds = UNSEEN_LAYOUT if layout else {name: (DOCUMENTS | FIRST_STEPS)[name] for name in settings.weights}
+        kinds = UNSEEN_LAYOUT if layout else {name: DOCUMENTS[name] for name in settings.weights}
         kind = rng.choice(list(kinds)) if layout else rng.choices(list(kinds), list(settings.weights.values()))[0]
         page = Page(
             rng,
