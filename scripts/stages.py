@@ -29,14 +29,20 @@ def run(title: str, *command: str | Path) -> None:
         raise SystemExit(status)
 
 
-def train(title: str, config: str, base: Path, data: Path, output: Path, *flags: str) -> None:
-    """Train `base` with a config into `output`; a run that ended early goes on from its last checkpoint."""
+def train(title: str, config: str, base: Path, data: Path, output: Path, *flags: str, processes: int = 1) -> None:
+    """Train `base` with a config into `output`; a run that ended early goes on from its last checkpoint.
+
+    Args:
+        processes: that share the work, with one thread each where they are several: on few cores two of them do more
+            than one with two threads.
+    """
     if (output / "model.safetensors").is_file():
         print(f"\n== {title}: done before, in {output}")
         return
     begun = any(output.glob("checkpoint-*/trainer_state.json"))
     run(
         title,
+        *(("scripts/start_processes.py", "--standalone", "--nproc_per_node", str(processes)) if processes > 1 else ()),
         *("finetune_multitask.py", "--config", config, "--model_name_or_path", base, "--data_path", data),
         *("--output_dir", output, "--resume_from_checkpoint" if begun else "--overwrite_output_dir", "True"),
         *flags,

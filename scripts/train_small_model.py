@@ -2,18 +2,20 @@
 
     bash scripts/train_small_model.sh                 # about two hours; takes up what an earlier call left
 
-1. A base at one window of 112 pixels, without adapters, from scratch, on documents of that size.
-2. Monkey from that base: 2×2 windows with an adapter each and the global view, on documents of 224 pixels; the shared
+1. The vision side alone learns letters, in place of the captions that published ones begin from.
+2. A base at one window of 112 pixels, without adapters, on documents of that size: it learns to read and to answer.
+3. Monkey from that base: 2×2 windows with an adapter each and the global view, on documents of 224 pixels; the shared
    vision transformer is frozen, as in the paper.
-3. Held-out documents are asked, and the weights are written in bf16.
+4. Held-out documents are asked, and the weights are written in bf16.
 
-Everything lands in one folder, by default outputs/small: data/, base/, monkey/, result/, and model/, which is what
-models/small holds.
+Everything lands in one folder, by default outputs/small: data/, letters/, base/, monkey/, result/, and model/, which is
+what models/small holds.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -67,16 +69,23 @@ def main(words: list[str] | None = None) -> int:
     """Runs the stages; 2 on what the user can mend."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "small")
-    parser.add_argument("--pictures", type=int, default=30_000, help="to train the base on; half as many for Monkey")
+    parser.add_argument("--pictures", type=int, default=40_000, help="to train the base on; half as many for Monkey")
     parser.add_argument("--heldout", type=int, default=300, help="pictures of each held-out split")
-    parser.add_argument("--base-steps", type=int, help="the number in configs/training/reader-base.yaml if not given")
+    parser.add_argument(
+        "--letter-steps", type=int, help="the number in configs/training/reader-letters.yaml if not given"
+    )
+    parser.add_argument("--base-steps", type=int, help="that in reader-base.yaml if not given")
     parser.add_argument("--monkey-steps", type=int, help="that in reader-monkey.yaml if not given")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False where the CPU has no AMX")
+    parser.add_argument(
+        "--bf16", choices=("True", "False"), default="True", help="False where the CPU computes in fp32"
+    )
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that train (default 2)")
     options = parser.parse_args(words)
     output = options.output.resolve()
     data, result, seed = output / "data", output / "result", str(options.seed)
-    small, large, begun, grown = data / "base", data / "monkey", output / "untrained", output / "on-grid"
+    small, large = data / "base", data / "monkey"
+    begun, letters, grown = output / "untrained", output / "letters", output / "on-grid"
     base, monkey, model = output / "base", output / "monkey", output / "model"
     common = ("--seed", seed, "--bf16", options.bf16)
 
@@ -103,12 +112,20 @@ def main(words: list[str] | None = None) -> int:
             "--seed",
             seed,
         )
+    if not letters.exists():
+        run(
+            "learn letters",
+            *("scripts/learn_letters.py", begun, letters, "--config", "configs/training/reader-letters.yaml"),
+            *(*common, *steps(options.letter_steps)),
+        )
     config = "configs/training/reader-base.yaml"
-    train("train the base", config, begun, small / "train.json", base, *common, *steps(options.base_steps))
+    flags = *common, *steps(options.base_steps)
+    train("train the base", config, letters, small / "train.json", base, *flags, processes=options.processes)
     if not grown.exists():
         run("put it on a grid", "scripts/set_grid.py", base, grown, "--grid", GRID, "--seed", seed)
     config = "configs/training/reader-monkey.yaml"
-    train("train Monkey", config, grown, large / "train.json", monkey, *common, *steps(options.monkey_steps))
+    flags = *common, *steps(options.monkey_steps)
+    train("train Monkey", config, grown, large / "train.json", monkey, *flags, processes=options.processes)
     if not model.exists():
         export(monkey, model)
     evaluate("ask the held-out documents", model, EVALUATED, large, result, "model")
