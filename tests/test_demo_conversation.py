@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo]'")
 
+from monkey.data.render.documents.kinds import DOCUMENTS
 from monkey.prompts import DESCRIPTION_PROMPTS
 from monkey.serving.decoding import FOR_ANSWERS
 from monkey.serving.demo.chinese import CHINESE
@@ -98,6 +99,7 @@ def test_markdown_quotes_what_people_and_models_wrote(conversation):
 
 def test_examples_are_the_projects_own_pictures_with_a_question_each(tmp_path):
     found = examples()
-    assert len(found) == 5
+    assert {example.name for example in found} == set(DOCUMENTS)
     assert all(example.picture.is_file() and example.question.endswith("?") for example in found)
+    assert all("heldout" in example.picture.parts for example in found)
     assert examples(tmp_path) == ()

@@ -6,29 +6,34 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-SAMPLES = Path(__file__).resolve().parents[3] / "data" / "samples"
+PICTURES = Path(__file__).resolve().parents[3] / "data" / "documents"
 """Of a checkout; an installed package has none, and the demo then goes without examples."""
+
+QUESTIONS = "heldout.jsonl"
+SHOWN = ("field", "cell", "line", "sign", "colour")
+"""Kinds of question that show most of what a model reads, the first of them that a picture has."""
 
 
 @dataclass(frozen=True)
 class Example:
+    """A picture with a question; `name` is what the page calls it, such as "receipt"."""
+
     picture: Path
     question: str
-
-    @property
-    def name(self) -> str:
-        """What the page calls it: "signs" rather than "000000.png"."""
-        return self.picture.parent.name
+    name: str
 
 
-def examples(folder: Path = SAMPLES) -> tuple[Example, ...]:
-    """Each held-out picture with its first question; none where the folder is not there."""
-    questions = folder / "heldout_all.jsonl"
+def examples(folder: Path = PICTURES) -> tuple[Example, ...]:
+    """One held-out picture of each kind of document; none where the folder is not there."""
+    questions = folder / QUESTIONS
     if not questions.is_file():
         return ()
-    found: dict[Path, Example] = {}
+    of_picture: dict[tuple[str, str], list[dict[str, str]]] = {}
     for line in questions.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        picture = folder / row["image"]
-        found.setdefault(picture, Example(picture, row["question"]))
+        of_picture.setdefault((row["document"], row["image"]), []).append(row)
+    found: dict[str, Example] = {}
+    for (document, image), rows in of_picture.items():
+        best = min(rows, key=lambda row: SHOWN.index(row["kind"]) if row["kind"] in SHOWN else len(SHOWN))
+        found.setdefault(document, Example(folder / image, best["question"], document))
     return tuple(found.values())
