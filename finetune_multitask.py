@@ -1,7 +1,7 @@
 """Fine-tune Monkey on conversations about pictures.
 
-    python finetune_multitask.py --config configs/training/small.yaml \
-        --model_name_or_path outputs/quickstart/base --data_path outputs/quickstart/data/train.json \
+    python finetune_multitask.py --config configs/training/tickets.yaml \
+        --model_name_or_path models/small --data_path outputs/quickstart/data/layout.json \
         --output_dir outputs/quickstart/finetuned
 
 Several GPUs: `scripts/finetune_ds.sh`. Every flag: `--help`.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the small model on a CPU, by default on what scripts/quickstart.sh made.
+# Train the small model that ships on a CPU, by default on what scripts/quickstart.sh drew.
 #   bash scripts/finetune_cpu.sh [flags]
 # MODEL, DATA and OUTPUT say otherwise: see scripts/launch.sh.
 set -euo pipefail
@@ -11,15 +11,15 @@ case ${1:-} in
     ;;
 esac
 export GPUS=0
-export MODEL=${MODEL:-$root/outputs/quickstart/base}
-export DATA=${DATA:-$root/outputs/quickstart/data/train.json}
+export MODEL=${MODEL:-$root/models/small}
+export DATA=${DATA:-$root/outputs/quickstart/data/layout.json}
 export OUTPUT=${OUTPUT:-$root/outputs/finetuned}
-case $MODEL in
-  "$root/outputs/quickstart/base")
-    if [ ! -d "$MODEL" ] && [[ " $* " != *" --model_name_or_path"[=\ ]* ]]; then
-      echo "error: $MODEL is not there: make it with scripts/quickstart.sh, or set MODEL and DATA" >&2
+case $DATA in
+  "$root/outputs/quickstart/data/layout.json")
+    if [ ! -f "$DATA" ] && [[ " $* " != *" --data_path"[=\ ]* ]]; then
+      echo "error: $DATA is not there: make it with scripts/quickstart.sh, or set MODEL and DATA" >&2
       exit 2
     fi
     ;;
 esac
-exec bash "$root/scripts/launch.sh" --config "$root/configs/training/small.yaml" "$@"
+exec bash "$root/scripts/launch.sh" --config "$root/configs/training/tickets.yaml" "$@"

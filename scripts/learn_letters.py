@@ -1,6 +1,6 @@
 """Teach the vision side of an untrained model what letters look like, on pictures that are drawn as it goes.
 
-    python scripts/learn_letters.py UNTRAINED TARGET --config configs/training/reader-letters.yaml
+    python scripts/learn_letters.py UNTRAINED TARGET --config configs/letters/reader.yaml
 
 Trained are the vision transformer and the resampler (monkey/training/letters.py); the decoder stays as it is. TARGET
 gets the checkpoint, run.json, training_log.json and loss_curve.png, whole or not at all; a call that was cut short is

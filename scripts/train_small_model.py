@@ -71,9 +71,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "small")
     parser.add_argument("--pictures", type=int, default=40_000, help="to train the base on; half as many for Monkey")
     parser.add_argument("--heldout", type=int, default=300, help="pictures of each held-out split")
-    parser.add_argument(
-        "--letter-steps", type=int, help="the number in configs/training/reader-letters.yaml if not given"
-    )
+    parser.add_argument("--letter-steps", type=int, help="the number in configs/letters/reader.yaml if not given")
     parser.add_argument("--base-steps", type=int, help="that in reader-base.yaml if not given")
     parser.add_argument("--monkey-steps", type=int, help="that in reader-monkey.yaml if not given")
     parser.add_argument("--seed", type=int, default=0)
@@ -115,7 +113,7 @@ def main(words: list[str] | None = None) -> int:
     if not letters.exists():
         run(
             "learn letters",
-            *("scripts/learn_letters.py", begun, letters, "--config", "configs/training/reader-letters.yaml"),
+            *("scripts/learn_letters.py", begun, letters, "--config", "configs/letters/reader.yaml"),
             *(*common, *steps(options.letter_steps)),
         )
     config = "configs/training/reader-base.yaml"

@@ -108,7 +108,7 @@ class TestWhatStarts:
             ("finetune_ds.sh", [*torchrun(*ALONE), *THREE_FLAGS, *config("full-llm"), *sharding("zero2")]),
             ("finetune_ds_3090.sh", [*torchrun(*ALONE), *THREE_FLAGS, *config("lora-llm"), *sharding("zero3")]),
             ("finetune_qlora_24gb.sh", [PROGRAM, *THREE_FLAGS, *config("qlora-llm")]),
-            ("finetune_cpu.sh", [PROGRAM, *THREE_FLAGS, *config("small")]),
+            ("finetune_cpu.sh", [PROGRAM, *THREE_FLAGS, *config("tickets")]),
             ("launch.sh", [*torchrun(*ALONE), *THREE_FLAGS]),
         ],
     )
@@ -173,10 +173,10 @@ class TestWhatStarts:
         assert machine.environment[0] == seen
 
     def test_the_cpu_launcher_takes_what_the_quickstart_made(self, bare):
-        made = ROOT / "outputs/quickstart/base"
-        words = bare.started("finetune_cpu.sh", "--model_name_or_path", "m")
-        assert words[1:3] == ["--model_name_or_path", str(made)]
-        assert words[-2:] == ["--model_name_or_path", "m"]
+        drawn = ROOT / "outputs/quickstart/data/layout.json"
+        words = bare.started("finetune_cpu.sh", "--data_path", "d")
+        assert words[1:5] == ["--model_name_or_path", str(ROOT / "models/small"), "--data_path", str(drawn)]
+        assert words[-2:] == ["--data_path", "d"]
 
 
 class TestSeveralNodes:
@@ -266,7 +266,7 @@ class TestWhatIsMissing:
         shutil.copytree(ROOT / "scripts", copy)
         done = subprocess.run(["bash", str(copy / "finetune_cpu.sh")], capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert "outputs/quickstart/base is not there: make it with scripts/quickstart.sh" in done.stderr
+        assert "outputs/quickstart/data/layout.json is not there: make it with scripts/quickstart.sh" in done.stderr
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)

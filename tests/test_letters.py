@@ -30,7 +30,7 @@ from scripts.new_model import new_model
 from scripts.set_grid import set_grid
 from tests.test_small_model import READER
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "training" / "reader-letters.yaml"
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "letters" / "reader.yaml"
 SIDE, PATCH = 112, 8
 
 

@@ -178,7 +178,8 @@ def test_a_base_that_is_a_monkey_already_is_refused(base, tmp_path, capsys):
 @pytest.mark.slow
 def test_stages_and_study_run_from_nothing_and_again(tmp_path):
     small = ["--pictures", "20", "--heldout", "8", "--bf16", "False"]
-    chain = ["train_small_model", "--output", str(tmp_path / "small"), "--base-steps", "2", "--monkey-steps", "2"]
+    chain = ["train_small_model", "--output", str(tmp_path / "small"), "--letter-steps", "2"]
+    chain += ["--base-steps", "2", "--monkey-steps", "2"]
     study = ["resolution_study", str(tmp_path / "small" / "base"), "--output", str(tmp_path / "study")]
     study += ["--steps", "2", "--seeds", "1", "--arms", "one-view", "own-adapters"]
     for program, *words in (chain, study):

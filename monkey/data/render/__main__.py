@@ -1,4 +1,4 @@
-"""python -m monkey.data.render --output outputs/quickstart/data --seed 0 --train 4000 --heldout 500"""
+"""python -m monkey.data.render --output outputs/drawn --seed 0 --train 4000 --heldout 500"""
 
 from __future__ import annotations
 
