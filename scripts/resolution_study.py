@@ -31,6 +31,8 @@ from scripts.stages import REPOSITORY, evaluate, run, train
 
 TASK = "documents_heldout"
 HEADLINE = "official"
+BATCH = 8
+"""Records of a step, of all processes together."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,9 @@ def write(output: Path, measured: dict[str, list[dict[str, Any]]], settings: dic
     plot(measured, output / "scores.png")
 
 
-def measure(arm: Arm, base: Path, window: int, data: Path, output: Path, extent: Extent, seed: int, bf16: str) -> Path:
+def measure(
+    arm: Arm, base: Path, window: int, data: Path, output: Path, extent: Extent, seed: int, bf16: str, processes: int
+) -> Path:
     """Train and ask one arm once; returns the file of its answers, without asking again where it is complete."""
     folder, result = output / "runs" / f"{arm.name}-{seed}", output / "result"
     predictions = result / f"{arm.name}-{seed}" / TASK / "predictions.jsonl"
@@ -225,6 +229,8 @@ def measure(arm: Arm, base: Path, window: int, data: Path, output: Path, extent:
             f"{arm.title}, seed {seed}: train",
             *("configs/training/reader-study.yaml", started, data / "train.json", folder / "trained"),
             *("--max_steps", str(extent.steps), "--seed", str(seed), "--bf16", bf16),
+            *("--per_device_train_batch_size", str(BATCH // processes)),
+            processes=processes,
         )
         title = f"{arm.title}, seed {seed}: ask"
         evaluate(title, folder / "trained", TASK, data, result, f"{arm.name}-{seed}")
@@ -245,7 +251,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help=f"runs of each arm ({FULL.seeds}, or {QUICK.seeds})")
     parser.add_argument("--pictures", type=int, help=f"to train on ({FULL.pictures}, or {QUICK.pictures})")
     parser.add_argument("--heldout", type=int, help=f"pictures to ask about ({FULL.heldout}, or {QUICK.heldout})")
-    parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False where the CPU has no AMX")
+    parser.add_argument(
+        "--bf16", choices=("True", "False"), default="True", help="False where the CPU computes in fp32"
+    )
+    parser.add_argument("--processes", type=int, choices=(1, 2, 4, 8), default=2, help="that train (default 2)")
     options = parser.parse_args(words)
     usual = QUICK if options.quick else FULL
     extent = Extent(*(getattr(options, name) or getattr(usual, name) for name in usual.__dataclass_fields__))
@@ -266,7 +275,8 @@ def main(words: list[str] | None = None) -> int:
         for seed in range(extent.seeds):
             for arm in wanted:
                 base = options.base.resolve()
-                answered[arm.name].append(measure(arm, base, window, data, output, extent, seed, options.bf16))
+                how = extent, seed, options.bf16, options.processes
+                answered[arm.name].append(measure(arm, base, window, data, output, *how))
             found = {
                 name: summary([scores_of(file, data / "heldout.jsonl") for file in files])
                 for name, files in answered.items()

@@ -19,9 +19,9 @@ pytest.importorskip("playwright", reason="driving a browser needs playwright: pi
 
 from playwright.sync_api import TimeoutError, sync_playwright
 
-from monkey.serving.demo.examples import examples
 from monkey.serving.demo.chinese import CHINESE
 from monkey.serving.demo.english import ENGLISH
+from monkey.serving.demo.examples import examples
 from tests.scripted_demo import LIMITS, ScriptedAnswerer, models_of, scripted_demo
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
