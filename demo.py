@@ -60,7 +60,7 @@ def parse_flags(words: list[str]) -> argparse.Namespace:
         "--checkpoint-path",
         metavar="CHECKPOINT",
         default=argparse.SUPPRESS,
-        help="folder or hub name (default: models/small, or what scripts/quickstart.sh trained)",
+        help="folder or hub name (default: models/small, which ships)",
     )
     parser.add_argument(
         "--compare",

@@ -39,9 +39,7 @@ _ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
 def model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """The flags that say which model is opened, and how; the group that they stand in."""
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "-c", "--checkpoint", help="folder or hub name (models/small, or what scripts/quickstart.sh trained)"
-    )
+    model.add_argument("-c", "--checkpoint", help="folder or hub name (default: models/small, which ships)")
     model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (a GPU where there is one)")
     model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (the checkpoint's own)")
     model.add_argument("--quantization", choices=("4bit",), help="pack the decoder's weights")

@@ -154,7 +154,7 @@ class TestOneQuestion:
         assert f"error: {pictures[0].parent / '1a.jpg'} is a PDF" in said.err
 
     def test_without_a_checkpoint_the_default_model_is_opened(self, checkpoint, pictures, capsys, monkeypatch):
-        monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", (str(checkpoint),))
+        monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", str(checkpoint))
         assert ask.main(["--device", "cpu", "--image", str(pictures[0]), "--max-new-tokens", "8", "What?"]) == 0
         said = capsys.readouterr()
         assert said.out == expected(checkpoint, pictures[0], "What?") + "\n"
@@ -174,7 +174,7 @@ class TestOneQuestion:
     def test_what_does_not_go_together_is_refused_in_a_sentence(self, pictures, tmp_path, capsys, monkeypatch):
         picture, folder = pictures[0], pictures[0].parent
         (tmp_path / "empty").mkdir()
-        monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", (str(tmp_path / "empty"),))
+        monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", str(tmp_path / "empty"))
         assert "go together" in refused(capsys, "--input", "rows.jsonl")
         assert "--image does not go with --input" in refused(capsys, "--input", "a", "--output", "b", "--image", "c")
         assert "choose one" in refused(capsys, "--stream", "--json", "--image", picture, "What?")

@@ -126,8 +126,8 @@ def test_a_checkpoint_that_is_not_there_is_one_sentence(capsys, tmp_path, monkey
     port = ("--server-port", str(free_port()))
     assert "no such checkpoint folder" in _mistake(capsys, "-c", str(tmp_path / "nothing"), *port)
     assert "qwen.tiktoken" in _mistake(capsys, "-c", str(tmp_path), *port)
-    monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", ("models/none",))
-    assert "run `bash scripts/quickstart.sh`" in _mistake(capsys, *port)
+    monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", "models/none")
+    assert "models/none is not there" in _mistake(capsys, *port)
 
 
 def test_weights_that_cannot_be_read_end_the_program_with_one_sentence(capsys, tiny, tmp_path, monkeypatch):

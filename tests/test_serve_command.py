@@ -189,8 +189,8 @@ class TestMistakes:
         assert message in refused(capsys, "-c", str(checkpoint), "--port", "0", *words)
 
     def test_no_model_at_all_is_told_with_what_to_do(self, capsys, monkeypatch):
-        monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", ())
-        assert "bash scripts/quickstart.sh" in refused(capsys, "--port", "0")
+        monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", "models/none")
+        assert "models/none is not there" in refused(capsys, "--port", "0")
 
     def test_a_folder_that_is_no_checkpoint_is_told(self, tmp_path, capsys):
         (tmp_path / "empty").mkdir()
@@ -261,7 +261,7 @@ class TestSettings:
         assert "warning" not in capsys.readouterr().err
 
     def test_without_a_checkpoint_the_small_model_is_served(self, checkpoint, monkeypatch):
-        monkeypatch.setattr(session, "DEFAULT_CHECKPOINTS", (str(checkpoint),))
+        monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", str(checkpoint))
         served = Served(monkeypatch)
         assert serve.main(["--device", "cpu", "--port", "0"]) == 0
         assert served.api.answerer.name == "tiny"

@@ -223,11 +223,9 @@ def test_a_half_precision_checkpoint_is_opened_in_fp32_on_a_cpu(model, tmp_path)
         assert answerer.name == tmp_path.name
 
 
-def test_the_default_model_is_the_repositorys_then_the_quickstarts(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"bash scripts/quickstart\.sh"):
+def test_the_default_model_is_the_one_that_ships(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"comes with a clone .* name another model with -c"):
         default_checkpoint(tmp_path)
-    (tmp_path / "outputs/quickstart/finetuned").mkdir(parents=True)
-    assert default_checkpoint(tmp_path) == tmp_path / "outputs/quickstart/finetuned"
     (tmp_path / "models/small").mkdir(parents=True)
     assert default_checkpoint(tmp_path) == tmp_path / "models/small"
 

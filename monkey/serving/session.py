@@ -2,7 +2,7 @@
 
     import monkey
 
-    with monkey.load("outputs/quickstart/finetuned") as model:
+    with monkey.load("models/small") as model:
         print(model.ask("sign.png", "What does the sign say?").text)
 
 Prompts are made in `serving` from what a user types and nowhere else; it is plain text in them, so `<img>` and
@@ -52,8 +52,8 @@ __all__ = [
     "open_model",
 ]
 
-DEFAULT_CHECKPOINTS = ("models/small", "outputs/quickstart/finetuned")
-"""Folders below the project's own, in the order in which a demo without `--checkpoint-path` looks for a model."""
+DEFAULT_CHECKPOINT = "models/small"
+"""The model that ships, below the project's own folder: what a program without a checkpoint opens."""
 
 PATIENCE_SECONDS = 600.0
 """Longest wait for one piece. The first needs the whole prompt, which takes minutes at full size on a CPU."""
@@ -68,13 +68,12 @@ QUANTIZATIONS = ("4bit",)
 
 
 def default_checkpoint(project: Path) -> Path:
-    """The first of `DEFAULT_CHECKPOINTS` that is there, or FileNotFoundError saying how to get one."""
-    for name in DEFAULT_CHECKPOINTS:
-        if (project / name).is_dir():
-            return project / name
+    """The model that ships, or FileNotFoundError saying what to do: an installed package comes without it."""
+    if (project / DEFAULT_CHECKPOINT).is_dir():
+        return project / DEFAULT_CHECKPOINT
     raise FileNotFoundError(
-        "there is no model to open yet; run `bash scripts/quickstart.sh` to train the small one, or name one with "
-        "-c CHECKPOINT"
+        f"{project / DEFAULT_CHECKPOINT} is not there: it comes with a clone of the repository; name another model "
+        "with -c CHECKPOINT"
     )
 
 
