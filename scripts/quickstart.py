@@ -53,7 +53,7 @@ def table(before: dict[str, dict], after: dict[str, dict]) -> str:
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "quickstart")
-    parser.add_argument("--pictures", type=int, default=800, help="to train on")
+    parser.add_argument("--pictures", type=int, default=2000, help="to train on")
     parser.add_argument("--heldout", type=int, default=80, help="pictures to ask about, which share no text with them")
     parser.add_argument("--steps", type=int, help=f"of training; the number in {CONFIG} if not given")
     parser.add_argument("--seed", type=int, default=0)

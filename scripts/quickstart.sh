@@ -3,8 +3,8 @@
 # Works from any directory; a second run reuses the environment and the data and trains again.
 #
 #   bash scripts/quickstart.sh
-#   bash scripts/quickstart.sh --pictures 1000 --steps 200     # see scripts/quickstart.py --help
+#   bash scripts/quickstart.sh --pictures 1000 --steps 200     # --help: every flag
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$repository/scripts/environment.sh"
-exec "$python" "$repository/scripts/quickstart.py" "$@"
+PYTHONPATH="$repository" exec "$python" -m scripts.quickstart "$@"

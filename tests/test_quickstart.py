@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 def test_quickstart_chain_goes_from_drawing_to_scores(tmp_path):
-    command = [sys.executable, "scripts/quickstart.py", "--output", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "scripts.quickstart", "--output", str(tmp_path / "run")]
     for _ in range(2):  # the second replaces what the first made
         done = subprocess.run(
             [*command, "--pictures", "12", "--heldout", "4", "--steps", "2"],
