@@ -21,8 +21,6 @@ from scripts.stages import REPOSITORY, run
 MODEL = "models/small"
 CONFIG = "configs/training/tickets.yaml"
 TASKS = "unseen_layout"
-KIND = "layout"
-"""The split of the drawn documents that is learnt; its held-out part is asked."""
 
 
 def scores(result: Path) -> dict[str, dict]:
@@ -72,7 +70,6 @@ def main(words: list[str] | None = None) -> int:
     output.mkdir(parents=True, exist_ok=True)
     marker.touch()
 
-    # Pictures of other settings are drawn anew.
     for folder in (data, finetuned, result):
         shutil.rmtree(folder, ignore_errors=True)
     run(
@@ -89,7 +86,7 @@ def main(words: list[str] | None = None) -> int:
     run(
         "train it",
         *("finetune_multitask.py", "--config", CONFIG, "--model_name_or_path", MODEL),
-        *("--data_path", data / f"{KIND}.json", "--output_dir", finetuned, "--seed", seed, *steps),
+        *("--data_path", data / "layout.json", "--output_dir", finetuned, "--seed", seed, *steps),
     )
     run("ask again", *evaluate, "--checkpoint", finetuned, "--save_name", "after")
 
@@ -100,11 +97,8 @@ def main(words: list[str] | None = None) -> int:
     print(f"Loss curve               {shown}/finetuned/loss_curve.png")
     python = Path(sys.executable)
     shown_python = python.relative_to(REPOSITORY) if python.is_relative_to(REPOSITORY) else python
-    print(
-        f"\nAsk it, and the model that ships, about a picture:\n\n    {shown_python} demo.py -c {shown}/finetuned",
-        end="",
-    )
-    print(f" --compare {MODEL}\n")
+    print("\nAsk it, and the model that ships, about a picture:")
+    print(f"\n    {shown_python} demo.py -c {shown}/finetuned --compare {MODEL}\n")
     return 0
 
 

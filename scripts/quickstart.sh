@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job on the embedded default, from a fresh machine: environment, sample data, training, evaluation.
-# Works from any directory; a second run reuses the environment and the data and trains again.
+# Works from any directory; a second run reuses the environment and does the rest again.
 #
 #   bash scripts/quickstart.sh
 #   bash scripts/quickstart.sh --pictures 1000 --steps 200     # --help: every flag

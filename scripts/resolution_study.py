@@ -251,9 +251,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help=f"runs of each arm ({FULL.seeds}, or {QUICK.seeds})")
     parser.add_argument("--pictures", type=int, help=f"to train on ({FULL.pictures}, or {QUICK.pictures})")
     parser.add_argument("--heldout", type=int, help=f"pictures to ask about ({FULL.heldout}, or {QUICK.heldout})")
-    parser.add_argument(
-        "--bf16", choices=("True", "False"), default="True", help="False where the CPU computes in fp32"
-    )
+    parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
     parser.add_argument("--processes", type=int, choices=(1, 2, 4, 8), default=2, help="that train (default 2)")
     options = parser.parse_args(words)
     usual = QUICK if options.quick else FULL

@@ -33,8 +33,7 @@ def train(title: str, config: str, base: Path, data: Path, output: Path, *flags:
     """Train `base` with a config into `output`; a run that ended early goes on from its last checkpoint.
 
     Args:
-        processes: that share the work, with one thread each where they are several: on few cores two of them do more
-            than one with two threads.
+        processes: that share the work, with one thread each where they are several.
     """
     if (output / "model.safetensors").is_file():
         print(f"\n== {title}: done before, in {output}")

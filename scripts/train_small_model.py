@@ -1,6 +1,6 @@
 """Train the small Monkey that ships in models/small, in stages as the paper's lineage was, on two CPU cores.
 
-    bash scripts/train_small_model.sh                 # about two hours; takes up what an earlier call left
+    bash scripts/train_small_model.sh                 # an hour and a half or more; takes up what an earlier call left
 
 1. The vision side alone learns letters, in place of the captions that published ones begin from.
 2. A base at one window of 112 pixels, without adapters, on documents of that size: it learns to read and to answer.
@@ -75,9 +75,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--base-steps", type=int, help="that in reader-base.yaml if not given")
     parser.add_argument("--monkey-steps", type=int, help="that in reader-monkey.yaml if not given")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--bf16", choices=("True", "False"), default="True", help="False where the CPU computes in fp32"
-    )
+    parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that train (default 2)")
     options = parser.parse_args(words)
     output = options.output.resolve()
