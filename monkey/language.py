@@ -37,8 +37,13 @@ from monkey.cache import grow_in_place
 from monkey.configuration import MonkeyTextConfig
 from monkey.packed_attention import PackedAttention, checked_runs
 
-LOSS_ROWS = 256
-"""Supervised positions whose logits exist at once: 148 MiB in fp32 at the published vocabulary."""
+LOSS_LOGITS = 256 * 151_936
+"""Logits of supervised positions that exist at once, 148 MiB in fp32: 256 positions at the published vocabulary."""
+
+
+def loss_rows(vocab_size: int) -> int:
+    """Supervised positions whose logits exist at once. A small vocabulary has many: a GPU waits on short chunks."""
+    return max(1, LOSS_LOGITS // vocab_size)
 
 
 def ntk_alpha(length: int, seq_length: int) -> float:
@@ -100,13 +105,14 @@ class LanguageHead(nn.Linear):
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [..., vocabulary] of `hidden` [..., D]; with `targets` [N] of `hidden` [N, D], their summed loss.
 
-        The loss is the cross-entropy in fp32, of `LOSS_ROWS` positions at a time; several such chunks are computed
+        The loss is the cross-entropy in fp32, of `loss_rows` positions at a time; several such chunks are computed
         again for their gradients instead of being kept. It is one call of this module for any N: where parameters
         are sharded, each process gathers them once.
         """
         if targets is None:
             return super().forward(hidden)
-        chunks = list(zip(hidden.split(LOSS_ROWS), targets.split(LOSS_ROWS), strict=True))
+        rows = loss_rows(self.out_features)
+        chunks = list(zip(hidden.split(rows), targets.split(rows), strict=True))
         if len(chunks) == 1 or not torch.is_grad_enabled():
             losses = [self._summed_loss(*chunk) for chunk in chunks]
         else:

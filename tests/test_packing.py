@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from monkey import language
 from monkey.data.batches import packed_batch, shared_tokens
 from monkey.data.packing import RowPlan, RowSettings, SampleSizes, fill_rate, rows_of, units_of
-from monkey.language import LOSS_ROWS
 from monkey.packed_attention import checked_runs
 from tests.conftest import prompt_ids, random_model, tiny_config
 
@@ -176,10 +176,12 @@ class TestSegments:
 
 class TestNoWastedWork:
     def test_logits_exist_for_a_chunk_of_supervised_positions_at_a_time_and_are_not_kept(self, model, monkeypatch):
-        answer = [int(x) for x in np.random.default_rng(0).integers(1, 290, size=LOSS_ROWS + 40)]
+        chunk = 256
+        monkeypatch.setattr(language, "LOSS_LOGITS", chunk * CONFIG.text_config.vocab_size)
+        answer = [int(x) for x in np.random.default_rng(0).integers(1, 290, size=chunk + 40)]
         samples = [_sample(str(part), None, [5], answer[part::3]) for part in range(3)]
         batch = packed_batch([[sample] for sample in samples], room=999, filler_id=0)
-        assert batch["contents"].supervised == LOSS_ROWS + 40
+        assert batch["contents"].supervised == chunk + 40
         apart = _apart(model, samples)
         rows = []
         ordinary = torch.nn.functional.cross_entropy
@@ -191,7 +193,7 @@ class TestNoWastedWork:
         monkeypatch.setattr(torch.nn.functional, "cross_entropy", counted)
         _assert_same(_run(model, batch), apart)
         # Once forward, once more for the gradients.
-        assert sorted(rows) == [40, 40, LOSS_ROWS, LOSS_ROWS]
+        assert sorted(rows) == [40, 40, chunk, chunk]
 
     def test_the_global_view_is_outside_the_graph_below_a_frozen_transformer(self, model):
         visual = model.model.visual

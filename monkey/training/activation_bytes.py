@@ -19,7 +19,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from monkey.configuration import MonkeyConfig
-from monkey.language import LOSS_ROWS
+from monkey.language import loss_rows
 
 FP32 = 4
 
@@ -334,7 +334,7 @@ def head(config: MonkeyConfig, trains: Set[str], supervised: int, sizes: Element
     if not trains:
         return {}
     text = config.text_config
-    chunked = supervised > LOSS_ROWS
+    chunked = supervised > loss_rows(text.vocab_size)
     keeps_hidden = chunked or "decoder" in trains
     hidden = sizes.decoder_stream if chunked else sizes.compute
     return {

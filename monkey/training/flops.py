@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from monkey.configuration import MonkeyConfig
-from monkey.language import LOSS_ROWS
+from monkey.language import loss_rows
 from monkey.training.activation_bytes import decoder_in_graph, graph_views
 
 FORMULA = """\
@@ -218,7 +218,7 @@ def decoder_flops(
 def head_flops(config: MonkeyConfig, supervised: int, trains: Set[str] = frozenset()) -> Pass:
     """Logits of `supervised` positions."""
     text = config.text_config
-    again = bool(trains) and supervised > LOSS_ROWS
+    again = bool(trains) and supervised > loss_rows(text.vocab_size)
     return linear(
         supervised,
         text.hidden_size,

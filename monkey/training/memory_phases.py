@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from monkey.configuration import MonkeyConfig
-from monkey.language import LOSS_ROWS
+from monkey.language import loss_rows
 from monkey.training import activation_bytes as saved
 from monkey.training.activation_bytes import FP32
 from monkey.training.memory_settings import PartSizes, PlanSettings, StepSize
@@ -68,9 +68,10 @@ def step_phases(
     height, width = config.canvas_size
     # uint8 as it arrives, and the fp32 canvas it becomes.
     pixels = images * vision.num_channels * height * width * (1 + FP32)
-    rows = min(step.supervised, LOSS_ROWS)
+    rows = min(step.supervised, loss_rows(text.vocab_size))
+    chunked = step.supervised > rows
     # Forward: logits, their fp32 copy and the log-probabilities; backward: those, and two gradients like them.
-    loss = rows * text.vocab_size * 3 * FP32 - (0 if step.supervised > LOSS_ROWS else rows * text.vocab_size * FP32)
+    loss = rows * text.vocab_size * (3 if chunked else 2) * FP32
     patches = images * vision.patches_per_side**2
     graph_tokens = saved.graph_views(config, trains) * patches
     # Gradients that stand beside the saved tensors: of the MLP's two or three inner products and of the stream; of
@@ -82,8 +83,8 @@ def step_phases(
     if settings.four_bit:
         # The backward pass of a packed linear unpacks it.
         decoder_work += text.hidden_size * max(text.intermediate_size, text.hidden_size) * compute
-    casts = _cached_copies(settings, sizes, step) * elements.autocast_weights
-    gradients = partial(_gradient_buffers, settings, sizes, step)
+    casts = _cached_copies(settings, sizes, chunked) * elements.autocast_weights
+    gradients = partial(_gradient_buffers, settings, sizes, chunked)
     whole = {
         "activations: vision": vision_kept,
         "activations: resampler": resampler,
@@ -110,7 +111,7 @@ def step_phases(
         },
         "optimiser's step": {"fp32 gradients of the step": _step_bytes(settings, sizes)},
     }
-    if step.supervised > LOSS_ROWS or "decoder" in trains:
+    if chunked or "decoder" in trains:
         phases["loss"] |= gradients("decoder")
     if settings.evaluation_batch:
         phases["evaluation"] = _evaluation(config, settings, compute)
@@ -118,7 +119,7 @@ def step_phases(
     return by_part, phases
 
 
-def _cached_copies(settings: PlanSettings, sizes: PartSizes, step: StepSize) -> int:
+def _cached_copies(settings: PlanSettings, sizes: PartSizes, chunked: bool) -> int:
     """Trained weights that autocast holds narrow copies of until the forward pass ends, where nothing else keeps them.
 
     Layers that are not computed again keep their own, and so do the resampler and a head of one chunk.
@@ -128,17 +129,17 @@ def _cached_copies(settings: PlanSettings, sizes: PartSizes, step: StepSize) -> 
     copied = sum(sizes.matrices.get(part, 0) for part in parts)
     if "decoder" in parts:
         # The embeddings are looked up; the head is as large as they are.
-        copied -= sizes.embedding * (1 if step.supervised > LOSS_ROWS else 2)
+        copied -= sizes.embedding * (1 if chunked else 2)
     return copied
 
 
-def _gradient_buffers(settings: PlanSettings, sizes: PartSizes, step: StepSize, *groups: str) -> Phase:
+def _gradient_buffers(settings: PlanSettings, sizes: PartSizes, chunked: bool, *groups: str) -> Phase:
     """What gradients of these groups of parts pass through before they are reduced."""
     stage, width = settings.zero_stage, settings.trained_bytes
     trained = [part for group in groups for part in _GROUPS[group] if part in settings.trains and sizes.parts.get(part)]
     largest = max((sizes.largest[part] for part in trained), default=0)
     # A gradient exists whole before it is added to those there or reduced, and the loss's chunks each make the head's.
-    copies = 2 if "decoder" in trained and step.supervised > LOSS_ROWS else 1
+    copies = 2 if "decoder" in trained and chunked else 1
     buckets = 0
     if stage and sizes.trained(settings.trains):
         buckets = settings.zero.reduce_bucket * width * (2 if settings.zero.overlap and stage < 3 else 1)
