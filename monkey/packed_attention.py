@@ -10,6 +10,7 @@ Shape letters: H heads, T tokens of the row, d head width, R runs.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import varlen
@@ -107,17 +108,22 @@ class PackedAttention:
 
     def _kernel_lengths(self):
         """Key places (None for all in order), ends of queries and keys, and their longest runs."""
-        places: list[torch.Tensor] = []
-        query_ends, key_ends = [0], [0]
-        for start, end, prefix_start, prefix_end in self.runs:
-            places += [torch.arange(prefix_start, prefix_end), torch.arange(start, end)]
-            query_ends.append(end)
-            key_ends.append(key_ends[-1] + prefix_end - prefix_start + end - start)
-        has_prefix = key_ends != query_ends
-        longest_query = max(end - start for start, end, *_ in self.runs)
-        ends = (torch.tensor(x, dtype=torch.int32, device=self._device) for x in (query_ends, key_ends))
-        gathered = torch.cat(places).to(self._device) if has_prefix else None
-        return gathered, *ends, longest_query, self.longest
+        # In NumPy: a row of a small model has a thousand runs, and the GPU waits for this.
+        starts, ends, prefix_starts, prefix_ends = np.array(self.runs).T
+        own, shared = ends - starts, prefix_ends - prefix_starts
+        places = None
+        if shared.any():
+            stretches = np.stack([prefix_starts, starts], axis=1).ravel()
+            lengths = np.stack([shared, own], axis=1).ravel()
+            # Counting on within each stretch: its start, less the places that earlier ones have taken.
+            before = np.cumsum(lengths) - lengths
+            places = np.arange(lengths.sum()) + np.repeat(stretches - before, lengths)
+            places = torch.from_numpy(places).to(self._device)
+        query_ends, key_ends = (
+            torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)).to(self._device)
+            for counts in (own, own + shared)
+        )
+        return places, query_ends, key_ends, int(own.max()), self.longest
 
 
 def _has_kernel(query: torch.Tensor, dropout: float) -> bool:
