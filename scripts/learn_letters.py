@@ -35,11 +35,13 @@ class Settings(OneLineParser, HfArgumentParser):
 def named_right(naming: LetterNaming, pictures: LetterPictures, batch: int) -> float:
     """Share of the letters of `pictures` that are named by the tokens' map."""
     hits = torch.zeros(2, dtype=torch.long)
+    device = naming.of_token.weight.device
     naming.eval()
     with torch.inference_mode():
         for start in range(0, len(pictures), batch):
             numbers = range(start, min(start + batch, len(pictures)))
-            hits += naming(**collate_pictures([pictures[number] for number in numbers]))["hits"]
+            samples = collate_pictures([pictures[number] for number in numbers])
+            hits += naming(**{name: values.to(device) for name, values in samples.items()})["hits"].cpu()
     right, asked = hits.tolist()
     return right / asked
 
@@ -68,7 +70,7 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
         for split in ("known", "heldout")
     }
     folder = Path(arguments.output_dir) / "finished"
-    model.save_pretrained(folder)
+    model.cpu().save_pretrained(folder)
     processor.save_pretrained(folder)
     flags = {key: value for key, value in asdict(arguments).items() if value is not None}
     counts = {"trained": sum(part.numel() for part in naming.visual.parameters() if part.requires_grad)}

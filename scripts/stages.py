@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -20,9 +22,10 @@ def run(title: str, *command: str | Path) -> None:
     """Run one step with this interpreter, its command printed, or end the whole with its exit status."""
     words = [str(word) for word in command]
     print(f"\n== {title}\n   python {shlex.join(words)}", flush=True)
-    # The steps run on the CPU; saying so to DeepSpeed, which Trainer imports where it is installed, spares its warning.
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    environment.setdefault("DS_ACCELERATOR", "cpu")
+    if not torch.cuda.is_available():
+        # Saying so to DeepSpeed, which Trainer imports where it is installed, spares its warning.
+        environment.setdefault("DS_ACCELERATOR", "cpu")
     status = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=environment, check=False).returncode
     if status:
         print(f"error: this step failed ({title}); the lines above say why", file=sys.stderr)

@@ -164,8 +164,9 @@ class LetterNaming(nn.Module):
         of_patch = rearrange(self.of_patch(patches[0]), "i n (s k) -> (i n s) k", s=SLOTS).float()
         wanted = letters.flatten()
         loss = sum(F.cross_entropy(found, wanted, self.class_weight) for found in (of_token, of_patch))
+        # Without an index of those asked, for whose length a GPU would have to be waited for.
         asked = wanted > 0
-        hits = (of_token[asked].argmax(-1) == wanted[asked]).sum()
+        hits = ((of_token.argmax(-1) == wanted) & asked).sum()
         return {"loss": loss, "hits": torch.stack([hits, asked.sum()])}
 
 
