@@ -8,6 +8,8 @@ and settings, nothing else, so a resumed run makes the same rows and takes them 
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,7 +40,9 @@ class SampleSizes:
 
     def unit_tokens(self, unit: Unit) -> int:
         """Tokens of a unit, the shared ones counted once."""
-        return int(self.tokens[list(unit)].sum() - (len(unit) - 1) * self.shared[unit[0]])
+        # One by one: for the few samples of a unit, NumPy's own sum takes several times as long.
+        own = sum(self.tokens.item(number) for number in unit)
+        return own if len(unit) == 1 else own - (len(unit) - 1) * self.shared.item(unit[0])
 
     def unit_images(self, unit: Unit) -> int:
         """Pictures that are encoded for a unit."""
@@ -72,25 +76,20 @@ def units_of(order: Sequence[int], sizes: SampleSizes, settings: RowSettings) ->
     if not settings.share:
         yield from ((int(index),) for index in order)
         return
-    groups: dict[int, list[list[int]]] = {}
-    firsts: list[tuple[int, int | None]] = []
-    for index in map(int, order):
-        if not sizes.shared[index]:
-            firsts.append((index, None))
+    order = np.asarray(order)
+    open_units: dict[int, tuple[list[int], int]] = {}  # prefix -> the unit that takes samples, its room left
+    units: list[list[int]] = []
+    columns = (column[order].tolist() for column in (sizes.tokens, sizes.shared, sizes.prefix))
+    for index, tokens, shared, prefix in zip(order.tolist(), *columns, strict=True):
+        unit, room = open_units.get(prefix, ((), 0)) if shared else ((), 0)
+        if unit and len(unit) < settings.most_shared and tokens - shared <= room:
+            unit.append(index)
+            open_units[prefix] = unit, room - tokens + shared
             continue
-        prefix = int(sizes.prefix[index])
-        parts = groups.setdefault(prefix, [])
-        if (
-            parts
-            and len(parts[-1]) < settings.most_shared
-            and sizes.unit_tokens((*parts[-1], index)) <= settings.budget
-        ):
-            parts[-1].append(index)
-            continue
-        parts.append([index])
-        firsts.append((prefix, len(parts) - 1))
-    for number, part in firsts:
-        yield (number,) if part is None else tuple(groups[number][part])
+        units.append([index])
+        if shared:
+            open_units[prefix] = units[-1], settings.budget - tokens
+    yield from map(tuple, units)
 
 
 def rows_of(units: Iterator[Unit], sizes: SampleSizes, settings: RowSettings) -> Iterator[Row]:
@@ -128,6 +127,18 @@ def rows_of(units: Iterator[Unit], sizes: SampleSizes, settings: RowSettings) ->
         yield row
 
 
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A plan is very many small tuples in no cycle: looking for cycles among them took longer than making them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class RowPlan:
     """The rows of a whole run, dealt to its processes.
 
@@ -154,7 +165,8 @@ class RowPlan:
         self._order_of = order_of
         self._passes = passes
         self.processes = processes
-        first_pass = sum(1 for _ in self._stream(1))
+        with _collector_paused():
+            first_pass = sum(1 for _ in self._stream(1))
         if passes is None:
             self.rows_an_epoch = -(-first_pass // processes)
             self._whole = None
@@ -164,6 +176,7 @@ class RowPlan:
             self._whole = _split_last(rows, self.rows_an_epoch * processes * passes)
         self._ahead: Iterator[Row] | None = None
         self._epoch = 0
+        self._last: list[Row] = []
 
     def _stream(self, passes: int | None) -> Iterator[Row]:
         def units() -> Iterator[Unit]:
@@ -184,14 +197,14 @@ class RowPlan:
         return rows[process :: self.processes]
 
     def _next_epochs(self, number: int, size: int) -> list[Row]:
-        """Rows of an epoch of an endless run; going back plans from the start again."""
-        if self._ahead is None or number < self._epoch:
+        """Rows of an epoch of an endless run; the last ones asked for are kept, going back further plans anew."""
+        if self._ahead is None or number < self._epoch - 1:
             self._ahead, self._epoch = self._stream(None), 0
-        while True:
-            rows = [next(self._ahead) for _ in range(size)]
+        while self._epoch <= number:
+            with _collector_paused():
+                self._last = [next(self._ahead) for _ in range(size)]
             self._epoch += 1
-            if self._epoch > number:
-                return rows
+        return self._last
 
 
 class BatchPlan:
