@@ -9,7 +9,7 @@ import torch
 from monkey import language
 from monkey.data.batches import packed_batch, shared_tokens
 from monkey.data.packing import RowPlan, RowSettings, SampleSizes, fill_rate, rows_of, units_of
-from monkey.packed_attention import checked_runs
+from monkey.packed_attention import PackedAttention, checked_runs
 from tests.conftest import prompt_ids, random_model, tiny_config
 
 CONFIG = tiny_config(grid=(1, 2), vision_adapter_dropout=0.0, text_seq_length=128, text_max_position_embeddings=256)
@@ -158,6 +158,26 @@ class TestSegments:
     def test_runs_that_do_not_tile_the_row_are_refused(self, rows, sentence):
         with pytest.raises(ValueError, match=sentence):
             checked_runs(torch.tensor(rows), 6)
+
+    @pytest.mark.parametrize(
+        "runs",
+        [
+            pytest.param([(0, 3, 0, 0), (3, 9, 0, 0)], id="samples alone"),
+            pytest.param([(0, 6, 0, 0), (6, 8, 0, 6), (8, 9, 0, 6), (9, 12, 0, 0), (12, 13, 9, 12)], id="branches"),
+        ],
+    )
+    def test_places_of_keys_and_ends_of_runs_are_those_counted_run_by_run(self, runs):
+        places, queries, keys, longest_query, longest = PackedAttention(runs, torch.device("cpu"))._kernel_lengths()
+        expected, query_ends, key_ends = [], [0], [0]
+        for start, end, prefix_start, prefix_end in runs:
+            expected += [*range(prefix_start, prefix_end), *range(start, end)]
+            query_ends.append(end)
+            key_ends.append(len(expected))
+        assert queries.tolist() == query_ends
+        assert keys.tolist() == key_ends
+        assert {queries.dtype, keys.dtype} == {torch.int32}
+        assert (longest_query, longest) == (6, 6 if places is None else 8)
+        assert places is None if len(runs) == 2 else places.tolist() == expected
 
     def test_a_padded_batch_cannot_be_packed(self, model):
         ids = torch.tensor([[1, 2], [3, 4]])

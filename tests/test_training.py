@@ -139,6 +139,22 @@ class TestSamples:
         assert torch.equal(kept[0]["pixel_values"], pixels)
         assert kept.cache_bytes() == 10 * pixels.nbytes
 
+    def test_kept_tokens_give_the_same_samples(self, start):
+        plain = dataset_of(start, sharing="branches")
+        kept = dataset_of(start, sharing="branches", cache_tokens=True)
+        for workers in (0, 1):
+            sizes = kept.sizes(check_pictures=True, workers=workers)
+            assert sizes.tokens.tolist() == [len(plain[number]["input_ids"]) for number in range(len(plain))]
+            for number in range(len(plain)):
+                # Twice the same record is a unit that shares its picture; the second goes without pixels.
+                for found, expected in zip(kept[number, number], plain[number, number], strict=True):
+                    assert found.keys() == expected.keys()
+                    assert all(found[key] == expected[key] for key in ("input_ids", "labels", "source"))
+                    if "pixel_values" in expected:
+                        assert torch.equal(found["pixel_values"], expected["pixel_values"])
+        with pytest.raises(ValueError, match="--cache_tokens True needs --packing True"):
+            train(start, start.folder / "refused", "--cache_tokens", "True")
+
     def test_the_check_makes_no_pixels(self, start, monkeypatch):
         dataset = dataset_of(start)
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from monkey.data.batches import packed_batch, padded_batch, shared_tokens
 from monkey.data.packing import SampleSizes, Unit
-from monkey.data.records import Record, Turn
+from monkey.data.records import Record, Records, Turn
 from monkey.images import FORMATS, open_image
 from monkey.processing import UNSUPERVISED, MonkeyImageProcessor, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
@@ -25,6 +26,27 @@ from monkey.prompts import IMAGE_PLACE
 SHARING = ("apart", "branches", "turns")
 """What becomes of several records about one picture: each for itself; questions behind one picture that do not see
 each other; turns of one conversation."""
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """Tokens of all samples, one behind the other: whole arrays, which forked loading processes share.
+
+    Attributes:
+        ids: [tokens] int32.
+        supervised: [tokens] bool.
+        ends: [N + 1] where each sample begins, and where the last ends.
+    """
+
+    ids: np.ndarray
+    supervised: np.ndarray
+    ends: np.ndarray
+
+    def sample(self, number: int) -> dict[str, list[int]]:
+        """`input_ids` and `labels`, as `MonkeyProcessor.encode_conversation` gives them."""
+        own = slice(self.ends[number], self.ends[number + 1])
+        ids = self.ids[own]
+        return {"input_ids": ids.tolist(), "labels": np.where(self.supervised[own], ids, UNSUPERVISED).tolist()}
 
 
 class ConversationDataset(Dataset):
@@ -40,6 +62,7 @@ class ConversationDataset(Dataset):
         max_length: most tokens of a sample; a longer one is refused, because cutting it could cut a picture.
         cache_images: keep the pixels of every picture, in each process that loads; see `cache_bytes`.
         sharing: one of `SHARING`, for units of several records.
+        cache_tokens: keep what `sizes` reads in `tokens`; not with "turns", whose samples are made of several records.
 
     Raises (from `dataset[index]`):
         ValueError, FileNotFoundError: a record that cannot become a sample; the message begins with its source.
@@ -52,10 +75,13 @@ class ConversationDataset(Dataset):
         max_length: int,
         cache_images: bool = False,
         sharing: str = "apart",
+        cache_tokens: bool = False,
     ):
         self.records = records
         self.max_length = max_length
         self.sharing = sharing
+        self.cache_tokens = cache_tokens
+        self.tokens: KeptTokens | None = None
         self.processor = _with_pixels(processor, _Canvases(processor.image_processor, keep=cache_images))
 
     def __len__(self) -> int:
@@ -63,25 +89,36 @@ class ConversationDataset(Dataset):
 
     def __getitem__(self, index: int | Unit) -> Any:
         if not isinstance(index, tuple):
-            return self._sample(self.records[index], self.processor)
-        records = [self.records[number] for number in index]
-        if len(records) == 1:
-            return [self._sample(records[0], self.processor)]
+            return self._numbered(index)
+        if len(index) == 1:
+            return [self._numbered(index[0])]
         if self.sharing == "turns":
-            return [self._sample(joined(records), self.processor)]
-        first = self._sample(records[0], self.processor)
-        others = [self._sample(record, _with_pixels(self.processor, _NoPixels())) for record in records[1:]]
+            return [self._sample(joined([self.records[number] for number in index]), self.processor)]
+        first = self._numbered(index[0])
+        others = [self._numbered(number, pixels=False) for number in index[1:]]
         shared = shared_tokens(first["input_ids"], first["labels"], self.processor.tokenizer.image_end_id)
         return [{**sample, "shared": shared} for sample in (first, *others)]
 
+    def _numbered(self, number: int, pixels: bool = True) -> dict[str, Any]:
+        """Sample of a record by its number, from the tokens that were kept if they were."""
+        if self.tokens is None:
+            processor = self.processor if pixels else _with_pixels(self.processor, _NoPixels())
+            return self._sample(self.records[number], processor)
+        sample: dict[str, Any] = self.tokens.sample(number)
+        if not pixels:
+            records = self.records
+            source = records.source(number) if isinstance(records, Records) else records[number].source
+            return {**sample, "source": source}
+        record = self.records[number]
+        if record.images:
+            with _named(record):
+                sample |= self.processor.image_processor(list(record.images), return_tensors="pt")
+        return {**sample, "source": record.source}
+
     def _sample(self, record: Record, processor: MonkeyProcessor) -> dict[str, Any]:
         turns = [{"role": turn.role, "text": turn.text} for turn in record.turns]
-        try:
+        with _named(record):
             sample = processor.encode_conversation(turns, list(record.images), max_length=self.max_length)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{record.source}: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{record.source}: {error}") from error
         return {**sample, "source": record.source}
 
     def check(self) -> None:
@@ -91,7 +128,7 @@ class ConversationDataset(Dataset):
             self._sample(record, checker)
 
     def sizes(self, check_pictures: bool, workers: int = 0) -> SampleSizes:
-        """Lengths of all samples, and what they share, for the plan of the rows.
+        """Lengths of all samples, and what they share, for the plan of the rows; keeps the tokens if asked to.
 
         Args:
             check_pictures: also read each picture's header.
@@ -100,18 +137,19 @@ class ConversationDataset(Dataset):
         stand_in = _HeadersOnly(self.processor.image_processor) if check_pictures else _NoPixels()
         measured = _Measured(self, _with_pixels(self.processor, stand_in))
         loader = DataLoader(
-            measured, batch_size=64, num_workers=workers, collate_fn=list, generator=torch.Generator().manual_seed(0)
+            measured, batch_size=64, num_workers=workers, collate_fn=_joined, generator=torch.Generator().manual_seed(0)
         )
-        rows = []
+        parts = []
         with tqdm(total=len(self), desc="measuring records", unit="record", leave=False, disable=None) as progress:
-            for batch in loader:
-                rows += batch
-                progress.update(len(batch))
-        tokens, shared, prefix, images, supervised = (
-            np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)
-        )
+            for part in loader:
+                parts.append(part)
+                progress.update(len(part[0]))
+        rows, ids, targets = (np.concatenate(column) for column in zip(*parts, strict=True))
+        tokens, shared, prefix, images, supervised = rows.T
+        if self.cache_tokens:
+            self.tokens = KeptTokens(ids, targets, np.cumsum([0, *tokens]))
         narrow = (column.astype(np.int32) for column in (images, supervised))
-        return SampleSizes(tokens.astype(np.int32), shared.astype(np.int32), prefix, *narrow)
+        return SampleSizes(tokens.astype(np.int32), shared.astype(np.int32), prefix.copy(), *narrow)
 
     def cache_bytes(self) -> int:
         """Memory that `cache_images` comes to need in one process, once every picture was used."""
@@ -121,7 +159,7 @@ class ConversationDataset(Dataset):
 
 
 class _Measured(Dataset):
-    """What `SampleSizes` holds of each sample."""
+    """What `SampleSizes` holds of each sample, and its ids and which of them are supervised, none if not kept."""
 
     def __init__(self, dataset: ConversationDataset, processor: MonkeyProcessor):
         self.dataset = dataset
@@ -130,7 +168,7 @@ class _Measured(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[int, int, int, int, int]:
+    def __getitem__(self, index: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
         record = self.dataset.records[index]
         sample = self.dataset._sample(record, self.processor)
         ids = sample["input_ids"]
@@ -138,9 +176,28 @@ class _Measured(Dataset):
         if self.dataset.sharing == "turns" and not _can_join(record):
             shared = 0
         prefix = hashlib.blake2b(repr((record.images, ids[:shared])).encode(), digest_size=8).digest()
-        supervised = sum(label != UNSUPERVISED for label in sample["labels"][1:])
+        supervised = np.array(sample["labels"]) != UNSUPERVISED
         number = int.from_bytes(prefix, "big", signed=True)
-        return len(ids), shared, number, len(record.images), supervised
+        row = len(ids), shared, number, len(record.images), int(supervised[1:].sum())
+        kept = len(ids) if self.dataset.cache_tokens else 0
+        return row, np.array(ids[:kept], np.int32), supervised[:kept]
+
+
+def _joined(measured: Sequence[tuple[tuple[int, ...], np.ndarray, np.ndarray]]) -> tuple[np.ndarray, ...]:
+    """Several of `_Measured` as three arrays, which go from process to process at once."""
+    rows, ids, supervised = zip(*measured, strict=True)
+    return np.array(rows, dtype=np.int64), np.concatenate(ids), np.concatenate(supervised)
+
+
+@contextlib.contextmanager
+def _named(record: Record) -> Iterator[None]:
+    """Put a record's source before what was wrong with it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{record.source}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{record.source}: {error}") from error
 
 
 def _can_join(record: Record) -> bool:

@@ -46,7 +46,12 @@ def _dataset(flags: Flags, path: str, records: Sequence[Record], processor: Monk
     """Records of a file as samples, checked now unless `--lazy_preprocess`."""
     data = flags.data
     dataset = ConversationDataset(
-        records, processor, max_length=data.model_max_length, cache_images=data.cache_images, sharing=data.sharing
+        records,
+        processor,
+        max_length=data.model_max_length,
+        cache_images=data.cache_images,
+        sharing=data.sharing,
+        cache_tokens=data.cache_tokens,
     )
     if data.cache_images and flags.training.process_index == 0:
         print(f"--cache_images: up to {dataset.cache_bytes() / 2**20:,.0f} MiB for {path} in each loading process")
@@ -83,10 +88,12 @@ def batch_plan(flags: Flags, dataset: ConversationDataset) -> RowPlan | BatchPla
 def _sizes(flags: Flags, dataset: ConversationDataset) -> SampleSizes:
     """Lengths of all samples: measured by the first process, told to the others."""
     training = flags.training
-    told: list[Any] = [None]
+    told: list[Any] = [None, None]
     if training.process_index == 0:
         with errors_as_raised():
-            told = [dataset.sizes(not flags.data.lazy_preprocess, training.dataloader_num_workers)]
+            sizes = dataset.sizes(not flags.data.lazy_preprocess, training.dataloader_num_workers)
+        told = [sizes, dataset.tokens]
     if training.world_size > 1:
         dist.broadcast_object_list(told)
-    return told[0]
+    sizes, dataset.tokens = told
+    return sizes
