@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor
+from monkey.training.arguments import parse_flags
 from scripts import resolution_study, stages
 from scripts.new_model import new_model
 from scripts.resolution_study import ARMS, SIZES, scores_of, summary, table
 from scripts.set_grid import main as set_grid_main
 from scripts.set_grid import set_grid
-from scripts.train_small_model import export
+from scripts.train_small_model import export, stage_settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 READER = REPOSITORY / "configs" / "model" / "reader"
@@ -25,6 +26,17 @@ READER = REPOSITORY / "configs" / "model" / "reader"
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     return new_model(READER, tmp_path_factory.mktemp("reader") / "base", seed=1)
+
+
+@pytest.mark.parametrize("stage", ["base", "monkey"])
+def test_what_a_gpu_changes_are_flags_of_the_stages(stage):
+    changed = stage_settings("cuda", processes=3)[stage] | {"use_cpu": True}
+    words = [word for name, value in changed.items() for word in (f"--{name}", str(value))]
+    config = str(REPOSITORY / f"configs/training/reader-{stage}.yaml")
+    needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
+    values = parse_flags(["--config", config, *needed, *words]).resolved()
+    assert {name: values[name] for name in changed} == changed
+    assert not stage_settings("cpu", processes=2)[stage]
 
 
 def open_model(folder: Path) -> MonkeyForConditionalGeneration:
