@@ -1,7 +1,7 @@
 """Does resolution pay, and do adapters a window? Monkeys from one base, with equal steps and data, asked the same.
 
-    bash scripts/resolution_study.sh BASE             # BASE: a base at one window, such as outputs/small/base
-    bash scripts/resolution_study.sh BASE --quick     # one seed, few steps: the shape of the table, not its figures
+    bash scripts/resolution_study.sh             # from the base that ships; another one can be named
+    bash scripts/resolution_study.sh --quick     # one seed, fewer steps: the shape of the table, not its figures
 
 Each arm of `ARMS` is put on its grid from the same base, trained with configs/training/reader-study.yaml on the same
 records in the same order, once a seed, and asked the same questions. Scores are told apart by the height of the letters
@@ -243,7 +243,8 @@ def measure(
 def main(words: list[str] | None = None) -> int:
     """Runs the study; 2 on what the user can mend."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path, help="checkpoint at one window, without adapters")
+    base = REPOSITORY / "models" / "small-base"
+    parser.add_argument("base", type=Path, nargs="?", default=base, help="checkpoint at one window, without adapters")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "study")
     parser.add_argument("--quick", action="store_true", help="one seed, few steps and pictures")
     parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS], help="all of them if not given")

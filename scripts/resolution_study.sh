@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One view, a larger window, 2×2 windows with and without adapters and global view, 2×3: see resolution_study.py.
 #
-#   bash scripts/resolution_study.sh outputs/small/base
+#   bash scripts/resolution_study.sh                            # from models/small-base
 #   bash scripts/resolution_study.sh outputs/small/base --quick
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
