@@ -20,7 +20,7 @@ from monkey.data.render.documents.fields import FIELDS
 from monkey.data.render.documents.kinds import DOCUMENTS, QUESTION_KINDS, UNSEEN_LAYOUT, rows_of
 from monkey.data.render.documents.page import HELD_OUT_SLOTS, SLOTS, Line, Page
 from monkey.data.render.documents.sets import SHARD, Settings, draw, write_set
-from monkey.data.render.documents.words import SHARED, Words, is_held_out
+from monkey.data.render.documents.words import ADJECTIVES, FIRST_NAMES, NOUNS, SHARED, Words, is_held_out
 
 SIDES = (112, 224)
 EVERY_KIND = dict.fromkeys(DOCUMENTS, 1)
@@ -161,6 +161,18 @@ def test_words_of_the_two_splits_are_different():
             words = Words(random.Random(1), held_out)
             for _ in range(30):
                 assert is_held_out(getattr(words, maker)()) is held_out
+
+
+def test_training_knows_no_list_of_words_by_heart():
+    training, held_out = Words(random.Random(1), False), Words(random.Random(1), True)
+    names = [training.name().lower() for _ in range(400)]
+    assert sum(name in NOUNS for name in names) < 160
+    assert sum(word not in ADJECTIVES for word in (training.of(ADJECTIVES) for _ in range(400))) > 100
+    assert all(held_out.of(ADJECTIVES) in ADJECTIVES for _ in range(50))
+    assert training.of(FIRST_NAMES)[0].isupper()
+    decimals = sum("." in training.value(10, 99) for _ in range(400))
+    assert 140 < decimals < 260
+    assert not any("." in held_out.value(10, 99) for _ in range(50))
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *HELD_OUT_FAMILIES], ids=lambda family: family.name)

@@ -20,8 +20,8 @@ def _entries(page: Page, words: Words, count: int, room: float, size: int) -> tu
         if len(name) <= 6 and page.width(name, size) <= room - 2 and name not in names:
             names.append(name)
     while True:
-        values = [words.digits(10, 99) for _ in names]
-        ordered = sorted(map(int, values))
+        values = [words.value(10, 99) for _ in names]
+        ordered = sorted(map(float, values))
         if all(high - low >= 5 for low, high in pairwise(ordered)):
             return names, values
 
@@ -29,7 +29,7 @@ def _entries(page: Page, words: Words, count: int, room: float, size: int) -> tu
 def _questions(
     page: Page, what: str, title: str, names: list[str], values: list[str], shown: bool, height: int
 ) -> list[Question]:
-    ranked = sorted(names, key=lambda name: int(values[names.index(name)]))
+    ranked = sorted(names, key=lambda name: float(values[names.index(name)]))
     first, second = page.rng.sample(names, 2)
     larger = max(first, second, key=ranked.index)
     questions = [
@@ -80,7 +80,7 @@ def draw_bars(page: Page, words: Words) -> list[Question]:
         length = page.side - start - (size * 1.7 if shown else 4)
         for place, (name, value) in enumerate(zip(names, values, strict=True)):
             y = top + place * pitch
-            end = start + length * int(value) / 100
+            end = start + length * float(value) / 100
             page.write(start - 3, y + (pitch - size) / 2, name, size, "right")
             page.draw.rectangle((start, y + 1, end, y + pitch * 0.8), fill=single or colours[place % len(colours)])
             if shown:
@@ -90,7 +90,7 @@ def draw_bars(page: Page, words: Words) -> list[Question]:
         base = page.side - size * 1.5
         for place, (name, value) in enumerate(zip(names, values, strict=True)):
             middle = 3 + slot * (place + 0.5)
-            y = base - (base - top - size) * int(value) / 100
+            y = base - (base - top - size) * float(value) / 100
             half = slot * 0.34
             page.draw.rectangle((middle - half, y, middle + half, base), fill=single or colours[place % len(colours)])
             page.write(middle, base + size * 0.35, name, size, "middle")
@@ -114,7 +114,7 @@ def draw_lines(page: Page, words: Words) -> list[Question]:
     top, base = size * 2.5 + 6, page.side - size * 1.7
     shown = rng.random() < 0.75
     points = [
-        (3 + slot * (place + 0.5), base - (base - top - size) * int(value) / 100 - 2)
+        (3 + slot * (place + 0.5), base - (base - top - size) * float(value) / 100 - 2)
         for place, value in enumerate(values)
     ]
     for step in range(3):

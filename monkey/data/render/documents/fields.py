@@ -32,7 +32,7 @@ FIELDS: Mapping[str, Field] = {
     "amount": Field(("Amount", "Sum"), "amount", Words.price),
     "time": Field(("Time", "At"), "time", Words.time),
     "age": Field(("Age",), "age", lambda words: words.digits(18, 99)),
-    "weight": Field(("Weight", "Net"), "weight", lambda words: words.digits(20, 950) + " g"),
+    "weight": Field(("Weight", "Net"), "weight", lambda words: words.value(20, 950) + " g"),
     "batch": Field(("Batch", "Lot"), "batch", Words.code),
     "maker": Field(("Made by", "Maker"), "maker", Words.name),
     "price": Field(("Price",), "price", Words.price),

@@ -22,7 +22,7 @@ def draw_table(page: Page, words: Words) -> list[Question]:
         y += size * 1.5
     pitch = size * page.vary(1.35, 1.9)
     room = page.side - 2 * margin
-    values = rng.choice((lambda: words.digits(10, 999), lambda: words.price(99), lambda: words.digits(100, 9999)))
+    values = rng.choice((lambda: words.value(10, 999), lambda: words.price(99), lambda: words.value(100, 9999)))
     columns = max(1, min(5, rng.randint(1, max(1, int(room / (size * 3.6)) - 1))))
     most = max(2, int((page.side - y - 2) / pitch) - 1)
     rows = rng.randint(2, min(9, most)) if most > 2 else 2

@@ -1,19 +1,26 @@
 """Texts and values to draw: every word and number belongs to one split, by a hash of its spelling.
 
 So a model that has learnt strings by heart reads nothing in a held-out picture. What both splits share: labels that
-questions name ("Total", "Date"), names of colours, single digits, and the small words of `SHARED`. Half of the names
-are made from syllables, since a model that knows a list of words does not have to read them.
+questions name ("Total", "Date"), names of colours, single digits, and the small words of `SHARED`. Half of the held-out
+names are made from syllables.
+
+A model that knows a list of words does not read them, and learns of numbers which ones never occur. So in training most
+names are made up, many of them from letters that follow no rule, words of sentences are replaced by such ones, and half
+of the values have a decimal, which gives every pair of digits a place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+import string
 from collections.abc import Callable
 from functools import cache
 
 HELD_OUT_PART = 5
 """One spelling in so many is held out."""
+UNLISTED = 0.4
+"""How many words of lists are made up instead, in training."""
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -123,7 +130,10 @@ class Words:
                 return text
 
     def of(self, words: tuple[str, ...]) -> str:
-        """One word of a list."""
+        """One word of a list; in training often one that no list has."""
+        if not self.held_out and self.rng.random() < UNLISTED:
+            made = self.made_up()
+            return made.capitalize() if words[0][0].isupper() else made
         return self.rng.choice(_of_split(words, self.held_out))
 
     def some(self, make: Callable[[], str], count: int) -> list[str]:
@@ -137,7 +147,13 @@ class Words:
         """A capitalised name: a noun, or one made from syllables."""
         if self.rng.random() < 0.5:
             return self.of(NOUNS).capitalize()
-        return self.drawn(self._syllables).capitalize()
+        return self.made_up().capitalize()
+
+    def made_up(self) -> str:
+        """A word of no list: from syllables, in training as often from any letters."""
+        if not self.held_out and self.rng.random() < 0.5:
+            return self.drawn(lambda: "".join(self.rng.choices(string.ascii_lowercase, k=self.rng.randint(2, 9))))
+        return self.drawn(self._syllables)
 
     def _syllables(self) -> str:
         rng = self.rng
@@ -151,6 +167,12 @@ class Words:
     def digits(self, least: int, most: int) -> str:
         """A whole number."""
         return self.drawn(lambda: str(self.rng.randint(least, most)))
+
+    def value(self, least: int, most: int) -> str:
+        """A number to compare others with: whole, in training half of the time with one decimal."""
+        if self.held_out or self.rng.random() < 0.5:
+            return self.digits(least, most)
+        return self.drawn(lambda: f"{self.rng.randint(least, most - 1)}.{self.rng.randint(0, 9)}")
 
     def price(self, most: int = 99) -> str:
         """An amount with two decimals."""
