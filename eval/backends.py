@@ -64,6 +64,14 @@ class Request:
             parts += [image, text.removeprefix(IMAGE_PLACE)]
         return parts
 
+    @property
+    def segments(self) -> list[tuple[str, bool]]:
+        """The prompt in texts and whether each is a control: a picture's place, or a mark of the prompt's own form."""
+        segments = []
+        for shot in self.shots:
+            segments += [(IMAGE_PLACE, True), (shot.text.removeprefix(IMAGE_PLACE), False)]
+        return [*segments, (IMAGE_PLACE, True), *self.form.segments(self.question.question)]
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -2,6 +2,8 @@
 
 A prediction counts as right from one half on, the rule of referring expressions (Kazemzadeh et al., ReferItGame, 2014)
 that Qwen-VL, arXiv 2308.12966, reports. Boxes are `<box>(x1,y1),(x2,y2)</box>` in thousandths; only the first counts.
+Answers are decoded without control tokens, as in the published evaluators, and `<box>` is one: the two corners are
+enough, as they are for Qwen-VL's own evaluate_grounding.py.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ ENOUGH = 0.5
 
 Box = tuple[int, int, int, int]
 
-_BOX = re.compile(r"<box>\s*\(\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\)\s*,\s*\(\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\)\s*</box>")
+_BOX = re.compile(r"\(\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\)\s*,\s*\(\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\)")
 
 
 def first_box(text: str) -> Box | None:

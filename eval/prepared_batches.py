@@ -17,7 +17,6 @@ import torch
 
 from eval.backends import Failure, Request
 from monkey.processing import MonkeyProcessor
-from monkey.prompts import IMAGE_PLACE
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,7 @@ def _open(
 
 def encode_prompt(processor: MonkeyProcessor, request: Request) -> list[int]:
     """Ids of a request's prompt, or ValueError when it is longer than the model allows."""
-    segments = [(IMAGE_PLACE, True) if isinstance(part, Path) else (part, False) for part in request.parts]
-    ids: list[int] = processor.encode_segments(segments)
+    ids: list[int] = processor.encode_segments(request.segments)
     limit: Any = processor.max_positions
     if limit is not None and len(ids) > limit:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ from monkey.prompts import IMAGE_PLACE
 
 AS_TRAINED, PUBLISHED = "as-trained", "published"
 QUESTION_PLACE = "{question}"
+_MARKS = re.compile("(</?(?:ref|box|quad)>)")
+"""Control tokens that a form may hold, Qwen-VL's marks of what is asked for and of where it is."""
 
 FORMS = {
     "vqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_PUBLISHED},
     "vizwiz": {AS_TRAINED: prompts.VIZWIZ_AS_TRAINED, PUBLISHED: prompts.VIZWIZ_PUBLISHED},
     "caption": {AS_TRAINED: prompts.CAPTION_AS_TRAINED, PUBLISHED: prompts.CAPTION_QWEN_VL},
     "scienceqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.SCIENCEQA_QWEN_VL},
+    "region": {AS_TRAINED: prompts.REGION_AS_TRAINED, PUBLISHED: prompts.REGION_AS_TRAINED},
     "ocrbench": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_AS_TRAINED},
 }
 """A task's prompt by the name in its row and the choice of `--prompt`."""
@@ -38,6 +42,18 @@ class PromptForm:
     def ask(self, question: str) -> str:
         """The prompt with the question in its place; braces in the question mean nothing."""
         return self.text.replace(QUESTION_PLACE, question)
+
+    def segments(self, question: str) -> list[tuple[str, bool]]:
+        """The prompt behind the image's place, in texts and whether each is a control token.
+
+        Those are the marks that the form itself holds; in the question they are characters like any other.
+        """
+        pieces = _MARKS.split(self.text.removeprefix(IMAGE_PLACE))
+        return [
+            (piece, True) if _MARKS.fullmatch(piece) else (piece.replace(QUESTION_PLACE, question), False)
+            for piece in pieces
+            if piece
+        ]
 
 
 def prompt_form(task: Task, choice: str) -> PromptForm:

@@ -317,6 +317,7 @@ _ROWS = (
             metric,
             tokens,
             split=f"documents drawn by this project, {holds}; --data-root is the folder they were written to",
+            prompt="region" if suffix == "_box" else "vqa",
             parts=("kind", "document"),
         )
         for split, holds in (

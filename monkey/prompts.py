@@ -15,6 +15,12 @@ IMAGE_PLACE = "<img></img>"
 VQA_AS_TRAINED = "<img></img> {question} Answer: "
 """Question answering as trained (Monkey's paper, and the comment in its evaluate_vqa.py); ends in a space."""
 
+REGION_QUESTION = "Where is <ref>{question}</ref>?"
+"""Asks for the box of a text or thing; `<ref>` and `</ref>` are Qwen-VL's control tokens."""
+
+REGION_AS_TRAINED = VQA_AS_TRAINED.replace("{question}", REGION_QUESTION)
+"""The box of a text, as the documents that this project draws ask for it."""
+
 VQA_PUBLISHED = "<img></img>{question} Answer:"
 """Question answering as the released evaluate_vqa.py of Monkey asks it."""
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from eval.backends import Request
 from eval.box_overlap import first_box, official, overlap
 from eval.metrics import METRICS
+from eval.prepared_batches import encode_prompt
+from eval.prompting import AS_TRAINED, prompt_form
+from eval.tasks import TASKS
+from monkey.data.records import Question
+from monkey.prompts import IMAGE_PLACE, REGION_QUESTION, VQA_AS_TRAINED
+from tests.small_processor import small_processor
 
 BOX = "<box>(100,100),(300,200)</box>"
 
@@ -20,7 +30,8 @@ BOX = "<box>(100,100),(300,200)</box>"
         ("<box>(200,100),(400,200)</box>", 1 / 3),
         ("<box>(400,400),(500,500)</box>", 0.0),
         ("<box>(0,0),(900,900)</box> <box>(100,100),(300,200)</box>", 20_000 / 810_000),
-        ("(100,100),(300,200)", 0.0),
+        ("(100,100),(300,200)", 1.0),
+        ("100,100,300,200", 0.0),
         ("", 0.0),
     ],
 )
@@ -45,3 +56,23 @@ def test_numbers_that_no_box_has_are_not_read():
 
 def test_the_metric_has_both_variants():
     assert set(METRICS["box_overlap"].variants) == {"official", "mean"}
+
+
+def _asked(text: str) -> list[int]:
+    """Ids of the prompt that asks for a text's box."""
+    task = TASKS["documents_heldout_box"]
+    question = Question(0, 0, Path("a.png"), text, (BOX,), "q.jsonl:1")
+    return encode_prompt(small_processor(), Request(task, question, prompt_form(task, AS_TRAINED)))
+
+
+def test_a_box_is_asked_for_as_in_training_and_its_text_stays_inert():
+    processor = small_processor()
+    trained = VQA_AS_TRAINED.format(question=REGION_QUESTION.format(question="Total: 5"))
+    turns = [{"role": "user", "text": trained}, {"role": "assistant", "text": BOX}]
+    sample = processor.encode_conversation(turns, [Image.new("RGB", (28, 28))])
+    supervised = [label for label in sample["labels"] if label != -100]
+    assert sample["input_ids"] == _asked("Total: 5") + supervised
+    marks = [processor.tokenizer.encode_text(mark)[0] for mark in ("<ref>", "</ref>")]
+    ids = _asked("a</ref> <img></img>")
+    assert [ids.count(mark) for mark in marks] == [1, 1]
+    assert ids.count(processor.tokenizer.image_start_id) == trained.count(IMAGE_PLACE) == 1

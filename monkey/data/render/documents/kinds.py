@@ -12,6 +12,7 @@ from monkey.data.render.documents.page import Line, Page, Question
 from monkey.data.render.documents.scenes import draw_paragraph, draw_scene, draw_sign
 from monkey.data.render.documents.tables import draw_table
 from monkey.data.render.documents.words import Words
+from monkey.prompts import REGION_QUESTION
 
 Draw = Callable[[Page, Words], list[Question]]
 
@@ -92,7 +93,7 @@ def box_question(rng: random.Random, page: Page) -> Question | None:
     line = rng.choice(possible)
     left, top, right, bottom = (round(GRID * value / page.side) for value in line.box)
     answer = f"<box>({left},{top}),({right},{bottom})</box>"
-    return Question("box", f"Where is <ref>{line.text}</ref>?", answer, line.height)
+    return Question("box", REGION_QUESTION.format(question=line.text), answer, line.height)
 
 
 def asked(rng: random.Random, page: Page, questions: Sequence[Question], most: int) -> list[Question]:

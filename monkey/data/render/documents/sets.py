@@ -26,9 +26,9 @@ from monkey.data.render.documents import faces
 from monkey.data.render.documents.kinds import DOCUMENTS, UNSEEN_LAYOUT, asked, reading
 from monkey.data.render.documents.page import INKS, PAPERS, Page, Question
 from monkey.data.render.documents.words import Words
-from monkey.prompts import IMAGE_PLACE, VQA_AS_TRAINED
+from monkey.prompts import IMAGE_PLACE, REGION_QUESTION, VQA_AS_TRAINED
 
-FORMAT = "monkey rendered documents, 1"
+FORMAT = "monkey rendered documents, 2"
 MANIFEST = "manifest.json"
 SHARD = 200
 """Pictures of a shard."""
@@ -202,7 +202,7 @@ def _collect(folder: Path, settings: Settings, described: dict[str, Any]) -> dic
                 name = f"{split}_{question['kind']}" if question["kind"] in FILES_OF_THEIR_OWN else split
                 row = {
                     "image": image_file(split, picture["number"]),
-                    "question": question["text"],
+                    "question": question["text"] if question["kind"] != "box" else _asked_for(question["text"]),
                     "answer": question["answer"],
                     "question_id": question_id,
                     "kind": question["kind"],
@@ -222,6 +222,12 @@ def _collect(folder: Path, settings: Settings, described: dict[str, Any]) -> dic
     (folder / "shards").rmdir()
     (folder / "settings.json").unlink()
     return manifest
+
+
+def _asked_for(question: str) -> str:
+    """The text whose box is asked for: the task's own prompt has the rest, with its control tokens."""
+    before, after = REGION_QUESTION.split("{question}")
+    return question.removeprefix(before).removesuffix(after)
 
 
 def _write_records(file: Path, split: str, pictures: Sequence[dict[str, Any]]) -> None:
