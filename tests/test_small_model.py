@@ -13,6 +13,7 @@ import torch
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.training.arguments import parse_flags
 from scripts import resolution_study, stages
+from scripts.average_checkpoints import main as average_main
 from scripts.new_model import new_model
 from scripts.resolution_study import ARMS, SIZES, scores_of, summary, table
 from scripts.set_grid import main as set_grid_main
@@ -179,6 +180,23 @@ def test_a_study_of_other_settings_is_not_mixed_in(tmp_path):
     resolution_study._check_same(tmp_path, {"steps": 10, "seeds": 3})
     with pytest.raises(ValueError, match="a study of other steps"):
         resolution_study._check_same(tmp_path, {"steps": 11, "seeds": 3})
+
+
+def test_the_middle_of_two_checkpoints(base, tmp_path, capsys):
+    other = new_model(READER, tmp_path / "other", seed=2)
+    assert average_main([str(base), str(other), str(tmp_path / "middle")]) == 0
+    begun, ended, found = (open_model(folder).state_dict() for folder in (base, other, tmp_path / "middle"))
+    for name, weights in found.items():
+        assert weights.dtype == torch.bfloat16
+        torch.testing.assert_close(weights.float(), (begun[name] + ended[name]) / 2, rtol=2**-8, atol=1e-8)
+    grown = set_grid(base, tmp_path / "grown", (2, 2))
+    for words, sentence in (
+        ([str(base), str(other), str(tmp_path / "middle")], "exists already"),
+        ([str(base), str(other), str(tmp_path / "new"), "--part", "2"], "must lie between 0 and 1"),
+        ([str(base), str(grown), str(tmp_path / "new")], "they must be equal"),
+    ):
+        assert average_main(words) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_a_base_that_is_a_monkey_already_is_refused(base, tmp_path, capsys):
