@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from monkey import MonkeyConfig
 from scripts.fixed_subset import STATED, TASKS, fixed_subset_score
 from scripts.fixed_subset import main as fixed_subset_main
 from tests.test_small_model import base  # noqa: F401
@@ -21,6 +24,20 @@ def test_what_ships_is_small_and_has_a_card():
     assert {"README.md", "config.json", "model.safetensors", "qwen.tiktoken", STATED} <= {
         path.name for path in SHIPPED.iterdir()
     }
+
+
+@shipped
+def test_the_base_that_ships_is_one_and_small():
+    folder = SHIPPED.with_name("small-base")
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 25 * 2**20
+    config, grown = MonkeyConfig.from_pretrained(folder), MonkeyConfig.from_pretrained(SHIPPED)
+    assert (config.num_windows, config.num_adapters, config.global_view) == (1, 0, False)
+    assert config.window_size == grown.window_size
+    # The shared vision transformer is frozen while Monkey trains.
+    weights = [load_file(path / "model.safetensors") for path in (folder, SHIPPED)]
+    shared = [name for name in weights[0] if "visual.transformer." in name]
+    assert shared
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in shared)
 
 
 @shipped
