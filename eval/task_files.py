@@ -27,7 +27,7 @@ import yaml
 from eval.metrics import METRICS, nearest
 from eval.tasks import LONG_ANSWER, TASKS, Task
 
-PROMPT_FORMS = ("vqa", "vizwiz", "caption", "scienceqa", "ocrbench")
+PROMPT_FORMS = ("vqa", "vizwiz", "caption", "scienceqa", "region", "ocrbench")
 """The rows of `eval.prompting.FORMS`, repeated so that reading a task imports no torch."""
 
 _FIELDS: Mapping[str, type] = {
