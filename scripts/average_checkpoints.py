@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+from monkey.checkpoint_folder import write_checkpoint
 from monkey.command_line import MISTAKE
 
 
@@ -42,13 +42,7 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
                 f"{name} is of shape {shapes[0]} in {before} and {shapes[1]} in {after}; they must be equal"
             )
     model.load_state_dict({name: torch.lerp(begun[name], ended[name], part) for name in ended})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-        folder = Path(temporary) / target.name
-        model.to(torch.bfloat16).save_pretrained(folder)
-        MonkeyProcessor.from_pretrained(after).save_pretrained(folder)
-        folder.rename(target)
-    return target
+    return write_checkpoint(model.to(torch.bfloat16), MonkeyProcessor.from_pretrained(after), target)
 
 
 def main(words: list[str] | None = None) -> int:

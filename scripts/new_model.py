@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor, QwenTokenizer
+from monkey.checkpoint_folder import write_checkpoint
 from monkey.training.resampler_start import start_as_merge
 
 
@@ -40,13 +40,7 @@ def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool
     model = MonkeyForConditionalGeneration(config)
     if merge:
         start_as_merge(model)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
-        folder = Path(temporary) / output.name
-        model.save_pretrained(folder)
-        MonkeyProcessor.from_config(config, tokenizer).save_pretrained(folder)
-        folder.rename(output)
-    return output
+    return write_checkpoint(model, MonkeyProcessor.from_config(config, tokenizer), output)
 
 
 def main(arguments: list[str] | None = None) -> int:

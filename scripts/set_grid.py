@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor, QwenTokenizer
+from monkey.checkpoint_folder import write_checkpoint
 from monkey.grid import check_grid
 
 ADAPTERS = ("per_window", "shared", "none")
@@ -57,13 +57,7 @@ def set_grid(
     tokenizer = QwenTokenizer.from_pretrained(base)
     torch.manual_seed(seed)
     model = MonkeyForConditionalGeneration.from_pretrained(base, config=config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-        folder = Path(temporary) / target.name
-        model.save_pretrained(folder)
-        MonkeyProcessor.from_config(config, tokenizer).save_pretrained(folder)
-        folder.rename(target)
-    return target
+    return write_checkpoint(model, MonkeyProcessor.from_config(config, tokenizer), target)
 
 
 def main(arguments: list[str] | None = None) -> int:

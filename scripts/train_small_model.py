@@ -19,13 +19,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 import yaml
 
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+from monkey.checkpoint_folder import write_checkpoint
 from scripts.stages import REPOSITORY, evaluate, results, run, train
 
 BASE_SIDE, MONKEY_SIDE, GRID = 112, 224, "2,2"
@@ -56,13 +56,7 @@ def export(checkpoint: Path, target: Path) -> Path:
     if target.exists():
         raise ValueError(f"{target} exists already; remove it to write it anew")
     model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-        folder = Path(temporary) / target.name
-        model.save_pretrained(folder)
-        MonkeyProcessor.from_pretrained(checkpoint).save_pretrained(folder)
-        folder.rename(target)
-    return target
+    return write_checkpoint(model, MonkeyProcessor.from_pretrained(checkpoint), target)
 
 
 def score_lines(result: Path, name: str) -> list[str]:

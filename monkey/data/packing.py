@@ -166,12 +166,11 @@ class RowPlan:
         self._passes = passes
         self.processes = processes
         with _collector_paused():
-            first_pass = sum(1 for _ in self._stream(1))
+            rows = list(self._stream(1 if passes is None else passes))
         if passes is None:
-            self.rows_an_epoch = -(-first_pass // processes)
+            self.rows_an_epoch = -(-len(rows) // processes)
             self._whole = None
         else:
-            rows = list(self._stream(passes))
             self.rows_an_epoch = -(-len(rows) // (processes * passes))
             self._whole = _split_last(rows, self.rows_an_epoch * processes * passes)
         self._ahead: Iterator[Row] | None = None
