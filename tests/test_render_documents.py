@@ -15,7 +15,7 @@ from monkey.boxes import GRID
 from monkey.data.records import open_records, read_questions
 from monkey.data.render.documents import __main__ as program
 from monkey.data.render.documents import sets
-from monkey.data.render.documents.faces import FAMILIES, HELD_OUT_FAMILIES, capital_height, file_of, font
+from monkey.data.render.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES, capital_height, file_of, font
 from monkey.data.render.documents.fields import FIELDS
 from monkey.data.render.documents.kinds import DOCUMENTS, QUESTION_KINDS, UNSEEN_LAYOUT, rows_of
 from monkey.data.render.documents.page import HELD_OUT_SLOTS, SLOTS, Line, Page
@@ -81,7 +81,9 @@ def test_every_answer_that_is_text_belongs_to_its_split(drawn):
 
 def test_some_typefaces_are_never_in_training(drawn):
     families = {split: {page.family for page, *_ in pictures} for split, pictures in drawn.items()}
-    assert families["train"] | families["known"] | families["layout"] <= set(FAMILIES)
+    assert families["known"] <= set(FAMILIES)
+    assert families["train"] | families["layout"] <= {*FAMILIES, *MORE_FAMILIES}
+    assert families["train"] & set(MORE_FAMILIES)
     assert families["heldout"] | families["layout_heldout"] == set(HELD_OUT_FAMILIES)
 
 
@@ -175,7 +177,7 @@ def test_training_knows_no_list_of_words_by_heart():
     assert not any("." in held_out.value(10, 99) for _ in range(50))
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *HELD_OUT_FAMILIES], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES, *HELD_OUT_FAMILIES], ids=lambda family: family.name)
 @pytest.mark.parametrize("bold", [False, True])
 def test_every_typeface_draws_all_characters(family, bold):
     letters = font(family, 20, bold)

@@ -17,6 +17,8 @@ from PIL import ImageFont
 from monkey.data.render.fonts import load_font
 
 MATPLOTLIB = "matplotlib", "mpl-data/fonts/ttf"
+SOURCE_SANS = "font_source_sans_pro", "files"
+SOURCE_SERIF = "font_source_serif_pro", "files"
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,21 @@ FAMILIES = (
     Family("Computer Modern", *MATPLOTLIB, "cmr10.ttf", "cmb10.ttf"),
     Family("Computer Modern Sans", *MATPLOTLIB, "cmss10.ttf", "cmss10.ttf"),
     Family("Roboto", "font_roboto", "files", "Roboto-Regular.ttf", "Roboto-Bold.ttf"),
-    Family("Source Sans Pro", "font_source_sans_pro", "files", "SourceSansPro-Regular.ttf", "SourceSansPro-Bold.ttf"),
-    Family("Source Serif", "font_source_serif_pro", "files", "SourceSerifPro-Regular.ttf", "SourceSerifPro-Bold.ttf"),
+    Family("Source Sans Pro", *SOURCE_SANS, "SourceSansPro-Regular.ttf", "SourceSansPro-Bold.ttf"),
+    Family("Source Serif", *SOURCE_SERIF, "SourceSerifPro-Regular.ttf", "SourceSerifPro-Bold.ttf"),
 )
-"""Families of the train split, and of the held-out split with known typefaces."""
+"""Families of the held-out split with known typefaces, and of the train split, which has `MORE_FAMILIES` too."""
+
+MORE_FAMILIES = (
+    Family("Hanken Grotesk", "font_hanken_grotesk", "files", "HankenGrotesk-Regular.otf", "HankenGrotesk-Bold.otf"),
+    Family("Computer Modern Typewriter", *MATPLOTLIB, "cmtt10.ttf", "cmtt10.ttf"),
+    Family("Roboto Light", "font_roboto", "files", "Roboto-Light.ttf", "Roboto-Medium.ttf"),
+    Family("Roboto Medium", "font_roboto", "files", "Roboto-Medium.ttf", "Roboto-Black.ttf"),
+    Family("Source Sans Light", *SOURCE_SANS, "SourceSansPro-Light.ttf", "SourceSansPro-Semibold.ttf"),
+    Family("Source Serif Light", *SOURCE_SERIF, "SourceSerifPro-Light.ttf", "SourceSerifPro-Semibold.ttf"),
+    Family("Source Serif Semibold", *SOURCE_SERIF, "SourceSerifPro-Semibold.ttf", "SourceSerifPro-Black.ttf"),
+)
+"""What else is trained on: two typefaces and other weights, so that a letter is known by more than ten shapes."""
 
 HELD_OUT_FAMILIES = (
     Family("Lato", "font_lato", "files", "Lato-Regular.ttf", "Lato-Bold.ttf"),
@@ -91,6 +104,13 @@ def advance(family: Family, size: int, bold: bool, character: str) -> float:
     return font(family, size, bold).getlength(character)
 
 
-def pick(rng: random.Random, held_out: bool) -> Family:
-    """A family of the split."""
-    return rng.choice(HELD_OUT_FAMILIES if held_out else FAMILIES)
+def pick(rng: random.Random, held_out: bool, split_held_out: bool) -> Family:
+    """A family to draw a page with.
+
+    Args:
+        held_out: one that no train picture uses.
+        split_held_out: the split is for evaluation, where known typefaces are those of `FAMILIES`.
+    """
+    if held_out:
+        return rng.choice(HELD_OUT_FAMILIES)
+    return rng.choice(FAMILIES if split_held_out else FAMILIES + MORE_FAMILIES)

@@ -20,7 +20,7 @@ SIZES = 10, 20
 
 def filled_page(rng: random.Random, side: int, held_out: bool, held_out_face: bool) -> Page:
     """A page of `side` pixels that texts fill from edge to edge, not yet finished."""
-    page = Page(rng, side, faces.pick(rng, held_out_face), held_out, rng.choice(PAPERS), rng.choice(INKS))
+    page = Page(rng, side, faces.pick(rng, held_out_face, held_out), held_out, rng.choice(PAPERS), rng.choice(INKS))
     makers = _makers(Words(rng, held_out))
     alike = rng.random() < 0.5
     size = page.size(*SIZES)
@@ -29,7 +29,7 @@ def filled_page(rng: random.Random, side: int, held_out: bool, held_out_face: bo
         if not alike:
             size = page.size(*SIZES)
             if rng.random() < 0.3:
-                page.family = faces.pick(rng, held_out_face)
+                page.family = faces.pick(rng, held_out_face, held_out)
         bold = rng.random() < 0.25
         height = faces.capital_height(page.family, size, bold)
         fill = None

@@ -28,7 +28,7 @@ from monkey.data.render.documents.page import INKS, PAPERS, Page, Question
 from monkey.data.render.documents.words import Words
 from monkey.prompts import IMAGE_PLACE, REGION_QUESTION, VQA_AS_TRAINED
 
-FORMAT = "monkey rendered documents, 2"
+FORMAT = "monkey rendered documents, 3"
 MANIFEST = "manifest.json"
 SHARD = 200
 """Pictures of a shard."""
@@ -92,7 +92,7 @@ def draw(settings: Settings, split: str, number: int) -> tuple[Page, Any, str, l
         page = Page(
             rng,
             settings.side,
-            faces.pick(rng, held_out and split != "known"),
+            faces.pick(rng, held_out and split != "known", held_out),
             held_out,
             rng.choice(PAPERS),
             rng.choice(INKS),
