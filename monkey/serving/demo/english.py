@@ -10,13 +10,15 @@ ENGLISH = Wording(
         "pictures may go with one question.\n"
         "2. **Ask.** Type a question and press Enter. *What is the total?* gets a short answer; the shorter and more "
         "concrete the question, the better the answer. English works best, and other languages may.\n"
-        "3. **Go on.** The next question sees the conversation above it, pictures included. *Retry* answers the last "
+        "3. **Ask where something stands.** `Where is <ref>Total</ref>?` is answered with a box, which is drawn on the "
+        "picture.\n"
+        "4. **Go on.** The next question sees the conversation above it, pictures included. *Retry* answers the last "
         "question once more, *Edit* takes it back into the box, *Stop* ends an answer early, *Clear* deletes the "
         "pictures and the conversation.\n"
-        "4. **Or press *Describe*** for a paragraph about a picture. Its words are drawn at random from a seed: the "
+        "5. **Or press *Describe*** for a paragraph about a picture. Its words are drawn at random from a seed: the "
         "same seed gives the same text, another seed another one. What it is asked with can be chosen and edited under "
         "*Description prompt*.\n"
-        "5. **Look inside.** *What the model sees* shows the windows that your picture is cut into, and on request "
+        "6. **Look inside.** *What the model sees* shows the windows that your picture is cut into, and on request "
         "where the model looked for its last answer."
     ),
     terms=(
