@@ -86,7 +86,7 @@ class Extent:
     heldout: int
 
 
-FULL, QUICK = Extent(3, 250, 2000, 100), Extent(1, 250, 2000, 100)
+FULL, QUICK = Extent(3, 180, 2000, 100), Extent(1, 180, 2000, 100)
 
 
 def scores_of(predictions: Path, questions: Path) -> dict[str, tuple[float, int, str]]:
