@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.statistics import estimate, mean_units
+from eval.statistics import difference, estimate, mean_units
 from scripts.stages import REPOSITORY, evaluate, run, train
 
 TASK = "documents_heldout"
@@ -56,6 +56,17 @@ ARMS = (
     Arm("without-global", "2×2 windows, an adapter each, no global view", "2,2", global_view=False),
     Arm("six-windows", "2×3 windows, an adapter each", "2,3"),
 )
+
+
+CONTRASTS = (
+    ("2×2 windows, an adapter each, against one view", "own-adapters", "one-view"),
+    ("the same, against one view of as many pixels", "own-adapters", "larger-window"),
+    ("an adapter each, against none", "own-adapters", "no-adapters"),
+    ("an adapter each, against a shared one", "own-adapters", "shared-adapter"),
+    ("the global view, against none", "own-adapters", "without-global"),
+    ("2×3 windows, against 2×2", "six-windows", "own-adapters"),
+)
+"""What the paper's findings are about: a title, and the two arms that differ in it."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,48 @@ def summary(runs: Sequence[dict[str, tuple[float, int, str]]]) -> list[dict[str,
     return rows
 
 
+def differences(runs: dict[str, Sequence[dict[str, tuple[float, int, str]]]]) -> list[dict[str, Any]]:
+    """`CONTRASTS` over all text, question by question, in points; those with an arm that was not measured are left out.
+
+    Args:
+        runs: of each arm, one a seed, all over the same questions.
+    """
+    every = SIZES[0]
+    rows = []
+    for title, more, less in CONTRASTS:
+        if more not in runs or less not in runs:
+            continue
+        asked = runs[more][0]
+        names = [name for name, (_, height, _) in asked.items() if every.least <= height <= every.most]
+        means = {
+            arm: [sum(run[name][0] for run in runs[arm]) / len(runs[arm]) for name in names] for arm in (more, less)
+        }
+        pictures = [asked[name][2] for name in names]
+        found = difference(mean_units(means[less], pictures), mean_units(means[more], pictures))
+        pairs = zip(runs[more], runs[less], strict=True)
+        rows.append(
+            {
+                "title": title,
+                "value": 100 * found.value,
+                "interval": None if found.interval is None else [100 * bound for bound in found.interval],
+                "seeds": [
+                    100 * sum(one[name][0] - other[name][0] for name in names) / len(names) for one, other in pairs
+                ],
+                "p_value": found.p_value,
+            }
+        )
+    return rows
+
+
+def differences_table(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table: a line a contrast."""
+    lines = []
+    for row in rows:
+        p_value = "< 0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}"
+        lines.append(f"| {row['title']} | {_cell(row, '+.1f')} | {p_value} |")
+    return "\n".join(["| points of ANLS, all text | difference | p |", "|---|---|---|", *lines])
+
+
 def table(measured: dict[str, list[dict[str, Any]]]) -> str:
     """A Markdown table: a line an arm, a column a size."""
     sizes = [
@@ -149,12 +202,12 @@ def table(measured: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(row: dict[str, Any]) -> str:
-    text = f"{row['value']:.1f}"
+def _cell(row: dict[str, Any], form: str = ".1f") -> str:
+    text = f"{row['value']:{form}}"
     if row["interval"] is not None:
-        text += f" [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]"
+        text += f" [{row['interval'][0]:{form}}, {row['interval'][1]:{form}}]"
     if len(row["seeds"]) > 1:
-        text += f" ({min(row['seeds']):.1f} to {max(row['seeds']):.1f})"
+        text += f" ({min(row['seeds']):{form}} to {max(row['seeds']):{form}})"
     return text
 
 
@@ -188,11 +241,19 @@ def plot(measured: dict[str, list[dict[str, Any]]], file: Path) -> None:
     partial.replace(file)
 
 
-def write(output: Path, measured: dict[str, list[dict[str, Any]]], settings: dict[str, Any]) -> None:
-    """The table in three forms, each file whole or not at all, and the plot."""
+def write(output: Path, runs: dict[str, Sequence[dict[str, tuple[float, int, str]]]], settings: dict[str, Any]) -> None:
+    """The table in three forms, the differences and the plot, each file whole or not at all.
+
+    Args:
+        runs: of each arm, one a seed.
+    """
+    measured = {name: summary(of_arm) for name, of_arm in runs.items()}
+    compared = differences(runs)
+    results = {"settings": settings, "arms": measured, "differences": compared}
     texts = {
         "table.md": table(measured) + "\n",
-        "results.json": json.dumps({"settings": settings, "arms": measured}, indent=2) + "\n",
+        "differences.md": differences_table(compared) + "\n",
+        "results.json": json.dumps(results, indent=2) + "\n",
     }
     for name, text in texts.items():
         partial = output / f".{name}.partial-{os.getpid()}"
@@ -276,16 +337,17 @@ def main(words: list[str] | None = None) -> int:
                 base = options.base.resolve()
                 how = extent, seed, options.bf16, options.processes
                 answered[arm.name].append(measure(arm, base, window, data, output, *how))
-            found = {
-                name: summary([scores_of(file, data / "heldout.jsonl") for file in files])
-                for name, files in answered.items()
+            runs = {
+                name: [scores_of(file, data / "heldout.jsonl") for file in files] for name, files in answered.items()
             }
-            write(output, found, {**settings, "seeds": seed + 1})
+            write(output, runs, {**settings, "seeds": seed + 1})
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\nANLS in percent by height of the answer's letters, {output / 'table.md'}:\n")
     print((output / "table.md").read_text(encoding="utf-8"))
+    print(f"What makes the difference, over the same questions, {output / 'differences.md'}:\n")
+    print((output / "differences.md").read_text(encoding="utf-8"))
     return 0
 
 

@@ -165,14 +165,35 @@ def test_answers_to_other_questions_are_refused(tmp_path):
 
 
 def test_table_and_plot_have_every_arm(tmp_path):
-    measured = {arm.name: summary([study_run(1, 0, 1, 1, 1, 0)] * 3) for arm in ARMS}
-    resolution_study.write(tmp_path, measured, {"steps": 1})
+    runs = {arm.name: [study_run(1, 0, 1, 1, 1, 0)] * 3 for arm in ARMS}
+    measured = {name: summary(of_arm) for name, of_arm in runs.items()}
+    resolution_study.write(tmp_path, runs, {"steps": 1})
     text = (tmp_path / "table.md").read_text()
     assert text == table(measured) + "\n"
     assert all(arm.title in text for arm in ARMS)
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(ARMS) * len(SIZES)
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "scores.png", "table.csv", "table.md"]
+    found = ["differences.md", "results.json", "scores.png", "table.csv", "table.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == found
+
+
+def test_arms_are_compared_over_the_same_questions():
+    runs = {
+        "own-adapters": [study_run(1, 1, 1, 1, 0, 0), study_run(1, 1, 0, 1, 0, 1)],
+        "one-view": [study_run(0, 0, 0, 1, 1, 0), study_run(0, 0, 0, 1, 1, 0)],
+        "six-windows": [study_run(1, 1, 1, 1, 0, 0), study_run(1, 1, 0, 1, 0, 1)],
+    }
+    rows = {row["title"]: row for row in resolution_study.differences(runs)}
+    assert list(rows) == ["2×2 windows, an adapter each, against one view", "2×3 windows, against 2×2"]
+    # Of five questions about text three were gained and one lost, then two gained and one lost.
+    resolution, more_windows = rows.values()
+    assert resolution["seeds"] == pytest.approx([40, 20])
+    assert resolution["value"] == pytest.approx(30)
+    assert resolution["interval"][0] < 30 < resolution["interval"][1]
+    assert (more_windows["value"], more_windows["p_value"]) == (0, 1)
+    text = resolution_study.differences_table(rows.values())
+    assert "| +30.0 [" in text
+    assert "(+20.0 to +40.0) |" in text
 
 
 def test_a_study_of_other_settings_is_not_mixed_in(tmp_path):
