@@ -104,13 +104,13 @@ def advance(family: Family, size: int, bold: bool, character: str) -> float:
     return font(family, size, bold).getlength(character)
 
 
-def pick(rng: random.Random, held_out: bool, split_held_out: bool) -> Family:
+def pick(rng: random.Random, held_out_face: bool, held_out: bool) -> Family:
     """A family to draw a page with.
 
     Args:
-        held_out: one that no train picture uses.
-        split_held_out: the split is for evaluation, where known typefaces are those of `FAMILIES`.
+        held_out_face: one that no train picture uses.
+        held_out: for a held-out split, where known typefaces are those of `FAMILIES`.
     """
-    if held_out:
+    if held_out_face:
         return rng.choice(HELD_OUT_FAMILIES)
-    return rng.choice(FAMILIES if split_held_out else FAMILIES + MORE_FAMILIES)
+    return rng.choice(FAMILIES if held_out else FAMILIES + MORE_FAMILIES)
