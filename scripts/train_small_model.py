@@ -2,7 +2,8 @@
 
     bash scripts/train_small_model.sh                 # takes up what an earlier call left
 
-On a GPU, where there is one: minutes, with what configs/reader-gpu.yaml changes. On two CPU cores: an hour and a half.
+On a GPU, where there is one: minutes, with what configs/reader-gpu.yaml changes. On two CPU cores: an hour and a half
+and more.
 
 1. The vision side alone learns letters, in place of the captions that published ones begin from.
 2. A base at one window of 112 pixels, without adapters, on documents of that size: it learns to read and to answer.
