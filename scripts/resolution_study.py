@@ -121,6 +121,16 @@ def _read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+def _asked_of(size: Size, run: dict[str, tuple[float, int, str]]) -> list[str]:
+    """Ids of the questions whose answer's letters are of this size."""
+    return [name for name, (_, height, _) in run.items() if size.least <= height <= size.most]
+
+
+def _means(runs: Sequence[dict[str, tuple[float, int, str]]], names: Sequence[str]) -> list[float]:
+    """Score of each question, the mean over the seeds."""
+    return [sum(run[name][0] for run in runs) / len(runs) for name in names]
+
+
 def summary(runs: Sequence[dict[str, tuple[float, int, str]]]) -> list[dict[str, Any]]:
     """One row a size: questions, mean in percent, interval, and the mean of each seed.
 
@@ -129,10 +139,10 @@ def summary(runs: Sequence[dict[str, tuple[float, int, str]]]) -> list[dict[str,
     """
     rows = []
     for size in SIZES:
-        names = [name for name, (_, height, _) in runs[0].items() if size.least <= height <= size.most]
+        names = _asked_of(size, runs[0])
         if not names:
             continue
-        scores = [sum(run[name][0] for run in runs) / len(runs) for name in names]
+        scores = _means(runs, names)
         found = estimate(mean_units(scores, [runs[0][name][2] for name in names]))
         rows.append(
             {
@@ -152,18 +162,14 @@ def differences(runs: dict[str, Sequence[dict[str, tuple[float, int, str]]]]) ->
     Args:
         runs: of each arm, one a seed, all over the same questions.
     """
-    every = SIZES[0]
     rows = []
     for title, more, less in CONTRASTS:
         if more not in runs or less not in runs:
             continue
         asked = runs[more][0]
-        names = [name for name, (_, height, _) in asked.items() if every.least <= height <= every.most]
-        means = {
-            arm: [sum(run[name][0] for run in runs[arm]) / len(runs[arm]) for name in names] for arm in (more, less)
-        }
+        names = _asked_of(SIZES[0], asked)
         pictures = [asked[name][2] for name in names]
-        found = difference(mean_units(means[less], pictures), mean_units(means[more], pictures))
+        found = difference(*(mean_units(_means(runs[arm], names), pictures) for arm in (less, more)))
         pairs = zip(runs[more], runs[less], strict=True)
         rows.append(
             {
