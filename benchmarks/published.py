@@ -235,6 +235,54 @@ class PublishedMonkey:
         return input_ids
 
 
+class PublishedTraining:
+    """The published script's optimisation: the Trainer of transformers 4.32 without DeepSpeed, AdamW written out.
+
+    A step's loss is the mean over its micro-batches of each one's mean over its supervised tokens, and gradients are
+    clipped to a norm of 1. Biases and every LayerNorm, all of which are on the vision side, do not decay; the decoder's
+    RMSNorms do, since that version spares no class but LayerNorm.
+
+    Args:
+        model: whose tensors that require gradients train.
+        rate: learning rate, the same at every step.
+    """
+
+    def __init__(self, model: PublishedMonkey, rate: float, decay: float, betas: tuple[float, float] = (0.9, 0.95)):
+        self.model, self.rate, self.decay, self.betas = model, rate, decay, betas
+        self.trained = {name: tensor for name, tensor in model.tensors.items() if tensor.requires_grad}
+        self.moments = {name: [torch.zeros_like(tensor)] * 2 for name, tensor in self.trained.items()}
+        self.steps = 0
+
+    @staticmethod
+    def decays(name: str) -> bool:
+        """Whether weight decay applies to the tensor of this published name."""
+        is_layer_norm = name.startswith("transformer.visual.") and name.split(".")[-2].startswith("ln_")
+        return "bias" not in name and not is_layer_norm
+
+    def step(self, micro_batches: list[dict[str, torch.Tensor | None]]) -> tuple[float, float]:
+        """Train on micro-batches of `PublishedMonkey.loss`'s arguments; return the loss and the gradients' norm."""
+        losses = torch.stack([self.model.loss(**batch) for batch in micro_batches])
+        loss = losses.mean()
+        gradients = torch.autograd.grad(loss, list(self.trained.values()), allow_unused=True, materialize_grads=True)
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        self.steps += 1
+        with torch.no_grad():
+            for (name, tensor), gradient in zip(self.trained.items(), gradients, strict=True):
+                self._update(name, tensor, gradient * min(1.0, 1.0 / (norm.item() + 1e-6)))
+        return loss.item(), norm.item()
+
+    def _update(self, name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
+        first, second = self.moments[name]
+        first = self.betas[0] * first + (1 - self.betas[0]) * gradient
+        second = self.betas[1] * second + (1 - self.betas[1]) * gradient**2
+        self.moments[name] = [first, second]
+        if self.decays(name):
+            tensor.mul_(1 - self.rate * self.decay)
+        mean = first / (1 - self.betas[0] ** self.steps)
+        scale = (second / (1 - self.betas[1] ** self.steps)).sqrt() + 1e-8
+        tensor.sub_(self.rate * mean / scale)
+
+
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     full = x.float()
     first, second = full.chunk(2, dim=-1)

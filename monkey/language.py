@@ -102,8 +102,12 @@ def _is_hooked(module: nn.Module) -> bool:
 class LanguageHead(nn.Linear):
     """Hidden states to logits, or straight to a loss without ever holding the logits of every position."""
 
-    def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Logits [..., vocabulary] of `hidden` [..., D]; with `targets` [N] of `hidden` [N, D], their summed loss.
+
+        `weights` [N] weigh the targets within that sum, otherwise each counts once.
 
         The loss is the cross-entropy in fp32, of `loss_rows` positions at a time; several such chunks are computed
         again for their gradients instead of being kept. It is one call of this module for any N: where parameters
@@ -112,16 +116,21 @@ class LanguageHead(nn.Linear):
         if targets is None:
             return super().forward(hidden)
         rows = loss_rows(self.out_features)
-        chunks = list(zip(hidden.split(rows), targets.split(rows), strict=True))
+        given = [tensor for tensor in (hidden, targets, weights) if tensor is not None]
+        chunks = list(zip(*(tensor.split(rows) for tensor in given), strict=True))
         if len(chunks) == 1 or not torch.is_grad_enabled():
             losses = [self._summed_loss(*chunk) for chunk in chunks]
         else:
             losses = [checkpoint(self._summed_loss, *chunk, use_reentrant=False) for chunk in chunks]
         return torch.stack(losses).sum()
 
-    def _summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = F.linear(hidden, self.weight, self.bias)
-        return F.cross_entropy(logits.float(), targets, reduction="sum")
+    def _summed_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        logits = F.linear(hidden, self.weight, self.bias).float()
+        if weights is None:
+            return F.cross_entropy(logits, targets, reduction="sum")
+        return F.cross_entropy(logits, targets, reduction="none") @ weights
 
 
 class LowRankAdapter(nn.Module):

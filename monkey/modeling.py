@@ -265,6 +265,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         loss_positions: torch.LongTensor | None = None,
         loss_targets: torch.LongTensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         **kwargs,
     ) -> MonkeyOutput:
         """Predict the next token at every position.
@@ -279,6 +280,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
             loss_positions, loss_targets: [N] each: the positions, counted through the flattened batch, that predict a
                 supervised token, and that token. Instead of `labels`: the same loss, with logits at these positions
                 only, a chunk at a time. Divided by `num_items_in_batch` where that is given, by N otherwise.
+            loss_weights: [N] weight of each target in the sum that is divided; by default 1.
             segments: [R, 4]: the row is packed, see `monkey.packed_attention`; `position_ids` are needed then.
             blank_pixel_values: canvases [1, 3, H, W] that are encoded and weigh nothing: how a process whose batch has
                 no image takes part in what all processes compute together.
@@ -298,7 +300,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
         )
         if loss_positions is not None:
             predicting = outputs.last_hidden_state.flatten(0, 1)[loss_positions]
-            total = self.lm_head(predicting, loss_targets)
+            total = self.lm_head(predicting, loss_targets, loss_weights)
             items = kwargs.get("num_items_in_batch")
             loss = total / (loss_targets.numel() if items is None else items)
             return MonkeyOutput(loss=loss, image_features=outputs.image_features)

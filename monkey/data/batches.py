@@ -28,6 +28,8 @@ class BatchContents:
     Attributes:
         sources: file and line of each record.
         supervised: number of supervised tokens.
+        weight: what the batch adds to the divisor of the step's loss: its supervised tokens, or, where each mean
+            counts the same, its means.
         runs: tokens of each stretch that attends to itself, and of the shared prefix that it also attends to.
         tokens: tokens that the decoder reads, without padding.
         slots: tokens that there was room for, padding included.
@@ -36,14 +38,19 @@ class BatchContents:
 
     sources: tuple[str, ...]
     supervised: int
+    weight: int
     runs: tuple[tuple[int, int], ...]
     tokens: int
     slots: int
     images: int
 
 
-def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor) -> dict[str, Any]:
+def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor, equal_means: bool = False) -> dict[str, Any]:
     """Samples as rows padded to the longest.
+
+    Args:
+        equal_means: the loss is the mean over batches of each one's mean, as the published script has it, not the mean
+            over all supervised tokens: `loss_weights` [N] come with the batch.
 
     Returns:
         `input_ids`, `attention_mask` [B, T], `loss_positions`, `loss_targets` [N], `pixel_values` if there are images,
@@ -55,13 +62,17 @@ def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor) -> dict[
     predicted = labels[:, 1:] != UNSUPERVISED
     rows, positions = predicted.nonzero(as_tuple=True)
     lengths = tuple(len(sample["input_ids"]) for sample in samples)
+    supervised = int(predicted.sum())
+    if equal_means:
+        batch["loss_weights"] = torch.full((supervised,), 1 / max(supervised, 1))
     return {
         **batch,
         "loss_positions": rows * labels.shape[1] + positions,
         "loss_targets": labels[:, 1:][predicted],
         "contents": BatchContents(
             sources=tuple(sample["source"] for sample in samples),
-            supervised=int(predicted.sum()),
+            supervised=supervised,
+            weight=bool(supervised) if equal_means else supervised,
             runs=tuple((length, 0) for length in lengths),
             tokens=sum(lengths),
             slots=labels.numel(),
@@ -70,13 +81,16 @@ def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor) -> dict[
     }
 
 
-def packed_batch(units: Sequence[Sequence[Sample]], room: int, filler_id: int) -> dict[str, Any]:
+def packed_batch(
+    units: Sequence[Sequence[Sample]], room: int, filler_id: int, equal_means: bool = False
+) -> dict[str, Any]:
     """Units of samples as one packed row (`monkey.packed_attention`).
 
     Args:
         units: samples that share their first `shared` tokens and the images in them, or single samples.
         room: tokens that the row could have held.
         filler_id: the one token of a row without samples, which supervises nothing.
+        equal_means: as of `padded_batch`, over samples: what its batches of one sample give.
 
     Returns:
         `input_ids`, `position_ids` [1, T], `segments` [R, 4], `loss_positions`, `loss_targets` [N], `pixel_values` if
@@ -97,11 +111,14 @@ def packed_batch(units: Sequence[Sequence[Sample]], room: int, filler_id: int) -
         "loss_positions": torch.tensor(row.loss_positions, dtype=torch.long),
         "loss_targets": torch.tensor(row.loss_targets, dtype=torch.long),
     }
+    if equal_means:
+        batch["loss_weights"] = torch.tensor([1 / count for count in row.supervised for _ in range(count)])
     if pixels:
         batch["pixel_values"] = torch.cat(pixels)
     batch["contents"] = BatchContents(
         sources=tuple(sample["source"] for sample in samples),
         supervised=len(row.loss_targets),
+        weight=sum(map(bool, row.supervised)) if equal_means else len(row.loss_targets),
         runs=tuple((end - start, prefix_end - prefix_start) for start, end, prefix_start, prefix_end in row.segments),
         tokens=len(row.ids),
         slots=room,
@@ -119,6 +136,8 @@ class _Row:
         self.segments: list[tuple[int, int, int, int]] = []
         self.loss_positions: list[int] = []
         self.loss_targets: list[int] = []
+        self.supervised: list[int] = []
+        """Supervised tokens of each run."""
 
     def add(self, unit: Sequence[Sample]) -> None:
         shared = unit[0]["shared"] if len(unit) > 1 else 0
@@ -139,7 +158,7 @@ class _Row:
         self, ids: Sequence[int], labels: Sequence[int], first_position: int, prefix_start: int, prefix_end: int
     ) -> None:
         """One run; its first token is predicted by the last of its prefix, if it has one."""
-        start = len(self.ids)
+        start, supervised_before = len(self.ids), len(self.loss_targets)
         self.ids += ids
         self.positions += range(first_position, first_position + len(ids))
         self.segments.append((start, start + len(ids), prefix_start, prefix_end))
@@ -148,6 +167,7 @@ class _Row:
             if label != UNSUPERVISED and (offset or prefix_end > prefix_start):
                 self.loss_positions.append(predictor)
                 self.loss_targets.append(label)
+        self.supervised.append(len(self.loss_targets) - supervised_before)
 
 
 def shared_tokens(ids: Sequence[int], labels: Sequence[int], image_end_id: int) -> int:

@@ -423,6 +423,11 @@ def parse_flags(words: list[str]) -> Flags:
     ):
         if not value:
             raise ValueError(f"--{name} is missing: give it on the command line or in --config FILE.yaml")
+    if parts.published and data.packing and data.sharing == "turns":
+        raise ValueError(
+            "--published True weighs each record the same, but --share_images turns makes one conversation of several: "
+            "give --share_images branches or apart"
+        )
     refuse_idle(flags, on_command_line, in_file)
     if not data.packing:
         data.pack_tokens = data.share_images = None  # those of a file whose packing the command line turned off

@@ -280,24 +280,26 @@ def _with_pixels(processor: MonkeyProcessor, stand_in: Any) -> MonkeyProcessor:
 class Collator:
     """Samples to a padded batch; of none, for a process that has none left, a row that supervises nothing."""
 
-    def __init__(self, processor: MonkeyProcessor):
+    def __init__(self, processor: MonkeyProcessor, equal_means: bool = False):
         self.processor = processor
+        self.equal_means = equal_means
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if not samples:
-            return packed_batch([], room=1, filler_id=self.processor.tokenizer.eod_id)
-        return padded_batch(samples, self.processor)
+            return packed_batch([], 1, self.processor.tokenizer.eod_id, self.equal_means)
+        return padded_batch(samples, self.processor, self.equal_means)
 
 
 class PackedCollator:
     """Units of samples to a packed row of at most `room` tokens."""
 
-    def __init__(self, processor: MonkeyProcessor, room: int):
+    def __init__(self, processor: MonkeyProcessor, room: int, equal_means: bool = False):
         self.filler_id = processor.tokenizer.eod_id
         self.room = room
+        self.equal_means = equal_means
 
     def __call__(self, units: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-        return packed_batch(units, self.room, self.filler_id)
+        return packed_batch(units, self.room, self.filler_id, self.equal_means)
 
 
 @contextlib.contextmanager

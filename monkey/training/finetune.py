@@ -208,14 +208,18 @@ def _trainer(
     # `set_checkpointing` has done it, part by part.
     training.activation_checkpointing = training.gradient_checkpointing = False
     guard = FrozenGuard(base.named_parameters())
-    padded = Collator(processor)
+    published = flags.parts.published
+    if flags.data.packing:
+        collator: Any = PackedCollator(processor, flags.data.row_settings.budget, published)
+    else:
+        collator = Collator(processor, published)
     trainer = MonkeyTrainer(
         model=model,
         args=training,
         train_dataset=train_set,
         eval_dataset=eval_set,
-        data_collator=PackedCollator(processor, flags.data.row_settings.budget) if flags.data.packing else padded,
-        held_out_collator=padded,
+        data_collator=collator,
+        held_out_collator=Collator(processor),
         processing_class=processor,
         run_record=record,
         parts=flags.parts,

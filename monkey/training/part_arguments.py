@@ -27,7 +27,10 @@ class PartArguments:
         None, f"What trains: {', '.join(RECIPES)}. By default what --fix_vit, --use_lora and --q_lora say."
     )
     published: bool = flag(
-        False, "Also train the resampler's sin-cos position table, as the published code does by accident."
+        False,
+        "Train as the published script does where this one differs: each micro-batch weighs the same, however many "
+        "supervised tokens it has (packed: each sample, as in micro-batches of 1); the decoder's norms decay; the "
+        "resampler's sin-cos position table trains too.",
     )
     vision_learning_rate: float | None = flag(None, _RATE.format("the vision transformer and its projection"))
     vision_adapter_learning_rate: float | None = flag(None, _RATE.format("the window adapters"))

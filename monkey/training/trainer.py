@@ -4,7 +4,8 @@
 - a checkpoint opens like any other: weights under the published names, config, processor, and the run's record;
 - a step without a supervised token, or with a loss or gradients that are not finite, stops all processes with the
   names of its records, and the state before it is saved;
-- samples are packed into planned rows, and the loss is a mean over the supervised tokens of the whole step;
+- samples are packed into planned rows, and the loss is a mean over the supervised tokens of the whole step, or, with
+  `--published True`, over the means of its batches;
 - an evaluation is a loss over held-out records and scores of generated answers.
 """
 
@@ -25,6 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Trainer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from monkey.data.batches import BatchContents
 from monkey.data.packing import BatchPlan, RowPlan
@@ -118,11 +120,11 @@ class MonkeyTrainer(Trainer):
         return inputs
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        """Supervised tokens of the whole step: of all its batches, in all processes."""
-        supervised = torch.tensor(sum(batch["contents"].supervised for batch in batch_samples), device=device)
+        """What the step's loss is divided by: the weight of all its batches, in all processes."""
+        weight = torch.tensor(sum(batch["contents"].weight for batch in batch_samples), device=device)
         if self.args.world_size > 1:
-            dist.all_reduce(supervised)
-        return supervised
+            dist.all_reduce(weight)
+        return weight
 
     # Steps
 
@@ -185,6 +187,14 @@ class MonkeyTrainer(Trainer):
                 self._save_checkpoint(self.model, None)
             saved = f"; the state before it is in {folder}"
         raise ValueError(f"step {step + 1}: {what}, so the run stopped before using it: {_records(sources)}{saved}")
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As the library's, which spares biases and norms; the published script decays the decoder's norms too."""
+        names = super().get_decay_parameter_names(model)
+        if self.parts.published:
+            norms = [name for name, module in model.named_modules() if isinstance(module, Qwen2RMSNorm)]
+            names += [f"{name}.weight" for name in norms]
+        return names
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The library's optimiser, its groups divided by the parts' own learning rates and decays."""
