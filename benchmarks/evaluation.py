@@ -68,7 +68,7 @@ def build(options, tokenizer: QwenTokenizer) -> MonkeyForConditionalGeneration:
         },
         text_config={
             "hidden_size": options.width,
-            "intermediate_size": options.width * 11 // 4,
+            "intermediate_size": options.width * 43 // 16,
             "num_hidden_layers": options.layers,
             "num_attention_heads": options.heads,
             "vocab_size": options.vocabulary,
@@ -184,11 +184,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=4, help="128 wide each by default, as published")
     parser.add_argument("--vocabulary", type=int, default=8192)
-    parser.add_argument("--vision-width", type=int, default=512)
+    parser.add_argument("--vision-width", type=int, default=416)
     parser.add_argument("--vision-layers", type=int, default=6)
-    parser.add_argument("--vision-heads", type=int, default=8)
+    parser.add_argument("--vision-heads", type=int, default=4, help="104 wide each by default, as published")
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=4, help="questions at once on our side; the baseline takes 4")

@@ -46,7 +46,7 @@ def build(options) -> MonkeyForConditionalGeneration:
         vision_config={"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1},
         text_config={
             "hidden_size": options.width,
-            "intermediate_size": options.width * 11 // 4,
+            "intermediate_size": options.width * 43 // 16,
             "num_hidden_layers": options.layers,
             "num_attention_heads": options.heads,
             "vocab_size": options.vocabulary,
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=4, help="128 wide each by default, as published")
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--question", type=int, default=20, help="tokens after the image")
     parser.add_argument("--new-tokens", type=int, default=32)

@@ -223,11 +223,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=4, help="128 wide each by default, as published")
     parser.add_argument("--vocabulary", type=int, default=8192)
-    parser.add_argument("--vision-width", type=int, default=512)
+    parser.add_argument("--vision-width", type=int, default=416)
     parser.add_argument("--vision-layers", type=int, default=6)
-    parser.add_argument("--vision-heads", type=int, default=8)
+    parser.add_argument("--vision-heads", type=int, default=4, help="104 wide each by default, as published")
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument(
         "--pictures", type=int, default=24, help="more than the clients, so that none is asked twice at once"
@@ -238,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.set_defaults(repeats=3)
     options = parser.parse_args(argv)
     if options.quick:
-        options.width, options.heads = min(options.width, 256), min(options.heads, 4)
+        options.width, options.heads = min(options.width, 256), min(options.heads, 2)
         options.layers, options.vision_layers = min(options.layers, 2), min(options.vision_layers, 1)
         options.vision_width, options.vision_heads = min(options.vision_width, 64), min(options.vision_heads, 2)
         options.new_tokens, options.repeats = min(options.new_tokens, 16), 1

@@ -59,9 +59,9 @@ def train_step(encode, pixels, parameters) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = arguments(__doc__)
-    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--width", type=int, default=416)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=4, help="104 wide each by default, as published")
     parser.add_argument("--output-width", type=int, default=512)
     parser.add_argument("--grid", type=int, nargs=2, default=(2, 2), metavar=("ROWS", "COLUMNS"))
     parser.add_argument("--images", type=int, default=1)
