@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from finetune_multitask import main
 from monkey.training.arguments import Flags, parse_flags
+from monkey.training.idle_flags import refuse_idle
 from monkey.training.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -282,3 +284,14 @@ def test_deepspeed_without_a_launcher_is_one_sentence(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mpi4py" else name)
     with pytest.raises(ValueError, match=r"--deepspeed needs a launcher.*torchrun"):
         _flags("--deepspeed", str(ROOT / "configs/deepspeed/zero2.json"))
+
+
+def test_rates_by_part_do_not_pass_under_a_deepspeed_optimizer():
+    flags = _flags("--decoder_weight_decay", "0.5")
+    config = SimpleNamespace(config={"optimizer": {"type": "AdamW"}})
+    own = flags._replace(training=SimpleNamespace(deepspeed="own.json", hf_deepspeed_config=config))
+    with pytest.raises(ValueError, match="--decoder_weight_decay would have no effect: the DeepSpeed config names"):
+        refuse_idle(own, {"decoder_weight_decay"}, ())
+    config.config.clear()
+    flags.training.deepspeed, flags.training.hf_deepspeed_config = "own.json", config
+    refuse_idle(flags, {"decoder_weight_decay"}, ())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
+from monkey.training.part_arguments import GROUPS
+
 if TYPE_CHECKING:
     from monkey.training.arguments import Flags
 
@@ -29,7 +31,19 @@ def _of_group(group: str, *parts: str) -> _Idle:
     )
 
 
+def _trainer_makes_the_optimizer(flags: Flags) -> bool:
+    """Whether rates and decays by part reach the optimiser: a DeepSpeed config may name one of its own."""
+    return not flags.training.deepspeed or "optimizer" not in flags.training.hf_deepspeed_config.config
+
+
 _TABLE = (
+    _Idle(
+        tuple(f"{group}_{quantity}" for group in GROUPS for quantity in ("learning_rate", "weight_decay")),
+        _trainer_makes_the_optimizer,
+        "the DeepSpeed config names an optimizer of its own, which has one rate and one decay for everything: take "
+        "'optimizer' out of the config",
+        ("deepspeed",),
+    ),
     _Idle(
         ("lora_r", "lora_alpha"),
         lambda flags: flags.recipe.decoder_lora,
