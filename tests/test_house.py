@@ -16,6 +16,7 @@ import yaml
 from monkey import MonkeyConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+READMES = (REPOSITORY / "README.md", REPOSITORY / "README_cn.md")
 PACKAGES = ("monkey", "eval")
 
 # A module may import those in its own row and in the rows above it.
@@ -118,13 +119,12 @@ def test_every_training_config_is_accepted(path, tmp_path):
 
 
 def readme_commands() -> list[list[str]]:
-    """Words of each `python` and `bash` command in the shell blocks of README and docs, comments removed."""
-    texts = [
-        path.read_text(encoding="utf-8") for path in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"))
-    ]
+    """Words of each `python` and `bash` command in the shell blocks of the READMEs and docs, comments removed."""
+    pages = (*READMES, REPOSITORY / "data" / "README.md", *(REPOSITORY / "docs").glob("*.md"))
+    texts = [path.read_text(encoding="utf-8") for path in pages]
     blocks = [block for text in texts for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)]
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line.split() for line in lines if line.startswith(("python ", "bash "))]
+    return [line.split() for line in dict.fromkeys(lines) if line.startswith(("python ", "bash "))]
 
 
 @functools.cache
