@@ -1,0 +1,102 @@
+"""What is imported when: nothing heavy before it is used, and our classes and torchvision's cure in time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import monkey
+from monkey.configuration import MonkeyConfig, QwenVLConfig
+from monkey.import_hooks import MODEL_TYPES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(code: str, *path: Path) -> str:
+    """What a fresh interpreter prints for the code, with folders before the others that it imports from."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_package_alone_imports_neither_torch_nor_transformers():
+    assert "set()" in run("import monkey, sys; print({'torch', 'transformers', 'numpy', 'PIL'} & set(sys.modules))")
+
+
+@pytest.mark.parametrize("name", monkey.__all__)
+def test_every_name_of_the_package_is_there(name):
+    assert name in dir(monkey)
+    assert callable(getattr(monkey, name))
+
+
+def test_a_name_that_is_not_there_is_said():
+    with pytest.raises(AttributeError, match="module 'monkey' has no attribute 'lod'"):
+        monkey.lod  # noqa: B018
+
+
+class TestAutoClasses:
+    def test_the_model_types_looked_for_are_those_of_the_configurations(self):
+        assert (MonkeyConfig.model_type, QwenVLConfig.model_type) == MODEL_TYPES
+
+    @pytest.mark.parametrize("first", ["import monkey", "import transformers.models.auto.processing_auto"])
+    def test_they_find_ours_whichever_is_imported_first(self, first):
+        code = (
+            f"{first}\nimport monkey, sys\n"
+            "from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText\n"
+            "from transformers import AutoProcessor, AutoTokenizer, Trainer\n"
+            "print('monkey.modeling' in sys.modules)\n"
+            "config = monkey.MonkeyConfig.from_pretrained('models/small')\n"
+            "print(type(AutoModelForImageTextToText.from_config(config)).__name__)\n"
+            "for one in (AutoProcessor, AutoTokenizer, AutoImageProcessor, AutoConfig):\n"
+            "    print(type(one.from_pretrained('models/small')).__name__)\n"
+        )
+        ours = "MonkeyForConditionalGeneration MonkeyProcessor QwenTokenizer MonkeyImageProcessor MonkeyConfig"
+        assert run(code).split() == ["False", *ours.split()]
+
+
+BROKEN = """
+import torch
+from . import extension
+
+@torch.library.register_fake("torchvision::nms")
+def nms(dets, scores, iou_threshold):
+    return dets.new_empty(extension.COUNT)
+"""
+
+
+@pytest.fixture
+def torchvision(tmp_path) -> Path:
+    """A folder with a torchvision that lacks its compiled operators."""
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "extension.py").write_text("COUNT = 0")
+    (package / "__init__.py").write_text("import torchvision.extension\nfrom . import operators")
+    (package / "operators.py").write_text("import torchvision\ntorchvision.extension.COUNT" + BROKEN)
+    return tmp_path
+
+
+class TestTorchvision:
+    def test_it_is_imported_without_its_operators(self, torchvision):
+        assert run("import monkey, torchvision; print(torchvision.extension.COUNT)", torchvision).strip() == "0"
+
+    def test_it_is_imported_after_an_import_that_failed(self, torchvision):
+        code = (
+            "try:\n    import torchvision\nexcept RuntimeError as error:\n    print(error)\n"
+            "import monkey, torchvision; print(torchvision.operators.nms.__name__)"
+        )
+        assert run(code, torchvision).splitlines() == ["operator torchvision::nms does not exist", "nms"]
+
+    def test_one_that_works_is_left_alone(self, torchvision):
+        (torchvision / "torchvision/__init__.py").write_text("")
+        code = "import monkey, torchvision, sys; print('torch' in sys.modules)"
+        assert run(code, torchvision).strip() == "False"
+
+    def test_another_fault_of_it_is_said(self, torchvision):
+        (torchvision / "torchvision/__init__.py").write_text("raise RuntimeError('no such driver')")
+        code = "import monkey\ntry:\n    import torchvision\nexcept RuntimeError as error:\n    print(error)"
+        assert run(code, torchvision).strip() == "no such driver"
