@@ -10,8 +10,8 @@ from eval.metrics import METRICS
 from eval.opening import BACKENDS
 from eval.prompting import AS_TRAINED
 from eval.tasks import DEFAULT_SELECTION
-from eval.without_torch import command_line
 from eval.work import RunSettings
+from monkey.command_line import OneLineParser
 
 
 def positive(text: str) -> int:
@@ -44,7 +44,7 @@ def grid(text: str) -> tuple[int, int]:
 
 
 def arguments(documentation: str | None) -> argparse.ArgumentParser:
-    parser = command_line.OneLineParser(
+    parser = OneLineParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = parser.add_argument_group("what")

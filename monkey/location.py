@@ -6,8 +6,6 @@ import json
 import os
 from typing import Any
 
-from transformers.utils import cached_file
-
 LOCATION_KEYS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """Arguments of `from_pretrained` that say where a checkpoint lies."""
 
@@ -29,6 +27,9 @@ def checkpoint_file(checkpoint: str | os.PathLike, filename: str, **location: An
         raise ValueError(f"{checkpoint} is a file, and a checkpoint is a folder or a hub name")
     if not os.path.isdir(checkpoint) and _is_written_as_path(checkpoint):
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint folder")
+    # Here, since programs look for a checkpoint's files before they import what opens it.
+    from transformers.utils import cached_file
+
     try:
         return cached_file(
             checkpoint,
