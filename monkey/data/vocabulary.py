@@ -21,7 +21,6 @@ from pathlib import Path
 
 import regex
 
-
 Pair = tuple[bytes, bytes]
 
 
