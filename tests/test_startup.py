@@ -12,6 +12,7 @@ import pytest
 import monkey
 from monkey.configuration import MonkeyConfig, QwenVLConfig
 from monkey.import_hooks import MODEL_TYPES
+from monkey.training.flag_names import declared_flags, known_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,6 +58,97 @@ class TestAutoClasses:
         )
         ours = "MonkeyForConditionalGeneration MonkeyProcessor QwenTokenizer MonkeyImageProcessor MonkeyConfig"
         assert run(code).split() == ["False", *ours.split()]
+
+
+HEAVY = ("torch", "transformers", "peft", "accelerate", "deepspeed", "gradio", "scipy", "matplotlib", "onnxruntime")
+
+# What is run -> words beside `--help` and a flag that there is not: each names a file that is not there.
+PROGRAMS: dict[str, list[str]] = {
+    "demo.py": ["-c ./none", "--compare ./none"],
+    "evaluate_vqa.py": [
+        *("--checkpoint ./none --save_name x --dataset sample_vqa", "--save_name x --dataset none.toml"),
+        "--checkpoint models/small --save_name x --dataset none.jsonl --metric accuracy",
+        "--checkpoint models/small --save_name x --dataset sample_vqa --ids none.txt",
+    ],
+    "finetune_multitask.py": [
+        *("--config none.yaml", "--model_name_or_path ./none --data_path none.json --output_dir o"),
+        "--model_name_or_path models/small --data_path none.json --output_dir o",
+    ],
+    "monkey.ask": [
+        "--image none.png q",
+        "-c ./none --describe --image README.md",
+        "--input none.jsonl --output o.jsonl",
+    ],
+    "monkey.serve": ["-c ./none"],
+    "monkey.describe": [
+        *("run --help", "run --config none.yaml --images . --output o", "view none", "stats none", "sweep none"),
+        *("convert --help", "view --help", "stats --help", "sweep --help"),
+    ],
+    "monkey.data.render": [],
+    "monkey.data.render.documents": [],
+    "monkey.data.vocabulary": [],
+    "eval.check_questions": [],
+    "eval.compare": ["none none"],
+    "eval.prepare": ["chartqa --source none --data-root none"],
+    "eval.report": ["none"],
+    "eval.score": ["none"],
+    "scripts/average_checkpoints.py": ["./none ./none o"],
+    "scripts/check_data.py": ["none.json"],
+    "scripts/convert_checkpoint.py": ["./none o"],
+    "scripts/fixed_subset.py": ["./none"],
+    "scripts/learn_letters.py": ["./none o --config configs/letters/reader.yaml"],
+    "scripts/merge_adapters.py": ["./none o"],
+    "scripts/new_model.py": ["./none o"],
+    "scripts/plan_memory.py": ["--config none.yaml --gpu-memory 24", "--checkpoint ./none --gpu-memory 24"],
+    "scripts/quickstart.py": [],
+    "scripts/resolution_study.py": [],
+    "scripts/set_grid.py": ["./none o --grid 2,2"],
+    "scripts/show_views.py": ["none.png o.png"],
+    "scripts/train_small_model.py": [],
+}
+
+PROBE = """
+import runpy, sys
+start = runpy.run_path if "/" in {program!r} or {program!r}.endswith(".py") else runpy.run_module
+for words in {commands!r}:
+    sys.argv = [{program!r}, *words.split()]
+    try:
+        start({program!r}, run_name="__main__")
+    except SystemExit as ended:
+        print("\\nstatus", ended.code or 0)
+    print("\\nimported", words, *(name for name in {heavy!r} if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_a_mistyped_flag_and_a_missing_file_need_no_heavy_import(program):
+    commands = ["--help", "--no-such-flag", *PROGRAMS[program]]
+    said = run(PROBE.format(program=program, commands=commands, heavy=HEAVY)).splitlines()
+    assert [line for line in said if line.startswith("imported")] == [f"imported {words}" for words in commands]
+    statuses = ["0" if words.endswith("--help") else "2" for words in commands]
+    assert [line.split()[1] for line in said if line.startswith("status")] == statuses
+
+
+def test_the_flags_read_off_the_sources_are_those_of_the_parser():
+    from monkey.training import arguments
+
+    parser = arguments._parser()
+    assert known_options() == arguments._options(parser)
+    helps = {action.dest: action.help for action in parser._actions}
+    declared = {name: one.help for flags in declared_flags().values() for name, one in flags.items()}
+    assert declared == {name: helps[name] for name in declared}
+
+
+def test_the_choices_that_scripts_spell_out_are_those_there_are():
+    from monkey.training.memory_settings import OFFLOADS
+    from monkey.training.merging import BASE_PRECISIONS, DTYPES, LAYOUTS
+
+    assert (OFFLOADS, BASE_PRECISIONS, LAYOUTS) == (
+        ("none", "optimizer", "all"),
+        ("full", "4bit"),
+        ("ours", "published"),
+    )
+    assert sorted(DTYPES) == ["bfloat16", "float16", "float32"]
 
 
 BROKEN = """
