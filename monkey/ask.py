@@ -108,12 +108,12 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--stream shows an answer as it is written, and --json when it is whole; choose one")
     if options.describe and not options.image and options.input is None:
         raise ValueError("--describe needs --image, a picture or a folder of pictures")
-    if options.input is not None and not options.input.exists():
-        raise FileNotFoundError(f"{options.input}: no such file")
     if options.draw is not None:
         _check_draw(options)
     if options.batch_size < 1:
         raise ValueError(f"--batch-size is {options.batch_size}, and at least 1 is needed")
+    if options.input is not None and not options.input.exists():
+        raise FileNotFoundError(f"{options.input}: no such file")
 
 
 def _check_draw(options: argparse.Namespace) -> None:
