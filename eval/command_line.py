@@ -116,12 +116,12 @@ def run_settings(options: argparse.Namespace, number_of_tasks: int) -> RunSettin
     for flag in ("train", "ids"):
         if getattr(options, flag) is not None and number_of_tasks > 1:
             raise ValueError(f"--{flag} goes with one task, and --dataset names {number_of_tasks}")
-    for flag in ("train", "ids", "predictions"):
-        path = getattr(options, flag)
-        if path is not None and not path.exists():
-            raise FileNotFoundError(f"--{flag} {path}: no such file{' or folder' * (flag == 'predictions')}")
     if bool(options.few_shot) != (options.train is not None):
         raise ValueError("--few-shot K and --train FILE go together: how many examples, and where they come from")
+    for flag in ("train", "ids"):
+        path = getattr(options, flag)
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"--{flag} {path}: no such file")
     return RunSettings(
         folder=options.output_dir / checked_name(options.save_name),
         data_root=options.data_root,
