@@ -15,17 +15,13 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from monkey.command_line import MISTAKE, OneLineParser
+from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
     from monkey.serving.demo.opening import Choice
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
 
 
 def port(text: str) -> int:
@@ -110,12 +106,16 @@ def main(words: list[str]) -> int:
             flush=True,
         )
 
-    from monkey.serving.demo.access import allowed
-    from monkey.serving.demo.opening import Models
-    from monkey.serving.demo.server import check_address, require_gradio, serve
-    from monkey.serving.session import chosen_device
-
     try:
+        for name in ("checkpoint_path", "compare"):
+            if checkpoint := getattr(flags, name, None):
+                refuse_missing(checkpoint)
+
+        from monkey.serving.demo.access import allowed
+        from monkey.serving.demo.opening import Models
+        from monkey.serving.demo.server import check_address, require_gradio, serve
+        from monkey.serving.session import chosen_device
+
         people = allowed(flags.auth, flags.auth_file)
         check_address(flags.server_name, flags.server_port)
         require_gradio()
@@ -133,7 +133,7 @@ def main(words: list[str]) -> int:
         )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     return 0
 
 

@@ -27,6 +27,7 @@ import sys
 from eval.catalogue import task_list, task_sheet
 from eval.command_line import arguments, run_settings
 from eval.opening import backend_opener
+from eval.questions import question_file
 from eval.results import TIMING, incompleteness, shown_throughput
 from eval.runner import is_complete, run
 from eval.sharding import Processes, Stopped
@@ -39,6 +40,8 @@ COMPLETE, INCOMPLETE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 def evaluate(options: argparse.Namespace, processes: Processes) -> int:
     tasks = select_tasks(options.dataset, options.metric, options.max_new_tokens)
     settings = run_settings(options, len(tasks))
+    for task in tasks:
+        question_file(task, settings.data_root)  # before a backend's libraries, which take seconds
     results = run(tasks, settings, backend_opener(options, tasks), processes)
     if not processes.first:
         return COMPLETE

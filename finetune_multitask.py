@@ -1,4 +1,4 @@
-"""Fine-tune Monkey on conversations about pictures.
+r"""Fine-tune Monkey on conversations about pictures.
 
     python finetune_multitask.py --config configs/training/tickets.yaml \
         --model_name_or_path models/small --data_path outputs/quickstart/data/layout.json \
@@ -12,12 +12,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from monkey.training.flag_names import look_over, print_help
+
 
 def main(words: list[str]) -> int:
-    # The libraries take seconds to import; a wrong --help or path should not wait for all of them.
-    from monkey.training.arguments import parse_flags
-
+    # The libraries take seconds to import, which help, a wrong name and a wrong path do not wait for.
+    if {"-h", "--help"} & set(words):
+        print_help(__doc__)
+        return 0
     try:
+        look_over(words)
+        from monkey.training.arguments import parse_flags
+
         flags = parse_flags(words)
         from monkey.training.finetune import Stopped, finetune
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from eval.backends import Answer, Backend, Failure, Request, growth
@@ -92,8 +91,7 @@ class Asker:
 
         while left and not self._asked(list(left.values()), taken):
             # Out of the handler, where the error held the tensors of the batch.
-            gc.collect()
-            torch.cuda.empty_cache()
+            _free_memory()
             if self.batch_size == 1:
                 self._one_by_one(list(left.values()), take)
                 return
@@ -102,6 +100,8 @@ class Asker:
 
     def _asked(self, requests: Sequence[Request], taken: Taken) -> bool:
         """Ask in batches; whether memory sufficed to the end."""
+        import torch
+
         for batch in self.backend.batches(requests, self.batch_size):
             try:
                 results = self.backend.generate_answers(batch)
@@ -113,8 +113,15 @@ class Asker:
     def _one_by_one(self, requests: Sequence[Request], take: Taken) -> None:
         for request in requests:
             if not self._asked([request], take):
-                torch.cuda.empty_cache()
+                _free_memory()
                 take([Failure(request.row, f"{request.question.source}: out of memory with this question alone")])
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def journal_entry(answer: Answer, key: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from eval.metrics import METRICS
 from eval.opening import BACKENDS
 from eval.prompting import AS_TRAINED
 from eval.tasks import DEFAULT_SELECTION
-from eval.without_torch import command_line
 from eval.work import RunSettings
+from monkey.command_line import OneLineParser
 
 
 def positive(text: str) -> int:
@@ -44,7 +44,7 @@ def grid(text: str) -> tuple[int, int]:
 
 
 def arguments(documentation: str | None) -> argparse.ArgumentParser:
-    parser = command_line.OneLineParser(
+    parser = OneLineParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = parser.add_argument_group("what")
@@ -112,12 +112,16 @@ def arguments(documentation: str | None) -> argparse.ArgumentParser:
 
 
 def run_settings(options: argparse.Namespace, number_of_tasks: int) -> RunSettings:
-    """The settings of a run, or ValueError for flags that do not go together."""
+    """The settings of a run; ValueError for flags that do not go together, FileNotFoundError for a missing file."""
     for flag in ("train", "ids"):
         if getattr(options, flag) is not None and number_of_tasks > 1:
             raise ValueError(f"--{flag} goes with one task, and --dataset names {number_of_tasks}")
     if bool(options.few_shot) != (options.train is not None):
         raise ValueError("--few-shot K and --train FILE go together: how many examples, and where they come from")
+    for flag in ("train", "ids"):
+        path = getattr(options, flag)
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"--{flag} {path}: no such file")
     return RunSettings(
         folder=options.output_dir / checked_name(options.save_name),
         data_root=options.data_root,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.without_torch import file_locks
+from monkey import file_locks
 
 JOURNALS = "journal*.jsonl"
 """The journals of a task, of whichever processes."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from eval.backends import Backend, EchoBackend, OracleBackend
 from eval.tasks import Task
+from monkey.location import refuse_missing
 
 Opener = Callable[[], Backend]
 
@@ -26,6 +27,7 @@ def backend_opener(options: argparse.Namespace, tasks: Sequence[Task]) -> Opener
 def _open_model(options: argparse.Namespace, _: Sequence[Task]) -> Opener:
     if not options.checkpoint:
         raise ValueError("--checkpoint is needed: a folder of a checkpoint or its hub name")
+    refuse_missing(options.checkpoint)
     from eval.chat_backend import ChatBackend, is_ours
     from eval.model_backend import ModelBackend, check_checkpoint, choose_device
 

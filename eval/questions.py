@@ -80,6 +80,15 @@ class QuestionSet:
     population: tuple[tuple[str, ...], ...] = ()
 
 
+def question_file(task: Task, data_root: Path | None = None) -> Path:
+    """The file of a task's questions, or FileNotFoundError."""
+    file = Path(task.file) if task.own_file else (data_root or Path()) / task.file
+    if not file.is_file():
+        hint = "" if task.own_file else f"; {ROOT_NAME} is the folder its path starts from"
+        raise FileNotFoundError(f"task {task.name}: {file} is missing{hint}")
+    return file
+
+
 def load_question_set(
     task: Task,
     data_root: Path | None = None,
@@ -103,14 +112,8 @@ def load_question_set(
         ValueError: a question that `read_question` refuses, an id given twice, a question without answers in the
             annotation file, or with too few references for the metric; file and line are named.
     """
-    if task.own_file:
-        file, image_root = Path(task.file), data_root
-    else:
-        image_root = Path() if data_root is None else data_root
-        file = image_root / task.file
-    if not file.is_file():
-        hint = "" if task.own_file else f"; {ROOT_NAME} is the folder its path starts from"
-        raise FileNotFoundError(f"task {task.name}: {file} is missing{hint}")
+    file = question_file(task, data_root)
+    image_root = data_root if task.own_file else data_root or Path()
     questions, missing = read_asked(file, image_root, allow_missing)
     rows_in_file, ids = len(questions), frozenset(str(question.question_id) for question in questions)
     population = tuple(question.answers for question in questions) if needs_whole_set(task.metric) else ()

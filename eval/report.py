@@ -24,7 +24,7 @@ from eval.report_sections import Reported, with_intervals
 from eval.run_folder import Run, open_run, write_whole
 from eval.score import comma_list, exit_status, parser_of
 from eval.tables import FORMATS, table_row
-from eval.without_torch import html_page as markup
+from monkey import html_page as markup
 
 PAGE = Path(__file__).with_name("report_page")
 """Of the page's style and script."""

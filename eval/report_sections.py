@@ -12,7 +12,7 @@ from eval.report_questions import Shown
 from eval.run_folder import Run, TaskRun
 from eval.score_table import score_table
 from eval.tables import HEADS, PART_HEADS, notes, part_rows, shown, shown_interval, shown_metric, table_row
-from eval.without_torch import html_page as markup
+from monkey import html_page as markup
 
 RUN_LETTERS = ("a", "b")
 """Which colours of report_page.css the runs have, in their order."""

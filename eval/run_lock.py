@@ -12,7 +12,7 @@ import platform
 from pathlib import Path
 
 from eval.journal import ORPHANS_LIVE
-from eval.without_torch import file_locks
+from monkey import file_locks
 
 LOCK = "run.lock"
 

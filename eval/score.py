@@ -25,9 +25,9 @@ from eval.run_folder import PREDICTIONS, RESULTS, Run, TaskRun, json_text, lines
 from eval.run_lock import RunLock
 from eval.score_table import score_table
 from eval.tables import FORMATS, table_row, write_summary
-from eval.without_torch import command_line
+from monkey.command_line import MISTAKE, OneLineParser
 
-SAME, DIFFERENT, MISTAKE = 0, 1, 2
+SAME, DIFFERENT = 0, 1
 
 _TOLERANCE = 1e-9
 """Scores nearer than this are equal; sums may have been added in another order."""
@@ -105,8 +105,8 @@ def write_rescored(run: Run, rescored: Sequence[Rescored]) -> list[Mapping[str, 
     return results
 
 
-def parser_of(documentation: str | None, program: str) -> command_line.OneLineParser:
-    return command_line.OneLineParser(
+def parser_of(documentation: str | None, program: str) -> OneLineParser:
+    return OneLineParser(
         prog=f"python -m {program}",
         description=documentation,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -130,7 +130,7 @@ def exit_status(work: Callable[[argparse.Namespace], int], options: argparse.Nam
         return MISTAKE
 
 
-def arguments() -> command_line.OneLineParser:
+def arguments() -> OneLineParser:
     parser = parser_of(__doc__, "eval.score")
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--tasks", type=comma_list, help="only these tasks; commas between")

@@ -25,10 +25,8 @@ from typing import Any
 import yaml
 
 from eval.metrics import METRICS, nearest
+from eval.prompting import FORMS
 from eval.tasks import LONG_ANSWER, TASKS, Task
-
-PROMPT_FORMS = ("vqa", "vizwiz", "caption", "scienceqa", "region", "ocrbench")
-"""The rows of `eval.prompting.FORMS`, repeated so that reading a task imports no torch."""
 
 _FIELDS: Mapping[str, type] = {
     "name": str,
@@ -118,4 +116,4 @@ def _task(path: Path, fields: Mapping[str, Any]) -> Task:
         # Absolute, since the rows' annotation files start from the data root.
         task = replace(task, annotations=str((path.parent / fields["annotations"]).resolve()))
     prompt = fields.get("prompt", task.prompt)
-    return replace(task, prompt=prompt) if prompt in PROMPT_FORMS else replace(task, prompt_text=prompt)
+    return replace(task, prompt=prompt) if prompt in FORMS else replace(task, prompt_text=prompt)

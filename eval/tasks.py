@@ -38,9 +38,8 @@ class Task:
     `file` and `annotations` are relative to the data root. `annotations` is a VQA annotation file whose ten answers
     a question replace the answer in `file`. `headline` is the metric's variant that is the data set's own rule.
     `n_expected` is the size of the published set, None where there is none. `own_file`: a file of the user's, whose
-    path is taken as it stands. `prompt` names a row of `eval.prompting.FORMS`: the strings belong to `monkey.prompts`,
-    and scoring without a model must not import that package, which imports torch. `parts` names what rows are told
-    apart by (see `eval.parts`) where they have it: keys of the rows or of the entries of `annotations`.
+    path is taken as it stands. `prompt` names a row of `eval.prompting.FORMS`. `parts` names what rows are told apart
+    by (see `eval.parts`) where they have it: keys of the rows or of the entries of `annotations`.
     """
 
     name: str

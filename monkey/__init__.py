@@ -5,8 +5,9 @@
     model = monkey.load("echo840/Monkey")
     print(model.ask("sign.png", "What does the sign say?").text)
 
-Importing the package registers its classes with transformers' Auto factories under `model_type: monkey`, and under
-Qwen-VL's `qwen`, so that both open without remote code.
+Importing the package takes a moment: its names are imported when they are first used. Its classes are known to
+transformers' Auto factories under `model_type: monkey`, and under Qwen-VL's `qwen`, so that both open without remote
+code.
 """
 
 from __future__ import annotations
@@ -14,44 +15,33 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageTextToText
-
-from monkey import processing, tokenization
-from monkey.configuration import MonkeyConfig, QwenVLConfig
-from monkey.image_processing import MonkeyImageProcessor
-from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.processing import MonkeyProcessor
-from monkey.tokenization import QwenTokenizer
+from monkey import import_hooks
 
 __version__ = "0.1.0"
 
-_OPENED_LATER = {
+_MODULES = {
     "Decoding": "monkey.serving.decoding",
+    "MonkeyConfig": "monkey.configuration",
+    "MonkeyForConditionalGeneration": "monkey.modeling",
+    "MonkeyImageProcessor": "monkey.image_processing",
+    "MonkeyProcessor": "monkey.processing",
+    "QwenTokenizer": "monkey.tokenization",
     "Reply": "monkey.serving.reply",
     "load": "monkey.serving.session",
 }
-"""Names of the package that are only imported when they are used, and where they lie."""
+"""Where each name of the package lies."""
 
-__all__ = [
-    "Decoding",
-    "MonkeyConfig",
-    "MonkeyForConditionalGeneration",
-    "MonkeyImageProcessor",
-    "MonkeyProcessor",
-    "QwenTokenizer",
-    "Reply",
-    "load",
-]
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OPENED_LATER:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_OPENED_LATER[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
-for _config_class in (MonkeyConfig, QwenVLConfig):
-    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
-AutoModelForImageTextToText.register(MonkeyConfig, MonkeyForConditionalGeneration, exist_ok=True)
-tokenization.register()
-processing.register()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
+
+import_hooks.install()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monkey.command_line import INTERRUPTED, MISTAKE, SOME_FAILED, OneLineParser
+from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
     from monkey.serving.answer_file import AnswerFile, RowQuestion
@@ -93,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise ValueError for flags that do not go together."""
+    """Raise ValueError for flags that do not go together, FileNotFoundError for questions that are not there."""
     if (options.input is None) != (options.output is None):
         raise ValueError("--input and --output go together: a file of questions, and the file for their answers")
     if options.input is not None:
@@ -111,6 +112,8 @@ def check(options: argparse.Namespace) -> None:
         _check_draw(options)
     if options.batch_size < 1:
         raise ValueError(f"--batch-size is {options.batch_size}, and at least 1 is needed")
+    if options.input is not None and not options.input.exists():
+        raise FileNotFoundError(f"{options.input}: no such file")
 
 
 def _check_draw(options: argparse.Namespace) -> None:
@@ -134,9 +137,12 @@ def decoding_of(options: argparse.Namespace) -> Decoding:
 
 
 def checkpoint_of(options: argparse.Namespace) -> str:
+    if options.checkpoint:
+        refuse_missing(options.checkpoint)
+        return options.checkpoint
     from monkey.serving.session import default_checkpoint
 
-    return options.checkpoint or str(default_checkpoint(Path(__file__).resolve().parent.parent))
+    return str(default_checkpoint(Path(__file__).resolve().parent.parent))
 
 
 def opened(options: argparse.Namespace, checkpoint: str) -> Answerer:
@@ -305,12 +311,13 @@ def told(answerer: Answerer, reply: Reply, pictures: Sequence[Path]) -> dict[str
 
 def _run_file(options: argparse.Namespace) -> int:
     """Answer the rows of a file that have no answer yet."""
+    decoding, checkpoint = decoding_of(options), checkpoint_of(options)
+
     from tqdm import tqdm
 
     from monkey.serving.answer_file import AnswerFile, read_questions
     from monkey.serving.checkpoints import checkpoint_fingerprint
 
-    decoding, checkpoint = decoding_of(options), checkpoint_of(options)
     settings = {
         "checkpoint": checkpoint_fingerprint(checkpoint),
         "decoding": asdict(decoding),

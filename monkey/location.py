@@ -6,8 +6,6 @@ import json
 import os
 from typing import Any
 
-from transformers.utils import cached_file
-
 LOCATION_KEYS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """Arguments of `from_pretrained` that say where a checkpoint lies."""
 
@@ -25,10 +23,9 @@ def checkpoint_file(checkpoint: str | os.PathLike, filename: str, **location: An
         ValueError: the checkpoint is a file.
     """
     checkpoint = os.fspath(checkpoint)
-    if os.path.isfile(checkpoint):
-        raise ValueError(f"{checkpoint} is a file, and a checkpoint is a folder or a hub name")
-    if not os.path.isdir(checkpoint) and _is_written_as_path(checkpoint):
-        raise FileNotFoundError(f"{checkpoint}: no such checkpoint folder")
+    refuse_missing(checkpoint)
+    from transformers.utils import cached_file
+
     try:
         return cached_file(
             checkpoint,
@@ -43,6 +40,14 @@ def checkpoint_file(checkpoint: str | os.PathLike, filename: str, **location: An
         raise FileNotFoundError(
             f"{checkpoint}: no such folder, and no such checkpoint on the hub ({reason})"
         ) from error
+
+
+def refuse_missing(checkpoint: str) -> None:
+    """Raise what `checkpoint_file` does of a name that can be on no hub; programs ask before they import anything."""
+    if os.path.isfile(checkpoint):
+        raise ValueError(f"{checkpoint} is a file, and a checkpoint is a folder or a hub name")
+    if not os.path.isdir(checkpoint) and _is_written_as_path(checkpoint):
+        raise FileNotFoundError(f"{checkpoint}: no such checkpoint folder")
 
 
 def required_file(checkpoint: str | os.PathLike, filename: str, purpose: str, **location: Any) -> str:

@@ -106,6 +106,8 @@ def keys_of(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> None:
     """Open the model and serve it."""
+    keys, checkpoint = keys_of(options), checkpoint_of(options)
+
     from monkey.serving.api.addresses import checked_hosts
     from monkey.serving.api.app import Api
     from monkey.serving.api.fetching import Fetcher, FetchLimits
@@ -113,9 +115,7 @@ def run(options: argparse.Namespace) -> None:
     from monkey.serving.api.server import base_url, bound_socket, is_loopback, serve
     from monkey.serving.session import load
 
-    keys = keys_of(options)
     hosts = checked_hosts(options.allow_hosts) if options.allow_hosts is not None else None
-    checkpoint = checkpoint_of(options)
     limits = Limits(
         body_bytes=int(options.max_body_mib * 2**20),
         pictures=options.max_pictures,

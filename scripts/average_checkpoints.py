@@ -13,11 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
-from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
-from monkey.checkpoint_folder import write_checkpoint
-from monkey.command_line import MISTAKE
+import monkey
+from monkey.command_line import MISTAKE, OneLineParser
+from monkey.location import refuse_missing
 
 
 def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
@@ -31,8 +29,15 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
         raise ValueError(f"{target} exists already; name a new folder")
     if not 0 <= part <= 1:
         raise ValueError(f"--part must lie between 0 and 1, not at {part:g}")
+    for name in (before, after):
+        refuse_missing(str(name))
+
+    import torch
+
+    from monkey.checkpoint_folder import write_checkpoint
+
     first, model = (
-        MonkeyForConditionalGeneration.from_pretrained(name, dtype=torch.float32) for name in (before, after)
+        monkey.MonkeyForConditionalGeneration.from_pretrained(name, dtype=torch.float32) for name in (before, after)
     )
     begun, ended = first.state_dict(), model.state_dict()
     for name in sorted(begun.keys() | ended.keys()):
@@ -42,12 +47,12 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
                 f"{name} is of shape {shapes[0]} in {before} and {shapes[1]} in {after}; they must be equal"
             )
     model.load_state_dict({name: torch.lerp(begun[name], ended[name], part) for name in ended})
-    return write_checkpoint(model.to(torch.bfloat16), MonkeyProcessor.from_pretrained(after), target)
+    return write_checkpoint(model.to(torch.bfloat16), monkey.MonkeyProcessor.from_pretrained(after), target)
 
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="checkpoint folder")
     parser.add_argument("after", type=Path, help="checkpoint folder")
     parser.add_argument("target", type=Path, help="new folder")

@@ -16,24 +16,19 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
-from transformers.utils import (
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_INDEX_NAME,
-    WEIGHTS_NAME,
-)
 
-from monkey.checkpoint_files import load_bin, weight_files
-from monkey.configuration import MonkeyConfig
+import monkey
+from monkey.command_line import MISTAKE, OneLineParser
+from monkey.location import refuse_missing
 from monkey.published_config import published_config
 
+if TYPE_CHECKING:
+    import torch
+
 WEIGHT_SUFFIXES = {"safetensors": ".safetensors", "bin": ".bin"}
-NAMES = {"safetensors": (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), "bin": (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)}
 
 
 def convert(source: str, target: str | Path, weight_format: str, config: str = "copy") -> Path:
@@ -55,6 +50,10 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists already; name a new folder")
+    refuse_missing(source)
+
+    from monkey.checkpoint_files import weight_files
+
     files = [Path(path) for path in weight_files(source, {})]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
@@ -63,7 +62,7 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
         dtype = _write_weights(files, folder, weight_format)
         _copy_other_files(files[0].parent, folder)
         if config != "copy":
-            parsed = MonkeyConfig.from_pretrained(source)
+            parsed = monkey.MonkeyConfig.from_pretrained(source)
             content: dict[str, Any]
             if config == "published":
                 content = published_config(parsed, str(dtype).removeprefix("torch."))
@@ -78,7 +77,14 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
 
 def _write_weights(files: list[Path], folder: Path, weight_format: str) -> torch.dtype:
     """Write every shard in `weight_format` with its index; returns the type of the first floating tensor."""
-    single, index = NAMES[weight_format]
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+
+    from monkey.checkpoint_files import load_bin
+
+    safetensors = SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME
+    single, index = safetensors if weight_format == "safetensors" else (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
     weight_map: dict[str, str] = {}
     total_size, dtype = 0, None
     for number, path in enumerate(tqdm(files, desc="shards", unit="shard"), start=1):
@@ -116,17 +122,17 @@ def _copy_other_files(source: Path, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="folder or hub name")
     parser.add_argument("target", help="new folder")
-    parser.add_argument("--format", choices=sorted(NAMES), default="safetensors")
+    parser.add_argument("--format", choices=sorted(WEIGHT_SUFFIXES), default="safetensors")
     parser.add_argument("--config", choices=["copy", "published", "monkey"], default="copy")
     options = parser.parse_args(arguments)
     try:
         print(convert(options.source, options.target, options.format, options.config))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     return 0
 
 

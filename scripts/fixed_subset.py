@@ -17,13 +17,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from eval.model_backend import ModelBackend
+import monkey
 from eval.runner import run
 from eval.tasks import select_tasks
 from eval.work import RunSettings
-from monkey import MonkeyConfig
+from monkey.command_line import MISTAKE, OneLineParser
 from monkey.data.render.documents.kinds import DOCUMENTS
 from monkey.data.render.documents.sets import Settings, write_set
+from monkey.location import refuse_missing
 
 SEED, PICTURES = 2311, 60
 TASKS = "documents_heldout", "documents_known"
@@ -39,7 +40,11 @@ def fixed_subset_score(checkpoint: Path, folder: Path) -> dict[str, dict[str, An
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, or a typeface that is not installed.
     """
-    height, width = MonkeyConfig.from_pretrained(checkpoint).canvas_size
+    refuse_missing(str(checkpoint))
+
+    from eval.model_backend import ModelBackend
+
+    height, width = monkey.MonkeyConfig.from_pretrained(checkpoint).canvas_size
     counts = {"train": 0, "heldout": PICTURES, "known": PICTURES, "layout": 0, "layout_heldout": 0}
     data = folder / "data"
     write_set(data, Settings(SEED, max(height, width), counts, dict.fromkeys(DOCUMENTS, 1)), workers=1)
@@ -57,7 +62,7 @@ def fixed_subset_score(checkpoint: Path, folder: Path) -> dict[str, dict[str, An
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--write", action="store_true", help=f"state the scores in the checkpoint's {STATED}")
     options = parser.parse_args(words)
@@ -72,7 +77,7 @@ def main(words: list[str] | None = None) -> int:
         before = json.loads(stated.read_text(encoding="utf-8")) if stated.is_file() else {}
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     for task, figures in scores.items():
         line = f"{task:<20} {figures['questions']:>5} questions  {figures['value']:.1f}"
         print(line + (f"  (stated {before[task]['value']:.1f}, {before[task]['interval']})" if task in before else ""))

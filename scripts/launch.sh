@@ -102,10 +102,55 @@ else
   command -v "$python" >/dev/null || fail "there is no python3 on PATH: set PYTHON, or make .venv with scripts/test.sh"
 fi
 
+# MiB of the smallest card that is visible; nothing where nvidia-smi does not say.
+smallest_card() {
+  local least="" size
+  while read -r size; do
+    case $size in "" | *[!0-9]*) return ;; esac
+    [ -n "$least" ] && [ "$least" -le "$size" ] || least=$size
+  done < <(nvidia-smi ${CUDA_VISIBLE_DEVICES:+"--id=$CUDA_VISIBLE_DEVICES"} --query-gpu=memory.total \
+    --format=csv,noheader,nounits 2>/dev/null || true)
+  echo "$least"
+}
+
+# For finetune_ds.sh: the recipe that the cards of this node hold, by the plan of scripts/plan_memory.py.
+choose_recipe() { # processes on all nodes
+  local recipe=full-llm sharding=zero2 more=() least="" model=${MODEL:-} before="" word gib
+  if [ "$1" -gt 0 ] && ! given recipe && ! given config && ! given deepspeed; then least=$(smallest_card); fi
+  if [ -n "$least" ]; then
+    for word in ${words[@]+"${words[@]}"}; do
+      case $word in --model_name_or_path=*) model=${word#*=} ;; esac
+      [ "$before" != --model_name_or_path ] || model=$word
+      before=$word
+    done
+    gib=$((least / 1024)).$((least % 1024 * 10 / 1024))
+    fits() { # flags; where there can be no plan, the run itself says why
+      local status=0
+      "$python" "$root/scripts/plan_memory.py" --config "$root/configs/training/full-llm.yaml" --checkpoint "$model" \
+        --deepspeed "$root/configs/deepspeed/zero2.json" --gpus "$processes" --gpu-memory "$gib" "$@" \
+        >/dev/null 2>&1 || status=$?
+      [ "$status" -ne 1 ]
+    }
+    local processes=$1 otherwise="; choose otherwise with --recipe or --deepspeed (scripts/plan_memory.py shows the plan)"
+    if fits; then
+      :
+    elif fits --vision-checkpointing True; then
+      more=(--vision_checkpointing True)
+      echo "full-llm on cards of $gib GiB takes --vision_checkpointing True$otherwise" >&2
+    else
+      recipe=lora-llm sharding=zero3
+      echo "full-llm does not fit cards of $gib GiB, so this trains lora-llm with ZeRO-3$otherwise" >&2
+    fi
+  fi
+  words=(--config "$root/configs/training/$recipe.yaml" --deepspeed "$root/configs/deepspeed/$sharding.json"
+    ${more[@]+"${more[@]}"} ${words[@]+"${words[@]}"})
+}
+
 if [ -n "${RANK:-}" ] && [ -n "${LOCAL_RANK:-}" ] && [ -n "${WORLD_SIZE:-}" ]; then
   [ -n "${MASTER_ADDR:-}" ] && [ -n "${MASTER_PORT:-}" ] ||
     fail "RANK, LOCAL_RANK and WORLD_SIZE are set, so a scheduler started this process, but not MASTER_ADDR and MASTER_PORT: set them, or unset the three for torchrun to start the processes"
   export MASTER_ADDR MASTER_PORT
+  [ -z "${BY_MEMORY:-}" ] || choose_recipe "$WORLD_SIZE"
   exec "$python" "$root/finetune_multitask.py" ${flags[@]+"${flags[@]}"} ${words[@]+"${words[@]}"}
 fi
 
@@ -144,4 +189,5 @@ if [ "$GPUS" -gt 0 ]; then
   cores=$(nproc 2>/dev/null || echo 1)
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > GPUS ? cores / GPUS : 1))}
 fi
+[ -z "${BY_MEMORY:-}" ] || choose_recipe $((GPUS * nodes))
 exec "$python" ${start[@]+"${start[@]}"} "$root/finetune_multitask.py" ${flags[@]+"${flags[@]}"} ${words[@]+"${words[@]}"}

@@ -14,26 +14,29 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 import yaml
-from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
-from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+import monkey
 from monkey.command_line import MISTAKE, OneLineParser
-from monkey.training.letters import LetterNaming, LetterPictures, collate_pictures
-from monkey.training.record import run_record, write_json, write_loss_curve
+from monkey.location import refuse_missing
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from monkey.training.letters import LetterNaming, LetterPictures
 
 HELD_OUT = 256
 """Pictures of each split that are named at the end."""
 
 
-class Settings(OneLineParser, HfArgumentParser):
-    """Flags of transformers.TrainingArguments; a wrong one is one sentence."""
-
-
 def named_right(naming: LetterNaming, pictures: LetterPictures, batch: int) -> float:
     """Share of the letters of `pictures` that are named by the tokens' map."""
+    import torch
+
+    from monkey.training.letters import collate_pictures
+
     hits = torch.zeros(2, dtype=torch.long)
     device = naming.of_token.weight.device
     naming.eval()
@@ -55,9 +58,14 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     """
     if target.exists():
         raise ValueError(f"{target} exists already; name a new folder")
+    from transformers import Trainer, set_seed
+
+    from monkey.training.letters import LetterNaming, LetterPictures, collate_pictures
+    from monkey.training.record import run_record, write_json, write_loss_curve
+
     set_seed(arguments.seed)
-    processor = MonkeyProcessor.from_pretrained(base)
-    model = MonkeyForConditionalGeneration.from_pretrained(base)
+    processor = monkey.MonkeyProcessor.from_pretrained(base)
+    model = monkey.MonkeyForConditionalGeneration.from_pretrained(base)
     images, patch = processor.image_processor, model.config.vision_config.patch_size
     batch = arguments.per_device_train_batch_size
     naming = LetterNaming(model.model.visual, images)
@@ -85,9 +93,20 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     return shares
 
 
+def training_arguments(flags: list[str]) -> TrainingArguments:
+    """The flags of transformers.TrainingArguments; a wrong one ends the program with one sentence."""
+    from transformers import HfArgumentParser, TrainingArguments
+
+    class Settings(OneLineParser, HfArgumentParser):
+        pass
+
+    (arguments,) = Settings(TrainingArguments).parse_args_into_dataclasses(flags)
+    return arguments
+
+
 def main(words: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path, help="checkpoint folder of an untrained model")
     parser.add_argument("target", type=Path, help="new folder")
     parser.add_argument("--config", type=Path, required=True, help="YAML of transformers.TrainingArguments")
@@ -96,8 +115,8 @@ def main(words: list[str] | None = None) -> int:
         settings = yaml.safe_load(options.config.read_text(encoding="utf-8"))
         settings["output_dir"] = str(options.target.with_name(f".{options.target.name}-running"))
         flags = [f"--{key}={value}" for key, value in settings.items()] + rest
-        (arguments,) = Settings(TrainingArguments).parse_args_into_dataclasses(flags)
-        shares = learn(options.base, options.target, arguments)
+        refuse_missing(str(options.base))
+        shares = learn(options.base, options.target, training_arguments(flags))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE

@@ -23,7 +23,7 @@ import argparse
 import sys
 
 from monkey.command_line import OneLineParser
-from monkey.training.merging import BASE_PRECISIONS, DTYPES, LAYOUTS, merge_adapters
+from monkey.location import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,15 +31,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("adapter", help="PEFT adapter folder, or checkpoint with built-in adapters")
     parser.add_argument("output", help="new folder")
     parser.add_argument("--base", help="folder or hub name of the adapter's base, where it has moved")
-    parser.add_argument("--base-precision", choices=BASE_PRECISIONS, help="see above; by default as in training")
+    parser.add_argument("--base-precision", choices=("full", "4bit"), help="see above; by default as in training")
     parser.add_argument(
-        "--layout", choices=LAYOUTS, default=LAYOUTS[0], help="which config.json: this project's or the published one"
+        "--layout",
+        choices=("ours", "published"),
+        default="ours",
+        help="which config.json: ours or the published one",
     )
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights written; by default the base's")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights written; by default the base's"
+    )
     parser.add_argument("--builtin", action="store_true", help="refuse an ADAPTER without built-in adapters")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier merge in OUTPUT")
     options = parser.parse_args(arguments)
     try:
+        refuse_missing(options.adapter)
+        from monkey.training.merging import merge_adapters
+
         merge = merge_adapters(**vars(options))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

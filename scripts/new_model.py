@@ -12,11 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
-from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor, QwenTokenizer
-from monkey.checkpoint_folder import write_checkpoint
-from monkey.training.resampler_start import start_as_merge
+import monkey
+from monkey.command_line import MISTAKE, OneLineParser
+from monkey.location import refuse_missing
 
 
 def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool = False) -> Path:
@@ -29,22 +27,29 @@ def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool
     output = Path(output)
     if output.exists():
         raise ValueError(f"{output} exists already; name a new folder")
-    config = MonkeyConfig.from_pretrained(source)
-    tokenizer = QwenTokenizer.from_pretrained(source)
+    refuse_missing(str(source))
+
+    import torch
+
+    from monkey.checkpoint_folder import write_checkpoint
+    from monkey.training.resampler_start import start_as_merge
+
+    config = monkey.MonkeyConfig.from_pretrained(source)
+    tokenizer = monkey.QwenTokenizer.from_pretrained(source)
     if len(tokenizer) > config.text_config.vocab_size:
         raise ValueError(
             f"{source}: the tokenizer has {len(tokenizer)} tokens, but text_config.vocab_size is "
             f"{config.text_config.vocab_size}; raise it"
         )
     torch.manual_seed(seed)
-    model = MonkeyForConditionalGeneration(config)
+    model = monkey.MonkeyForConditionalGeneration(config)
     if merge:
         start_as_merge(model)
-    return write_checkpoint(model, MonkeyProcessor.from_config(config, tokenizer), output)
+    return write_checkpoint(model, monkey.MonkeyProcessor.from_config(config, tokenizer), output)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="folder with config.json and qwen.tiktoken")
     parser.add_argument("output", help="new folder")
     parser.add_argument("--seed", type=int, default=0)
@@ -54,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = new_model(options.source, options.output, options.seed, options.merge)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     print(f"{folder}: untrained, {sum(p.stat().st_size for p in folder.iterdir()) / 2**20:.1f} MiB")
     return 0
 

@@ -13,16 +13,16 @@ import argparse
 import json
 import re
 import sys
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
-
-from monkey.configuration import MonkeyConfig
-from monkey.training.arguments import refuse_unknown_keys
-from monkey.training.memory_plan import GIB, Advice, MemoryPlan, advice, plan, plan_of_gpu
-from monkey.training.memory_settings import OFFLOADS, PlanSettings, settings_of_flags, shipped_zero, step_size
+import monkey
+from monkey.location import refuse_missing
+from monkey.training.flag_names import known_options, read_config
 from monkey.training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from monkey.training.memory_plan import Advice, MemoryPlan
+    from monkey.training.memory_settings import PlanSettings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +55,7 @@ def _parser() -> _Parser:
     parser.add_argument("--gpu-memory", type=float, help="GiB of one GPU; by default the one that is visible")
     parser.add_argument("--zero", type=int, choices=range(4), dest="zero_stage", help="ZeRO stage 1 to 3; 0 is DDP")
     parser.add_argument("--deepspeed", help="a DeepSpeed config, for its stage, offload and buffer sizes")
-    parser.add_argument("--offload", choices=OFFLOADS, help="what lies in host memory")
+    parser.add_argument("--offload", choices=("none", "optimizer", "all"), help="what lies in host memory")
     parser.add_argument("--precision", choices=["bf16", "fp32"])
     parser.add_argument("--batch-size", type=int, help="padded samples of a forward pass")
     parser.add_argument("--pack-tokens", type=int, help="tokens of a packed row, instead of --batch-size")
@@ -76,34 +76,27 @@ def _flags_of_file(path: str | None) -> dict[str, Any]:
     """A training file's flags; without one, those of this program's defaults."""
     if path is None:
         return {"bf16": True, "gradient_checkpointing": True}
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config {path}: there is no such file")
-    try:
-        flags = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(flags, dict):
-        raise ValueError(f"--config {path} is not a list of 'flag: value' lines")
-    refuse_unknown_keys(flags, path)
-    return flags
+    return read_config(path, known_options())
 
 
-def _model(options: argparse.Namespace, flags: dict[str, Any]) -> MonkeyConfig:
+def _model(options: argparse.Namespace, flags: dict[str, Any]) -> monkey.MonkeyConfig:
     grid = options.grid
     if grid is None and flags.get("grid"):
         given = flags["grid"]
         grid = _grid(given if isinstance(given, str) else ",".join(map(str, given)))
     if options.checkpoint is None:
-        return MonkeyConfig() if grid is None else MonkeyConfig(grid=grid)
-    return MonkeyConfig.from_pretrained(options.checkpoint, **({} if grid is None else {"grid": grid}))
+        return monkey.MonkeyConfig() if grid is None else monkey.MonkeyConfig(grid=grid)
+    return monkey.MonkeyConfig.from_pretrained(options.checkpoint, **({} if grid is None else {"grid": grid}))
 
 
-def _settings(options: argparse.Namespace, flags: dict[str, Any], config: MonkeyConfig) -> PlanSettings:
+def _settings(options: argparse.Namespace, flags: dict[str, Any], config: monkey.MonkeyConfig) -> PlanSettings:
     flags = dict(flags)
     if options.recipe is not None:
         for published in ("fix_vit", "use_lora", "q_lora"):
             flags.pop(published, None)
         flags["recipe"] = options.recipe
+    from monkey.training.memory_settings import settings_of_flags, shipped_zero
+
     if options.deepspeed is not None:
         flags["deepspeed"] = options.deepspeed
     names = (
@@ -124,6 +117,9 @@ def _settings(options: argparse.Namespace, flags: dict[str, Any], config: Monkey
 
 def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str, Any]:
     """The plan as JSON: bytes by line and by phase, and what the changes would give."""
+    from monkey.training.memory_plan import GIB
+    from monkey.training.memory_settings import step_size
+
     settings, step = whole.settings, step_size(whole.config, whole.settings)
     return {
         "recipe": settings.recipe,
@@ -151,12 +147,17 @@ def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str,
 
 def _run(words: list[str] | None) -> int:
     options = _parser().parse_args(words)
+    flags = _flags_of_file(options.config)
+    if options.checkpoint:
+        refuse_missing(options.checkpoint)
+
+    from monkey.training.memory_plan import GIB, advice, plan, plan_of_gpu
+
     gpu_gib = options.gpu_memory if options.gpu_memory is not None else plan_of_gpu()
     if gpu_gib is None:
         raise ValueError("no GPU is visible here, so give the memory of one: --gpu-memory GIB, for instance 24")
     if not 0 < gpu_gib < float("inf"):
         raise ValueError(f"--gpu-memory {gpu_gib:g} does not work: give the GiB of one GPU, for instance 24")
-    flags = _flags_of_file(options.config)
     config = _model(options, flags)
     whole = plan(config, _settings(options, flags, config))
     steps = advice(whole, gpu_gib)

@@ -14,11 +14,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
-from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor, QwenTokenizer
-from monkey.checkpoint_folder import write_checkpoint
+import monkey
+from monkey.command_line import MISTAKE, OneLineParser
 from monkey.grid import check_grid
+from monkey.location import refuse_missing
 
 ADAPTERS = ("per_window", "shared", "none")
 SWITCH = {"True": True, "False": False}
@@ -49,20 +48,26 @@ def set_grid(
     target = Path(target)
     if target.exists():
         raise ValueError(f"{target} exists already; name a new folder")
-    config = MonkeyConfig.from_pretrained(base, grid=grid, window_adapters=adapters, global_view=global_view)
+    refuse_missing(str(base))
+
+    import torch
+
+    from monkey.checkpoint_folder import write_checkpoint
+
+    config = monkey.MonkeyConfig.from_pretrained(base, grid=grid, window_adapters=adapters, global_view=global_view)
     if window is not None:
         if window < 1 or window % config.vision_config.patch_size:
             raise ValueError(f"--window {window} is not a multiple of the patches' {config.vision_config.patch_size}")
         config.vision_config.window_size = window
-    tokenizer = QwenTokenizer.from_pretrained(base)
+    tokenizer = monkey.QwenTokenizer.from_pretrained(base)
     torch.manual_seed(seed)
-    model = MonkeyForConditionalGeneration.from_pretrained(base, config=config)
-    return write_checkpoint(model, MonkeyProcessor.from_config(config, tokenizer), target)
+    model = monkey.MonkeyForConditionalGeneration.from_pretrained(base, config=config)
+    return write_checkpoint(model, monkey.MonkeyProcessor.from_config(config, tokenizer), target)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="checkpoint folder, or hub name in the offline cache")
     parser.add_argument("target", help="new folder")
     parser.add_argument("--grid", required=True, metavar="R,C", help="rows and columns of windows")
@@ -86,8 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    config = MonkeyConfig.from_pretrained(folder)
+        return MISTAKE
+    config = monkey.MonkeyConfig.from_pretrained(folder)
     print(f"{folder}: {config.canvas_size[0]}×{config.canvas_size[1]} pixels, {config.image_tokens} tokens a picture")
     return 0
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from monkey import MonkeyConfig, load
+import monkey
+from monkey.command_line import MISTAKE, OneLineParser
 from monkey.images import open_image
-from monkey.serving.view_sheet import views_drawn
+from monkey.location import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path)
     parser.add_argument("output", type=Path, help="PNG to write")
     parser.add_argument("--checkpoint", help="folder or hub name whose geometry to use")
@@ -33,27 +34,33 @@ def main(arguments: list[str] | None = None) -> int:
         if options.ask and not options.checkpoint:
             raise ValueError("--ask needs --checkpoint, the model that answers")
         grid = tuple(int(part) for part in options.grid.split(",")) if options.grid else None
+        if options.checkpoint:
+            refuse_missing(options.checkpoint)
         image = open_image(options.picture)
         if options.ask:
             config, sheet = _asked(options.checkpoint, grid, image, options.ask)
         else:
             config = (
-                MonkeyConfig.from_pretrained(options.checkpoint, grid=grid)
+                monkey.MonkeyConfig.from_pretrained(options.checkpoint, grid=grid)
                 if options.checkpoint
-                else MonkeyConfig(grid=grid or (2, 2))
+                else monkey.MonkeyConfig(grid=grid or (2, 2))
             )
+            from monkey.serving.view_sheet import views_drawn
+
             sheet = views_drawn(image, config)
         sheet.save(options.output, optimize=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     print(f"{options.output}: {config.num_views} views, {config.image_tokens} tokens")
     return 0
 
 
-def _asked(checkpoint: str, grid, image: Image.Image, question: str) -> tuple[MonkeyConfig, Image.Image]:
+def _asked(checkpoint: str, grid, image: Image.Image, question: str) -> tuple[monkey.MonkeyConfig, Image.Image]:
     """Ask, and draw where the answer's tokens looked."""
-    with load(checkpoint, grid=grid) as model:
+    from monkey.serving.view_sheet import views_drawn
+
+    with monkey.load(checkpoint, grid=grid) as model:
         answer = model.ask(image, question).text
         print(answer)
         content = [{"type": "image", "image": image}, {"type": "text", "text": question}]

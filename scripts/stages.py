@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def run(title: str, *command: str | Path) -> None:
     """Run one step with this interpreter, its command printed, or end the whole with its exit status."""
+    import torch
+
     words = [str(word) for word in command]
     print(f"\n== {title}\n   python {shlex.join(words)}", flush=True)
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}

@@ -22,11 +22,9 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 import yaml
 
-from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
-from monkey.checkpoint_folder import write_checkpoint
+from monkey.command_line import OneLineParser
 from scripts.stages import REPOSITORY, evaluate, results, run, train
 
 BASE_SIDE, MONKEY_SIDE, GRID = 112, 224, "2,2"
@@ -60,6 +58,11 @@ def export(checkpoint: Path, target: Path) -> Path:
     """
     if target.exists():
         raise ValueError(f"{target} exists already; remove it to write it anew")
+    import torch
+
+    from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+    from monkey.checkpoint_folder import write_checkpoint
+
     model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16)
     return write_checkpoint(model, MonkeyProcessor.from_pretrained(checkpoint), target)
 
@@ -81,10 +84,9 @@ def score_lines(result: Path, name: str) -> list[str]:
 
 def main(words: list[str] | None = None) -> int:
     """Runs the stages; 2 on what the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "small")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"default {device}, as found here")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if not given")
     parser.add_argument("--pictures", type=int, help="to train the base on; three quarters as many for Monkey")
     parser.add_argument("--heldout", type=int, default=300, help="pictures of each held-out split; 0 asks none")
     parser.add_argument("--letter-steps", type=int, help="the number in the stage's config if not given")
@@ -97,6 +99,10 @@ def main(words: list[str] | None = None) -> int:
         "--processes", type=int, help="that train on a CPU (default 2), or draw and open pictures for a GPU (cores - 2)"
     )
     options = parser.parse_args(words)
+    if options.device is None:
+        import torch
+
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
     on_gpu = options.device == "cuda"
     processes = options.processes or (max(1, cores - 2) if on_gpu else min(2, cores))
     settings = stage_settings(options.device, processes)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,16 +25,23 @@ OTHERS = (
 class Machine:
     """A computer with so many GPUs, whose interpreter only says what it was asked."""
 
-    def __init__(self, folder: Path, gpus: int):
+    def __init__(self, folder: Path, gpus: int, memory: Sequence[str] = ("81920",)):
         self.folder = folder
         (folder / "bin").mkdir()
         for tool in ("bash", "dirname", "wc", "cat", "sed"):
             (folder / "bin" / tool).symlink_to(shutil.which(tool))
         self._program("nproc", "echo 16")
         if gpus:
-            self._program("nvidia-smi", "\n".join(f"echo 'GPU {number}: a card'" for number in range(gpus)))
+            listed = "; ".join(f"echo 'GPU {number}: a card'" for number in range(gpus))
+            sizes = "; ".join(f"echo '{size}'" for size in memory)
+            self._program(
+                "nvidia-smi", f'echo "$*" >>"$SAID.smi"; case "$*" in *memory.total*) {sizes};; *) {listed};; esac'
+            )
         self._program(
             "python3",
+            'case "$1" in *plan_memory.py) echo "$*" >>"$SAID.plans"\n'
+            'case "$FULL_LLM_FITS,$*" in never,*) exit 1;; broken,*) exit 2;; later,*--vision-checkp*) exit 0;; '
+            "later,*) exit 1;; *) exit 0;; esac;; esac\n"
             'for word in "$@"; do echo "$word"; done >"$SAID"\n'
             'echo "$CUDA_VISIBLE_DEVICES,$OMP_NUM_THREADS,$MASTER_ADDR" >"$SAID.environment"',
         )
@@ -105,6 +113,7 @@ class TestWhatStarts:
     @pytest.mark.parametrize(
         ("script", "expected"),
         [
+            ("finetune_ds_debug.sh", [*torchrun(*ALONE), *THREE_FLAGS, *config("full-llm"), *sharding("zero2")]),
             ("finetune_ds.sh", [*torchrun(*ALONE), *THREE_FLAGS, *config("full-llm"), *sharding("zero2")]),
             ("finetune_ds_3090.sh", [*torchrun(*ALONE), *THREE_FLAGS, *config("lora-llm"), *sharding("zero3")]),
             ("finetune_qlora_24gb.sh", [PROGRAM, *THREE_FLAGS, *config("qlora-llm")]),
@@ -121,7 +130,11 @@ class TestWhatStarts:
         assert words[-6:] == THREE_FLAGS
 
     @pytest.mark.parametrize(
-        "script", ["launch.sh", "finetune_ds.sh", "finetune_ds_3090.sh", "finetune_qlora_24gb.sh", "finetune_cpu.sh"]
+        "script",
+        [
+            *("launch.sh", "finetune_ds.sh", "finetune_ds_debug.sh", "finetune_ds_3090.sh", "finetune_qlora_24gb.sh"),
+            "finetune_cpu.sh",
+        ],
     )
     def test_help_says_how_and_starts_nothing(self, bare, script):
         done = bare.run(script, "--help")
@@ -177,6 +190,66 @@ class TestWhatStarts:
         words = bare.started("finetune_cpu.sh", "--data_path", "d")
         assert words[1:5] == ["--model_name_or_path", str(ROOT / "models/small"), "--data_path", str(drawn)]
         assert words[-2:] == ["--data_path", "d"]
+
+
+class TestRecipeByMemory:
+    """finetune_ds.sh: full-llm where the memory plan says that the cards hold it."""
+
+    @pytest.mark.parametrize("script", ["finetune_ds.sh", "finetune_ds_debug.sh"])
+    def test_where_it_cannot_fit_lora_is_taken_and_said(self, tmp_path, script):
+        machine = Machine(tmp_path, gpus=8, memory=["24576"] * 8)
+        done = machine.run(script, "--seed", "3", **THREE, FULL_LLM_FITS="never")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("full-llm does not fit cards of 24.0 GiB, so this trains lora-llm with ZeRO-3; choose")
+        assert "--recipe or --deepspeed" in line
+        started = (tmp_path / "said").read_text().splitlines()
+        assert started == [*torchrun(*ALONE), *THREE_FLAGS, *config("lora-llm"), *sharding("zero3"), "--seed", "3"]
+
+    def test_where_vision_checkpointing_is_enough_it_stays(self, tmp_path):
+        machine = Machine(tmp_path, gpus=8, memory=["49152"] * 8)
+        done = machine.run("finetune_ds.sh", **THREE, FULL_LLM_FITS="later")
+        assert done.stderr.startswith("full-llm on cards of 48.0 GiB takes --vision_checkpointing True; choose")
+        started = (tmp_path / "said").read_text().splitlines()
+        assert started[-6:] == [*config("full-llm"), *sharding("zero2"), "--vision_checkpointing", "True"]
+
+    def test_the_plan_is_of_the_smallest_card_all_processes_and_the_model(self, tmp_path):
+        machine = Machine(tmp_path, gpus=3, memory=["81920", "24268", "49152"])
+        nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "first"}
+        machine.started("finetune_ds.sh", "--model_name_or_path", "mine", **THREE, **nodes)
+        plan = (tmp_path / "said.plans").read_text().split()
+        assert plan[1:] == [
+            *(*config("full-llm"), "--checkpoint", "mine", *sharding("zero2"), "--gpus", "6", "--gpu-memory", "23.6")
+        ]
+
+    def test_only_the_visible_cards_are_asked(self, machine):
+        machine.started("finetune_ds.sh", **THREE, CUDA_VISIBLE_DEVICES="2,5")
+        assert "--id=2,5 --query-gpu=memory.total" in (machine.folder / "said.smi").read_text()
+
+    @pytest.mark.parametrize(
+        "words", [["--recipe", "full-llm"], ["--deepspeed=mine.json"], ["--config", "mine.yaml"]], ids=" ".join
+    )
+    def test_a_choice_of_ones_own_is_kept(self, machine, words):
+        started = machine.started("finetune_ds.sh", *words, **THREE, FULL_LLM_FITS="never")
+        assert started[-4 - len(words) :] == [*config("full-llm"), *sharding("zero2"), *words]
+        assert not (machine.folder / "said.plans").exists()
+
+    @pytest.mark.parametrize("memory", [["[N/A]"], []], ids=["no figure", "nothing"])
+    def test_memory_that_is_not_told_changes_nothing(self, tmp_path, memory):
+        machine = Machine(tmp_path, gpus=2, memory=memory)
+        assert machine.started("finetune_ds.sh", **THREE, FULL_LLM_FITS="never")[-4:-2] == config("full-llm")
+
+    def test_without_nvidia_smi_nothing_changes(self, bare):
+        started = bare.started("finetune_ds.sh", **THREE, GPUS="2", FULL_LLM_FITS="never")
+        assert started[-4:-2] == config("full-llm")
+
+    def test_a_plan_that_cannot_be_made_changes_nothing(self, machine):
+        assert machine.started("finetune_ds.sh", **THREE, FULL_LLM_FITS="broken")[-4:-2] == config("full-llm")
+
+    def test_a_schedulers_own_processes_choose_alike(self, tmp_path):
+        machine = Machine(tmp_path, gpus=8, memory=["24576"])
+        scheduler = {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "first", "MASTER_PORT": "77"}
+        started = machine.started("finetune_ds.sh", **THREE, **scheduler, FULL_LLM_FITS="never")
+        assert started == [PROGRAM, *THREE_FLAGS, *config("lora-llm"), *sharding("zero3")]
 
 
 class TestSeveralNodes:

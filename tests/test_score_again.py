@@ -54,10 +54,7 @@ def error_of(command: list[str], capsys) -> str:
 
 @pytest.mark.parametrize("module", WITHOUT_A_MODEL)
 def test_nothing_after_the_run_imports_torch(module, run):
-    program = (
-        "import runpy, sys; sys.modules.update(torch=None, transformers=None); "
-        f"__import__('{module}', fromlist=['x']); assert not any(name == 'monkey' for name in sys.modules)"
-    )
+    program = f"import sys; sys.modules.update(torch=None, transformers=None); import {module}"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from eval.catalogue import task_sheet
 from eval.metrics import METRICS
-from eval.prompting import FORMS, prompt_form
-from eval.task_files import PROMPT_FORMS
+from eval.prompting import prompt_form
 from eval.tasks import GROUPS, TASKS, select_tasks
 
 PUBLISHED_TASKS = ["estvqa_test", "docvqa_test", "chartqa", "infovqa_test", "vizwiz_val", "deepform", "KLC", "WTQ"]
@@ -59,10 +58,6 @@ def test_headlines_are_the_rules_of_the_data_sets():
     assert headlines["ai2diagram_test"] == headlines["scienceqa_img"] == ("choice_accuracy", "official")
     assert headlines["textvqa_val"] == headlines["vizwiz_val"] == ("vqa_score", "evalai")
     assert "original" in METRICS["due_f1"].variants
-
-
-def test_the_names_of_prompt_forms_are_those_there_are():
-    assert set(PROMPT_FORMS) == set(FORMS)
 
 
 def test_a_caption_is_asked_for_without_a_question(tmp_path):

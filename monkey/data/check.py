@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+import monkey
 from monkey.data import check_report as kinds
 from monkey.data.check_reading import ImageRead, ImageTask, OpenedFile, RowTask, SampleEncoder, digest
 from monkey.data.check_report import Finding, Report, pieces_of
@@ -33,7 +34,6 @@ from monkey.data.indexed_rows import IndexedRows
 from monkey.data.json_rows import MalformedRows
 from monkey.data.mixture import RecordSet, record_sets
 from monkey.data.records import examine_record
-from monkey.processing import MonkeyProcessor
 
 CHECKS = ("images", "lengths", "duplicates", "leakage")
 """Checks that may be left out; rows are always read."""
@@ -77,7 +77,7 @@ def check_data(
     if unknown:
         raise ValueError(f"there is no check {unknown[0]!r} to skip; there are {', '.join(CHECKS)}")
     skipped = {name: "as asked" for name in CHECKS if name in skip}
-    processor = MonkeyProcessor.from_pretrained(checkpoint) if checkpoint is not None else None
+    processor = monkey.MonkeyProcessor.from_pretrained(checkpoint) if checkpoint is not None else None
     if processor is None:
         skipped.setdefault("lengths", "no checkpoint was given, whose tokenizer would count")
     if not evaluation:
@@ -206,7 +206,7 @@ def _read_all_rows(
     return uses
 
 
-def _open_all_images(uses: _Uses, processor: MonkeyProcessor | None, workers: int | None) -> list[ImageRead]:
+def _open_all_images(uses: _Uses, processor: monkey.MonkeyProcessor | None, workers: int | None) -> list[ImageRead]:
     """What each image holds, in the order of their numbers."""
     names = ("apply_exif", "max_bytes", "max_pixels")
     settings = {name: getattr(processor.image_processor, name) for name in names} if processor is not None else {}
@@ -307,7 +307,7 @@ def _report_leakage(
 
 
 def _previews(
-    uses: _Uses, files: Sequence[OpenedFile], processor: MonkeyProcessor | None, most: int
+    uses: _Uses, files: Sequence[OpenedFile], processor: monkey.MonkeyProcessor | None, most: int
 ) -> list[tuple[str, list[kinds.Piece]]]:
     sound = [row for row in uses.sound_rows if row < _evaluation_start(files)]
     count = min(most, len(sound))

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import monkey
 from monkey.data import check_report as kinds
 from monkey.data.check_report import Finding
 from monkey.data.fields import RowFault
@@ -19,7 +20,6 @@ from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import Record, examine_record, read_question
 from monkey.images import open_image
 from monkey.places import kept_positions
-from monkey.processing import MonkeyProcessor
 
 _DIGEST = 16
 """Bytes of a hash: among 10⁹ contents, two different ones agree with a probability of 10⁻²¹."""
@@ -49,7 +49,7 @@ class OpenedFile:
 class SampleEncoder:
     """Counts the tokens of records with the processor of training, which opens no image here."""
 
-    def __init__(self, processor: MonkeyProcessor, max_length: int) -> None:
+    def __init__(self, processor: monkey.MonkeyProcessor, max_length: int) -> None:
         self.limit, self.limit_name = max_length, "--max-length"
         if processor.max_positions is not None and processor.max_positions < max_length:
             self.limit, self.limit_name = processor.max_positions, "the model's max_positions"

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import monkey
 from monkey.data.fields import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, OUT_OF_ORDER
 from monkey.data.records import Record
-from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
-from monkey.tokenization import END_OF_TEXT, IMAGE_START
 
 UNREADABLE = "unreadable row"
 ROW_COUNT = "wrong row count"
@@ -144,10 +143,13 @@ class Piece(NamedTuple):
     kind: str
 
 
-def pieces_of(record: Record, processor: MonkeyProcessor | None) -> list[Piece]:
+def pieces_of(record: Record, processor: monkey.MonkeyProcessor | None) -> list[Piece]:
     """A record as what the model reads and learns; with a processor from the very ids and labels of training."""
     if processor is None:
         return list(itertools.chain.from_iterable(_pieces_of_turn(turn.role, turn.text) for turn in record.turns))
+    from monkey.processing import UNSUPERVISED
+    from monkey.tokenization import IMAGE_START
+
     turns = [asdict(turn) for turn in record.turns]
     sample = processor.encode_conversation(turns, list(record.images))
     ids, supervised = sample["input_ids"], [label != UNSUPERVISED for label in sample["labels"]]
@@ -169,6 +171,8 @@ def pieces_of(record: Record, processor: MonkeyProcessor | None) -> list[Piece]:
 
 
 def _pieces_of_turn(role: str, text: str) -> Iterable[Piece]:
+    from monkey.tokenization import END_OF_TEXT, IMAGE_START
+
     if role == "assistant":
         return [Piece(text + END_OF_TEXT, "answer")]
     between = Piece(IMAGE_START, "image")

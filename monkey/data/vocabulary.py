@@ -21,8 +21,6 @@ from pathlib import Path
 
 import regex
 
-from monkey.tokenization import SPLIT_PATTERN
-
 Pair = tuple[bytes, bytes]
 
 
@@ -38,6 +36,8 @@ def train_vocabulary(texts: Iterable[str], ranks: int) -> list[bytes]:
     The commonest pair is merged first; of equally common ones the first in byte order, so that the result depends on
     nothing but the texts. Raises ValueError where the texts have fewer pairs than the ranks ask for.
     """
+    from monkey.tokenization import SPLIT_PATTERN
+
     tokens = byte_order()
     if ranks < len(tokens):
         raise ValueError(f"--ranks {ranks} has no room for the {len(tokens)} single bytes")

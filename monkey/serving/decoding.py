@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch  # programs check these settings before they import it
 
 LOWEST_TEMPERATURE = 1e-3
 """Of sampling. Logits divided by much less are infinite, which would fail every answer of the running batch."""
@@ -65,6 +67,8 @@ def generator_of(decoding: Decoding, device: torch.device) -> torch.Generator | 
     """Random numbers for one answer, on the device of its logits; None for a greedy one."""
     if not decoding.temperature:
         return None
+    import torch
+
     generator = torch.Generator(device)
     if decoding.seed is None:
         generator.seed()
@@ -86,6 +90,8 @@ def chosen_tokens(
 
 def _sampled(logits: torch.Tensor, decoding: Decoding, generator: torch.Generator) -> torch.Tensor:
     """A token by its probability among `logits` [vocabulary]."""
+    import torch
+
     probabilities = (logits / decoding.temperature).softmax(dim=-1)
     if decoding.top_p == 1:
         return torch.multinomial(probabilities, 1, generator=generator)[0]

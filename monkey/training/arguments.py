@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import importlib.util
 import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 import transformers
-import yaml
 from transformers import HfArgumentParser
 from transformers.utils import is_torch_xla_available
 
@@ -36,20 +33,10 @@ from monkey.training.checks import (
 )
 from monkey.training.dataset import SHARING
 from monkey.training.flag import flag
+from monkey.training.flag_names import CONFIG_HELP, MISSING, config_of, read_config, refuse_unknown
 from monkey.training.idle_flags import refuse_idle
 from monkey.training.part_arguments import PartArguments
 from monkey.training.recipes import Recipe, choose_recipe
-
-# Flags of the published script that this one does not have -> what to do instead.
-_FORMER_FLAGS = {
-    "cache_dir": "set the environment variable HF_HUB_CACHE to that folder, or give the checkpoint's own folder as "
-    "--model_name_or_path",
-    "lora_target_modules": "leave it out, --use_lora always adapts the published linears (q, k, v, o, gate and up "
-    "projections); others go to LORA_LINEARS in monkey/training/recipes.py",
-    "lora_weight_path": "continue an adapter's run with --resume_from_checkpoint CHECKPOINT, or start from the merged "
-    "checkpoint of its run as --model_name_or_path",
-    "lora_bias": "leave it out, the decoder's biases stay frozen beside adapters (the published default, none)",
-}
 
 
 @dataclass
@@ -242,7 +229,7 @@ class TrainingArguments(transformers.TrainingArguments):
 
     def __post_init__(self) -> None:
         if not self.output_dir:
-            raise ValueError("--output_dir is missing: name the folder that the trained checkpoint goes to")
+            raise ValueError(MISSING["output_dir"])
         if self.warmup_ratio is not None:
             if not 0 <= self.warmup_ratio < 1:
                 raise ValueError(f"--warmup_ratio {self.warmup_ratio} is not a part of the steps: give 0 up to below 1")
@@ -341,44 +328,18 @@ def _parser() -> _Parser:
         description="Fine-tune Monkey on conversations about pictures.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="Flags in a file; the command line overrides them.")
+    parser.add_argument("--config", metavar="FILE.yaml", help=CONFIG_HELP)
     return parser
 
 
-def _refuse_unknown(name: str, parser: argparse.ArgumentParser, place: str) -> None:
-    """ValueError for a name that is no flag, with the nearest ones."""
-    known = sorted(option for action in parser._actions for option in action.option_strings if option.startswith("--"))
-    if f"--{name}" in known:
-        return
-    instead = _FORMER_FLAGS.get(name.replace("-", "_"))
-    if instead is not None:
-        raise ValueError(f"{place}: the published script's --{name} is not taken: {instead}")
-    near = difflib.get_close_matches(f"--{name}", known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see --help"
-    raise ValueError(f"{place}: there is no flag --{name}; {hint}")
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    return {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
 
 
-def refuse_unknown_keys(entries: Iterable[Any], path: str) -> None:
-    """ValueError for a key of a `--config` file that is no flag, with the nearest ones."""
-    parser = _parser()
-    for name in entries:
-        _refuse_unknown(str(name), parser, f"--config {path}")
-
-
-def _flags_of_file(path: str, parser: argparse.ArgumentParser) -> list[str]:
+def _words_of_file(path: str, parser: argparse.ArgumentParser) -> list[str]:
     """The YAML file's entries as command-line words."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"--config {path}: there is no such file")
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(entries, dict):
-        raise ValueError(f"--config {path} is not a list of 'flag: value' lines")
     words: list[str] = []
-    for name, value in entries.items():
-        _refuse_unknown(str(name), parser, f"--config {path}")
+    for name, value in read_config(path, _options(parser)).items():
         if value is None:
             continue
         words.append(f"--{name}")
@@ -401,15 +362,13 @@ def parse_flags(words: list[str]) -> Flags:
     ValueError or FileNotFoundError, in one sentence, for an unknown, malformed or missing flag.
     """
     parser = _parser()
-    only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    only_config.add_argument("--config")
-    config = only_config.parse_known_args(words)[0].config
-    of_file = [] if config is None else _flags_of_file(config, parser)
+    config = config_of(words)
+    of_file = [] if config is None else _words_of_file(config, parser)
     on_command_line, in_file = _named(words), _named(of_file)
     words = [*of_file, *words]
     parsed, unknown = parser.parse_known_args(words)
     for word in unknown:
-        _refuse_unknown(word.removeprefix("--").split("=")[0], parser, "command line")
+        refuse_unknown(word.removeprefix("--").split("=")[0], _options(parser), "command line")
     *groups, _config = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     defaults = vars(parser.parse_known_args([])[0])
     given = {name: value for name, value in vars(parsed).items() if value != defaults[name]}
@@ -422,7 +381,7 @@ def parse_flags(words: list[str]) -> Flags:
         ("data_path", flags.data.data_path),
     ):
         if not value:
-            raise ValueError(f"--{name} is missing: give it on the command line or in --config FILE.yaml")
+            raise ValueError(MISSING[name])
     if parts.published and data.packing and data.sharing == "turns":
         raise ValueError(
             "--published True weighs each record the same, but --share_images turns makes one conversation of several: "
