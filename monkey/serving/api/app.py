@@ -24,7 +24,7 @@ from starlette.routing import Route
 from monkey.serving.api.access import Access
 from monkey.serving.api.errors import ApiError, shown
 from monkey.serving.api.fetching import Fetcher
-from monkey.serving.api.limits import Admission, Limits, read_body
+from monkey.serving.api.limits import Admission, Limits, WholeBodies, read_body
 from monkey.serving.api.metrics import CONTENT_TYPE, Metrics, Record
 from monkey.serving.api.pictures import picture_sources
 from monkey.serving.api.request import ChatRequest, parse_request
@@ -78,7 +78,10 @@ class Api:
                 Route("/health", self._health),
                 Route("/metrics", self._metrics),
             ],
-            middleware=[Middleware(Access, keys=tuple(keys), is_loopback=is_loopback)],
+            middleware=[
+                Middleware(WholeBodies, limits=self.limits, admission=self.admission),
+                Middleware(Access, keys=tuple(keys), is_loopback=is_loopback),
+            ],
             exception_handlers={ApiError: _refused, HTTPException: _of_http, Exception: _failed},
         )
 
