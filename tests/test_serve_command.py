@@ -19,7 +19,7 @@ import pytest
 from monkey import serve
 from monkey.serving import session
 from monkey.serving.session import Answerer, Decoding
-from tests.running_server import PATIENCE, asking, photo, talkative_model, text_part
+from tests.running_server import PATIENCE, asking, photo, talkative_model, text_part, until
 from tests.small_processor import small_processor
 
 PROJECT = Path(serve.__file__).parent.parent
@@ -36,6 +36,9 @@ from monkey.serve import main
 sys.exit(main(sys.argv[1:]))
 """
 """The program with steps that take 50 ms."""
+
+QUICK = "import monkey.serving.api.server; monkey.serving.api.server.GRACE = 1"
+"""What is waited for at the end is not waited for long."""
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,23 @@ def test_a_second_signal_ends_it_at_once(checkpoint):
         assert "Traceback" not in err
         with pytest.raises(openai.APIError, match="the server ended before the answer did"):
             list(stream)
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_process_though_a_thread_does_not(checkpoint):
+    stuck = SLOW.replace("0.05", "600").replace("from monkey.serve ", f"{QUICK}\nfrom monkey.serve ")
+    with started(checkpoint, program=("-c", stuck)) as (process, url), ThreadPoolExecutor(1) as threads:
+        client = client_of(url)
+        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
+        answer = threads.submit(client.chat.completions.create, **asked)
+        until(lambda: b"monkey_running_rows 1.0" in client._client.get(url.replace("/v1", "/metrics")).content)
+        process.send_signal(signal.SIGTERM)
+        _line_of(process.stderr, "finishing")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 128 + signal.SIGTERM
+        with pytest.raises(openai.APIError, match="the server ended before the answer did"):
+            answer.result()
 
 
 def _line_of(stream, word: str) -> str:

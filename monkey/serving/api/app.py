@@ -174,10 +174,12 @@ class _Chat:
             await asyncio.gather(work, leaving, return_exceptions=True)
 
     async def _answer(self, body: bytes, scope: dict[str, Any], send: Any, record: Record) -> None:
-        stream = EventStream(send)
+        limits = self._api.limits
+        stream = EventStream(send, limits.send_seconds)
         text: list[str] = []
         try:
-            async with self._api.admission.deadline(self._api.limits.seconds):
+            # Sending included: a caller who does not read what was written would stay for ever.
+            async with self._api.admission.deadline(max(0.0, limits.seconds - record.seconds)):
                 request, reply = await self._api.submitted(body)
                 record.reply = reply
                 completion = Completion(request.model, reply, request.includes_usage)
@@ -188,20 +190,19 @@ class _Chat:
                         text.append(piece)
                         if request.stream:
                             await stream.put(completion.piece(piece))
-            if reply.finish_reason == "cancelled":
-                raise _cut_off()
+                if reply.finish_reason == "cancelled":
+                    raise _cut_off()
+                if request.stream:
+                    await stream.put(completion.ending(), is_last=True)
+                else:
+                    await JSONResponse(completion.whole("".join(text)))(scope, None, send)
+                record.outcome = reply.finish_reason
         except (TimeoutError, MemoryError, ApiError) as error:
             refusal = self._refusal(error)
             if not stream.has_begun:
                 raise refusal from error
             record.outcome = str(refusal.status)
-            await stream.put(event(refusal.body), is_last=True)
-            return
-        record.outcome = reply.finish_reason
-        if request.stream:
-            await stream.put(completion.ending(), is_last=True)
-        else:
-            await JSONResponse(completion.whole("".join(text)))(scope, None, send)
+            await stream.put_last_words(event(refusal.body))
 
     def _refusal(self, error: Exception) -> ApiError:
         if isinstance(error, TimeoutError):

@@ -38,6 +38,8 @@ class Limits:
     """From a request's first byte to the answer's last."""
     body_seconds: float = 60.0
     """For a request's body to arrive."""
+    send_seconds: float = 60.0
+    """For a caller to read so much that there is room for the next piece of a stream."""
 
 
 class Admission:
@@ -109,17 +111,18 @@ async def read_body(scope: dict[str, Any], receive: Any, limits: Limits, admissi
     kind = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         raise ApiError(415, "the body must come as `Content-Type: application/json`", code="content_type")
+    seconds = min(limits.body_seconds, limits.seconds)
     try:
-        async with admission.deadline(limits.body_seconds):
+        async with admission.deadline(seconds):
             return await _received(receive, limits.body_bytes)
     except TimeoutError:
-        raise ApiError(408, f"the body did not arrive within {limits.body_seconds:g} seconds", code="timeout") from None
+        raise ApiError(408, f"the body did not arrive within {seconds:g} seconds", code="timeout") from None
 
 
 async def _received(receive: Any, limit: int) -> bytes | None:
     parts: list[bytes] = []
     length, more = 0, True
-    while more and length <= DISCARDED * limit:
+    while more:
         message = await receive()
         if message["type"] != "http.request":
             return None
