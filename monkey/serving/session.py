@@ -221,6 +221,10 @@ def _opened(
     return open_four_bit(str(checkpoint), grid=grid, dtype=dtype, device_map=place).eval()
 
 
+class PromptTooLong(ValueError):
+    """A prompt that does not fit the model, with room for an answer."""
+
+
 class Answerer:
     """Answers questions about pictures, up to `max_rows` at once, in a thread of its own.
 
@@ -416,11 +420,11 @@ class Answerer:
         images = "image" if num_images == 1 else "images"
         counted = f" with its {num_images} {images} of {self.processor.image_tokens + 2:,}" if num_images else ""
         if length > limit:
-            raise ValueError(
+            raise PromptTooLong(
                 f"the prompt is {length:,} tokens long{counted}, more than the {limit:,} allowed (the model's "
                 "max_positions); shorten it or give fewer images"
             )
-        raise ValueError(
+        raise PromptTooLong(
             f"the prompt is {length:,} tokens long{counted}, and the model's {limit:,} leave no room for an answer; "
             "shorten the question"
         )

@@ -31,7 +31,7 @@ from monkey.serving.api.request import ChatRequest, parse_request
 from monkey.serving.api.streaming import Completion, EventStream, event, pieces_of
 from monkey.serving.dialogue import FORMS, Form
 from monkey.serving.reply import Reply
-from monkey.serving.session import Answerer
+from monkey.serving.session import Answerer, PromptTooLong
 
 OPENED_AT_ONCE = 2
 """Bodies and pictures that are being taken apart at the same time: one picture may take hundreds of megabytes."""
@@ -100,6 +100,8 @@ class Api:
         messages = request.conversation(await picture_sources(request.urls, self.fetcher))
         try:
             reply = await in_thread(partial(self.answerer.chat, messages, decoding, form=request.form or self.form))
+        except PromptTooLong as error:
+            raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error
         except (ValueError, FileNotFoundError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from error
         return request, reply
