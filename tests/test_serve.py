@@ -226,6 +226,17 @@ class TestAnswers:
         broken = encoded.replace("+", " ")
         assert "base64" in refusal(server, [picture_part(f"{head},{broken}"), text_part("What?")])["message"]
 
+    @pytest.mark.parametrize("labels", [True, False])
+    def test_the_label_of_pictures_in_chatml_may_be_left_out(self, server, model, monkeypatch, labels):
+        messages = [user("What?", 0)]
+        with Answerer(model, small_processor(), cache_bytes=0) as answerer:
+            expected = answerer.chat(messages, Decoding(8), form="chatml", picture_labels=labels)
+            text, tokens = expected.text, expected.prompt_tokens
+        told = server.ask(asking("What?", 0), extra_body={"form": "chatml", "picture_labels": labels})
+        assert (told.choices[0].message.content, told.usage.prompt_tokens) == (text, tokens)
+        monkeypatch.setattr(server.api, "picture_labels", labels)
+        assert server.text(asking("What?", 0), extra_body={"form": "chatml"}) == text
+
     @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "bmp"])
     def test_every_format_of_a_picture_comes_as_a_data_uri(self, server, model, kind):
         url = data_uri(photo(), kind)
@@ -252,6 +263,27 @@ class TestModels:
             client.embeddings.create(model="tiny", input="x")
         assert "/v1/embeddings" in caught.value.message
         assert caught.value.code == "not_found"
+
+    @pytest.mark.parametrize("path", ["/v1/responses", "/v1/completions", "/chat/completions", "/v1/v1/models", "/"])
+    def test_what_is_not_there_is_told_where_it_is(self, server, path):
+        with server.client() as client:
+            reply = client._client.post(server.url.replace("/v1", path), json={"model": "tiny", "input": "x"})
+        assert (reply.status_code, reply.json()["error"]["type"]) == (404, "invalid_request_error")
+        assert "POST /v1/chat/completions" in reply.json()["error"]["message"]
+        assert f"as {server.url}" in reply.json()["error"]["message"]
+
+    def test_another_method_is_told_which_to_use(self, server):
+        with server.client() as client:
+            reply = client._client.get(f"{server.url}/chat/completions")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert reply.headers["allow"] == "POST"
+        assert reply.json()["error"]["message"].endswith("; use POST")
+
+    @pytest.mark.parametrize("path", ["//v1/models", "/v1//models", "/v1/models/"])
+    def test_a_path_with_a_slash_too_many_is_the_same_path(self, server, path):
+        with server.client() as client:
+            reply = client._client.get(server.url.replace("/v1", path), follow_redirects=False)
+        assert reply.json()["data"][0]["id"] == "tiny"
 
 
 class TestRefusals:

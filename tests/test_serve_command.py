@@ -192,6 +192,9 @@ class TestMistakes:
             (["--port", "-1"], "--port is -1"),
             (["--allow-hosts", "http://a.example"], "--allow-hosts 'http://a.example' is not the name of a host"),
             (["--allow-hosts", ""], "--allow-hosts ''"),
+            (["--cors-origins", "*"], "--cors-origins '*' is not the origin of a page"),
+            (["--cors-origins", "http://localhost:3000/"], "--cors-origins 'http://localhost:3000/'"),
+            (["--cors-origins", "a.example"], "--cors-origins 'a.example'"),
             (["--api-key", ""], "a key of --api-key or MONKEY_API_KEY is empty"),
             (["--api-key", "a b"], "holds a blank"),
             (["--max-rows", "0"], "--max-rows is 0, and at least 1 is needed"),
@@ -265,7 +268,15 @@ class TestSettings:
         assert api.limits.body_bytes == api.fetcher.limits.max_bytes == api.answerer.max_bytes == 2**20
         assert api.answerer.processor.image_processor.max_pixels == 1000
         assert api.fetcher.hosts == {"a.example", "b.example:8080"}
+        assert api.picture_labels
         assert "warning" not in capsys.readouterr().err
+
+    def test_pages_and_labels_reach_the_server(self, checkpoint, monkeypatch):
+        origins = "http://localhost:3000, HTTPS://a.example"
+        api = self.run(checkpoint, monkeypatch, "--no-picture-labels", "--cors-origins", origins).api
+        (pages,) = (one.kwargs for one in api.app.user_middleware if "allow_origins" in one.kwargs)
+        assert pages["allow_origins"] == ["http://localhost:3000", "https://a.example"]
+        assert not api.picture_labels
 
     def test_it_is_for_its_own_machine_and_fetches_nothing_unless_told(self, checkpoint, monkeypatch, capsys):
         served = self.run(checkpoint, monkeypatch)

@@ -120,6 +120,40 @@ class TestOwnMachine:
         assert server.engine.stats.requests == 0
 
 
+class TestPages:
+    """Scripts of web pages of other origins."""
+
+    ORIGIN = "http://localhost:3000"
+
+    def asked(self, server, method: str, origin: str, **more):
+        headers = {"Origin": origin, "Authorization": "Bearer none", **more}
+        with server.client() as client:
+            return client._client.request(method, f"{server.url}/chat/completions", json=HELLO, headers=headers)
+
+    @pytest.mark.parametrize("keys", [(), ("none",)], ids=["open", "with a key"])
+    def test_a_page_that_was_named_may_ask_and_no_other(self, serving, keys):
+        server = serving(keys=keys, origins=[self.ORIGIN])
+        wanted = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-other"}
+        leave = self.asked(server, "OPTIONS", self.ORIGIN, Authorization="", **wanted)
+        assert leave.status_code == 200
+        assert leave.headers["access-control-allow-origin"] == self.ORIGIN
+        assert {"authorization", "x-other"} <= set(leave.headers["access-control-allow-headers"].lower().split(","))
+        told = self.asked(server, "POST", self.ORIGIN)
+        assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, self.ORIGIN)
+        for origin in ("http://localhost:3001", "http://localhost", "https://localhost:3000", "null"):
+            assert self.asked(server, "OPTIONS", origin, **wanted).status_code == 400
+            assert "access-control-allow-origin" not in self.asked(server, "POST", origin).headers
+
+    def test_a_refusal_is_shown_to_the_page_that_may_ask(self, serving):
+        told = self.asked(serving(keys=("other",), origins=[self.ORIGIN]), "POST", self.ORIGIN)
+        assert (told.status_code, told.headers["access-control-allow-origin"]) == (401, self.ORIGIN)
+
+    def test_none_may_ask_unless_named(self, serving):
+        told = self.asked(serving(), "OPTIONS", self.ORIGIN, **{"Access-Control-Request-Method": "POST"})
+        assert told.status_code >= 400
+        assert "access-control-allow-origin" not in told.headers
+
+
 class TestSizes:
     def test_a_body_over_the_limit_is_refused_and_its_sender_told(self, serving):
         server = serving(Limits(body_bytes=2000))
@@ -252,7 +286,7 @@ class TestQueue:
             until(lambda: server.engine.running + server.engine.waiting == 2)
             with pytest.raises(openai.RateLimitError) as caught:
                 server.ask("Hello")
-            assert caught.value.code == "queue_full"
+            assert caught.value.code == "rate_limit_exceeded"
             assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
             gate.open()
             assert len({answer.result() for answer in answers}) == 1

@@ -333,7 +333,12 @@ class Answerer:
         return self._answer(image, f" {prompt.strip()} ", decoding)
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], decoding: Decoding = FOR_ANSWERS, *, form: Form | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        decoding: Decoding = FOR_ANSWERS,
+        *,
+        form: Form | None = None,
+        picture_labels: bool = True,
     ) -> Reply:
         """Answer the last message of a conversation; result and errors as of `ask`.
 
@@ -346,9 +351,11 @@ class Answerer:
                 `monkey.images.open_image` takes. All content is plain text.
             form: how it is written, "chatml", "questions" or "plain" (`monkey.serving.dialogue`); `self.form` when
                 None.
+            picture_labels: in "chatml", write `Picture n: ` before each image and a line break after it, as Qwen-VL's
+                chat does; False writes the image alone, as published Monkey reads `<img>…</img>`.
         """
         form = form or self.form
-        segments, images = conversation_segments(messages, form)
+        segments, images = conversation_segments(messages, form, picture_labels)
         ends = set(self._end_ids)
         if form == "chatml":
             ends |= {self.processor.tokenizer.im_end_id, self.processor.tokenizer.im_start_id}
@@ -361,6 +368,7 @@ class Answerer:
         answer: str,
         *,
         form: Form | None = None,
+        picture_labels: bool = True,
         layers: Sequence[int] | None = None,
     ) -> list[PictureAttention]:
         """Where the resampler's queries and the tokens of an answer look, for each picture of a conversation.
@@ -371,7 +379,7 @@ class Answerer:
             messages: as of `chat`, up to the one that was answered. What `ask` was asked is one message of the form
                 "questions" that holds the pictures and the question.
             answer: what was answered; its tokens are those that its text is read as.
-            form: as of `chat`.
+            form, picture_labels: as of `chat`.
             layers: see `monkey.serving.attention_maps.answer_weights`.
 
         Raises:
@@ -379,7 +387,7 @@ class Answerer:
             MemoryError: the device's memory does not suffice.
             TimeoutError: it took longer than `patience` seconds.
         """
-        segments, images = conversation_segments(messages, form or self.form)
+        segments, images = conversation_segments(messages, form or self.form, picture_labels)
         if not images:
             raise ValueError("the conversation has no picture, so there is nothing to look at")
         if not answer.strip():

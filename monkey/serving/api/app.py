@@ -17,6 +17,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -47,6 +48,8 @@ class Api:
         form: how conversations are written where a request does not say; the checkpoint's own when None.
         fetcher: of pictures at addresses; None fetches none.
         keys, is_loopback: as of `monkey.serving.api.access.Access`.
+        origins: of web pages whose scripts may ask, as `monkey.serving.api.addresses.checked_origins` gives them.
+        picture_labels: as of `Answerer.chat`, where a request does not say.
 
     Attributes:
         app: the ASGI application.
@@ -62,8 +65,11 @@ class Api:
         fetcher: Fetcher | None = None,
         keys: Iterable[str] = (),
         is_loopback: bool = True,
+        origins: Iterable[str] = (),
+        picture_labels: bool = True,
     ):
         self.answerer, self.limits, self.form, self.fetcher = answerer, limits or Limits(), form, fetcher
+        self.picture_labels = picture_labels
         at_once = answerer.engine.max_rows
         self.admission = Admission(at_once + self.limits.queue, at_once)
         self.metrics = Metrics(answerer.engine)
@@ -79,8 +85,17 @@ class Api:
                 Route("/metrics", self._metrics),
             ],
             middleware=[
+                # Outermost: a browser asks for leave without a key, and shows a page no refusal without its marks.
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=list(origins),
+                    allow_methods=["GET", "POST"],
+                    allow_headers=["*"],
+                    expose_headers=["Retry-After", "X-Should-Retry"],
+                ),
                 Middleware(WholeBodies, limits=self.limits, admission=self.admission),
                 Middleware(Access, keys=tuple(keys), is_loopback=is_loopback),
+                Middleware(_CleanPath),
             ],
             exception_handlers={ApiError: _refused, HTTPException: _of_http, Exception: _failed},
         )
@@ -99,7 +114,9 @@ class Api:
         decoding = request.decoding()
         messages = request.conversation(await picture_sources(request.urls, self.fetcher))
         try:
-            reply = await in_thread(partial(self.answerer.chat, messages, decoding, form=request.form or self.form))
+            labels = self.picture_labels if request.picture_labels is None else request.picture_labels
+            form = request.form or self.form
+            reply = await in_thread(partial(self.answerer.chat, messages, decoding, form=form, picture_labels=labels))
         except PromptTooLong as error:
             raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error
         except (ValueError, FileNotFoundError) as error:
@@ -141,6 +158,17 @@ class Api:
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+
+
+class _CleanPath:
+    """ASGI middleware that reads //v1/models/ as /v1/models: clients join addresses carelessly."""
+
+    def __init__(self, app: Any):
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = "/" + "/".join(filter(None, scope["path"].split("/")))
+        await self._app({**scope, "path": path}, receive, send)
 
 
 class _Chat:
@@ -231,9 +259,18 @@ async def _refused(request: Request, error: ApiError) -> Response:
 
 
 async def _of_http(request: Request, error: HTTPException) -> Response:
-    """Of the framework's own, such as for a path that does not exist."""
-    message = f"{request.method} {shown(request.url.path, 120)}: {error.detail}"
-    response = ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else None).response()
+    """Of the framework's own: for a path that does not exist, or that is asked for in another way."""
+    message, code = f"{request.method} {shown(request.url.path, 120)}: {error.detail}", None
+    if error.status_code == 404:
+        code = "not_found"
+        message += (
+            "; this server answers POST /v1/chat/completions and lists its model at /v1/models, so a client's base_url "
+            f"ends in /v1, as {request.base_url}v1"
+        )
+    elif error.status_code == 405:
+        code = "method_not_allowed"
+        message += f"; use {(error.headers or {}).get('Allow', 'GET or POST')}"
+    response = ApiError(error.status_code, message, code=code).response()
     response.headers.update(error.headers or {})
     return response
 

@@ -68,7 +68,7 @@ class Admission:
             raise ApiError(
                 429,
                 f"{self.in_flight} requests are being answered or wait already; ask again later",
-                code="queue_full",
+                code="rate_limit_exceeded",
                 retry_after=self._wait(),
             )
         self.in_flight += 1

@@ -179,8 +179,8 @@ class StreamOptions(_Strict):
 
 
 class ChatRequest(_Strict):
-    """What is asked for. Two fields are not OpenAI's: `form` is of `monkey.serving.dialogue`, and with
-    `skip_special_tokens`, which vLLM has too, an answer comes without the markers of boxes."""
+    """What is asked for. Three fields are not OpenAI's: `form` and `picture_labels` are of `monkey.serving.dialogue`,
+    and with `skip_special_tokens`, which vLLM has too, an answer comes without the markers of boxes."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -195,6 +195,7 @@ class ChatRequest(_Strict):
     stop: str | list[str] | None = None
     seed: int | None = None
     form: Form | None = None
+    picture_labels: bool | None = None
     skip_special_tokens: bool | None = None
 
     @property
