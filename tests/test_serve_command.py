@@ -18,6 +18,8 @@ import pytest
 
 from monkey import serve
 from monkey.serving import session
+from monkey.serving.api import server
+from monkey.serving.api.app import Api
 from monkey.serving.session import Answerer, Decoding
 from tests.running_server import PATIENCE, asking, photo, talkative_model, text_part, until
 from tests.small_processor import small_processor
@@ -156,6 +158,19 @@ def test_a_second_signal_ends_the_process_though_a_thread_does_not(checkpoint):
         assert process.returncode == 128 + signal.SIGTERM
         with pytest.raises(openai.APIError, match="the server ended before the answer did"):
             answer.result()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
+def test_a_signal_after_the_end_of_serving_ends_the_process(monkeypatch, sign):
+    """The model's thread may still be at work then, and is not waited for."""
+    monkeypatch.setattr(server.Server, "run", lambda self, sockets: None)
+    before = signal.getsignal(signal.SIGINT)
+    with Answerer(talkative_model(), small_processor()) as answerer, server.bound_socket("127.0.0.1", 0) as listening:
+        try:
+            server.serve(Api(answerer), listening)
+            assert signal.getsignal(sign) == signal.SIG_DFL
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def _line_of(stream, word: str) -> str:

@@ -159,6 +159,9 @@ def serve(api: Api, listening: socket.socket) -> None:
         raise _cannot_listen(port, host, error) from error
     finally:
         api.close()
+        if threading.current_thread() is threading.main_thread():
+            # What is left to wait for is the model's thread; Ctrl-C ends that as SIGTERM does, which exits at once.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
