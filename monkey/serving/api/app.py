@@ -85,14 +85,7 @@ class Api:
                 Route("/metrics", self._metrics),
             ],
             middleware=[
-                # Outermost: a browser asks for leave without a key, and shows a page no refusal without its marks.
-                Middleware(
-                    CORSMiddleware,
-                    allow_origins=list(origins),
-                    allow_methods=["GET", "POST"],
-                    allow_headers=["*"],
-                    expose_headers=["Retry-After", "X-Should-Retry"],
-                ),
+                *_leave_for_pages(list(origins)),
                 Middleware(WholeBodies, limits=self.limits, admission=self.admission),
                 Middleware(Access, keys=tuple(keys), is_loopback=is_loopback),
                 Middleware(_CleanPath),
@@ -158,6 +151,12 @@ class Api:
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _leave_for_pages(origins: list[str]) -> list[Middleware]:
+    """Outermost: a browser asks for leave without a key, and shows a page no refusal without its marks."""
+    settings = {"allow_methods": ["GET", "POST"], "allow_headers": ["*"], "expose_headers": ["Retry-After"]}
+    return [Middleware(CORSMiddleware, allow_origins=origins, **settings)] if origins else []
 
 
 class _CleanPath:
@@ -270,6 +269,8 @@ async def _of_http(request: Request, error: HTTPException) -> Response:
     elif error.status_code == 405:
         code = "method_not_allowed"
         message += f"; use {(error.headers or {}).get('Allow', 'GET or POST')}"
+        if request.method == "OPTIONS":
+            message += ", and start the server with --cors-origins for pages of other origins"
     response = ApiError(error.status_code, message, code=code).response()
     response.headers.update(error.headers or {})
     return response
