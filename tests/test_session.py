@@ -17,7 +17,7 @@ import monkey
 from monkey.chat import chat_segments
 from monkey.serving import session
 from monkey.serving.reply import Delivery
-from monkey.serving.session import Answerer, Decoding, default_checkpoint, open_model
+from monkey.serving.session import Answerer, Decoding, PromptTooLong, default_checkpoint, open_model
 from tests.conftest import random_model
 from tests.small_processor import EOD, IM_START, START, plain, refusal, small_config, small_processor, span
 
@@ -207,12 +207,12 @@ def test_questions_about_no_picture_and_about_several(answerer, photo, prompts):
 def test_bad_input_is_refused_before_the_model_runs(answerer, photo, prompts):
     assert "question is empty" in refusal(lambda: answerer.ask(photo, " \n"))
     assert "not a picture" in refusal(lambda: answerer.ask(b"hello", "What?"))
-    message = refusal(lambda: answerer.ask(photo, "why " * 600))
+    message = refusal(lambda: answerer.ask(photo, "why " * 600), PromptTooLong)
     assert "with its 1 image of 10, more than the 512 allowed" in message
     refusal(lambda: answerer.ask("/nowhere.png", "What?"), FileNotFoundError)
     prompt = [*span(answerer.processor), *plain(answerer.processor, " What? Answer: ")]
     answerer.processor.max_positions = len(prompt)
-    assert "no room for an answer" in refusal(lambda: answerer.ask(photo, "What?"))
+    assert "no room for an answer" in refusal(lambda: answerer.ask(photo, "What?"), PromptTooLong)
     assert prompts == []
 
 
