@@ -50,6 +50,17 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-hosts", metavar="A,B", help="hosts that pictures are fetched from (none); data-URIs need none"
     )
+    parser.add_argument(
+        "--no-picture-labels",
+        dest="picture_labels",
+        action="store_false",
+        help="in ChatML, write pictures without Qwen-VL's `Picture 1: ` before them, as published Monkey reads them",
+    )
+    parser.add_argument(
+        "--cors-origins",
+        metavar="A,B",
+        help="origins of web pages whose scripts may ask, such as http://localhost:3000 (none)",
+    )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-body-mib", type=float, default=32, metavar="N", help="of a request (%(default)s)")
     limits.add_argument("--max-pixels", type=int, metavar="N", help="of a picture (100,000,000)")
@@ -108,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
     """Open the model and serve it."""
     keys, checkpoint = keys_of(options), checkpoint_of(options)
 
-    from monkey.serving.api.addresses import checked_hosts
+    from monkey.serving.api.addresses import checked_hosts, checked_origins
     from monkey.serving.api.app import Api
     from monkey.serving.api.fetching import Fetcher, FetchLimits
     from monkey.serving.api.limits import Limits
@@ -116,6 +127,7 @@ def run(options: argparse.Namespace) -> None:
     from monkey.serving.session import load
 
     hosts = checked_hosts(options.allow_hosts) if options.allow_hosts is not None else None
+    origins = checked_origins(options.cors_origins) if options.cors_origins is not None else []
     limits = Limits(
         body_bytes=int(options.max_body_mib * 2**20),
         pictures=options.max_pictures,
@@ -144,7 +156,16 @@ def run(options: argparse.Namespace) -> None:
             pictures.max_bytes = min(pictures.max_bytes, limits.body_bytes)
             pictures.max_pixels = options.max_pixels or pictures.max_pixels
             fetcher = None if hosts is None else Fetcher(hosts, FetchLimits(pictures.max_bytes))
-            api = Api(answerer, limits, form=options.form, fetcher=fetcher, keys=keys, is_loopback=is_own)
+            api = Api(
+                answerer,
+                limits,
+                form=options.form,
+                fetcher=fetcher,
+                keys=keys,
+                is_loopback=is_own,
+                origins=origins,
+                picture_labels=options.picture_labels,
+            )
             print(f"serving {answerer.name} at {base_url(listening)} (Ctrl-C ends it)", flush=True)
             serve(api, listening)
     print("the server has ended", file=sys.stderr)

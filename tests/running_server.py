@@ -34,6 +34,8 @@ class Running:
     url: str
     api: Api
     interrupt: Callable[[], None]
+    connections: Callable[[], int] = int
+    """How many are open."""
 
     @property
     def port(self) -> int:
@@ -64,7 +66,7 @@ def running(answerer: Answerer, *settings, **more) -> Iterator[Running]:
     """The server of an answerer; settings are those of `Api`."""
     api = Api(answerer, *settings, **more)
     with served(api, bound_socket("127.0.0.1", 0)) as server:
-        yield Running(server.url, api, server.interrupt)
+        yield Running(server.url, api, server.interrupt, lambda: len(server.server_state.connections))
 
 
 def talkative_model() -> MonkeyForConditionalGeneration:
@@ -104,7 +106,19 @@ def asking(text: str, *numbers: int) -> list[dict]:
     return [*(picture_part(data_uri(photo(number))) for number in numbers), text_part(text)]
 
 
-def sent(server: Running, body: dict | bytes, head: str = "", length: int | None = None) -> socket.socket:
+def connected(server: Running, room: int | None = None) -> socket.socket:
+    """A connection on which nothing was sent, with room for so many bytes that nobody has read."""
+    connection = socket.socket()
+    connection.settimeout(PATIENCE)
+    if room is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    connection.connect(("127.0.0.1", server.port))
+    return connection
+
+
+def sent(
+    server: Running, body: dict | bytes, head: str = "", length: int | None = None, room: int | None = None
+) -> socket.socket:
     """A connection on which a request was sent and nothing read; the server closes it after its answer.
 
     Args:
@@ -112,9 +126,7 @@ def sent(server: Running, body: dict | bytes, head: str = "", length: int | None
         length: what the request says of its body's length, where that is not so.
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    connection = socket.socket()
-    connection.settimeout(PATIENCE)
-    connection.connect(("127.0.0.1", server.port))
+    connection = connected(server, room)
     lines = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + head
     if "content-type" not in head.lower():
         lines += "Content-Type: application/json\r\n"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import openai
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from monkey.serving.api.request import NEUTRAL, WITHOUT_EFFECT
 from monkey.serving.session import Answerer, Decoding
 from tests.running_server import (
     asking,
@@ -26,6 +29,8 @@ from tests.running_server import (
     until,
 )
 from tests.small_processor import EOD, IM_START, START, plain, small_processor, span
+
+IMAGE_URL = "messages.0.content.0.image_url"
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +158,85 @@ class TestAnswers:
         said = server.text(asking(" Count: ", 0), extra_body={"form": form})
         assert said == alone(model, [user(" Count: ", 0)], form=form)
 
+    def test_instructions_of_several_messages_are_read_as_one(self, server, model):
+        turns = [{"role": "system", "content": "Be brief.\n\nBe kind.\n\nEnd."}, user("What?", 0)]
+        turns += [{"role": "assistant", "content": "A tree"}, user("Why?")]
+        sent = [{"role": "system", "content": "Be brief."}, {"role": "system", "content": [text_part("Be kind.")]}]
+        sent += [{"role": "user", "content": asking("What?", 0)}, {"role": "assistant", "content": "A tree"}]
+        sent += [{"role": "developer", "content": "End."}, {"role": "user", "content": "Why?"}]
+        with server.client() as client:
+            told = client.chat.completions.create(model="tiny", messages=sent, max_tokens=8)
+        assert told.choices[0].message.content == alone(model, turns)
+
+    @pytest.mark.parametrize(
+        "answer",
+        [{"content": None}, {}, {"content": ""}, {"content": []}, {"content": None, "refusal": ""}],
+        ids=str,
+    )
+    def test_an_answer_without_words_is_an_empty_one_and_none_at_the_end(self, server, answer):
+        first, empty = {"role": "user", "content": "What?"}, {"role": "assistant", **answer}
+        for messages, meant in (
+            ([first, empty, first], [first, {"role": "assistant", "content": ""}, first]),
+            ([first, empty], [first]),
+        ):
+            said, expected = (server.text("", extra_body={"messages": turns}) for turns in (messages, meant))
+            assert said == expected
+
+    @pytest.mark.parametrize(
+        "answer",
+        [{"content": None, "refusal": "No."}, {"content": [{"type": "refusal", "refusal": "No."}]}],
+        ids=["field", "part"],
+    )
+    def test_a_refusal_is_what_the_assistant_said(self, server, answer):
+        first = {"role": "user", "content": "What?"}
+        said, expected = (
+            server.text("", extra_body={"messages": [first, {"role": "assistant", **own}, first]})
+            for own in (answer, {"content": "No."})
+        )
+        assert said == expected
+
+    def test_marks_on_messages_and_parts_change_nothing(self, server):
+        content = asking("What?", 0)
+        marked = [{**part, "cache_control": {"type": "ephemeral"}} for part in content]
+        message = {"role": "user", "name": "ann", "content": marked, "id": "m1"}
+        assert server.text("", extra_body={"messages": [message]}) == server.text(content)
+
+    @pytest.mark.parametrize("detail", ["low", "high", "auto"])
+    def test_pictures_and_texts_may_be_written_in_other_ways(self, server, detail):
+        url, expected = data_uri(photo()), server.text(asking("What?", 0))
+        for picture in (
+            {"type": "image_url", "image_url": url},
+            {"type": "image_url", "image_url": {"url": url, "detail": detail}},
+            {"type": "input_image", "image_url": url, "detail": detail},
+        ):
+            for kind in ("text", "input_text"):
+                assert server.text([picture, {"type": kind, "text": "What?"}]) == expected
+
+    def test_base64_may_be_broken_into_lines_or_written_for_urls(self, server, monkeypatch):
+        content = photo().resize((64, 64)).rotate(30).tobytes()
+        image = Image.frombytes("RGB", (64, 64), content)
+        head, _, encoded = data_uri(image).partition(",")
+        assert {"+", "/"} <= set(encoded)
+        expected = server.text([picture_part(f"{head},{encoded}"), text_part("What?")])
+        lines = "\r\n".join(encoded[start : start + 76] for start in range(0, len(encoded), 76))
+        for other in (lines, encoded.replace("\n", "") + "\n", quote(encoded, safe=""), encoded.rstrip("="),
+                      encoded.replace("+", "-").replace("/", "_")):  # fmt: skip
+            assert server.text([picture_part(f" {head},{other}"), text_part("What?")]) == expected
+        assert server.text([picture_part(quote(f"{head},{encoded}", safe=":")), text_part("What?")]) == expected
+        broken = encoded.replace("+", " ")
+        assert "base64" in refusal(server, [picture_part(f"{head},{broken}"), text_part("What?")])["message"]
+
+    @pytest.mark.parametrize("labels", [True, False])
+    def test_the_label_of_pictures_in_chatml_may_be_left_out(self, server, model, monkeypatch, labels):
+        messages = [user("What?", 0)]
+        with Answerer(model, small_processor(), cache_bytes=0) as answerer:
+            expected = answerer.chat(messages, Decoding(8), form="chatml", picture_labels=labels)
+            text, tokens = expected.text, expected.prompt_tokens
+        told = server.ask(asking("What?", 0), extra_body={"form": "chatml", "picture_labels": labels})
+        assert (told.choices[0].message.content, told.usage.prompt_tokens) == (text, tokens)
+        monkeypatch.setattr(server.api, "picture_labels", labels)
+        assert server.text(asking("What?", 0), extra_body={"form": "chatml"}) == text
+
     @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "bmp"])
     def test_every_format_of_a_picture_comes_as_a_data_uri(self, server, model, kind):
         url = data_uri(photo(), kind)
@@ -180,6 +264,27 @@ class TestModels:
         assert "/v1/embeddings" in caught.value.message
         assert caught.value.code == "not_found"
 
+    @pytest.mark.parametrize("path", ["/v1/responses", "/v1/completions", "/chat/completions", "/v1/v1/models", "/"])
+    def test_what_is_not_there_is_told_where_it_is(self, server, path):
+        with server.client() as client:
+            reply = client._client.post(server.url.replace("/v1", path), json={"model": "tiny", "input": "x"})
+        assert (reply.status_code, reply.json()["error"]["type"]) == (404, "invalid_request_error")
+        assert "POST /v1/chat/completions" in reply.json()["error"]["message"]
+        assert f"as {server.url}" in reply.json()["error"]["message"]
+
+    def test_another_method_is_told_which_to_use(self, server):
+        with server.client() as client:
+            reply = client._client.get(f"{server.url}/chat/completions")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert reply.headers["allow"] == "POST"
+        assert reply.json()["error"]["message"].endswith("; use POST")
+
+    @pytest.mark.parametrize("path", ["//v1/models", "/v1//models", "/v1/models/"])
+    def test_a_path_with_a_slash_too_many_is_the_same_path(self, server, path):
+        with server.client() as client:
+            reply = client._client.get(server.url.replace("/v1", path), follow_redirects=False)
+        assert reply.json()["data"][0]["id"] == "tiny"
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -195,8 +300,12 @@ class TestRefusals:
             ("tools", [{"type": "function", "function": {"name": "f"}}]),
             ("tool_choice", "required"),
             ("modalities", ["text", "audio"]),
-            ("store", True),
+            ("response_format", {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}),
             ("top_k", 5),
+            ("min_p", 0.1),
+            ("best_of", 2),
+            ("echo", True),
+            ("options", {"temperature": 1}),
             ("repetition_penalty", 1.1),
             ("temperature", -1),
             ("temperature", 2.5),
@@ -207,11 +316,9 @@ class TestRefusals:
             ("max_tokens", True),
             ("seed", 1.5),
             ("seed", 2**64),
-            ("stop", [""]),
             ("stop", ["a"] * 5),
             ("stop", "a" * 257),
             ("stream", "yes"),
-            ("stream_options", {"include_usage": True}),
             ("form", "poem"),
         ],
         ids=str,
@@ -222,21 +329,24 @@ class TestRefusals:
         assert error["param"] == name
         assert name in error["message"]
         assert error["type"] == "invalid_request_error"
+        # What cannot be had is not named as if it could.
+        assert name in ("response_format", "tools") or not {"response_format", "tools"} & set(error["message"].split())
 
     def test_settings_that_ask_for_nothing_are_taken(self, server):
-        neutral = {
-            "n": 1,
-            "logprobs": False,
-            "frequency_penalty": 0,
+        neutral = {name: values[0] for name, values in NEUTRAL.items() if values}
+        empty = dict(zip(NEUTRAL, [None, "", [], {}] * len(NEUTRAL), strict=False))
+        more = {
+            "stop": "",
+            "top_k": -1,
             "presence_penalty": 0.0,
-            "logit_bias": {},
-            "response_format": {"type": "text"},
-            "tools": [],
-            "user": "somebody",
-            "metadata": {"a": "b"},
-            "top_k": None,
+            "stream_options": {"include_usage": True, "include_obfuscation": True},
+            "of_a_program_that_nobody_knows": {},
         }
-        assert server.text("Hello", extra_body=neutral) == server.text("Hello")
+        expected = server.text("Hello")
+        for fields in (neutral, empty, dict.fromkeys(WITHOUT_EFFECT, "x"), more):
+            assert server.text("Hello", extra_body=fields) == expected
+        for stop in (None, [], [""]):
+            assert server.text("Hello", extra_body={"stop": stop}) == expected
 
     def test_two_limits_that_disagree_are_refused(self, server):
         assert "max_completion_tokens" in refusal(server, max_tokens=3, max_completion_tokens=4)["message"]
@@ -251,12 +361,20 @@ class TestRefusals:
             ([{"role": "user", "content": None}], "messages.0.content"),
             ([{"role": "user", "content": [{"type": "text"}]}], "messages.0.content.0.text"),
             ([{"role": "user", "content": [{"type": "video", "url": "x"}]}], "messages.0.content.0"),
-            ([{"role": "user", "content": [picture_part(3)]}], "messages.0.content.0.image_url.url"),
-            ([{"role": "user", "content": "x", "name": "Bob"}], "messages.0.name"),
-            ([{"role": "user", "content": "x", "tool_calls": [{"id": "1"}]}], "messages.0.tool_calls"),
+            ([{"role": "user", "content": [picture_part(3)]}], f"{IMAGE_URL}.url"),
+            ([{"role": "user", "content": {"type": "text", "text": "x"}}], "messages.0.content"),
+            ([{"role": "user", "content": ["x"]}], "messages.0.content.0"),
             (
-                [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:", "detail": "low"}}]}],
-                "messages.0.content.0.image_url.detail",
+                [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}],
+                "messages.0.content.0.image_url",
+            ),
+            ([{"role": "user", "content": [{**text_part("x"), "lang": "en"}]}], "messages.0.content.0.lang"),
+            ([{"role": "user", "content": "x", "tool_calls": [{"id": "1"}]}], "messages.0.tool_calls"),
+            ([{"role": "tool", "content": "x", "tool_call_id": "1"}], "messages.0.role"),
+            ([{"role": "system", "content": [picture_part("data:")]}], "messages.0.content.0.type"),
+            (
+                [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:", "detail": "8k"}}]}],
+                f"{IMAGE_URL}.detail",
             ),
         ],
         ids=str,
@@ -264,18 +382,23 @@ class TestRefusals:
     def test_a_wrong_message_is_named_by_its_place(self, server, messages, param):
         assert refusal(server, extra_body={"messages": messages})["param"] == param
 
-    def test_messages_of_the_wrong_order_are_refused(self, server):
-        for roles, words in (
-            (("user", "assistant"), "a user's must be last"),
-            (("user", "system", "user"), "can only be the first"),
-        ):
-            messages = [{"role": role, "content": "x"} for role in roles]
-            assert words in refusal(server, extra_body={"messages": messages})["message"]
+    def test_an_answer_at_the_end_is_not_gone_on_with(self, server):
+        messages = [{"role": role, "content": "x"} for role in ("user", "assistant")]
+        assert "a user's must be last" in refusal(server, extra_body={"messages": messages})["message"]
         assert "question is empty" in refusal(server, " ")["message"]
 
-    def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(self, server):
-        assert "more than the 512 allowed" in refusal(server, "why " * 600)["message"]
-        assert "200,000 allowed" in refusal(server, "a" * 200_001)["message"]
+    def test_a_part_of_another_kind_is_told_how_to_be_written(self, server):
+        said = refusal(
+            server, extra_body={"messages": [{"role": "user", "content": [{"type": "image", "image": "x"}]}]}
+        )
+        assert "a part of type 'image' is not taken" in said["message"]
+        assert '"image_url": {"url": "data:image/png;base64,…"}' in said["message"]
+
+    @pytest.mark.parametrize(("text", "words"), [("why " * 600, "the 512 allowed"), ("a" * 200_001, "200,000 allowed")])
+    def test_a_prompt_that_is_too_long_is_refused_as_clients_know_it(self, server, text, words):
+        error = refusal(server, text)
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+        assert words in error["message"]
 
     @pytest.mark.parametrize(
         "body",
@@ -285,6 +408,9 @@ class TestRefusals:
             b"[]",
             b'"x"',
             b"\xff",
+            '{"model": "tiny", "messages": [{"role": "user", "content": "café"}]}'.encode("latin-1"),
+            '{"model": "tiny"}'.encode("utf-16"),
+            b'{"model": "tiny", "messages": [{"role": "user", "content": "\0"}]}',
             b'{"model": "tiny", "messages": ' + b"[" * 100_000,
             b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}',
             b'{"model": "tiny", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
@@ -299,6 +425,14 @@ class TestRefusals:
         assert reply.status_code == 400
         assert reply.json()["error"]["message"]
         assert server.text("Hello")
+
+    def test_a_body_that_is_not_of_utf_8_is_told_so(self, server):
+        status, _, said = received(sent(server, '{"model": "é"}'.encode("latin-1")))
+        assert (status, "send it in UTF-8" in json.loads(said)["error"]["message"]) == (400, True)
+
+    def test_a_mark_of_byte_order_is_passed_over(self, server):
+        body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "é \0"}]}, ensure_ascii=False)
+        assert received(sent(server, codecs.BOM_UTF8 + body.encode()))[0] == 200
 
     def test_a_fault_of_the_model_is_an_error_and_the_next_question_is_answered(self, fresh, model, monkeypatch):
         def broken(pixels):

@@ -18,8 +18,10 @@ import pytest
 
 from monkey import serve
 from monkey.serving import session
+from monkey.serving.api import server
+from monkey.serving.api.app import Api
 from monkey.serving.session import Answerer, Decoding
-from tests.running_server import PATIENCE, asking, photo, talkative_model, text_part
+from tests.running_server import PATIENCE, asking, photo, talkative_model, text_part, until
 from tests.small_processor import small_processor
 
 PROJECT = Path(serve.__file__).parent.parent
@@ -36,6 +38,9 @@ from monkey.serve import main
 sys.exit(main(sys.argv[1:]))
 """
 """The program with steps that take 50 ms."""
+
+QUICK = "import monkey.serving.api.server; monkey.serving.api.server.GRACE = 1"
+"""What is waited for at the end is not waited for long."""
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +143,36 @@ def test_a_second_signal_ends_it_at_once(checkpoint):
             list(stream)
 
 
+@pytest.mark.slow
+def test_a_second_signal_ends_the_process_though_a_thread_does_not(checkpoint):
+    stuck = SLOW.replace("0.05", "600").replace("from monkey.serve ", f"{QUICK}\nfrom monkey.serve ")
+    with started(checkpoint, program=("-c", stuck)) as (process, url), ThreadPoolExecutor(1) as threads:
+        client = client_of(url)
+        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
+        answer = threads.submit(client.chat.completions.create, **asked)
+        until(lambda: b"monkey_running_rows 1.0" in client._client.get(url.replace("/v1", "/metrics")).content)
+        process.send_signal(signal.SIGTERM)
+        _line_of(process.stderr, "finishing")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 128 + signal.SIGTERM
+        with pytest.raises(openai.APIError, match="the server ended before the answer did"):
+            answer.result()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
+def test_a_signal_after_the_end_of_serving_ends_the_process(monkeypatch, sign):
+    """The model's thread may still be at work then, and is not waited for."""
+    monkeypatch.setattr(server.Server, "run", lambda self, sockets: None)
+    before = signal.getsignal(signal.SIGINT)
+    with Answerer(talkative_model(), small_processor()) as answerer, server.bound_socket("127.0.0.1", 0) as listening:
+        try:
+            server.serve(Api(answerer), listening)
+            assert signal.getsignal(sign) == signal.SIG_DFL
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
 def _line_of(stream, word: str) -> str:
     return next(line for line in stream if word in line)
 
@@ -172,6 +207,9 @@ class TestMistakes:
             (["--port", "-1"], "--port is -1"),
             (["--allow-hosts", "http://a.example"], "--allow-hosts 'http://a.example' is not the name of a host"),
             (["--allow-hosts", ""], "--allow-hosts ''"),
+            (["--cors-origins", "*"], "--cors-origins '*' is not the origin of a page"),
+            (["--cors-origins", "http://localhost:3000/"], "--cors-origins 'http://localhost:3000/'"),
+            (["--cors-origins", "a.example"], "--cors-origins 'a.example'"),
             (["--api-key", ""], "a key of --api-key or MONKEY_API_KEY is empty"),
             (["--api-key", "a b"], "holds a blank"),
             (["--max-rows", "0"], "--max-rows is 0, and at least 1 is needed"),
@@ -245,7 +283,15 @@ class TestSettings:
         assert api.limits.body_bytes == api.fetcher.limits.max_bytes == api.answerer.max_bytes == 2**20
         assert api.answerer.processor.image_processor.max_pixels == 1000
         assert api.fetcher.hosts == {"a.example", "b.example:8080"}
+        assert api.picture_labels
         assert "warning" not in capsys.readouterr().err
+
+    def test_pages_and_labels_reach_the_server(self, checkpoint, monkeypatch):
+        origins = "http://localhost:3000, HTTPS://a.example"
+        api = self.run(checkpoint, monkeypatch, "--no-picture-labels", "--cors-origins", origins).api
+        (pages,) = (one.kwargs for one in api.app.user_middleware if "allow_origins" in one.kwargs)
+        assert pages["allow_origins"] == ["http://localhost:3000", "https://a.example"]
+        assert not api.picture_labels
 
     def test_it_is_for_its_own_machine_and_fetches_nothing_unless_told(self, checkpoint, monkeypatch, capsys):
         served = self.run(checkpoint, monkeypatch)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from monkey.serve import parser
+from monkey.serving.api.request import ROLES, ChatRequest
 from monkey.serving.session import Answerer
 from tests.running_server import running, talkative_model
 from tests.small_processor import small_processor
@@ -55,3 +57,15 @@ def test_the_python_example_streams_an_answer(server):
     *answer, tokens = said.splitlines()
     assert tokens == "50 tokens"
     assert len("".join(answer)) > 40
+
+
+def test_every_field_flag_and_code_is_told_of():
+    sources = (REPOSITORY / "monkey" / "serving" / "api").glob("*.py")
+    codes = {code for path in sources for code in re.findall(r'code="(\w+)"', path.read_text(encoding="utf-8"))}
+    names = {*ChatRequest.model_fields, *ROLES, *codes}
+    assert len(codes) > 15
+    assert [name for name in sorted(names) if f"`{name}`" not in TEXT] == []
+    flags = {option for action in parser()._actions for option in action.option_strings if option.startswith("--")}
+    own = {"--queue", "--time-limit", "--cors-origins", "--no-picture-labels", "--form", "--allow-hosts", "--api-key"}
+    assert own <= flags
+    assert all(flag in TEXT for flag in own)

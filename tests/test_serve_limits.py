@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import openai
 import pytest
 
 from monkey.serving.api.limits import Admission, Limits
 from monkey.serving.session import Answerer
-from tests.running_server import asking, held, received, running, sent, talkative_model, until
+from tests.running_server import (
+    asking,
+    connected,
+    held,
+    received,
+    running,
+    sent,
+    talkative_model,
+    until,
+)
 from tests.small_processor import small_processor
 
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -26,8 +36,8 @@ def serving(model):
     """Opens a server with settings of its own; max_rows is the answerer's."""
     opened = []
 
-    def start(*settings, max_rows: int = 8, **more):
-        answerer = Answerer(model, small_processor(), name="tiny", max_rows=max_rows)
+    def start(*settings, max_rows: int = 8, name: str = "tiny", **more):
+        answerer = Answerer(model, small_processor(), name=name, max_rows=max_rows)
         context = running(answerer, *settings, **more)
         opened.append((answerer, context))
         return context.__enter__()
@@ -110,6 +120,40 @@ class TestOwnMachine:
         assert server.engine.stats.requests == 0
 
 
+class TestPages:
+    """Scripts of web pages of other origins."""
+
+    ORIGIN = "http://localhost:3000"
+
+    def asked(self, server, method: str, origin: str, **more):
+        headers = {"Origin": origin, "Authorization": "Bearer none", **more}
+        with server.client() as client:
+            return client._client.request(method, f"{server.url}/chat/completions", json=HELLO, headers=headers)
+
+    @pytest.mark.parametrize("keys", [(), ("none",)], ids=["open", "with a key"])
+    def test_a_page_that_was_named_may_ask_and_no_other(self, serving, keys):
+        server = serving(keys=keys, origins=[self.ORIGIN])
+        wanted = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-other"}
+        leave = self.asked(server, "OPTIONS", self.ORIGIN, Authorization="", **wanted)
+        assert leave.status_code == 200
+        assert leave.headers["access-control-allow-origin"] == self.ORIGIN
+        assert {"authorization", "x-other"} <= set(leave.headers["access-control-allow-headers"].lower().split(","))
+        told = self.asked(server, "POST", self.ORIGIN)
+        assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, self.ORIGIN)
+        for origin in ("http://localhost:3001", "http://localhost", "https://localhost:3000", "null"):
+            assert self.asked(server, "OPTIONS", origin, **wanted).status_code == 400
+            assert "access-control-allow-origin" not in self.asked(server, "POST", origin).headers
+
+    def test_a_refusal_is_shown_to_the_page_that_may_ask(self, serving):
+        told = self.asked(serving(keys=("other",), origins=[self.ORIGIN]), "POST", self.ORIGIN)
+        assert (told.status_code, told.headers["access-control-allow-origin"]) == (401, self.ORIGIN)
+
+    def test_none_may_ask_unless_named(self, serving):
+        told = self.asked(serving(), "OPTIONS", self.ORIGIN, **{"Access-Control-Request-Method": "POST"})
+        assert (told.status_code, "--cors-origins" in told.json()["error"]["message"]) == (405, True)
+        assert "access-control-allow-origin" not in told.headers
+
+
 class TestSizes:
     def test_a_body_over_the_limit_is_refused_and_its_sender_told(self, serving):
         server = serving(Limits(body_bytes=2000))
@@ -137,6 +181,103 @@ class TestSizes:
         until(lambda: server.api.admission.in_flight == 0)
 
 
+class TestUnread:
+    """A connection that is closed while bytes of its request are unread is reset, and its sender never sees why."""
+
+    BODY = b" " * 4_000_000
+
+    @pytest.mark.parametrize(
+        ("status", "settings", "head"),
+        [
+            (401, {"keys": ("k",)}, ""),
+            (415, {}, "Content-Type: text/plain\r\n"),
+            (413, {}, ""),
+            (429, {}, ""),
+        ],
+        ids=str,
+    )
+    def test_a_refusal_is_read_by_whoever_is_still_sending(self, serving, monkeypatch, status, settings, head):
+        server = serving(Limits(body_bytes=2_000_000), **settings)
+        admission = server.api.admission
+        monkeypatch.setattr(admission, "capacity", 0 if status == 429 else 1)
+        assert received(sent(server, self.BODY, head=head))[0] == status
+
+    def test_who_waits_to_be_told_to_send_is_refused_without_sending(self, serving):
+        connection = sent(serving(keys=("k",)), b"", head="Expect: 100-continue\r\n", length=10**6)
+        assert received(connection)[0] == 401
+
+    def test_a_refused_body_that_does_not_arrive_is_not_waited_for(self, serving):
+        server = serving(Limits(body_seconds=0.2), keys=("k",))
+        assert received(sent(server, b"{", length=100))[0] == 401
+
+
+class TestLingering:
+    """No caller holds a place or a connection past its time, whatever it reads or sends."""
+
+    NAME = "n" * 60_000
+    """Stands in every event, so that a few of them fill what the system keeps for a reader."""
+
+    def stuck(self, server):
+        body = {**HELLO, "model": self.NAME, "max_tokens": 480, "stream": True}
+        return sent(server, body, room=1024)
+
+    @pytest.mark.parametrize("limits", [Limits(seconds=3.0), Limits(send_seconds=0.3)], ids=["in all", "for a piece"])
+    def test_a_place_is_free_after_its_time_when_nobody_reads_the_stream(self, serving, monkeypatch, limits):
+        monkeypatch.setattr("monkey.serving.api.server.KEEP_ALIVE", 0.3)
+        server = serving(limits, name=self.NAME)
+        with self.stuck(server):
+            until(lambda: server.engine.stats.requests == 1 and server.api.admission.in_flight == 0)
+            until(lambda: server.connections() == 0)
+        assert b'monkey_requests_total{outcome="504"} 1.0' in server.api.metrics.text()
+
+    def test_the_server_ends_though_a_stream_is_not_read(self, serving, monkeypatch):
+        monkeypatch.setattr("monkey.serving.api.server.GRACE", 0.3)
+        server = serving(name=self.NAME)
+        with self.stuck(server):
+            until(lambda: server.engine.stats.new_tokens > 400)
+            server.interrupt()
+            server.interrupt()
+            until(lambda: server.connections() == 0)
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            b"",
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n",
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea",
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3,
+        ],
+        ids=["nothing", "half a head", "nothing more", "half of the next", "three at once"],
+    )
+    def test_a_connection_without_a_request_is_closed_after_its_time(self, serving, monkeypatch, words):
+        monkeypatch.setattr("monkey.serving.api.server.KEEP_ALIVE", 1)
+        with connected(serving()) as connection:
+            connection.sendall(words)
+            said = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert said.count(b'"status":"ok"') == words.count(b"\r\n\r\n")
+
+    def test_a_head_that_trickles_in_is_not_waited_for(self, serving, monkeypatch):
+        monkeypatch.setattr("monkey.serving.api.server.KEEP_ALIVE", 0.5)
+        server = serving()
+        with connected(server) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nX: ")
+            until(lambda: server.connections() == 1)
+
+            def is_closed() -> bool:
+                with suppress(ConnectionError):
+                    connection.sendall(b"x")
+                return server.connections() == 0
+
+            until(is_closed)
+
+    def test_connections_outlive_what_clients_keep_them_for(self):
+        from monkey.serving.api.server import KEEP_ALIVE
+
+        # httpx 5 s, aiohttp 15 s, proxies and load balancers 60 s; uvicorn's own is 5 s.
+        assert KEEP_ALIVE > 60
+
+
 class TestQueue:
     def test_whom_there_is_no_room_for_is_told_when_to_come_again(self, serving):
         server = serving(Limits(queue=1), max_rows=1)
@@ -145,7 +286,7 @@ class TestQueue:
             until(lambda: server.engine.running + server.engine.waiting == 2)
             with pytest.raises(openai.RateLimitError) as caught:
                 server.ask("Hello")
-            assert caught.value.code == "queue_full"
+            assert caught.value.code == "rate_limit_exceeded"
             assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
             gate.open()
             assert len({answer.result() for answer in answers}) == 1

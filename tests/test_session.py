@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 import monkey
+from monkey.chat import chat_segments
 from monkey.serving import session
 from monkey.serving.reply import Delivery
-from monkey.serving.session import Answerer, Decoding, default_checkpoint, open_model
+from monkey.serving.session import Answerer, Decoding, PromptTooLong, default_checkpoint, open_model
 from tests.conftest import random_model
 from tests.small_processor import EOD, IM_START, START, plain, refusal, small_config, small_processor, span
 
@@ -206,12 +207,12 @@ def test_questions_about_no_picture_and_about_several(answerer, photo, prompts):
 def test_bad_input_is_refused_before_the_model_runs(answerer, photo, prompts):
     assert "question is empty" in refusal(lambda: answerer.ask(photo, " \n"))
     assert "not a picture" in refusal(lambda: answerer.ask(b"hello", "What?"))
-    message = refusal(lambda: answerer.ask(photo, "why " * 600))
+    message = refusal(lambda: answerer.ask(photo, "why " * 600), PromptTooLong)
     assert "with its 1 image of 10, more than the 512 allowed" in message
     refusal(lambda: answerer.ask("/nowhere.png", "What?"), FileNotFoundError)
     prompt = [*span(answerer.processor), *plain(answerer.processor, " What? Answer: ")]
     answerer.processor.max_positions = len(prompt)
-    assert "no room for an answer" in refusal(lambda: answerer.ask(photo, "What?"))
+    assert "no room for an answer" in refusal(lambda: answerer.ask(photo, "What?"), PromptTooLong)
     assert prompts == []
 
 
@@ -258,6 +259,19 @@ class TestOpening:
         (tmp_path / "chat" / "generation_config.json").write_text('{"chat_format": "chatml", "eos_token_id": 768}')
         with monkey.load(tmp_path / "chat", "cpu") as opened:
             assert opened.form == "chatml"
+
+    def test_the_label_of_pictures_may_be_left_out(self, model, photo):
+        parts = [{"type": "image", "image": photo}, {"type": "text", "text": "What?"}]
+        messages, processor = [{"role": "user", "content": parts}], small_processor()
+        with Answerer(model, processor) as held:
+            lengths = [
+                held.chat(messages, SHORT, form="chatml", picture_labels=labels).prompt_tokens
+                for labels in (True, False)
+            ]
+        # The published code writes `<img>…</img>` and the question, and nothing between.
+        segments, images = chat_segments(messages, add_generation_prompt=True, picture_labels=False)
+        assert lengths[1] == len(processor.encode_segments(segments)) < lengths[0]
+        assert images == [photo]
 
     def test_the_type_may_be_named(self, folder):
         with monkey.load(folder, dtype="bfloat16") as opened:

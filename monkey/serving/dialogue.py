@@ -34,8 +34,14 @@ def inert_segments(text: str) -> list[Segment]:
     return [(part, part in KEPT_MARKERS) for part in _MARKER.split(text) if part]
 
 
-def conversation_segments(messages: Sequence[Mapping[str, Any]], form: Form) -> tuple[list[Segment], list[Any]]:
+def conversation_segments(
+    messages: Sequence[Mapping[str, Any]], form: Form, picture_labels: bool = True
+) -> tuple[list[Segment], list[Any]]:
     """Segments of a conversation up to the answer that is asked for, and its images in their order.
+
+    Args:
+        picture_labels: in `chatml`, write `Picture n: ` before each image and a line break after it, as Qwen-VL's chat
+            does; published Monkey's does not.
 
     Raises:
         ValueError: a message that is not of the form of `monkey.chat`, no user's message at the end, an image part
@@ -44,7 +50,7 @@ def conversation_segments(messages: Sequence[Mapping[str, Any]], form: Form) -> 
     if form not in FORMS:
         raise ValueError(f"form is {form!r}, and it is one of {', '.join(FORMS)}")
     # Checks all messages, whatever form they are written in then.
-    segments, images = chat_segments(messages, add_generation_prompt=True)
+    segments, images = chat_segments(messages, add_generation_prompt=True, picture_labels=picture_labels)
     last = messages[-1]
     if last["role"] != "user":
         raise ValueError(f"the conversation ends with the {last['role']}'s message; a user's must be last")

@@ -221,6 +221,10 @@ def _opened(
     return open_four_bit(str(checkpoint), grid=grid, dtype=dtype, device_map=place).eval()
 
 
+class PromptTooLong(ValueError):
+    """A prompt that does not fit the model, with room for an answer."""
+
+
 class Answerer:
     """Answers questions about pictures, up to `max_rows` at once, in a thread of its own.
 
@@ -329,7 +333,12 @@ class Answerer:
         return self._answer(image, f" {prompt.strip()} ", decoding)
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], decoding: Decoding = FOR_ANSWERS, *, form: Form | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        decoding: Decoding = FOR_ANSWERS,
+        *,
+        form: Form | None = None,
+        picture_labels: bool = True,
     ) -> Reply:
         """Answer the last message of a conversation; result and errors as of `ask`.
 
@@ -342,9 +351,11 @@ class Answerer:
                 `monkey.images.open_image` takes. All content is plain text.
             form: how it is written, "chatml", "questions" or "plain" (`monkey.serving.dialogue`); `self.form` when
                 None.
+            picture_labels: in "chatml", write `Picture n: ` before each image and a line break after it, as Qwen-VL's
+                chat does; False writes the image alone, as published Monkey reads `<img>…</img>`.
         """
         form = form or self.form
-        segments, images = conversation_segments(messages, form)
+        segments, images = conversation_segments(messages, form, picture_labels)
         ends = set(self._end_ids)
         if form == "chatml":
             ends |= {self.processor.tokenizer.im_end_id, self.processor.tokenizer.im_start_id}
@@ -357,6 +368,7 @@ class Answerer:
         answer: str,
         *,
         form: Form | None = None,
+        picture_labels: bool = True,
         layers: Sequence[int] | None = None,
     ) -> list[PictureAttention]:
         """Where the resampler's queries and the tokens of an answer look, for each picture of a conversation.
@@ -367,7 +379,7 @@ class Answerer:
             messages: as of `chat`, up to the one that was answered. What `ask` was asked is one message of the form
                 "questions" that holds the pictures and the question.
             answer: what was answered; its tokens are those that its text is read as.
-            form: as of `chat`.
+            form, picture_labels: as of `chat`.
             layers: see `monkey.serving.attention_maps.answer_weights`.
 
         Raises:
@@ -375,7 +387,7 @@ class Answerer:
             MemoryError: the device's memory does not suffice.
             TimeoutError: it took longer than `patience` seconds.
         """
-        segments, images = conversation_segments(messages, form or self.form)
+        segments, images = conversation_segments(messages, form or self.form, picture_labels)
         if not images:
             raise ValueError("the conversation has no picture, so there is nothing to look at")
         if not answer.strip():
@@ -416,11 +428,11 @@ class Answerer:
         images = "image" if num_images == 1 else "images"
         counted = f" with its {num_images} {images} of {self.processor.image_tokens + 2:,}" if num_images else ""
         if length > limit:
-            raise ValueError(
+            raise PromptTooLong(
                 f"the prompt is {length:,} tokens long{counted}, more than the {limit:,} allowed (the model's "
                 "max_positions); shorten it or give fewer images"
             )
-        raise ValueError(
+        raise PromptTooLong(
             f"the prompt is {length:,} tokens long{counted}, and the model's {limit:,} leave no room for an answer; "
             "shorten the question"
         )

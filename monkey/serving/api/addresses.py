@@ -50,6 +50,23 @@ def checked_hosts(text: str) -> frozenset[str]:
     return frozenset(hosts)
 
 
+def checked_origins(text: str) -> list[str]:
+    """The origins of `--cors-origins`, `http://localhost:3000,https://a.example`.
+
+    Raises:
+        ValueError: one that is not an origin, exactly as a browser sends it.
+    """
+    origins = [origin.strip().lower() for origin in text.split(",")]
+    for origin in origins:
+        scheme, _, host = origin.partition("://")
+        if scheme not in PORTS or not _HOST.fullmatch(host):
+            raise ValueError(
+                f"--cors-origins {origin!r} is not the origin of a page; each stands in full and without a path, as in "
+                "http://localhost:3000,https://a.example"
+            )
+    return origins
+
+
 def checked_address(url: str, hosts: Collection[str]) -> Address:
     """An address of http or https at one of `hosts`.
 

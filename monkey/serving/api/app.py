@@ -17,6 +17,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,14 +25,14 @@ from starlette.routing import Route
 from monkey.serving.api.access import Access
 from monkey.serving.api.errors import ApiError, shown
 from monkey.serving.api.fetching import Fetcher
-from monkey.serving.api.limits import Admission, Limits, read_body
+from monkey.serving.api.limits import Admission, Limits, WholeBodies, read_body
 from monkey.serving.api.metrics import CONTENT_TYPE, Metrics, Record
 from monkey.serving.api.pictures import picture_sources
 from monkey.serving.api.request import ChatRequest, parse_request
 from monkey.serving.api.streaming import Completion, EventStream, event, pieces_of
 from monkey.serving.dialogue import FORMS, Form
 from monkey.serving.reply import Reply
-from monkey.serving.session import Answerer
+from monkey.serving.session import Answerer, PromptTooLong
 
 OPENED_AT_ONCE = 2
 """Bodies and pictures that are being taken apart at the same time: one picture may take hundreds of megabytes."""
@@ -47,6 +48,8 @@ class Api:
         form: how conversations are written where a request does not say; the checkpoint's own when None.
         fetcher: of pictures at addresses; None fetches none.
         keys, is_loopback: as of `monkey.serving.api.access.Access`.
+        origins: of web pages whose scripts may ask, as `monkey.serving.api.addresses.checked_origins` gives them.
+        picture_labels: as of `Answerer.chat`, where a request does not say.
 
     Attributes:
         app: the ASGI application.
@@ -62,8 +65,11 @@ class Api:
         fetcher: Fetcher | None = None,
         keys: Iterable[str] = (),
         is_loopback: bool = True,
+        origins: Iterable[str] = (),
+        picture_labels: bool = True,
     ):
         self.answerer, self.limits, self.form, self.fetcher = answerer, limits or Limits(), form, fetcher
+        self.picture_labels = picture_labels
         at_once = answerer.engine.max_rows
         self.admission = Admission(at_once + self.limits.queue, at_once)
         self.metrics = Metrics(answerer.engine)
@@ -78,7 +84,12 @@ class Api:
                 Route("/health", self._health),
                 Route("/metrics", self._metrics),
             ],
-            middleware=[Middleware(Access, keys=tuple(keys), is_loopback=is_loopback)],
+            middleware=[
+                *_leave_for_pages(list(origins)),
+                Middleware(WholeBodies, limits=self.limits, admission=self.admission),
+                Middleware(Access, keys=tuple(keys), is_loopback=is_loopback),
+                Middleware(_CleanPath),
+            ],
             exception_handlers={ApiError: _refused, HTTPException: _of_http, Exception: _failed},
         )
 
@@ -96,7 +107,11 @@ class Api:
         decoding = request.decoding()
         messages = request.conversation(await picture_sources(request.urls, self.fetcher))
         try:
-            reply = await in_thread(partial(self.answerer.chat, messages, decoding, form=request.form or self.form))
+            labels = self.picture_labels if request.picture_labels is None else request.picture_labels
+            form = request.form or self.form
+            reply = await in_thread(partial(self.answerer.chat, messages, decoding, form=form, picture_labels=labels))
+        except PromptTooLong as error:
+            raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error
         except (ValueError, FileNotFoundError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from error
         return request, reply
@@ -138,6 +153,23 @@ class Api:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
 
+def _leave_for_pages(origins: list[str]) -> list[Middleware]:
+    """Outermost: a browser asks for leave without a key, and shows a page no refusal without its marks."""
+    settings = {"allow_methods": ["GET", "POST"], "allow_headers": ["*"], "expose_headers": ["Retry-After"]}
+    return [Middleware(CORSMiddleware, allow_origins=origins, **settings)] if origins else []
+
+
+class _CleanPath:
+    """ASGI middleware that reads //v1/models/ as /v1/models: clients join addresses carelessly."""
+
+    def __init__(self, app: Any):
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = "/" + "/".join(filter(None, scope["path"].split("/")))
+        await self._app({**scope, "path": path}, receive, send)
+
+
 class _Chat:
     """ASGI application of `/v1/chat/completions`."""
 
@@ -171,10 +203,12 @@ class _Chat:
             await asyncio.gather(work, leaving, return_exceptions=True)
 
     async def _answer(self, body: bytes, scope: dict[str, Any], send: Any, record: Record) -> None:
-        stream = EventStream(send)
+        limits = self._api.limits
+        stream = EventStream(send, limits.send_seconds)
         text: list[str] = []
         try:
-            async with self._api.admission.deadline(self._api.limits.seconds):
+            # Sending included: a caller who does not read what was written would stay for ever.
+            async with self._api.admission.deadline(max(0.0, limits.seconds - record.seconds)):
                 request, reply = await self._api.submitted(body)
                 record.reply = reply
                 completion = Completion(request.model, reply, request.includes_usage)
@@ -185,20 +219,19 @@ class _Chat:
                         text.append(piece)
                         if request.stream:
                             await stream.put(completion.piece(piece))
-            if reply.finish_reason == "cancelled":
-                raise _cut_off()
+                if reply.finish_reason == "cancelled":
+                    raise _cut_off()
+                if request.stream:
+                    await stream.put(completion.ending(), is_last=True)
+                else:
+                    await JSONResponse(completion.whole("".join(text)))(scope, None, send)
+                record.outcome = reply.finish_reason
         except (TimeoutError, MemoryError, ApiError) as error:
             refusal = self._refusal(error)
             if not stream.has_begun:
                 raise refusal from error
             record.outcome = str(refusal.status)
-            await stream.put(event(refusal.body), is_last=True)
-            return
-        record.outcome = reply.finish_reason
-        if request.stream:
-            await stream.put(completion.ending(), is_last=True)
-        else:
-            await JSONResponse(completion.whole("".join(text)))(scope, None, send)
+            await stream.put_last_words(event(refusal.body))
 
     def _refusal(self, error: Exception) -> ApiError:
         if isinstance(error, TimeoutError):
@@ -225,9 +258,20 @@ async def _refused(request: Request, error: ApiError) -> Response:
 
 
 async def _of_http(request: Request, error: HTTPException) -> Response:
-    """Of the framework's own, such as for a path that does not exist."""
-    message = f"{request.method} {shown(request.url.path, 120)}: {error.detail}"
-    response = ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else None).response()
+    """Of the framework's own: for a path that does not exist, or that is asked for in another way."""
+    message, code = f"{request.method} {shown(request.url.path, 120)}: {error.detail}", None
+    if error.status_code == 404:
+        code = "not_found"
+        message += (
+            "; this server answers POST /v1/chat/completions and lists its model at /v1/models, so a client's base_url "
+            f"ends in /v1, as {request.base_url}v1"
+        )
+    elif error.status_code == 405:
+        code = "method_not_allowed"
+        message += f"; use {(error.headers or {}).get('Allow', 'GET or POST')}"
+        if request.method == "OPTIONS":
+            message += ", and start the server with --cors-origins for pages of other origins"
+    response = ApiError(error.status_code, message, code=code).response()
     response.headers.update(error.headers or {})
     return response
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-_KINDS = {401: "authentication_error", 429: "rate_limit_error"}
+_KINDS = {429: "rate_limit_error"}
 """What an error is called by its status; others below 500 are `invalid_request_error`, the rest `server_error`."""
 
 

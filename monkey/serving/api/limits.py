@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,15 @@ LONGEST_WAIT = 60
 """Most seconds after which a caller is told to come again."""
 
 DISCARDED = 4
-"""How many times the allowed bytes of a body are read to its end, so that its sender gets to read the refusal."""
+"""How many times the allowed bytes are read of a body that is refused, so that its sender gets to read why."""
+
+PAUSE_SECONDS = 1.0
+"""After which a sender is taken to have sent all that it wants to of a body that is refused."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one server; all but the last have flags of `python -m monkey.serve`."""
+    """Of one server; all but the last two have flags of `python -m monkey.serve`."""
 
     body_bytes: int = 32 * 2**20
     """Of a request, base64 included."""
@@ -35,6 +38,8 @@ class Limits:
     """From a request's first byte to the answer's last."""
     body_seconds: float = 60.0
     """For a request's body to arrive."""
+    send_seconds: float = 60.0
+    """For a caller to read so much that there is room for the next piece of a stream."""
 
 
 class Admission:
@@ -63,7 +68,7 @@ class Admission:
             raise ApiError(
                 429,
                 f"{self.in_flight} requests are being answered or wait already; ask again later",
-                code="queue_full",
+                code="rate_limit_exceeded",
                 retry_after=self._wait(),
             )
         self.in_flight += 1
@@ -106,17 +111,18 @@ async def read_body(scope: dict[str, Any], receive: Any, limits: Limits, admissi
     kind = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         raise ApiError(415, "the body must come as `Content-Type: application/json`", code="content_type")
+    seconds = min(limits.body_seconds, limits.seconds)
     try:
-        async with admission.deadline(limits.body_seconds):
+        async with admission.deadline(seconds):
             return await _received(receive, limits.body_bytes)
     except TimeoutError:
-        raise ApiError(408, f"the body did not arrive within {limits.body_seconds:g} seconds", code="timeout") from None
+        raise ApiError(408, f"the body did not arrive within {seconds:g} seconds", code="timeout") from None
 
 
 async def _received(receive: Any, limit: int) -> bytes | None:
     parts: list[bytes] = []
     length, more = 0, True
-    while more and length <= DISCARDED * limit:
+    while more:
         message = await receive()
         if message["type"] != "http.request":
             return None
@@ -124,9 +130,49 @@ async def _received(receive: Any, limit: int) -> bytes | None:
         length += len(part)
         parts.append(part)
         if length > limit:
-            parts.clear()
-    if length > limit:
-        raise ApiError(
-            413, f"the request is longer than the {limit:,} bytes allowed (--max-body-mib)", code="body_too_large"
-        )
+            raise ApiError(
+                413, f"the request is longer than the {limit:,} bytes allowed (--max-body-mib)", code="body_too_large"
+            )
     return b"".join(parts)
+
+
+class WholeBodies:
+    """ASGI middleware that reads a request to its end before it is answered or refused.
+
+    A connection that is closed while bytes of its request are unread is reset, and its sender, still sending, may never
+    see why. So what is refused before its body was read (no key, no room, no such path) is read first and thrown away,
+    up to `DISCARDED` times the allowed bytes and for the seconds that a body has, until it pauses; it holds no place.
+    """
+
+    def __init__(self, app: Any, limits: Limits, admission: Admission):
+        self.app, self._limits, self._admission = app, limits, admission
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        # Who waits to be told that it may send has sent nothing, and needs not.
+        is_unread = b"expect" not in dict(scope["headers"])
+
+        async def receive_and_note() -> dict[str, Any]:
+            nonlocal is_unread
+            message = await receive()
+            is_unread = message.get("more_body", False)
+            return message
+
+        async def send_after_reading(message: dict[str, Any]) -> None:
+            nonlocal is_unread
+            # 408 says that the rest does not come.
+            if is_unread and message.get("status") != 408:
+                await self._discard(receive)
+            is_unread = False
+            await send(message)
+
+        await self.app(scope, receive_and_note, send_after_reading)
+
+    async def _discard(self, receive: Any) -> None:
+        left = DISCARDED * self._limits.body_bytes
+        with suppress(TimeoutError):
+            async with self._admission.deadline(self._limits.body_seconds):
+                while left > 0:
+                    message = await asyncio.wait_for(receive(), PAUSE_SECONDS)
+                    if not message.get("more_body", False):
+                        break
+                    left -= len(message["body"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 from monkey.serving.api.errors import ApiError, shown
 from monkey.serving.api.fetching import Fetcher
@@ -18,6 +20,20 @@ async def picture_sources(urls: Sequence[str], fetcher: Fetcher | None) -> list[
         ApiError: an address that is not of this kind, or that gives nothing.
     """
     return [await _source(url, number, fetcher) for number, url in enumerate(urls, start=1)]
+
+
+def clean_address(url: str) -> str:
+    """An address, with a data-URI's base64 as it is written most strictly.
+
+    Broken into lines, written as a URL writes it (`%2B`), in the alphabet for URLs or without padding, it means the
+    same. A blank inside a line is left to be refused: a `+` may have stood there.
+    """
+    url = url.strip()
+    if url[:5].lower() != "data:":
+        return url
+    head, comma, encoded = unquote(url).partition(",")
+    encoded = re.sub(r"[ \t]*[\r\n]+[ \t]*", "", encoded).replace("-", "+").replace("_", "/").rstrip("=")
+    return f"{head}{comma}{encoded}{'=' * (-len(encoded) % 4)}"
 
 
 async def _source(url: str, number: int, fetcher: Fetcher | None) -> bytes | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -22,6 +24,15 @@ _WHY_NOT = {
     errno.EACCES: "this user may not use it; give one above 1023 with --port",
     errno.EADDRNOTAVAIL: "this machine has no such address; --host takes one of its own, or 0.0.0.0 for all",
 }
+
+
+KEEP_ALIVE = 75
+"""Seconds that a connection without a request stays open: longer than clients and proxies keep theirs (5 to 60), since
+what is sent while the connection is being closed is answered by a reset. Whoever takes as long for the head of a
+request, or to read an answer that is over, is parted with."""
+
+GRACE = 5
+"""Seconds that the end of the server waits for answers to be read, and for threads after a second signal."""
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -63,7 +74,9 @@ def base_url(listening: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Ends when the answers in progress are finished, and refuses others meanwhile; a second signal ends it at once.
+    """Ends when the answers in progress are finished, and refuses others meanwhile.
+
+    A second signal ends it at once, and the process with it, whatever its callers and threads are at.
 
     Attributes:
         url: what OpenAI's client takes as `base_url`.
@@ -73,6 +86,8 @@ class Server(uvicorn.Server):
         self.url = base_url(listening)
         self._admission = api.admission
         self._is_urgent = False
+        self._longest = api.limits.seconds + KEEP_ALIVE
+        self._seen: dict[tuple[Any, Any, bool], float] = {}
         super().__init__(
             uvicorn.Config(
                 api.app,
@@ -83,11 +98,17 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=GRACE,
             )
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.interrupt()
+        if self._is_urgent:
+            last_resort = threading.Timer(2 * GRACE, os._exit, [128 + sig])
+            last_resort.daemon = True
+            last_resort.start()
         if (left := self._admission.in_flight) and not self._is_urgent:
             print(f"{signal.Signals(sig).name}: finishing {left} requests; once more ends them", file=sys.stderr)
 
@@ -99,9 +120,28 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._is_urgent:
             self._admission.stop()
-        if self._admission.is_draining and not self._admission.in_flight:
+        if self._admission.is_draining and (not self._admission.in_flight or self._is_urgent):
             self.should_exit = True
+        self._part_with_lingering()
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    def _part_with_lingering(self) -> None:
+        """Close the connections that have been at the same thing for too long: one request, or none."""
+        now, seen = time.monotonic(), {}
+        for connection in list(self.server_state.connections):
+            cycle, transport = connection.cycle, connection.transport
+            is_over = cycle is None or cycle.response_complete or transport.is_closing()
+            state = connection, cycle, is_over
+            seen[state] = self._seen.get(state, now)
+            if now - seen[state] > (KEEP_ALIVE if is_over else self._longest):
+                # What a caller does not read keeps a connection open for ever that is closed and not aborted.
+                (transport.abort if transport.get_write_buffer_size() else transport.close)()
+        self._seen = seen
 
 
 def serve(api: Api, listening: socket.socket) -> None:
@@ -119,6 +159,9 @@ def serve(api: Api, listening: socket.socket) -> None:
         raise _cannot_listen(port, host, error) from error
     finally:
         api.close()
+        if threading.current_thread() is threading.main_thread():
+            # What is left to wait for is the model's thread; Ctrl-C ends that as SIGTERM does, which exits at once.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

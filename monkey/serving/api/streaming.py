@@ -8,11 +8,15 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any
 
 from monkey.serving.reply import Reply
 
 DONE = b"data: [DONE]\n\n"
+
+LAST_WORDS_SECONDS = 1.0
+"""For a caller whose time is over to make room for the event that says so."""
 
 EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -91,17 +95,28 @@ class Completion:
 
 
 class EventStream:
-    """A response of server-sent events, which begins with the first of them: until then it may still be another."""
+    """A response of server-sent events, which begins with the first of them: until then it may still be another.
 
-    def __init__(self, send: Any):
-        self._send = send
+    Args:
+        seconds: after which `put` raises TimeoutError where the caller reads nothing, so that there is no room.
+    """
+
+    def __init__(self, send: Any, seconds: float):
+        self._send, self._seconds = send, seconds
         self.has_begun = False
 
     async def put(self, events: bytes, is_last: bool = False) -> None:
-        if not self.has_begun:
-            self.has_begun = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
-        await self._send({"type": "http.response.body", "body": events, "more_body": not is_last})
+        async with asyncio.timeout(self._seconds):
+            if not self.has_begun:
+                self.has_begun = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
+            await self._send({"type": "http.response.body", "body": events, "more_body": not is_last})
+
+    async def put_last_words(self, events: bytes) -> None:
+        """End after time: a caller who does not read is not waited for, and its connection is cut off."""
+        self._seconds = LAST_WORDS_SECONDS
+        with suppress(TimeoutError):
+            await self.put(events, is_last=True)
 
 
 def event(value: dict[str, Any]) -> bytes:
