@@ -77,10 +77,11 @@ PREPARERS: Mapping[str, Preparer] = {
     "KLC": Preparer(due.kleister_charity, "test/document.jsonl, png/", _DUE, _EACH_ITS_OWN),
     "WTQ": Preparer(
         tables.wtq,
-        "data/pristine-unseen-tables.tsv (or test/document.jsonl of the DUE package), and pictures of the tables in "
-        "png/",
+        "tagged/data/pristine-unseen-tables.tagged (else data/pristine-unseen-tables.tsv, else test/document.jsonl of "
+        "the DUE package), and pictures of the tables in png/",
         f"github.com/ppasupat/WikiTableQuestions; pictures: {_DUE}",
         "CC BY-SA 4.0",
+        version=2,
     ),
     "gqa_testdev": Preparer(
         gqa.gqa, "testdev_balanced_questions.json, images/", "cs.stanford.edu/people/dorarad/gqa", "CC BY 4.0"
@@ -156,7 +157,7 @@ PREPARERS: Mapping[str, Preparer] = {
     ),
     "ocrbench": Preparer(
         ocr.ocrbench,
-        "OCRBench.json, OCRBench_Images/",
+        "OCRBench/OCRBench.json of the repository, OCRBench_Images/",
         "github.com/Yuliang-Liu/MultimodalOCR",
         "those of the sets it was drawn from",
     ),
