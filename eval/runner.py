@@ -134,7 +134,7 @@ def _dealt(works: Sequence[TaskWork], settings: RunSettings, size: int, patience
     """What the journals lack, as chunks for `size` processes; size 0 leaves a task whole and in order."""
     dealt = []
     for number, work in enumerate(works):
-        answered = work.answered(settings.folder, settings.fresh, patience)
+        answered = work.answered(settings, patience)
         work.resumed = len(answered)
         pending = [work.request(row) for row in work.keys if row not in answered]
         parts = chunks(pending, size, settings.batch_size) if size else [pending] if pending else []

@@ -74,7 +74,8 @@ class TestReplay:
             self.score(sums, tmp_path / "other", entries[::-1])
 
     def test_dropped_doubled_and_foreign_answers_are_counted_and_named(self, sums, tmp_path):
-        entries = [{"question_id": number, "answer": "x"} for number in (100, 101, 101, 103, 104, 999)]
+        entries = [{"question_id": number, "answer": "x"} for number in (100, 101, 103, 103, 104, 999)]
+        entries[1:1] = [{"question_id": 101, "answer": "y"}]
         results = self.score(sums, tmp_path / "run", entries)
         assert not results["complete"]
         assert (results["missing"], results["duplicate"], results["foreign"]) == ([102, 105], [101], ["999"])
