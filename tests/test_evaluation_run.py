@@ -251,6 +251,10 @@ class TestFiles:
             assert program(sums, tmp_path / "result") == 0
         assert "asked no question: the answers were there" in capsys.readouterr().out
 
+    def test_questions_that_could_not_be_asked_are_not_called_answered(self):
+        figures = throughput([])
+        assert shown_throughput(figures, 1) == "asked no question: none of the 1 that were left could be asked"
+
     def test_a_part_of_the_questions_is_noted(self, sums, tmp_path):
         results = run_one(sums, tmp_path / "run", limit=3)
         assert "3 of 10 questions were asked." in notes(results)
