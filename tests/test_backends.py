@@ -318,6 +318,16 @@ class TestServer:
         kept = len(lines_of(tmp_path / "run" / "sums" / "journal.jsonl"))
         assert 2 <= kept < 6
 
+    def test_an_address_without_its_end_is_told_so(self, sums, tmp_path, serve):
+        server = serve(models=(), plan=[(404, {}, {"error": {"message": "no such path"}})])
+        server.url = server.url.removesuffix("/v1")
+        with pytest.raises(ValueError, match=r"lists no model; .*--served-model; most servers want --base-url to end"):
+            opened(server)
+        with pytest.raises(
+            ServerGone, match=r"refuses with 404: no such path; most servers want --base-url to end in /v1"
+        ):
+            run_one(sums, tmp_path / "run", lambda: opened(server, model="tiny"))
+
     def test_the_model_is_the_only_one_listed_or_must_be_named(self, serve):
         assert opened(serve()).model == "tiny"
         server = serve(models=("one", "two"))
