@@ -52,10 +52,10 @@ def arguments(documentation: str | None) -> argparse.ArgumentParser:
     what.add_argument(
         "--dataset",
         default=DEFAULT_SELECTION,
-        help="tasks, groups, patterns, own .toml, .yaml or .jsonl files; commas between (%(default)s)",
+        help="tasks, groups, patterns, own .toml, .yaml, .jsonl or .json files; commas between (%(default)s)",
     )
-    what.add_argument("--metric", choices=METRICS, help="metric of a .jsonl file")
-    what.add_argument("--max-new-tokens", type=positive, help="limit of an answer, for a .jsonl file (100)")
+    what.add_argument("--metric", choices=METRICS, help="metric of a .jsonl or .json file of your own")
+    what.add_argument("--max-new-tokens", type=positive, help="limit of an answer, for a file of your own (100)")
     what.add_argument("--data-root", type=Path, help="folder that the tasks' paths and their images start from (.)")
     what.add_argument(
         "--prompt",
