@@ -14,7 +14,7 @@ from eval.asking import Report
 from eval.backends import Backend, Request
 from eval.few_shot import Examples, FewShot, load_examples
 from eval.journal import Journal, answer_key, journals_of, read_entries
-from eval.prompting import AS_TRAINED, PromptForm, prompt_form
+from eval.prompting import AS_TRAINED, PromptForm, asks_for_boxes_in_vain, inert_sign, prompt_form
 from eval.questions import QuestionSet, Selection, load_question_set
 from eval.tasks import Task
 from monkey.data.records import Question
@@ -168,3 +168,16 @@ def load_works(tasks: Sequence[Task], settings: RunSettings, first: bool = True)
         examples = load_examples(settings.few_shot, question_set, settings.data_root) if settings.few_shot else None
         works.append(TaskWork(question_set, form, examples))
     return works
+
+
+def signs_without_effect(works: Sequence[TaskWork]) -> list[str]:
+    """Sentences on tasks whose questions hold signs that models know and that are read as characters here."""
+    sentences = []
+    for work in works:
+        found = {question.source: inert_sign(question.question) for question in work.questions.values()}
+        inert = [f"{source}: {sentence}" for source, sentence in found.items() if sentence]
+        if inert:
+            sentences.append(f"task {work.task.name}: {len(inert):,} of {len(found):,} questions; {inert[0]}")
+        if (sentence := asks_for_boxes_in_vain(work.task)) is not None:
+            sentences.append(sentence)
+    return sentences
