@@ -246,6 +246,17 @@ _ROWS = (
         note=_CAPTION_NOTE,
     ),
     Task(
+        "estvqa_official",
+        "data/estvqa_official/test.jsonl",
+        "anls_simplified",
+        LONG_ANSWER,
+        n_expected=4525,
+        split="the official test, English and Chinese, whose answers were released in 2023",
+        parts=("language",),
+        note="Scored is the text (TC); CLC, the set's leading figure, also asks for the place of the evidence. Chinese "
+        "needs the package zhconv.",
+    ),
+    Task(
         "scienceqa_img",
         "data/scienceqa/scienceqa_test_img.jsonl",
         "choice_accuracy",
@@ -342,7 +353,10 @@ _PUBLISHED = (
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "general": ("vqav2_val", "okvqa_val", "gqa_testdev", "vizwiz_val", "scienceqa_img"),
-    "text": ("textvqa_val", "ai2diagram_test", "stvqa_test", "estvqa_test", "ocrvqa", "ocrbench"),
+    "text": (
+        *("textvqa_val", "ai2diagram_test", "stvqa_test", "estvqa_test"),
+        *("estvqa_official", "ocrvqa", "ocrbench"),
+    ),
     "document": (
         *("docvqa_test", "chartqa", "infovqa_test", "deepform", "KLC", "WTQ"),
         *("tabfact", "visualmrc"),
@@ -412,8 +426,8 @@ def _rows_for(name: str) -> tuple[Task, ...]:
     if name.endswith(OTHER_FILE_ENDINGS):
         raise ValueError(
             f"--dataset {name}: questions of your own are read from .jsonl, a line a question, and .json, a list of "
-            'them, such as {"image": "a.png", "question": "…", "answer": "…", "question_id": 1}; write pictures that the '
-            "table holds as base64 to files"
+            'them, such as {"image": "a.png", "question": "…", "answer": "…", "question_id": 1}; write pictures that '
+            "the table holds as base64 to files"
         )
     if name in GROUPS:
         return tuple(TASKS[member] for member in GROUPS[name])

@@ -50,7 +50,7 @@ def root(tmp_path) -> Path:
 def test_every_task_has_a_preparer_and_a_release_to_test_it_with():
     others_made = {name for kind in ("general", "text", "document", "caption") for name in GROUPS[kind]}
     assert set(PREPARERS) == others_made == set(RELEASES)
-    assert len(PREPARERS) == 21
+    assert len(PREPARERS) == 22
 
 
 @pytest.mark.parametrize("name", PREPARERS)
@@ -245,6 +245,18 @@ def test_chinese_questions_are_no_part_of_the_english_set(release, root):
     official_releases.estvqa(release)
     prepare("estvqa_test", release, root, allow_count=True)
     assert [row["question"] for row in lines(root, "estvqa_test")] == ["What is this store?", "What number?"]
+
+
+def test_an_official_question_of_estvqa_needs_its_picture_named(release, root):
+    official_releases.estvqa_official(release)
+    (release / "test_images.json").unlink()
+    with pytest.raises(ValueError, match=r"which picture question 0 is about; write test_images\.json into"):
+        prepare("estvqa_official", release, root, allow_count=True)
+    rows = json.loads((release / "annotations/test.json").read_text())
+    nested = [{"image": f"{row['question_id']}.jpg", "annotation": [row]} for row in rows]
+    write_json(release / "annotations/test.json", nested)
+    prepare("estvqa_official", release, root, allow_count=True)
+    assert [row["image"][-5:] for row in lines(root, "estvqa_official")] == ["0.jpg", "1.jpg"]
 
 
 def test_row_without_a_reference_is_kept_and_counted(release, root, capsys):

@@ -53,6 +53,13 @@ PREPARERS: Mapping[str, Preparer] = {
         "github.com/xinke-wang/EST-VQA; old commits of github.com/Yuliang-Liu/MultimodalOCR, answer_save/",
         "see the repositories",
     ),
+    "estvqa_official": Preparer(
+        scene_text.estvqa_official,
+        "annotations/test.json (the released answers), images/test/, and test_images.json, a list of question_id and "
+        "image, where the answers do not name their pictures",
+        "github.com/xinke-wang/EST-VQA",
+        "see the repository",
+    ),
     "docvqa_test": Preparer(
         documents.docvqa,
         "test/document.jsonl and png/ of the DUE package, or test_v1.0.json with answers, or val_v1.0_withQT.json",
@@ -145,8 +152,9 @@ PREPARERS: Mapping[str, Preparer] = {
     ),
     "visualmrc": Preparer(
         visualmrc.visualmrc,
-        "test.jsonl, and images/, which the publisher gives on request",
-        "github.com/nttmdlab-nlp/VisualMRC",
+        "test.jsonl, and images/, which the publisher gives on request; copies on the hub are parquet files, to be "
+        "written out in this form",
+        "github.com/nttmdlab-nlp/VisualMRC; huggingface.co/datasets/jeepliu/VisualMRC",
         "for research only",
     ),
     "ocrvqa": Preparer(
