@@ -81,6 +81,10 @@ class TestReplay:
         assert (results["missing"], results["duplicate"], results["foreign"]) == ([102, 105], [101], ["999"])
         assert len(incompleteness(results)) == 3
 
+    def test_whole_numbers_are_answers_by_their_digits(self, sums, tmp_path):
+        entries = [{"question_id": 100 + number, "answer": 2 * number} for number in range(6)]
+        assert self.score(sums, tmp_path / "run", entries)["scores"]["official"]["value"] == 100.0
+
     def test_a_part_of_the_questions_makes_no_answer_foreign(self, sums, tmp_path):
         entries = [{"question_id": 100 + number, "answer": "x"} for number in range(6)]
         assert self.score(sums, tmp_path / "run", entries, limit=2)["complete"]
@@ -93,7 +97,10 @@ class TestReplay:
         ("entries", "message"),
         [
             ([{"question_id": 100}], r"answers.json[0]: there is no answer; it is called one of raw, answer"),
-            ([{"question_id": 100, "answer": 3}], r"answers.json[0]: 'answer' must be a text, found int"),
+            (
+                [{"question_id": 100, "answer": 3.5}],
+                r"answers.json[0]: 'answer' must be a text, found float (3.5); write",
+            ),
             ([{"question_id": [1], "answer": "x"}], r"answers.json[0]: 'question_id' must be a text or a whole number"),
             ([{"question_id": 1, "answer": "x"}, {"answer": "x"}], r"answers.json[1]: some rows have an id and some"),
             (["x"], r"answers.json[0]: expected an object with an id and an answer, found str"),

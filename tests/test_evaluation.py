@@ -321,7 +321,7 @@ def program(path: Path | str, output: Path, *flags: str, backend: str = "oracle"
     ("rows", "message"),
     [
         ([row(0), "{broken", row(2)], "sums.jsonl:2"),
-        ([row(0), row(1, answer=3)], "sums.jsonl:2"),
+        ([row(0), row(1, answer=3.5)], "sums.jsonl:2"),
         ([row(0), row(1, answer=["a", None])], "sums.jsonl:2"),
         ([row(0), row(1, answer=[])], "sums.jsonl:2"),
         ([row(0), row(1, image="images/none.png")], "none.png"),
