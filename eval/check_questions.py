@@ -24,7 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.metrics import METRICS, metric_named, score
-from eval.prompting import asks_for_boxes_in_vain, inert_sign
+from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
 from eval.trained_images import trained_images
 from monkey.command_line import OneLineParser
@@ -294,9 +294,9 @@ def _check_counts(check: TaskCheck) -> None:
             )
             check.add(TOO_FEW, question.source, sentence)
         if not any(reference.strip() for reference in question.answers):
-            sentence = f"{question.source}: the references are all empty{_worth_of_nothing(check.task, question)}"
+            sentence = f"{question.source}: the references are all empty{_say_worth_of_nothing(check.task, question)}"
             check.add(NO_REFERENCE, question.source, sentence)
-        if (sentence := inert_sign(question.question)) is not None:
+        if (sentence := find_inert_sign(question.question)) is not None:
             check.add(INERT, question.source, f"{question.source}: {sentence}")
         first = asked.setdefault((str(question.image), question.question), question.source)
         if first != question.source:
@@ -304,7 +304,7 @@ def _check_counts(check: TaskCheck) -> None:
             check.add(ASKED_TWICE, question.source, sentence)
 
 
-def _worth_of_nothing(task: Task, question: Question) -> str:
+def _say_worth_of_nothing(task: Task, question: Question) -> str:
     """What an empty answer to a question without a reference scores, where the headline scores rows by themselves."""
     if task.headline not in metric_named(task.metric).variants or not question.answers:
         return ""

@@ -36,7 +36,7 @@ def chosen(prediction: str, references: Sequence[str]) -> float:
 
     Case, blanks, Markdown, a final full stop and words such as "The answer is" before the option do not matter; '(b)',
     'B.' and 'b' are one letter. 'B. moon' names the option twice: where the text is a reference and a reference is a
-    letter, that letter must be it. Else `stated_letter` decides, where a reference is a letter. The options themselves
+    letter, that letter must be it. Else `read_letter` decides, where a reference is a letter. The options themselves
     are not known here, so an answer that is merely nearer to the right option than to the others is wrong;
     `nearest_option` knows them.
     """
@@ -49,11 +49,11 @@ def chosen(prediction: str, references: Sequence[str]) -> float:
     letter = letter.strip(_DECORATION + _MARKDOWN)
     if len(letter) == 1 and _plain(text) in wanted:
         return float(not letters or letter in letters)
-    stated = stated_letter(prediction, _LETTERS + "".join(letters).upper()) if letters else None
+    stated = read_letter(prediction, _LETTERS + "".join(letters).upper()) if letters else None
     return float(stated is not None and stated.lower() in letters)
 
 
-def stated_letter(prediction: str, options: Iterable[str] = _LETTERS) -> str | None:
+def read_letter(prediction: str, options: Iterable[str] = _LETTERS) -> str | None:
     """The capital letter by which an answer names one of the options; None where it names none, or several.
 
     First what follows "answer is" or "Answer:" ("The answer is B. BECAUSE: …"), then a letter that opens the answer
@@ -113,7 +113,7 @@ def nearest_option(item: Item) -> float:
     lettered = _LETTERED.match(item.prediction)
     if lettered and lettered.group(1).upper() in options:
         named = [lettered.group(1).upper()]
-    elif not named and (stated := stated_letter(item.prediction, options)):
+    elif not named and (stated := read_letter(item.prediction, options)):
         named = [stated]
     choice = named[0] if named else min(options, key=distance)
     return max(chosen(choice, item.references), chosen(options[choice], item.references))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eval.tasks import Task
 from monkey import prompts
-from monkey.data.markers import IMAGE, find_foreign_markers
+from monkey.data.markers import IMAGE, PLACE, find_foreign_markers
 from monkey.prompts import IMAGE_PLACE
 
 AS_TRAINED, PUBLISHED = "as-trained", "published"
@@ -61,15 +61,15 @@ class PromptForm:
         ]
 
 
-def inert_sign(question: str) -> str | None:
+def find_inert_sign(question: str) -> str | None:
     """A sentence on the first sign in a question that models know and that stays characters here; None without one."""
-    marks = [(found.start(), found.group(), False) for found in _MARKS.finditer(question)]
-    signs = [*marks, *((found.start, found.text, found.meaning == IMAGE) for found in find_foreign_markers(question))]
+    own = [(found.start(), found.group(), PLACE) for found in _MARKS.finditer(question)]
+    signs = [*own, *((found.start, found.text, found.meaning) for found in find_foreign_markers(question))]
     if not signs:
         return None
-    _, sign, is_image = min(signs)
-    way_out = "the picture stands in 'image': leave the sign out" if is_image else _HOW_TO_ASK_FOR_BOXES
-    return f"the question holds {sign!r}, which is read as characters; {way_out}"
+    _, sign, meaning = min(signs)
+    ways_out = {IMAGE: "the picture stands in 'image': leave the sign out", PLACE: _HOW_TO_ASK_FOR_BOXES}
+    return f"the question holds {sign!r}, which is read as characters; {ways_out.get(meaning, 'leave it out')}"
 
 
 def asks_for_boxes_in_vain(task: Task) -> str | None:

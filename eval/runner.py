@@ -47,7 +47,7 @@ from eval.score_table import score_table
 from eval.sharding import Processes, chunks
 from eval.tables import table_row, write_summary
 from eval.tasks import Task
-from eval.work import RunSettings, TaskWork, generation_of, load_works, signs_without_effect
+from eval.work import RunSettings, TaskWork, find_inert_signs, generation_of, load_works
 
 __all__ = ["RunSettings", "is_complete", "run", "run_loaded"]
 
@@ -71,7 +71,7 @@ def run(
     with processes.together():
         if processes.first:
             works = load_works(tasks, settings)
-            for sentence in signs_without_effect(works):
+            for sentence in find_inert_signs(works):
                 tqdm.write(f"note: {sentence}", file=sys.stderr)
             processes.tell("questions", True)
             return _lead(works, settings, open_backend(), processes)

@@ -14,7 +14,7 @@ from eval.asking import Report
 from eval.backends import Backend, Request
 from eval.few_shot import Examples, FewShot, load_examples
 from eval.journal import Journal, answer_key, journals_of, read_entries
-from eval.prompting import AS_TRAINED, PromptForm, asks_for_boxes_in_vain, inert_sign, prompt_form
+from eval.prompting import AS_TRAINED, PromptForm, asks_for_boxes_in_vain, find_inert_sign, prompt_form
 from eval.questions import QuestionSet, Selection, load_question_set
 from eval.tasks import Task
 from monkey.data.records import Question
@@ -170,11 +170,11 @@ def load_works(tasks: Sequence[Task], settings: RunSettings, first: bool = True)
     return works
 
 
-def signs_without_effect(works: Sequence[TaskWork]) -> list[str]:
+def find_inert_signs(works: Sequence[TaskWork]) -> list[str]:
     """Sentences on tasks whose questions hold signs that models know and that are read as characters here."""
     sentences = []
     for work in works:
-        found = {question.source: inert_sign(question.question) for question in work.questions.values()}
+        found = {question.source: find_inert_sign(question.question) for question in work.questions.values()}
         inert = [f"{source}: {sentence}" for source, sentence in found.items() if sentence]
         if inert:
             sentences.append(f"task {work.task.name}: {len(inert):,} of {len(found):,} questions; {inert[0]}")

@@ -65,7 +65,7 @@ def estvqa(release: Release) -> Prepared:
         return _of_predictions(release, published, _estvqa_picture, "images/train/")
     rows = []
     path = release.file("annotations/train.json", "train.json", "annotations/en_train.json", "en_train.json")
-    for where, row in _by_question(release.rows(path)):
+    for where, row in _list_questions(release.rows(path)):
         picture = _estvqa_picture(release, take_text(row, "image", where), where)
         question, answer = take_text(row, "question", where), take_text_or_texts(row, "answer", where)
         if not _CHINESE.search(question):
@@ -77,10 +77,10 @@ def estvqa_official(release: Release) -> Prepared:
     """The test questions with the released answers; 'language' and 'evidence' stand in each line."""
     rows = []
     named = release.find(*(f"{folder}{_PICTURE_LIST}" for folder in ("", "annotations/")))
-    listed = list(_by_question(release.rows(named))) if named is not None else []
+    listed = list(_list_questions(release.rows(named))) if named is not None else []
     pictures = {str(take_id(row, "question_id", where)): take_text(row, "image", where) for where, row in listed}
     path = release.file(*(f"{folder}{name}" for name in _TEST_ANSWERS for folder in ("annotations/", "")))
-    for where, row in _by_question(release.rows(path)):
+    for where, row in _list_questions(release.rows(path)):
         question_id = take_id(row, "question_id", where)
         name = take_text(row, "image", where) if "image" in row else pictures.get(str(question_id))
         if name is None:
@@ -99,7 +99,7 @@ def estvqa_official(release: Release) -> Prepared:
     return Prepared(rows, ["the official test; 'evidence' (the corners of the place) is kept and not scored"])
 
 
-def _by_question(entries: Iterable[Located]) -> Iterator[Located]:
+def _list_questions(entries: Iterable[Located]) -> Iterator[Located]:
     """Rows of one question each: those of a picture's 'annotation' with its 'image', or the rows as they are."""
     for where, entry in entries:
         if not isinstance(entry, dict) or "annotation" not in entry:
