@@ -48,7 +48,7 @@ def evaluate(options: argparse.Namespace, processes: Processes) -> int:
     complete = is_complete(results, settings.allow_missing)
     print(text_table([table_row(result) for result in results]), end="")
     last = (settings.folder / TIMING).read_text(encoding="utf-8").splitlines()[-1]
-    print(shown_throughput(json.loads(last)["asked"]))
+    print(shown_throughput(json.loads(last)["asked"], sum(len(result["failed"]) for result in results)))
     print(f"written to {settings.folder}")
     for result in results:
         for sentence in notes(result):

@@ -12,7 +12,10 @@ from monkey.data.records import Question
 
 @dataclass
 class Accounting:
-    """`answers` holds the first answer to each row that was asked; `foreign` are rows or ids that were not."""
+    """`answers` holds the first answer to each row that was asked; `foreign` are rows or ids that were not.
+
+    `duplicate` are rows that got two different answers; the same one twice, as a copied line of a journal, is one.
+    """
 
     expected: tuple[int, ...]
     answers: dict[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -26,10 +29,8 @@ class Accounting:
     def take(self, row: int, entry: Mapping[str, Any]) -> None:
         if row not in self._expected_rows:
             self.foreign.append(row)
-        elif row in self.answers:
+        elif self.answers.setdefault(row, entry) != entry:
             self.duplicate.append(row)
-        else:
-            self.answers[row] = entry
 
     def take_all(self, entries: Iterable[Mapping[str, Any]]) -> None:
         for entry in entries:

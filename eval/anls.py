@@ -116,7 +116,7 @@ def _simplified(text: str) -> str:
         raise ValueError(
             f"anls_simplified needs the package zhconv for {text!r}: pip install '.[metrics]', or take the metric anls"
         ) from error
-    return convert(text, "zh-hans")
+    return convert(text, "zh-cn")
 
 
 def stripped(prediction: str, references: Sequence[str]) -> float:

@@ -23,7 +23,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eval.metrics import METRICS, metric_named
+from eval.metrics import METRICS, metric_named, score
+from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
 from eval.trained_images import trained_images
 from monkey.command_line import OneLineParser
@@ -52,7 +53,8 @@ NO_REFERENCE = "no reference with text"
 NO_ANNOTATIONS = "no annotation file"
 ASKED_TWICE = "question asked twice"
 UNASKED = "annotated and not asked"
-NOTES = (NO_REFERENCE, NO_ANNOTATIONS, ASKED_TWICE, UNASKED)
+INERT = "sign without effect"
+NOTES = (NO_REFERENCE, NO_ANNOTATIONS, ASKED_TWICE, UNASKED, INERT)
 """What is worth knowing and may be meant so; published files have some of each."""
 
 _IMAGES_A_STRETCH = 16
@@ -281,6 +283,8 @@ def _check_counts(check: TaskCheck) -> None:
         sentence = f"{check.file}: {check.rows:,} rows, and the published set has {expected:,}"
         check.add(kinds.ROW_COUNT, str(check.file), sentence)
     needed = metric_named(check.task.metric).minimum_references
+    if (sentence := asks_for_boxes_in_vain(check.task)) is not None:
+        check.add(INERT, str(check.file), sentence)
     asked: dict[tuple[str, str], str] = {}
     for question in check.questions:
         if len(question.answers) < needed:
@@ -290,12 +294,22 @@ def _check_counts(check: TaskCheck) -> None:
             )
             check.add(TOO_FEW, question.source, sentence)
         if not any(reference.strip() for reference in question.answers):
-            sentence = f"{question.source}: the references are all empty, so that no answer can score"
+            sentence = f"{question.source}: the references are all empty{_say_worth_of_nothing(check.task, question)}"
             check.add(NO_REFERENCE, question.source, sentence)
+        if (sentence := find_inert_sign(question.question)) is not None:
+            check.add(INERT, question.source, f"{question.source}: {sentence}")
         first = asked.setdefault((str(question.image), question.question), question.source)
         if first != question.source:
             sentence = f"{question.source}: asks the same of the same picture as {first}"
             check.add(ASKED_TWICE, question.source, sentence)
+
+
+def _say_worth_of_nothing(task: Task, question: Question) -> str:
+    """What an empty answer to a question without a reference scores, where the headline scores rows by themselves."""
+    if task.headline not in metric_named(task.metric).variants or not question.answers:
+        return ""
+    value = score(task.metric, task.headline, "", question.answers)
+    return f"; by {task.metric} ({task.headline}) an empty answer scores {100 * value:g}"
 
 
 def _open_images(paths: Sequence[str], title: str, workers: int | None) -> list[ImageRead]:
@@ -393,7 +407,7 @@ def _parse(words: Collection[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "tasks", nargs="?", default=DEFAULT_SELECTION, help="tasks, groups, patterns, .jsonl files; commas between"
     )
-    parser.add_argument("--metric", choices=METRICS, help="metric of a .jsonl file")
+    parser.add_argument("--metric", choices=METRICS, help="metric of a .jsonl or .json file of your own")
     parser.add_argument("--data-root", type=Path, help="folder that the tasks' paths and their images start from (.)")
     parser.add_argument(
         "--train", nargs="+", default=[], metavar="FILE", help="training files whose images may not occur"

@@ -120,7 +120,8 @@ def bleu(*sums: Any) -> Any:
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
     """ROUGE-L of one caption: the longest common subsequence of words, as coco-caption weighs it.
 
-    Odd: precision and recall are each taken from the reference where they are best.
+    Odd: precision and recall are each taken from the reference where they are best. Two texts without words score 0
+    here; coco-caption takes each for one empty word and gives 1.
     """
     tokens = caption_tokens(prediction)
     others = [caption_tokens(reference) for reference in references]

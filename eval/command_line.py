@@ -52,10 +52,10 @@ def arguments(documentation: str | None) -> argparse.ArgumentParser:
     what.add_argument(
         "--dataset",
         default=DEFAULT_SELECTION,
-        help="tasks, groups, patterns, own .toml, .yaml or .jsonl files; commas between (%(default)s)",
+        help="tasks, groups, patterns, own .toml, .yaml, .jsonl or .json files; commas between (%(default)s)",
     )
-    what.add_argument("--metric", choices=METRICS, help="metric of a .jsonl file")
-    what.add_argument("--max-new-tokens", type=positive, help="limit of an answer, for a .jsonl file (100)")
+    what.add_argument("--metric", choices=METRICS, help="metric of a .jsonl or .json file of your own")
+    what.add_argument("--max-new-tokens", type=positive, help="limit of an answer, for a file of your own (100)")
     what.add_argument("--data-root", type=Path, help="folder that the tasks' paths and their images start from (.)")
     what.add_argument(
         "--prompt",
@@ -101,6 +101,9 @@ def arguments(documentation: str | None) -> argparse.ArgumentParser:
     where.add_argument("--output-dir", type=Path, default=Path("result"), help="folder of all runs (%(default)s)")
     again = where.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="keep answers that still hold; this is the default")
+    again.add_argument(
+        "--repair", action="store_true", help="ask again what is damaged or contradicts itself in the stored answers"
+    )
     again.add_argument("--fresh", action="store_true", help="ask everything again")
     show = parser.add_argument_group("show and stop")
     show.add_argument("--list", action="store_true", help="the tasks and groups")
@@ -133,6 +136,7 @@ def run_settings(options: argparse.Namespace, number_of_tasks: int) -> RunSettin
         few_shot=FewShot(options.few_shot, options.train, options.seed) if options.few_shot else None,
         allow_missing=options.allow_missing,
         fresh=options.fresh,
+        repair=options.repair,
         seed=options.seed,
         checkpoint=options.checkpoint,
     )

@@ -3,7 +3,8 @@
 Definition: the official evaluator of Pasupat and Liang, "Compositional Semantic Parsing on Semi-Structured Tables"
 (ACL 2015). Strings lose accents, citation marks, a trailing parenthesis, outer quotes and the final full stop;
 numbers compare within 1e-6; dates field by field. Every reference value has to be matched and the answer may hold
-no further value.
+no further value. What a reference denotes is read from its canonical form where the row has it: `targetCanon` of the
+set's tagged files, one form an item, by which "100,000" is the number 100000 and "May 3" a date.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from eval.corpus_metrics import Item, Population
+
 NUMBER_TOLERANCE = 1e-6
 _CACHED_VALUES = 1 << 16
 
@@ -24,7 +27,11 @@ _DASHES = re.compile("[\u2010\u2011\u2012\u2013\u2014\u2212]")
 _CITATIONS = re.compile("((?<!^)\\[[^\\]]*\\]|\\[\\d+\\]|[\u2022\u2666\u2020\u2021*#+])*$")
 _PARENTHESES = re.compile(r"(?<!^)( \([^)]*\))*$")
 _OUTER_QUOTES = re.compile(r'^"([^"]*)"$')
-_LIST_SEPARATORS = re.compile(r"\s*(?:\t|\n|\|)\s*|,\s+")
+_SEPARATORS = re.compile(r"\s*[\t\n|]\s*")
+_SEPARATORS_AND_COMMAS = re.compile(r"\s*[\t\n|]\s*|,\s+")
+
+CANONICAL = "targetCanon"
+"""Key of a row for the list of its references' canonical forms, in their order."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +57,41 @@ class Value:
         return self.text if self.date is None else self.date
 
 
-def official(prediction: str, references: Sequence[str]) -> float:
+def untagged(prediction: str, references: Sequence[str], canonical: Sequence[str] = ()) -> float:
     """1 when the prediction denotes the same values as all references together, in any order.
 
-    `references` is the one answer as its list of items, not a choice among answers. The official evaluator is given
-    the predicted items apart; a model writes them in one string, so two readings are tried and either may be right:
-    the whole string as one item, and its parts between tabs, line breaks, '|' or a comma followed by a blank.
-    '1,000' stays one item, and so can 'Paris, France'. Odd: '1,000' and '1000' differ, since only Python's number
+    `references` is the one answer as its list of items, not a choice among answers, and `canonical` their canonical
+    forms, if any. The official evaluator is given the predicted items apart; a model writes them in one string, so
+    three readings are tried and any may be right: the whole string as one item, its parts between tabs, line breaks
+    and '|', and its parts between these or a comma followed by a blank. '1,000' stays one item, and so can
+    'Paris, France', also in a list. Odd: without canonical forms '1,000' and '1000' differ, since only Python's number
     syntax is read as a number.
     """
-    wanted = _value_set(references)
-    readings = ([prediction], [part for part in _LIST_SEPARATORS.split(prediction) if part])
-    return 1.0 if any(_same_denotation(wanted, _value_set(reading)) for reading in readings) else 0.0
+    wanted = _value_set(references, canonical)
+    parts = ([part for part in cut.split(prediction) if part] for cut in (_SEPARATORS, _SEPARATORS_AND_COMMAS))
+    return float(any(_same_denotation(wanted, _value_set(reading)) for reading in ([prediction], *parts)))
+
+
+def scores(items: Sequence[Item], population: Population) -> list[float]:
+    """Score of each item, by the canonical forms of its row where it has a list of as many as there are references."""
+    forms = (item.more.get(CANONICAL) for item in items)
+    known = (one if isinstance(one, list) and all(isinstance(form, str) for form in one) else () for one in forms)
+    return [untagged(item.prediction, item.references, one) for item, one in zip(items, known, strict=True)]
 
 
 def joined(references: Sequence[str]) -> str:
-    """All items of a reference in one string, as a model that knew the answer would write them."""
-    return ", ".join(references)
+    """All items of a reference in one string, as a model that knew the answer could write them."""
+    return "|".join(references)
 
 
 @lru_cache(maxsize=_CACHED_VALUES)
-def read_value(text: str) -> Value:
+def read_value(text: str, canonical: str = "") -> Value:
+    """The value of a text; what it denotes is read from its canonical form, if it has one."""
     normalised = normalise(text)
-    number = _read_number(text)
+    number = _read_number(canonical or text)
     if number is not None:
         return Value(normalised, number=number)
-    date = _read_date(text)
+    date = _read_date(canonical or text)
     if date is None:
         return Value(normalised)
     year, month, day = date
@@ -104,8 +120,9 @@ def _same_denotation(wanted: Sequence[Value], given: Sequence[Value]) -> bool:
     return all(any(value.matches(candidate) for candidate in given) for value in wanted)
 
 
-def _value_set(texts: Sequence[str]) -> list[Value]:
-    return list({value.identity: value for value in map(read_value, texts)}.values())
+def _value_set(texts: Sequence[str], canonical: Sequence[str] = ()) -> list[Value]:
+    forms = canonical if len(canonical) == len(texts) else [""] * len(texts)
+    return list({value.identity: value for value in map(read_value, texts, forms)}.values())
 
 
 def _read_number(text: str) -> float | None:

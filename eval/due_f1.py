@@ -13,8 +13,9 @@ How the pairs come from a row of questions and answers:
   asked with one wording;
 - the values are what the row lists as 'values', each a list of accepted spellings; else its references are the
   accepted spellings of one value. A key with several values asks more than one answer can give: the ceiling shows it;
-- the value 'None' means that the document has no such key: as a prediction it drops the pair, so that abstaining
-  costs recall only, and as the reference there is nothing to find, so that any other answer costs precision.
+- the value 'None', in any case, means that the document has no such key: as a prediction it drops the pair, so that
+  abstaining costs recall only, and as the reference there is nothing to find, so that any other answer costs
+  precision.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The journal of a run: one line an answer, appended and flushed batch by batch, so that an interrupted run goes on.
 
 A line is worth something only under its key: task, row, question id, image bytes, exact prompt, generation settings
-and model. When any of these changes the key does, and the answer is asked for again. Lines are never changed; a
-line torn by a crash is cut off before the next is written. Each process of a run has a file of its own for a task; who
-wrote a line says nothing about it, so that a run goes on with any number of processes.
+and model. When any of these changes the key does, and the answer is asked for again. Lines are never changed, unless a
+repair blanks them out; a line torn by a crash is cut off before the next is written. Each process of a run has a file
+of its own for a task; who wrote a line says nothing about it, so that a run goes on with any number of processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ JOURNALS = "journal*.jsonl"
 
 ORPHANS_LIVE = 15.0
 """Seconds that the loading processes of a killed run may outlive it, with its files open: they look every five."""
+
+_FIELDS = {"key": str, "row": int, "raw": str, "tokens": int, "stop": str}
+"""What a line holds; see `eval.asking.journal_entry`."""
 
 
 def answer_key(**parts: Any) -> str:
@@ -84,6 +87,21 @@ class Journal:
             self._stream.truncate(whole)
         return _entries(content[:whole], self.path, frozenset(keys))
 
+    def blank(self, is_bad: Callable[[Mapping[str, Any] | None], bool]) -> int:
+        """Overwrite with blanks the lines whose entry is bad, None being that of a damaged line; return how many."""
+        self._stream.seek(0)
+        count = place = 0
+        # In its place, so that a crash on the way loses no other line. This stream could only append.
+        with self.path.open("r+b") as file:
+            for line in self._stream.readall().splitlines(keepends=True):
+                content = line.rstrip(b"\r\n")
+                if content.strip() and is_bad(_entry(content)):
+                    file.seek(place)
+                    file.write(b" " * len(content))
+                    count += 1
+                place += len(line)
+        return count
+
     def append(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Write lines so that they outlast a crash from here on.
 
@@ -111,11 +129,24 @@ def read_entries(path: Path, keys: Iterable[str]) -> list[Mapping[str, Any]]:
 def _entries(lines: bytes, path: Path, wanted: frozenset[str]) -> list[Mapping[str, Any]]:
     entries = []
     for number, line in enumerate(lines.splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            key = entry["key"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number} is damaged ({error}); --fresh starts again without it") from error
-        if key in wanted:
+        if not line.strip():
+            continue
+        entry = _entry(line)
+        if entry is None:
+            raise ValueError(
+                f"{path}:{number} is damaged; --repair keeps all other answers and asks this one again, --fresh starts "
+                "again without any"
+            )
+        if entry["key"] in wanted:
             entries.append(entry)
     return entries
+
+
+def _entry(line: bytes) -> Mapping[str, Any] | None:
+    """The answer of a line; None where it is damaged."""
+    try:
+        entry = json.loads(line)
+        is_whole = all(isinstance(entry[name], kind) for name, kind in _FIELDS.items())
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return None
+    return entry if is_whole else None

@@ -214,11 +214,17 @@ METRICS: Mapping[str, Metric] = {
     "denotation_accuracy": Metric(
         "The prediction denotes the same values as the reference's items, all of them and no other.",
         {
-            "official": Variant(denotation.official, "same set of strings, numbers and dates (WikiTableQuestions)"),
+            "untagged": Variant(denotation.untagged, "as official, on the references as written, without targetCanon"),
             "original": _CONTAINED_WITHOUT_DOTS,
             "exact": _EXACT,
         },
-        best_answers=lambda references: (*references, denotation.joined(references)),
+        {
+            "official": mean_variant(
+                "same set of strings, numbers and dates, by targetCanon where the rows have it (WikiTableQuestions)",
+                denotation.scores,
+            )
+        },
+        best_answers=lambda references: (denotation.joined(references), *references, ", ".join(references)),
     ),
     "choice_accuracy": Metric(
         "The right option was chosen, by its text or its letter.",

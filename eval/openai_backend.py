@@ -60,8 +60,9 @@ class OpenAIBackend:
         listed = self._client.listed_models()
         if model is None:
             if len(listed) != 1:
+                found = f"{len(listed)} models ({', '.join(listed[:9])})" if listed else "no model"
                 raise ValueError(
-                    f"{self.base_url} lists {len(listed)} models ({', '.join(listed[:9])}); name one as --served-model"
+                    f"{self.base_url} lists {found}; name one as --served-model{self._client.ending_missing}"
                 )
             model = listed[0]
         self.model = model

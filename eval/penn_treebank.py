@@ -8,7 +8,9 @@ at every place the longest of the patterns below wins, and of equals the first, 
 What is odd about it is kept, since published figures contain it: brackets become `-lrb-` and *stay*, because the list
 of dropped punctuation spells them in capitals while the text is in lower case; '!!!' stays while '!' goes; 'foo.bar'
 and 'and/or' are one token each; '£' is '#'. Long addresses, source code and emoji beyond a handful are not copied with
-care.
+care, nor are a backslash before '*' or '/', 'cm²' and its like, and the brackets of Chinese and Japanese. Each caption
+is read by itself; coco-caption reads all as one text, a line each, so that there the full stop after a single capital
+at the end of a caption ('… plan B.') is a mark or part of the word by how the *next* caption begins.
 """
 
 from __future__ import annotations

@@ -10,12 +10,17 @@ from pathlib import Path
 
 from eval.tasks import Task
 from monkey import prompts
+from monkey.data.markers import IMAGE, PLACE, find_foreign_markers
 from monkey.prompts import IMAGE_PLACE
 
 AS_TRAINED, PUBLISHED = "as-trained", "published"
 QUESTION_PLACE = "{question}"
 _MARKS = re.compile("(</?(?:ref|box|quad)>)")
 """Control tokens that a form may hold, Qwen-VL's marks of what is asked for and of where it is."""
+
+_HOW_TO_ASK_FOR_BOXES = (
+    'to ask for a box, make the bare phrase the question and give the set prompt = "region" in a .toml file'
+)
 
 FORMS = {
     "vqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_PUBLISHED},
@@ -54,6 +59,24 @@ class PromptForm:
             for piece in pieces
             if piece
         ]
+
+
+def find_inert_sign(question: str) -> str | None:
+    """A sentence on the first sign in a question that models know and that stays characters here; None without one."""
+    own = [(found.start(), found.group(), PLACE) for found in _MARKS.finditer(question)]
+    signs = [*own, *((found.start, found.text, found.meaning) for found in find_foreign_markers(question))]
+    if not signs:
+        return None
+    _, sign, meaning = min(signs)
+    ways_out = {IMAGE: "the picture stands in 'image': leave the sign out", PLACE: _HOW_TO_ASK_FOR_BOXES}
+    return f"the question holds {sign!r}, which is read as characters; {ways_out.get(meaning, 'leave it out')}"
+
+
+def asks_for_boxes_in_vain(task: Task) -> str | None:
+    """A sentence on a task whose answers should be boxes and whose prompt does not ask for any; None for another."""
+    if task.metric != "box_overlap" or "<ref>" in forms_of(task)[AS_TRAINED]:
+        return None
+    return f"task {task.name}: its metric is box_overlap, and its prompt has no <ref>; {_HOW_TO_ASK_FOR_BOXES}"
 
 
 def prompt_form(task: Task, choice: str) -> PromptForm:

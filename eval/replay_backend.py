@@ -129,8 +129,10 @@ def _prediction(fields: Any, source: str) -> Prediction:
     if key is None:
         raise ValueError(f"{source}: there is no answer; it is called one of {', '.join(ANSWER_KEYS)}")
     raw = fields[key]
-    if not isinstance(raw, str):
-        raise ValueError(f"{source}: {key!r} must be a text, found {type(raw).__name__}")
+    if isinstance(raw, bool) or not isinstance(raw, (str, int)):
+        hint = f" ({raw}); write it in quotes" if isinstance(raw, float) else ""
+        raise ValueError(f"{source}: {key!r} must be a text, found {type(raw).__name__}{hint}")
+    raw = str(raw)
     id_key = next((key for key in ID_KEYS if key in fields), None)
     identifier = None if id_key is None else fields[id_key]
     if isinstance(identifier, bool) or not isinstance(identifier, (int, str, type(None))):

@@ -2,7 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const two = data.runs.length === 2;
-  const controls = ["task", "score", "change", "sort", "cut-off", "disagree", "text"].map(find).filter(Boolean);
+  const controls = ["task", "kind", "score", "change", "sort", "cut-off", "disagree", "text"].map(find).filter(Boolean);
 
   const last = (row) => row.answers[row.answers.length - 1];
   const headline = (task, answer) => answer.scores[task.headline];
@@ -27,21 +27,51 @@
     lost: (task, row) => gain(task, row) < 0,
   };
   const orders = {
-    row: (one, other) => one.row.row - other.row.row,
+    row: () => 0,
     low: (one, other) => headline(one.task, last(one.row)) - headline(other.task, last(other.row)),
     high: (one, other) => headline(other.task, last(other.row)) - headline(one.task, last(one.row)),
     gain: (one, other) => gain(other.task, other.row) - gain(one.task, one.row),
     loss: (one, other) => gain(one.task, one.row) - gain(other.task, other.row),
   };
 
+  // Whole pictures, worst first by their mean score, so that the questions of one stand together.
+  function byImage(found) {
+    const groups = new Map();
+    for (const one of found) {
+      const key = JSON.stringify([one.task.name, one.row.image]);
+      groups.set(key, [...(groups.get(key) || []), one]);
+    }
+    const mean = (group) =>
+      group.reduce((sum, { task, row }) => sum + headline(task, last(row)), 0) / group.length;
+    return [...groups.values()]
+      .map((group) => ({ group, mean: mean(group) }))
+      .sort((one, other) => one.mean - other.mean)
+      .flatMap(({ group }) => group);
+  }
+
+  // The kinds of the chosen task's questions: 'kind: receipt', 'answer_type: number'…
+  function offerKinds() {
+    const offered = find("kind");
+    const task = find("task").value;
+    const shown = data.tasks.filter((one) => !task || one.name === task);
+    const kinds = [...new Set(shown.flatMap((one) => one.rows.flatMap((row) => row.kinds)))].sort();
+    const chosen = kinds.includes(offered.value) ? offered.value : "";
+    const option = (value, label) => Object.assign(element("option", "", label), { value });
+    offered.replaceChildren(option("", "all kinds"), ...kinds.map((kind) => option(kind, kind)));
+    offered.value = chosen;
+    offered.hidden = kinds.length === 0;
+  }
+
   function filtered() {
     const value = (id, otherwise) => (find(id) ? find(id).value : otherwise);
     const wanted = value("text", "").trim().toLowerCase();
     const task = value("task", "");
+    const kind = value("kind", "");
     const found = [];
     for (const one of data.tasks) {
       if (task && one.name !== task) continue;
       for (const row of one.rows) {
+        if (kind && !row.kinds.includes(kind)) continue;
         if (!ofScore[value("score", "any")](headline(one, last(row)))) continue;
         if (two && !ofChange[value("change", "any")](one, row)) continue;
         if (find("cut-off").checked && !row.answers.some((answer) => answer.cut_off)) continue;
@@ -50,19 +80,26 @@
         found.push({ task: one, row });
       }
     }
-    // The sort is stable: rows of equal rank stay in the order of tasks.
-    if (value("sort", "row") !== "row") found.sort(orders[value("sort", "row")]);
-    return found;
+    // Sorting is stable: rows of equal rank stay in the order of tasks and of the file.
+    const order = value("sort", "row");
+    return order === "image" ? byImage(found) : found.sort(orders[order]);
   }
 
-  function picture(row) {
+  // Text of a run, in whatever language.
+  function spoken(tag, className, text) {
+    return Object.assign(element(tag, className, text), { dir: "auto", lang: "" });
+  }
+
+  function picture(row, isSame) {
     const box = element("div", "picture");
-    if (row.picture === null) {
+    if (isSame) {
+      box.append(element("div", "soft small", "the same picture"));
+    } else if (row.picture === null) {
       box.append(element("div", "none", "no picture in this page"));
     } else {
       const image = element("img");
       image.src = data.pictures[row.picture];
-      image.alt = row.image;
+      image.alt = "Picture asked about: " + row.image;
       image.loading = "lazy";
       box.append(image);
     }
@@ -72,9 +109,7 @@
   function answerBox(task, answer, number) {
     const box = element("div", number ? "answer b" : "answer");
     if (two) box.append(element("div", "small " + (number ? "name-b" : "name-a"), data.runs[number]));
-    const said = element("div", answer.text ? "said" : "said empty", answer.text || "(empty)");
-    said.dir = "auto";
-    box.append(said);
+    box.append(spoken("div", answer.text ? "said" : "said empty", answer.text || "(empty)"));
     const chips = element("div", "chips");
     task.variants.forEach((variant, place) => {
       const score = answer.scores[place];
@@ -88,30 +123,32 @@
     return box;
   }
 
-  function card({ task, row }) {
-    const box = element("article", "question");
+  function card({ task, row }, place, onPage) {
+    const isSame = place > 0 && onPage[place - 1].row.image === row.image;
+    const box = element("article", isSame ? "question same" : "question");
     const body = element("div", "body");
-    const asked = element("div", "asked", row.question);
-    asked.dir = "auto";
+    const asked = spoken("div", "asked", row.question);
     const references = element("div", "references", row.references.length > 1 ? "references: " : "reference: ");
     row.references.forEach((reference, place) => {
       if (place) references.append(" · ");
-      const word = element("b", "", reference);
-      word.dir = "auto";
-      references.append(word);
+      references.append(spoken("b", "", reference));
     });
     const answers = element("div", "answers");
     row.answers.forEach((answer, number) => answers.append(answerBox(task, answer, number)));
     const prompt = element("details", "prompt");
     prompt.append(element("summary", "", "exact prompt"), element("code", "", JSON.stringify(row.prompt)));
-    const identity = element("div", "identity", task.name + " · row " + row.row + " · id " + row.id + " · " + row.image);
+    const named = [task.name, "row " + row.row, "id " + row.id, row.image, ...row.kinds];
+    const identity = element("div", "identity", named.join(" · "));
     body.append(asked, references, answers, prompt, identity);
-    box.append(picture(row), body);
+    box.append(picture(row, isSame), body);
     return box;
   }
 
   const show = pagedList(20, "question", card, "questions");
-  const refresh = () => show(filtered());
+  const refresh = () => {
+    offerKinds();
+    show(filtered());
+  };
 
   controls.forEach((control) => control.addEventListener("input", refresh));
   document.querySelectorAll("button[data-task]").forEach((button) =>

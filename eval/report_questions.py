@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from eval.corpus_scores import item_of
+from eval.parts import part_of
 from eval.run_folder import STOPPED_AT_LENGTH, Line, TaskRun
 
 NOTABLE_SHARE = 0.7
@@ -22,6 +24,8 @@ NOTABLE_SHARE = 0.7
 
 LONGEST_TEXT = 4000
 """Characters of a question, answer, prompt or reference."""
+
+LONGEST_KIND = 80
 
 MOST_REFERENCES = 30
 
@@ -161,8 +165,17 @@ def _task_data(shown: Shown, pictures: Pictures) -> dict[str, Any]:
         "name": shown.task.name,
         "variants": variants,
         "headline": variants.index(headline) if headline in variants else 0,
-        "rows": [_row_data(row, variants, pictures) for row in shown.rows],
+        "rows": [
+            {**_row_data(row, variants, pictures), "kinds": _kinds(shown.task.results, row[0])} for row in shown.rows
+        ],
     }
+
+
+def _kinds(results: Mapping[str, Any], line: Line) -> list[str]:
+    """What the row is by each name that the set's parts are told apart by: 'kind: receipt'."""
+    item = item_of(line)
+    parts = {name: part_of(results["metric"], name, item) for name in results.get("parts", ())}
+    return [clipped(f"{name}: {part}", LONGEST_KIND) for name, part in parts.items() if part is not None]
 
 
 def _row_data(row: tuple[Line, ...], variants: Sequence[str], pictures: Pictures) -> dict[str, Any]:

@@ -301,7 +301,8 @@ def questions_section(chosen: Sequence[Shown], two: bool) -> str:
         ("any", "all answers"),
     )
     orders = [("loss", "largest loss first"), ("gain", "largest gain first")] if two else []
-    orders += [("row", "as in the file"), ("low", "lowest score first"), ("high", "highest score first")]
+    orders += [("image", "worst pictures first"), ("low", "lowest score first"), ("high", "highest score first")]
+    orders += [("row", "as in the file")]
     names = [("", "all tasks"), *((one.task.name, one.task.name) for one in chosen)]
     change = f'<select id="change" aria-label="change">{markup.options(changes)}</select>' if two else ""
     return markup.section(
@@ -309,6 +310,7 @@ def questions_section(chosen: Sequence[Shown], two: bool) -> str:
         f"""<noscript><p>The browser of questions needs JavaScript, which this page carries with it.</p></noscript>
 <div class="filters">
 <select id="task" aria-label="task">{markup.options(names)}</select>
+<select id="kind" aria-label="kind"></select>
 <select id="score" aria-label="score">{markup.options(scores)}</select>
 {change}
 <select id="sort" aria-label="order">{markup.options(orders)}</select>

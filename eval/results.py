@@ -85,7 +85,7 @@ def incompleteness(results: Mapping[str, Any]) -> list[str]:
         sentences.append(f"{task}: {len(failures)} questions could not be asked, of which {MOST_NAMED} are named")
     for kind, what in (
         ("missing", "not answered"),
-        ("duplicate", "answered more than once"),
+        ("duplicate", "answered twice and differently (--repair asks them again and keeps the others)"),
         ("foreign", "answered without being asked (row numbers or ids)"),
     ):
         rows = results[kind]
@@ -120,10 +120,14 @@ def throughput(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**totals, "seconds": round(longest, 3), **rates, "processes": len(seconds), "work": work}
 
 
-def shown_throughput(figures: Mapping[str, Any]) -> str:
-    """The figures in a sentence; shares of the stages, padding and memory where the backend gives them."""
+def shown_throughput(figures: Mapping[str, Any], failed: int = 0) -> str:
+    """The figures in a sentence; shares of the stages, padding and memory where the backend gives them.
+
+    `failed` counts the questions that could not be asked.
+    """
     if not figures["questions"]:
-        return "asked no question: the answers were there"
+        why = f"none of the {failed:,} that were left could be asked" if failed else "the answers were there"
+        return f"asked no question: {why}"
     work = figures["work"]
     parts = [f"{figures[f'{name}_per_second']:.1f} {name}/s" for name in ("questions", "images", "tokens")]
     stages = {name.removesuffix("_seconds"): value for name, value in work.items() if name.endswith("_seconds")}

@@ -9,6 +9,7 @@ process reads the journals, deals, accounts and scores; all of them ask.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -46,7 +47,7 @@ from eval.score_table import score_table
 from eval.sharding import Processes, chunks
 from eval.tables import table_row, write_summary
 from eval.tasks import Task
-from eval.work import RunSettings, TaskWork, generation_of, load_works
+from eval.work import RunSettings, TaskWork, find_inert_signs, generation_of, load_works
 
 __all__ = ["RunSettings", "is_complete", "run", "run_loaded"]
 
@@ -70,6 +71,8 @@ def run(
     with processes.together():
         if processes.first:
             works = load_works(tasks, settings)
+            for sentence in find_inert_signs(works):
+                tqdm.write(f"note: {sentence}", file=sys.stderr)
             processes.tell("questions", True)
             return _lead(works, settings, open_backend(), processes)
         # So that what is wrong with the data is said once.
@@ -134,7 +137,7 @@ def _dealt(works: Sequence[TaskWork], settings: RunSettings, size: int, patience
     """What the journals lack, as chunks for `size` processes; size 0 leaves a task whole and in order."""
     dealt = []
     for number, work in enumerate(works):
-        answered = work.answered(settings.folder, settings.fresh, patience)
+        answered = work.answered(settings, patience)
         work.resumed = len(answered)
         pending = [work.request(row) for row in work.keys if row not in answered]
         parts = chunks(pending, size, settings.batch_size) if size else [pending] if pending else []

@@ -245,6 +245,17 @@ _ROWS = (
         note=_CAPTION_NOTE,
     ),
     Task(
+        "estvqa_official",
+        "data/estvqa_official/test.jsonl",
+        "anls_simplified",
+        LONG_ANSWER,
+        n_expected=4525,
+        split="the official test, English and Chinese, whose answers were released in 2023",
+        parts=("language",),
+        note="Scored is the text (TC); CLC, the set's leading figure, also asks for the place of the evidence. Chinese "
+        "needs the package zhconv.",
+    ),
+    Task(
         "scienceqa_img",
         "data/scienceqa/scienceqa_test_img.jsonl",
         "choice_accuracy",
@@ -341,7 +352,10 @@ _PUBLISHED = (
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "general": ("vqav2_val", "okvqa_val", "gqa_testdev", "vizwiz_val", "scienceqa_img"),
-    "text": ("textvqa_val", "ai2diagram_test", "stvqa_test", "estvqa_test", "ocrvqa", "ocrbench"),
+    "text": (
+        *("textvqa_val", "ai2diagram_test", "stvqa_test", "estvqa_test"),
+        *("estvqa_official", "ocrvqa", "ocrbench"),
+    ),
     "document": (
         *("docvqa_test", "chartqa", "infovqa_test", "deepform", "KLC", "WTQ"),
         *("tabfact", "visualmrc"),
@@ -365,14 +379,16 @@ def task_named(name: str) -> Task:
 
 
 TASK_FILE_ENDINGS = (".toml", ".yaml", ".yml")
+QUESTION_FILE_ENDINGS = (".jsonl", ".json")
+OTHER_FILE_ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx", ".txt", ".json.gz")
 
 
 def select_tasks(selection: str, metric: str | None = None, max_new_tokens: int | None = None) -> tuple[Task, ...]:
     """The tasks that `--dataset` names, each once, in the order named.
 
-    A comma separates task names, groups, patterns ('*vqa*') and paths: of questions (.jsonl) and of tasks of the
-    user's own (.toml, .yaml, see `eval.task_files`). `metric` and `max_new_tokens` go with .jsonl files and with
-    nothing else, since a task has its own.
+    A comma separates task names, groups, patterns ('*vqa*') and paths: of questions (.jsonl, or .json for a list) and
+    of tasks of the user's own (.toml, .yaml, see `eval.task_files`). `metric` and `max_new_tokens` go with files of
+    questions and with nothing else, since a task has its own.
 
     Raises:
         FileNotFoundError: a task file that is not there.
@@ -382,7 +398,7 @@ def select_tasks(selection: str, metric: str | None = None, max_new_tokens: int 
     chosen: dict[str, Task] = {}
     with_metric_of_its_own = False
     for part in filter(None, (part.strip() for part in selection.split(","))):
-        if part.endswith(".jsonl"):
+        if part.endswith(QUESTION_FILE_ENDINGS):
             found = (_task_of_file(part, metric, max_new_tokens),)
         else:
             with_metric_of_its_own = True
@@ -406,6 +422,12 @@ def _rows_for(name: str) -> tuple[Task, ...]:
         from eval.task_files import read_task
 
         return (read_task(name),)
+    if name.endswith(OTHER_FILE_ENDINGS):
+        raise ValueError(
+            f"--dataset {name}: questions of your own are read from .jsonl, a line a question, and .json, a list of "
+            'them, such as {"image": "a.png", "question": "…", "answer": "…", "question_id": 1}; write pictures that '
+            "the table holds as base64 to files"
+        )
     if name in GROUPS:
         return tuple(TASKS[member] for member in GROUPS[name])
     if not any(mark in name for mark in "*?["):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from eval.asking import Report
 from eval.backends import Backend, Request
 from eval.few_shot import Examples, FewShot, load_examples
 from eval.journal import Journal, answer_key, journals_of, read_entries
-from eval.prompting import AS_TRAINED, PromptForm, prompt_form
+from eval.prompting import AS_TRAINED, PromptForm, asks_for_boxes_in_vain, find_inert_sign, prompt_form
 from eval.questions import QuestionSet, Selection, load_question_set
 from eval.tasks import Task
 from monkey.data.records import Question
@@ -24,7 +25,8 @@ class RunSettings:
     """How a run goes; of all this only prompt and examples change an answer.
 
     `folder` takes the run's files. `limit`, `sample` and `ids` choose questions. `fresh` forgets answers of an earlier
-    run in the same folder. `allow_missing` goes on without images that are missing.
+    run in the same folder, `repair` only damaged ones and those that contradict each other. `allow_missing` goes on
+    without images that are missing.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class RunSettings:
     few_shot: FewShot | None = None
     allow_missing: bool = False
     fresh: bool = False
+    repair: bool = False
     seed: int = 3407
     checkpoint: str | None = None
     show_progress: bool = True
@@ -93,18 +96,27 @@ class TaskWork:
                 model=backend.fingerprint,
             )
 
-    def answered(self, folder: Path, fresh: bool, patience: float) -> set[int]:
+    def answered(self, settings: RunSettings, patience: float) -> set[int]:
         """Rows that the journals answer, none after they were cleared for a fresh start.
 
         Raises ValueError when another process holds one of them for longer than `patience` seconds.
         """
-        rows: set[int] = set()
-        for path in journals_of(folder / self.task.name):
-            with Journal(path, patience) as journal:
-                if fresh:
+        answers = Accounting(tuple(self.questions))
+        with ExitStack() as held:
+            paths = journals_of(settings.folder / self.task.name)
+            journals = [held.enter_context(Journal(path, patience)) for path in paths]
+            for journal in journals:
+                if settings.fresh:
                     journal.clear()
-                rows |= {entry["row"] for entry in journal.read(self.keys.values())}
-        return rows
+                elif settings.repair:
+                    journal.blank(lambda entry: entry is None)
+                answers.take_all(journal.read(self.keys.values()))
+            if not settings.repair or not answers.duplicate:
+                return set(answers.answers)
+            contradicted, keys = set(answers.duplicate), set(self.keys.values())
+            for journal in journals:
+                journal.blank(lambda entry: entry["row"] in contradicted and entry["key"] in keys)
+            return set(answers.answers) - contradicted
 
     def chunk(self, number: int, requests: Sequence[Request]) -> dict[str, Any]:
         """Requests as another process can make them again from `take`; `number` is the task's."""
@@ -156,3 +168,16 @@ def load_works(tasks: Sequence[Task], settings: RunSettings, first: bool = True)
         examples = load_examples(settings.few_shot, question_set, settings.data_root) if settings.few_shot else None
         works.append(TaskWork(question_set, form, examples))
     return works
+
+
+def find_inert_signs(works: Sequence[TaskWork]) -> list[str]:
+    """Sentences on tasks whose questions hold signs that models know and that are read as characters here."""
+    sentences = []
+    for work in works:
+        found = {question.source: find_inert_sign(question.question) for question in work.questions.values()}
+        inert = [f"{source}: {sentence}" for source, sentence in found.items() if sentence]
+        if inert:
+            sentences.append(f"task {work.task.name}: {len(inert):,} of {len(found):,} questions; {inert[0]}")
+        if (sentence := asks_for_boxes_in_vain(work.task)) is not None:
+            sentences.append(sentence)
+    return sentences

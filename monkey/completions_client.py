@@ -71,6 +71,11 @@ class CompletionsClient:
         )
         self._opener = urllib.request.build_opener(_NoRedirection)
 
+    @property
+    def ending_missing(self) -> str:
+        """The end of a sentence on an address that may lack its last part; nothing where it has it."""
+        return "" if self.base_url.endswith("/v1") else f"; most servers want {self._called} to end in /v1"
+
     def listed_models(self) -> list[str]:
         """The names that the server lists; none where it has no such list."""
         status, reply = self.send("models", None, attempts=1)
@@ -103,7 +108,8 @@ class CompletionsClient:
                 is_final = error.headers.get("X-Should-Retry") == "false"  # what the openai client heeds too
                 if status not in BUSY or is_final:
                     if body is not None and status not in OF_THE_REQUEST and not is_final:
-                        raise ServerGone(f"{self.base_url} refuses with {status}: {self.said(said)}") from None
+                        hint = self.ending_missing if status == 404 else ""
+                        raise ServerGone(f"{self.base_url} refuses with {status}: {self.said(said)}{hint}") from None
                     if status in (401, 403):
                         raise ServerGone(f"{self.base_url} refuses the key with {status}: {self.said(said)}") from None
                     return status, said

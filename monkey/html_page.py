@@ -40,6 +40,7 @@ def page(title: str, header: str, sections: Iterable[str], data: Any, footer: st
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 <title>{text(title)}</title>
 <link rel="icon" href="data:,">

@@ -215,6 +215,19 @@ def estvqa(folder: Path) -> dict[str, Any]:
     return {"question": "What is this store?", "answer": "pizzeria", "question_id": 0}
 
 
+def estvqa_official(folder: Path) -> dict[str, Any]:
+    box = ["53", "680", "50", "727", "415", "711", "414", "661"]
+    rows = [
+        {"question_id": 0, "question": "这家店的名字是什么?", "answer": "禾不锈钢", "evidence": box},
+        {"question_id": 1, "question": "What number?", "answer": "9", "evidence": box},
+    ]
+    write_json(folder / "annotations/test.json", rows)
+    write_json(folder / "test_images.json", [{"question_id": number, "image": f"{number}.jpg"} for number in (1, 0)])
+    for number in range(2):
+        picture(folder / f"images/test/{number}.jpg", number)
+    return {**rows[0], "language": "Chinese"}
+
+
 def estvqa_predictions(folder: Path) -> dict[str, Any]:
     rows = [
         {"question": "What number?", "answer": "7", "gt_answers": "9", "model_name": "BLIP2"}
@@ -358,6 +371,7 @@ def flickr30k(folder: Path) -> dict[str, Any]:
 
 RELEASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "estvqa_test": estvqa,
+    "estvqa_official": estvqa_official,
     "docvqa_test": docvqa,
     "chartqa": chartqa,
     "infovqa_test": infovqa,
@@ -381,6 +395,7 @@ RELEASES: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 QUESTIONS = {
     "estvqa_test": 2,
+    "estvqa_official": 2,
     "docvqa_test": 2,
     "chartqa": 3,
     "infovqa_test": 2,

@@ -74,11 +74,16 @@ class TestReplay:
             self.score(sums, tmp_path / "other", entries[::-1])
 
     def test_dropped_doubled_and_foreign_answers_are_counted_and_named(self, sums, tmp_path):
-        entries = [{"question_id": number, "answer": "x"} for number in (100, 101, 101, 103, 104, 999)]
+        entries = [{"question_id": number, "answer": "x"} for number in (100, 101, 103, 103, 104, 999)]
+        entries[1:1] = [{"question_id": 101, "answer": "y"}]
         results = self.score(sums, tmp_path / "run", entries)
         assert not results["complete"]
         assert (results["missing"], results["duplicate"], results["foreign"]) == ([102, 105], [101], ["999"])
         assert len(incompleteness(results)) == 3
+
+    def test_whole_numbers_are_answers_by_their_digits(self, sums, tmp_path):
+        entries = [{"question_id": 100 + number, "answer": 2 * number} for number in range(6)]
+        assert self.score(sums, tmp_path / "run", entries)["scores"]["official"]["value"] == 100.0
 
     def test_a_part_of_the_questions_makes_no_answer_foreign(self, sums, tmp_path):
         entries = [{"question_id": 100 + number, "answer": "x"} for number in range(6)]
@@ -92,7 +97,10 @@ class TestReplay:
         ("entries", "message"),
         [
             ([{"question_id": 100}], r"answers.json[0]: there is no answer; it is called one of raw, answer"),
-            ([{"question_id": 100, "answer": 3}], r"answers.json[0]: 'answer' must be a text, found int"),
+            (
+                [{"question_id": 100, "answer": 3.5}],
+                r"answers.json[0]: 'answer' must be a text, found float (3.5); write",
+            ),
             ([{"question_id": [1], "answer": "x"}], r"answers.json[0]: 'question_id' must be a text or a whole number"),
             ([{"question_id": 1, "answer": "x"}, {"answer": "x"}], r"answers.json[1]: some rows have an id and some"),
             (["x"], r"answers.json[0]: expected an object with an id and an answer, found str"),
@@ -316,6 +324,16 @@ class TestServer:
             run_one(sums, tmp_path / "run", Leaving, batch_size=2)
         kept = len(lines_of(tmp_path / "run" / "sums" / "journal.jsonl"))
         assert 2 <= kept < 6
+
+    def test_an_address_without_its_end_is_told_so(self, sums, tmp_path, serve):
+        server = serve(models=(), plan=[(404, {}, {"error": {"message": "no such path"}})])
+        server.url = server.url.removesuffix("/v1")
+        with pytest.raises(ValueError, match=r"lists no model; .*--served-model; most servers want --base-url to end"):
+            opened(server)
+        with pytest.raises(
+            ServerGone, match=r"refuses with 404: no such path; most servers want --base-url to end in /v1"
+        ):
+            run_one(sums, tmp_path / "run", lambda: opened(server, model="tiny"))
 
     def test_the_model_is_the_only_one_listed_or_must_be_named(self, serve):
         assert opened(serve()).model == "tiny"

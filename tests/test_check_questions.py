@@ -11,6 +11,7 @@ from PIL import Image
 
 from eval.check_questions import KINDS, NOTES, check_questions, main
 from eval.prepare import PREPARERS, prepare
+from eval.questions import load_question_set
 from eval.tasks import TASKS, Task, select_tasks
 from tests.official_releases import RELEASES, picture, write_json, write_lines
 
@@ -62,9 +63,21 @@ FAULTS = {
     "malformed": ('{"image": }', "unreadable row", "own.jsonl:2"),
     "blank": ("", "unreadable row", "the line is blank"),
     "no answer": ({"image": "images/a.png", "question": "?", "question_id": 5}, "not of the schema", "'answer'"),
-    "number": (row(5, answer=7), "not of the schema", "'answer' must be a text or a list"),
+    "number": (row(5, answer=2.5), "not of the schema", "'answer' holds the number 2.5; write it in quotes"),
+    "number in a list": (row(5, answer=["7", 7.0]), "not of the schema", "write it in quotes"),
+    "no text": (
+        row(5, answer=[True]),
+        "not of the schema",
+        "'answer' must be a text or a list of texts, found true or",
+    ),
     "empty question": (row(5, question=" "), "not of the schema", "the question is empty"),
     "url": (row(5, image="http://example.org/a.png"), "refused image path", "is a URL"),
+    "base64 as URL": (
+        row(5, image="data:image/png;base64,iVBO"),
+        "refused image path",
+        "as base64; write it to a file",
+    ),
+    "base64": (row(5, image="/9j/4AAQ" + 5000 * "a"), "refused image path", "as base64; write it to a file"),
     "outside": (row(5, image="../a.png"), "refused image path", "leads out of"),
     "missing": (row(5, image="images/gone.png"), "missing image", "no picture images/gone.png"),
     "missing without reference": (row(5, image="images/gone.png", answer=""), "missing image", "images/gone.png"),
@@ -98,6 +111,44 @@ def test_row_without_reference_is_a_note_and_its_other_fields_are_checked(answer
     report = check_questions([TASK], root)
     assert report.is_clean
     assert report.checks[0].notes == 1
+
+
+@pytest.mark.parametrize(("metric", "value"), [("anls", "100"), ("vqa_score", "100"), ("choice_accuracy", "100")])
+def test_what_an_empty_answer_to_an_empty_reference_scores_is_said_by_the_metric(metric, value, root):
+    write(root, row(0, answer=[""] * 10))
+    (finding,) = check_questions([replace(TASK, metric=metric)], root).findings
+    assert finding.sentence.endswith(f"are all empty; by {metric} (official) an empty answer scores {value}")
+
+
+def test_whole_numbers_are_answers_by_their_digits(root):
+    path = write(root, row(0, answer=42), row(1, answer=["7", -3]))
+    assert check_questions([TASK], root).is_clean
+    assert [question.answers for question in load_question_set(TASK, root).questions] == [("42",), ("7", "-3")]
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("<image>\nWhat?", "holds '<image>', which is read as characters; the picture stands in 'image'"),
+        ("Where is <ref>the cat</ref>?", "holds '<ref>', which is read as characters; to ask for a box, make the bare"),
+        ("<|im_start|>user What?", "holds '<|im_start|>', which is read as characters; leave it out"),
+        ("What is in <|box_start|>(1,2),(3,4)<|box_end|>?", "holds '<|box_start|>', which is read as characters"),
+    ],
+)
+def test_signs_that_stay_characters_are_noted(question, words, root):
+    path = write(root, row(0), row(1, question=question))
+    report = check_questions([TASK], root)
+    (finding,) = report.findings
+    assert (finding.kind, finding.source, report.is_clean) == ("sign without effect", f"{path}:2", True)
+    assert words in finding.sentence
+
+
+def test_a_set_of_boxes_whose_prompt_asks_for_none_is_noted(root):
+    write(root, row(0, answer="<box>(1,2),(3,4)</box>"))
+    (finding,) = check_questions([replace(TASK, metric="box_overlap")], root).findings
+    assert "its prompt has no <ref>; to ask for a box, make the bare phrase the question and give" in finding.sentence
+    assert check_questions([replace(TASK, metric="box_overlap", prompt="region")], root).findings == []
 
 
 def test_question_asked_twice_of_one_picture_is_a_note(root):

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,8 +200,32 @@ def test_damage_inside_the_journal_is_named_by_file_and_line(sums, tmp_path):
     journal = tmp_path / "run" / "sums" / "journal.jsonl"
     lines = journal.read_text(encoding="utf-8").splitlines()
     journal.write_text("\n".join(["{" + lines[0], *lines[1:]]) + "\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"journal\.jsonl:1 is damaged .*--fresh"):
+    with pytest.raises(ValueError, match=r"journal\.jsonl:1 is damaged; --repair keeps all other answers.*--fresh"):
         run_one(sums, tmp_path / "run", CountingBackend)
+
+
+@pytest.mark.parametrize("damage", ["{", "\0\0\0", "null", '{"key": "x", "row": 1}', "not UTF-8"])
+def test_repair_asks_damaged_lines_again_and_keeps_the_others(sums, tmp_path, damage):
+    run_one(sums, tmp_path / "run", CountingBackend)
+    journal = tmp_path / "run" / "sums" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    expected = (tmp_path / "run" / "sums" / "predictions.jsonl").read_bytes()
+    lines[3] = (b"\xff\xfe" if damage == "not UTF-8" else damage.encode()) + b"\n"
+    journal.write_bytes(b"".join(lines))
+    again = CountingBackend()
+    assert run_one(sums, tmp_path / "run", lambda: again, repair=True)["complete"]
+    assert again.asked == [BY_IMAGE[3]]
+    assert (tmp_path / "run" / "sums" / "predictions.jsonl").read_bytes() == expected
+    assert run_one(sums, tmp_path / "run", CountingBackend)["complete"]
+
+
+def test_a_line_that_stands_twice_is_one_answer(sums, tmp_path):
+    run_one(sums, tmp_path / "run", CountingBackend)
+    journal = tmp_path / "run" / "sums" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, lines[2]]))
+    results = run_one(sums, tmp_path / "run", CountingBackend)
+    assert (results["complete"], results["duplicate"], results["n"]) == (True, [], 10)
 
 
 @pytest.mark.parametrize("change", ["nothing", "prompt", "model", "generation", "image", "question", "fresh"])
@@ -233,10 +258,10 @@ def test_two_runs_in_one_folder_are_refused(sums, tmp_path):
     [
         (lambda answers: [a for a in answers if a.row != 5], "missing", [105], "1 of 10 questions not answered: 105"),
         (
-            lambda answers: answers + [a for a in answers if a.row == 5],
+            lambda answers: answers + [replace(a, raw="other") for a in answers if a.row == 5],
             "duplicate",
             [105],
-            "1 of 10 questions answered more than once: 105",
+            "1 of 10 questions answered twice and differently (--repair asks them again and keeps the others): 105",
         ),
         (
             lambda answers: [*answers, Answer(77, "x", 1, "end")] if answers[0].row == 0 else answers,
@@ -255,6 +280,10 @@ def test_a_row_not_answered_exactly_once_makes_the_run_incomplete(sums, tmp_path
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["complete"] is False
     # Asked again with a backend that is in order: a dropped row is made good, a doubled one stays on record.
     assert run_one(sums, tmp_path / "run")["complete"] is (kind != "duplicate")
+    again = CountingBackend()
+    again.name, again.fingerprint = OracleBackend.name, OracleBackend.fingerprint
+    assert run_one(sums, tmp_path / "run", lambda: again, repair=True)["complete"]
+    assert again.asked == ([5] if kind == "duplicate" else [])
     assert run_one(sums, tmp_path / "run", fresh=True)["complete"]
 
 
@@ -292,7 +321,7 @@ def program(path: Path | str, output: Path, *flags: str, backend: str = "oracle"
     ("rows", "message"),
     [
         ([row(0), "{broken", row(2)], "sums.jsonl:2"),
-        ([row(0), row(1, answer=3)], "sums.jsonl:2"),
+        ([row(0), row(1, answer=3.5)], "sums.jsonl:2"),
         ([row(0), row(1, answer=["a", None])], "sums.jsonl:2"),
         ([row(0), row(1, answer=[])], "sums.jsonl:2"),
         ([row(0), row(1, image="images/none.png")], "none.png"),

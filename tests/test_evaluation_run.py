@@ -251,6 +251,17 @@ class TestFiles:
             assert program(sums, tmp_path / "result") == 0
         assert "asked no question: the answers were there" in capsys.readouterr().out
 
+    def test_signs_that_stay_characters_are_said_before_the_questions_are_asked(self, tmp_path, capsys):
+        path = write_set(tmp_path, [row(0), row(1, question="Where is <ref>it</ref>?")])
+        assert program(path, tmp_path / "result") == 0
+        said = capsys.readouterr().err
+        assert f"note: task {path.stem}: 1 of 2 questions; {path}:2: the question holds '<ref>', which is read" in said
+        assert 'prompt = "region"' in said
+
+    def test_questions_that_could_not_be_asked_are_not_called_answered(self):
+        figures = throughput([])
+        assert shown_throughput(figures, 1) == "asked no question: none of the 1 that were left could be asked"
+
     def test_a_part_of_the_questions_is_noted(self, sums, tmp_path):
         results = run_one(sums, tmp_path / "run", limit=3)
         assert "3 of 10 questions were asked." in notes(results)

@@ -50,7 +50,7 @@ def root(tmp_path) -> Path:
 def test_every_task_has_a_preparer_and_a_release_to_test_it_with():
     others_made = {name for kind in ("general", "text", "document", "caption") for name in GROUPS[kind]}
     assert set(PREPARERS) == others_made == set(RELEASES)
-    assert len(PREPARERS) == 21
+    assert len(PREPARERS) == 22
 
 
 @pytest.mark.parametrize("name", PREPARERS)
@@ -247,6 +247,18 @@ def test_chinese_questions_are_no_part_of_the_english_set(release, root):
     assert [row["question"] for row in lines(root, "estvqa_test")] == ["What is this store?", "What number?"]
 
 
+def test_an_official_question_of_estvqa_needs_its_picture_named(release, root):
+    official_releases.estvqa_official(release)
+    (release / "test_images.json").unlink()
+    with pytest.raises(ValueError, match=r"which picture question 0 is about; write test_images\.json into"):
+        prepare("estvqa_official", release, root, allow_count=True)
+    rows = json.loads((release / "annotations/test.json").read_text())
+    nested = [{"image": f"{row['question_id']}.jpg", "annotation": [row]} for row in rows]
+    write_json(release / "annotations/test.json", nested)
+    prepare("estvqa_official", release, root, allow_count=True)
+    assert [row["image"][-5:] for row in lines(root, "estvqa_official")] == ["0.jpg", "1.jpg"]
+
+
 def test_row_without_a_reference_is_kept_and_counted(release, root, capsys):
     official_releases.estvqa_predictions(release)
     rows = json.loads((release / "ESTVQA_EN.json").read_text())
@@ -330,6 +342,22 @@ def test_table_questions_keep_items_apart_and_undo_escapes(release, root):
     assert rows[1]["answer"] == ["1,000"]
 
 
+def test_table_questions_have_the_canonical_answers_of_the_tagged_files(release, root):
+    official_releases.wtq(release)
+    assert "targetCanon" in str(prepare("WTQ", release, root, allow_count=True)["statements"])
+    assert "targetCanon" not in lines(root, "WTQ")[0]
+    heads, *rows = (release / "data/pristine-unseen-tables.tsv").read_text().splitlines()
+    tagged = [f"{heads}\ttokens\ttargetCanon", f"{rows[0]}\tx\tItaly|San Marino", f"{rows[1]}\tx\t1000.0"]
+    (release / "tagged/data").mkdir(parents=True)
+    path = release / "tagged/data/pristine-unseen-tables.tagged"
+    path.write_text("\n".join(tagged) + "\n")
+    prepare("WTQ", release, root, allow_count=True, overwrite=True)
+    assert [row["targetCanon"] for row in lines(root, "WTQ")] == [["Italy", "San Marino"], ["1000.0"]]
+    path.write_text("\n".join(tagged).replace("Italy|San Marino\n", "Italy\n") + "\n")
+    with pytest.raises(ValueError, match=r"tagged:2: 2 items in targetValue and 1 in targetCanon"):
+        prepare("WTQ", release, root, allow_count=True, overwrite=True)
+
+
 def test_table_questions_of_the_due_package_alone(release, root):
     values = [{"value": "Italy"}, {"value": "San Marino", "value_variants": ["San Marino", "SM"]}]
     rows = [{"name": "203-733", "annotations": [{"id": "1", "key": "which ones?", "values": values}]}]
@@ -337,6 +365,13 @@ def test_table_questions_of_the_due_package_alone(release, root):
     picture(release / "png/203-733/0.png")
     prepare("WTQ", release, root, allow_count=True)
     assert lines(root, "WTQ")[0]["answer"] == ["Italy", "San Marino"]
+
+
+@pytest.mark.parametrize("below", ["", "OCRBench", "OCRBench/OCRBench"])
+def test_ocrbench_is_found_from_the_repository_down_to_its_file(below, release, root):
+    official_releases.ocrbench(release / "OCRBench/OCRBench")
+    (release / "OCRBench/OCRBench/json_files/OCRBench.json").rename(release / "OCRBench/OCRBench/OCRBench.json")
+    assert prepare("ocrbench", release / below, root, allow_count=True)["questions"] == QUESTIONS["ocrbench"]
 
 
 def test_letters_are_drawn_where_the_options_are_letters(release, root):

@@ -113,6 +113,14 @@ def test_every_row_is_in_the_page_with_all_that_belongs_to_it(run):
     assert data["runs"] == ["run"]
 
 
+def test_a_row_has_its_kind_by_each_name_that_parts_are_told_apart_by(tmp_path):
+    changes = {row: {"more": {"kind": "receipt" if row else "form", "page": row}} for row in range(2)}
+    parts = {"kind": {}, "nothing": {}}
+    folder = write_task(tmp_path / "run", "sums", answers([True] * 3), changes=changes, parts=parts)
+    rows = page_of(folder).data["tasks"][0]["rows"]
+    assert [row["kinds"] for row in rows] == [["kind: form"], ["kind: receipt"], []]
+
+
 def test_hostile_text_stays_text(run, other):
     for html in (report_html(open_run(run)), report_html(open_run(run), open_run(other))):
         page = Reader(html)

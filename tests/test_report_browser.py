@@ -52,6 +52,8 @@ def test_a_person_filters_searches_sorts_and_turns_pages(browser, runs, tmp_path
     opened = Opened(browser, tmp_path, runs[:1])
     page = opened.page
     assert opened.count == ALL
+    assert page.is_hidden("#kind")
+    opened.choose(sort="row")
     assert page.locator("article").count() == 20
     assert page.locator("article img").first.evaluate("image => image.naturalWidth") == 320
     page.click("#next")
@@ -91,9 +93,45 @@ def test_a_person_filters_searches_sorts_and_turns_pages(browser, runs, tmp_path
     opened.finish()
 
 
+def test_worst_pictures_come_first_with_their_questions_together_and_kinds_can_be_chosen(browser, tmp_path):
+    write_pictures(tmp_path, 3)
+    right = [True, True, True, False, False, False]
+    changes = {
+        row: {"more": {"kind": ("form", "receipt")[row % 2]}, "image": f"images/{row % 3}.png"} for row in range(6)
+    }
+    folder = write_task(tmp_path / "run", "sums", answers(right), changes=changes, parts={"kind": {}})
+    write_task(folder, "words", [("x", ["x"])])
+    opened = Opened(browser, tmp_path, [folder])
+    page = opened.page
+    rows = lambda: [text.split(" · ")[1] for text in opened.identities()]  # noqa: E731
+    assert rows() == [f"row {row}" for row in (0, 3, 1, 4, 2, 5, 0)]
+    assert page.locator("article img").count() == 4
+    assert page.locator("article img").first.get_attribute("alt") == "Picture asked about: images/0.png"
+    opened.choose(sort="low")
+    assert rows()[:3] == ["row 3", "row 4", "row 5"]
+    opened.choose(kind="kind: receipt")
+    assert sorted(rows()) == ["row 1", "row 3", "row 5"]
+    opened.choose(task="words")
+    assert page.is_hidden("#kind")
+    assert opened.count == 1
+    opened.finish()
+
+
+def test_a_phone_has_room_for_a_finger(browser, runs, tmp_path):
+    opened = Opened(browser, tmp_path, runs[:1], 380)
+    small = opened.page.evaluate(
+        """() => [...document.querySelectorAll("button, select, summary, label, input[type=search]")]
+          .filter((each) => each.offsetParent !== null && each.getBoundingClientRect().height < 44)
+          .map((each) => each.outerHTML.slice(0, 90))"""
+    )
+    assert small == []
+    opened.finish()
+
+
 def test_rows_on_which_variants_disagree_are_found(browser, tmp_path):
     folder = write_task(tmp_path / "run", "sums", [("2.5", ["2.5"]), ("x", ["x"]), ("a woman", ["man"]), ("y", ["z"])])
     opened = Opened(browser, tmp_path, [folder])
+    opened.choose(sort="row")
     opened.page.check("#disagree")
     assert [text.split(" · ")[1] for text in opened.identities()] == ["row 0", "row 2"]
     assert "original 0" in opened.page.locator("article").first.inner_text()

@@ -31,7 +31,7 @@ def test_the_fourteen_published_tasks_keep_names_places_and_limits():
 
 def test_every_data_set_stands_in_one_group_by_kind():
     by_kind = [name for kind in ("general", "text", "document", "caption") for name in GROUPS[kind]]
-    assert len(by_kind) == len(set(by_kind)) == 21
+    assert len(by_kind) == len(set(by_kind)) == 22
     assert {*by_kind, *GROUPS["sample"], *GROUPS["documents"], *GROUPS["unseen_layout"]} == set(TASKS)
 
 
@@ -111,6 +111,8 @@ def test_tasks_are_chosen_by_name_group_pattern_and_file():
     ]  # fmt: skip
     (task,) = select_tasks("folder/mine.jsonl", "anls", 20)
     assert (task.name, task.metric, task.max_new_tokens, task.file) == ("mine", "anls", 20, "folder/mine.jsonl")
+    (task,) = select_tasks("folder/mine.json", "anls")
+    assert (task.name, task.own_file) == ("mine", True)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +122,8 @@ def test_tasks_are_chosen_by_name_group_pattern_and_file():
         ("klc", None, "unknown task 'klc'; nearest: KLC"),
         ("*nothing*", None, r"no task fits the pattern '\*nothing\*'; --list"),
         (",", None, "names no task; --list shows them"),
+        ("a/mine.tsv", "anls", r"--dataset a/mine.tsv: questions of your own are read from .jsonl, a line a question"),
+        ("mine.csv", None, r"--dataset mine.csv: questions of your own are read from .jsonl"),
         ("mine.jsonl", None, "mine.jsonl needs a metric: give --metric"),
         ("mine.jsonl", "exact", "unknown metric 'exact'; known: accuracy, anls"),
         ("chartqa", "anls", "--metric goes with a .jsonl file of your own"),

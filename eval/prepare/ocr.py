@@ -2,7 +2,8 @@
 
 OCR-VQA: dataset.json = {id: {"imageURL", "questions", "answers", "title", …, "split" (1 train, 2 val, 3 test)}}, and
 images/<id> with the ending of its address, which the publisher's script downloads. OCRBench: OCRBench.json =
-[{"dataset_name", "id", "image_path", "question", "answers" (a text or a list), "type"}, …].
+[{"dataset_name", "id", "image_path", "question", "answers" (a text or a list), "type"}, …], which the repository keeps
+in OCRBench/OCRBench/ now and kept in OCRBench/json_files/ before.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ def ocrvqa(release: Release) -> Prepared:
 
 def ocrbench(release: Release) -> Prepared:
     """The thousand questions, with the set and the type that each is counted under."""
-    path = release.file("OCRBench.json", "json_files/OCRBench.json", "OCRBench/json_files/OCRBench.json")
+    names = [f"{folder}OCRBench.json" for folder in ("", "OCRBench/", "OCRBench/OCRBench/")]
+    names += ["json_files/OCRBench.json", "OCRBench/json_files/OCRBench.json"]
+    path = release.file(*names)
     rows: list[PreparedRow] = []
     for where, row in release.rows(path):
         name = take_text(row, "image_path", where).removeprefix("./")
-        folders = ("OCRBench_Images/", "images/", "")
+        folders = ("OCRBench_Images/", "OCRBench/OCRBench_Images/", "OCRBench/OCRBench/OCRBench_Images/", "images/", "")
         picture = release.picture(f"{_BENCH_PICTURES}/{name}", *(f"{one}{name}" for one in folders), where=where)
         question, answers = take_text(row, "question", where), take_text_or_texts(row, "answers", where)
         more = {key: take_text(row, key, where) for key in ("dataset_name", "type")}

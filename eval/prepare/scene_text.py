@@ -1,26 +1,41 @@
 """ST-VQA and EST-VQA. The tests of both were never what is evaluated: stvqa_test and estvqa_test are 5,000 rows each of
-the *training* sets, drawn by the authors of OCRBench, who published the rows only inside of prediction files.
+the *training* sets, drawn by the authors of OCRBench, who published the rows only inside of prediction files. The
+official test of EST-VQA, whose answers have been released since, is estvqa_official.
 
 Prediction file (answer_save/<model>/STVQA.json and ESTVQA_EN.json in old commits of Yuliang-Liu/MultimodalOCR):
 [{"question", "answer", "gt_answers", "image_path", "model_name"}, …], of which the answer is a model's and is not read.
 Official: ST-VQA's train_task_3.json {"data": [{"question_id", "question", "file_path", "file_name", "dataset",
-"answers"}, …]}; EST-VQA's train.json [{"image", "annotation": [{"question", "answer", …}, …]}, …].
+"answers"}, …]}; EST-VQA's train.json [{"image", "annotation": [{"question", "answer", …}, …]}, …], and its answers to
+the test [{"question_id", "question", "answer", "evidence"}, …], whose pictures may stand in a file of their own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from eval.prepare.release import Located, Picture, Prepared, PreparedRow, Release, take, take_text, take_text_or_texts
+from eval.prepare.release import (
+    Located,
+    Picture,
+    Prepared,
+    PreparedRow,
+    Release,
+    take,
+    take_id,
+    take_text,
+    take_text_or_texts,
+)
 
 ROWS = 5000
 """Rows that both subsets have."""
 
 _CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
+_TEST_ANSWERS = ("test.json", "test_gt.json", "gt.json", "gt_test.json", "en_test.json")
+"""Names that the released answers may go by: the publisher's repository names its sample only."""
+_PICTURE_LIST = "test_images.json"
 _NOT_THE_PUBLISHED = (
     "these are NOT the published rows, which were drawn at random from the same training set: do not compare single "
     "scores with published ones; give a prediction file of the OCRBench authors (STVQA.json, ESTVQA_EN.json) for those"
@@ -50,14 +65,48 @@ def estvqa(release: Release) -> Prepared:
         return _of_predictions(release, published, _estvqa_picture, "images/train/")
     rows = []
     path = release.file("annotations/train.json", "train.json", "annotations/en_train.json", "en_train.json")
-    for where, entry in release.rows(path):
-        picture = _estvqa_picture(release, take_text(entry, "image", where), where)
-        for number, row in enumerate(take(entry, "annotation", (list,), where)):
-            place = f"{where}, annotation {number}"
-            question, answer = take_text(row, "question", place), take_text_or_texts(row, "answer", place)
-            if not _CHINESE.search(question):
-                rows.append(PreparedRow(picture, question, answer, len(rows), place))
+    for where, row in _list_questions(release.rows(path)):
+        picture = _estvqa_picture(release, take_text(row, "image", where), where)
+        question, answer = take_text(row, "question", where), take_text_or_texts(row, "answer", where)
+        if not _CHINESE.search(question):
+            rows.append(PreparedRow(picture, question, answer, len(rows), where))
     return _drawn(rows, f"of the {len(rows):,} questions of {path.name} that have no Chinese character")
+
+
+def estvqa_official(release: Release) -> Prepared:
+    """The test questions with the released answers; 'language' and 'evidence' stand in each line."""
+    rows = []
+    named = release.find(*(f"{folder}{_PICTURE_LIST}" for folder in ("", "annotations/")))
+    listed = list(_list_questions(release.rows(named))) if named is not None else []
+    pictures = {str(take_id(row, "question_id", where)): take_text(row, "image", where) for where, row in listed}
+    path = release.file(*(f"{folder}{name}" for name in _TEST_ANSWERS for folder in ("annotations/", "")))
+    for where, row in _list_questions(release.rows(path)):
+        question_id = take_id(row, "question_id", where)
+        name = take_text(row, "image", where) if "image" in row else pictures.get(str(question_id))
+        if name is None:
+            raise ValueError(
+                f"{where}: nothing says which picture question {question_id} is about; write {_PICTURE_LIST} into "
+                f'{release.folder}: a list of {{"question_id": …, "image": "name.jpg"}}'
+            )
+        question, answer = take_text(row, "question", where), take_text_or_texts(row, "answer", where)
+        more = {"language": "Chinese" if _CHINESE.search(question) else "English"}
+        more |= {"evidence": row["evidence"]} if "evidence" in row else {}
+        folders = ("images/test/", "test/", "test_images/", "images/", "")
+        picture = release.picture(
+            f"data/estvqa_official/images/{name}", *(f"{folder}{name}" for folder in folders), where=where
+        )
+        rows.append(PreparedRow(picture, question, answer, question_id, where, more))
+    return Prepared(rows, ["the official test; 'evidence' (the corners of the place) is kept and not scored"])
+
+
+def _list_questions(entries: Iterable[Located]) -> Iterator[Located]:
+    """Rows of one question each: those of a picture's 'annotation' with its 'image', or the rows as they are."""
+    for where, entry in entries:
+        if not isinstance(entry, dict) or "annotation" not in entry:
+            yield Located(where, entry)
+            continue
+        for number, row in enumerate(take(entry, "annotation", (list,), where)):
+            yield Located(f"{where}, annotation {number}", {"image": entry.get("image"), **row})
 
 
 def _prediction_file(release: Release, name: str) -> list[Located] | None:

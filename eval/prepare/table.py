@@ -53,6 +53,13 @@ PREPARERS: Mapping[str, Preparer] = {
         "github.com/xinke-wang/EST-VQA; old commits of github.com/Yuliang-Liu/MultimodalOCR, answer_save/",
         "see the repositories",
     ),
+    "estvqa_official": Preparer(
+        scene_text.estvqa_official,
+        "annotations/test.json (the released answers), images/test/, and test_images.json, a list of question_id and "
+        "image, where the answers do not name their pictures",
+        "github.com/xinke-wang/EST-VQA",
+        "see the repository",
+    ),
     "docvqa_test": Preparer(
         documents.docvqa,
         "test/document.jsonl and png/ of the DUE package, or test_v1.0.json with answers, or val_v1.0_withQT.json",
@@ -77,10 +84,11 @@ PREPARERS: Mapping[str, Preparer] = {
     "KLC": Preparer(due.kleister_charity, "test/document.jsonl, png/", _DUE, _EACH_ITS_OWN),
     "WTQ": Preparer(
         tables.wtq,
-        "data/pristine-unseen-tables.tsv (or test/document.jsonl of the DUE package), and pictures of the tables in "
-        "png/",
+        "tagged/data/pristine-unseen-tables.tagged (else data/pristine-unseen-tables.tsv, else test/document.jsonl of "
+        "the DUE package), and pictures of the tables in png/",
         f"github.com/ppasupat/WikiTableQuestions; pictures: {_DUE}",
         "CC BY-SA 4.0",
+        version=2,
     ),
     "gqa_testdev": Preparer(
         gqa.gqa, "testdev_balanced_questions.json, images/", "cs.stanford.edu/people/dorarad/gqa", "CC BY 4.0"
@@ -144,8 +152,9 @@ PREPARERS: Mapping[str, Preparer] = {
     ),
     "visualmrc": Preparer(
         visualmrc.visualmrc,
-        "test.jsonl, and images/, which the publisher gives on request",
-        "github.com/nttmdlab-nlp/VisualMRC",
+        "test.jsonl, and images/, which the publisher gives on request; copies on the hub are parquet files, to be "
+        "written out in this form",
+        "github.com/nttmdlab-nlp/VisualMRC; huggingface.co/datasets/jeepliu/VisualMRC",
         "for research only",
     ),
     "ocrvqa": Preparer(
@@ -156,7 +165,7 @@ PREPARERS: Mapping[str, Preparer] = {
     ),
     "ocrbench": Preparer(
         ocr.ocrbench,
-        "OCRBench.json, OCRBench_Images/",
+        "OCRBench/OCRBench.json of the repository, OCRBench_Images/",
         "github.com/Yuliang-Liu/MultimodalOCR",
         "those of the sets it was drawn from",
     ),

@@ -2,7 +2,8 @@
 
 The official releases hold tables as text; pictures of them are in the DUE package (or rendered by the user), as
 <name>.png for one of the names in `_table_names`. WikiTableQuestions: data/pristine-unseen-tables.tsv with columns id,
-utterance, context, targetValue, in which '|' separates items and a backslash escapes. TabFact:
+utterance, context, targetValue, in which '|' separates items and a backslash escapes, and
+tagged/data/pristine-unseen-tables.tagged, which has the same and targetCanon, what each item denotes. TabFact:
 tokenized_data/test_examples.json = {table id: [[statements], [labels 0 or 1], caption]}.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import csv
 import re
 
+from eval.denotation import CANONICAL
 from eval.prepare.due import DOCUMENTS, PagePictures, question_rows
 from eval.prepare.release import Prepared, PreparedRow, Release, take, take_texts
 
@@ -20,21 +22,32 @@ LABELS = {0: "No", 1: "Yes"}
 
 def wtq(release: Release) -> Prepared:
     """The test questions on unseen tables; the answer is the list of items that belong to it together."""
-    name = "pristine-unseen-tables.tsv"
-    path = release.find(name, f"data/{name}", f"WikiTableQuestions/data/{name}")
+    name, tagged = "pristine-unseen-tables.tsv", "pristine-unseen-tables.tagged"
+    with_canon = release.find(tagged, f"tagged/data/{tagged}", f"WikiTableQuestions/tagged/data/{tagged}")
+    path = with_canon or release.find(name, f"data/{name}", f"WikiTableQuestions/data/{name}")
     folder = "data/WikiTableQuestions/images"
     if path is None and release.find(*DOCUMENTS) is not None:
         statement = f"questions and answers of the DUE package: the release has no {name}"
         return question_rows(release, folder, statement, list_of_items=True)
     path = path or release.file(name, f"data/{name}", DOCUMENTS[0])
     pictures = PagePictures(release)
-    columns = ("id", "utterance", "context", "targetValue")
+    columns = ("id", "utterance", "context", "targetValue", *([CANONICAL] if with_canon else []))
     rows = []
     for where, row in release.table(path, columns, "\t", csv.QUOTE_NONE):
         picture = pictures.picture(folder, _table_names(row["context"]), where)
-        items = [_unescaped(item) for item in row["targetValue"].split("|")]
-        rows.append(PreparedRow(picture, _unescaped(row["utterance"]), items, row["id"], where))
-    return Prepared(rows, ["the answer lists the items of one answer, which belong to it together"])
+        items = _items(row["targetValue"])
+        more = {CANONICAL: _items(row[CANONICAL])} if with_canon else {}
+        if with_canon and len(more[CANONICAL]) != len(items):
+            raise ValueError(f"{where}: {len(items)} items in targetValue and {len(more[CANONICAL])} in {CANONICAL}")
+        rows.append(PreparedRow(picture, _unescaped(row["utterance"]), items, row["id"], where, more))
+    statement = "the answer lists the items of one answer, which belong to it together"
+    canon = (
+        f"'{CANONICAL}' stands in each line, so that '100000' is right for '100,000' as in the official evaluator"
+        if with_canon
+        else f"the release has no tagged/data/{tagged}: without its {CANONICAL} '100000' is wrong for '100,000', and "
+        "the official evaluator counts it right"
+    )
+    return Prepared(rows, [statement, canon])
 
 
 def tabfact(release: Release) -> Prepared:
@@ -77,6 +90,10 @@ def _table_names(table: str) -> tuple[str, ...]:
     if slash:
         names += [f"{folder.removesuffix('-csv')}{joint}{number}" for joint in "_-"]
     return (*names, table.rpartition("/")[2] if not slash else table.replace("/", "_"))
+
+
+def _items(field: str) -> list[str]:
+    return [_unescaped(item) for item in field.split("|")]
 
 
 def _unescaped(text: str) -> str:

@@ -1,6 +1,6 @@
 """VisualMRC: test.jsonl (or test.json), a page a row: {"id", "image_filename", "screenshot_filename", "qa_data":
 [{"question": {"text"}, "answer": {"text", "relevant"}}, …], "bounding_boxes", …}, and the pictures, which the publisher
-hands out on request.
+hands out on request. Others have put both on the hub, as parquet files.
 """
 
 from __future__ import annotations

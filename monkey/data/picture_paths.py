@@ -9,6 +9,9 @@ from pathlib import Path
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 """`http:`, `file:`, `data:`; a single letter before the colon is a Windows drive."""
 
+_LONGEST_PATH = 4096
+"""Characters; Linux takes no longer path, and the base64 of hardly a picture is shorter."""
+
 
 class PicturePaths:
     """Finds the pictures of one file of records.
@@ -36,6 +39,10 @@ class PicturePaths:
     def _look_up(self, path: str, where: str) -> Path:
         if not path.strip():
             raise ValueError(f"{where}: the path of a picture is empty")
+        if path.startswith("data:") or len(path) > _LONGEST_PATH:
+            raise ValueError(
+                f"{where}: {path[:40]}… holds the picture itself, as base64; write it to a file and name the file"
+            )
         if not path.isprintable():
             raise ValueError(f"{where}: {path!r} holds characters that no path has")
         if _SCHEME.match(path):

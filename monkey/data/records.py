@@ -377,6 +377,18 @@ def _take_pictures(value: str, where: str) -> tuple[str, list[str]]:
     return "".join(pieces) + value[end:], paths
 
 
+def _reference(value: Any, source: str) -> str:
+    """A text, or a whole number as its digits."""
+    if isinstance(value, float):
+        fail(
+            source, f"'answer' holds the number {value}; write it in quotes, for a number does not keep its form (2.30)"
+        )
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        fail(source, f"'answer' must be a text or a list of texts, found {kind_of(value)} in the list")
+    require_encodable(str(value), "answer", source)
+    return str(value)
+
+
 def read_question(row: int, fields: Any, source: str, pictures: PicturePaths) -> Question:
     """One row of an evaluation file.
 
@@ -390,12 +402,8 @@ def read_question(row: int, fields: Any, source: str, pictures: PicturePaths) ->
     if _TAG.search(text):
         fail(source, "the question holds <img> or </img>; the picture belongs into 'image'")
     question_id = field_of(fields, "question_id", (int, str), source)
-    answer = field_of(fields, "answer", (str, list), source)
-    answers = [answer] if isinstance(answer, str) else answer
-    for reference in answers:
-        if not isinstance(reference, str):
-            fail(source, f"'answer' must be a text or a list of texts, found {kind_of(reference)} in the list")
-        require_encodable(reference, "answer", source)
+    answer = field_of(fields, "answer", (str, int, float, list), source)
+    answers = [_reference(one, source) for one in (answer if isinstance(answer, list) else [answer])]
     # A blank among several references is kept: scores that leave one reference out depend on how many there are.
     if not any(reference.strip() for reference in answers):
         fail(source, "the answer is empty", EMPTY_ANSWER)
