@@ -340,6 +340,9 @@ def _place_images(turns: list[Any], images: list[str], where: str, notes: list[s
     """Write the images in the places of `<image>` in the users' turns; first of all where there is no place."""
     users = _texts(turns, "user")
     places = [match for turn in users for match in _PLACE.finditer(turn["value"])]
+    answered = any(_PLACE.search(turn["value"]) for turn in _texts(turns, "assistant"))
+    if answered and len(places) != len(images):
+        fail(where, "an answer holds <image>; images stand in the users' turns, for the model writes text alone")
     if places:
         order = iter(_order_of(places, images, where))
         for turn in users:
