@@ -110,6 +110,15 @@ FORMS = {
         "LLaVA's",
     ),
     "MiniCPM-V": ({"image": "a.png", "conversations": messages("<image>\nWhat?", "this")}, ASKED, "a", "LLaVA's"),
+    "MiniCPM-V, several": (
+        {
+            "image": {"<image_00>": "b.png", "<image_01>": "a.png"},
+            "conversations": messages("<image_00><image_01>What?", "this"),
+        },
+        TWO,
+        "ba",
+        "LLaVA's",
+    ),
     "ours, with a key that says the same": (
         {"image": "a.png", "conversations": turns("<img>a.png</img>\nWhat?", "this")},
         ASKED,

@@ -61,7 +61,7 @@ class OurRecord(NamedTuple):
     """A row as a record of ours."""
 
     record: Any
-    """The row itself where it is ours or of no known form: what is wrong with it then, its reader finds."""
+    """A new object, whose turns were read but not checked; what is no object is the row itself."""
     form: str
     """Whose form it was: `LLaVA's form ('image' and <image>)`; empty for ours."""
     notes: list[str]
@@ -82,30 +82,31 @@ def to_our_record(row: Any, where: str, size_of: SizeOf) -> OurRecord:
     """
     if isinstance(row, list):
         fail(where, "the row is a list; give each record a row of its own")
-    if not isinstance(row, Mapping):
+    if not isinstance(row, dict):
         return OurRecord(row, "", [])
     _refuse_other_tasks(row, where)
     form = find_form(row)
     if form is None:
         found = ", ".join(map(repr, row)) or "none"
         fail(where, f"the key 'conversations' is missing; there are {found}; forms that are read: data/README.md")
-    images, named = _images_of(row, where), []
-    turns = [dict(turn) if isinstance(turn, Mapping) else turn for turn in form.read(row, where, named)]
+    images, named = _images_of(row, where), []  # those of the record's own keys, and those in its turns
+    turns = [dict(turn) if isinstance(turn, dict) else turn for turn in form.read(row, where, named)]
     if images and named:
         fail(where, "images are named both in parts of messages and under a key of the record; name them in one place")
     images, name, notes = images or named, form.name, []
-    own = [path for turn in _texts(turns) for path in _OWN_IMAGE.findall(turn["value"])]
+    whole = [turn for turn in turns if isinstance(turn, dict) and _is_whole(turn)]
+    own = [path for turn in whole for path in _OWN_IMAGE.findall(turn["value"])]
     if images and own == images:  # a record of ours that says them twice
         images, name = [], ""
     elif images and own:
         fail(where, "<img> stands in a text beside images that are named otherwise; name all in one way")
-    if _place_boxes(turns):
+    if _place_boxes(whole):
         name = name or "InternVL's form (<box>[[x1, y1, x2, y2]]</box>)"
-    _place_objects(row, turns, images or own, where, size_of, notes)
+    _place_objects(row, whole, images or own, where, size_of, notes)
     if images:
-        _place_images(turns, images, where, notes)
+        _place_images(whole, images, where, notes)
     else:
-        _refuse_unread_images(row, turns, bool(own), where, notes)
+        _refuse_unread_images(row, whole, bool(own), where, notes)
     record = {key: row[key] for key in ("id", "system") if row.get(key) not in (None, "")}
     return OurRecord({**record, "conversations": turns}, name, notes)
 
@@ -126,7 +127,7 @@ class Form(NamedTuple):
 
 def find_form(row: Any) -> Form | None:
     """Return the first form of `FORMS` whose keys a row has, `image` and the like with something in them."""
-    if not isinstance(row, Mapping):
+    if not isinstance(row, dict):
         return None
     given = {key for key in row if key not in _OPTIONAL or row[key] not in _NOTHING}
     return next((form for form in FORMS if given.issuperset(form.keys)), None)
@@ -143,7 +144,7 @@ def _read_turns(row: Mapping[str, Any], where: str, named: list[str]) -> list[An
 
 def _read_entry(entry: Any, where: str, named: list[str]) -> list[Any]:
     """One entry of a list of turns; what is no turn is left for the reader of our records to name."""
-    if not isinstance(entry, Mapping):
+    if not isinstance(entry, dict) or entry.keys() == {"from", "value"}:
         return [entry]
     _refuse_other_tasks(entry, where)
     for key, value in entry.items():
@@ -170,7 +171,7 @@ def _read_part(part: Any, where: str, named: list[str]) -> str:
     if kind not in ("image", "image_url", "input_image"):
         fail(where, f"a part of the type {kind!r} is not read; parts are 'text', 'image' and 'image_url'")
     source = next((part[key] for key in ("image", "image_url", "url", "path") if part.get(key)), None)
-    if isinstance(source, Mapping):
+    if isinstance(source, dict):
         source = text_of(source, "url" if "url" in source else "path", where)
     if source is not None:
         named.append(_path_of(source, kind, where).removeprefix("file://"))
@@ -228,9 +229,9 @@ FORMS = (
 
 
 def _refuse_other_tasks(row: Mapping[str, Any], where: str) -> None:
-    for key, what in _OTHER_TASKS.items():
-        if row.get(key) not in _NOTHING:
-            fail(where, f"{key!r} holds {what}, which training here knows nothing of; leave such records out")
+    for key, value in row.items():
+        if key in _OTHER_TASKS and value not in _NOTHING:
+            fail(where, f"{key!r} holds {_OTHER_TASKS[key]}, and training knows nothing of it; leave such records out")
     if row.get("label") is False and "messages" in row:
         fail(where, "'label' is false, which marks its answer as a bad one; leave such records out")
     if "conversations" in row and "messages" in row:
@@ -238,18 +239,20 @@ def _refuse_other_tasks(row: Mapping[str, Any], where: str) -> None:
 
 
 def _images_of(row: Mapping[str, Any], where: str) -> list[str]:
-    """Paths under `image` or `images`, each a path, an object with one, or a list of these."""
+    """Paths under `image` or `images`: a path, an object with one, a list of these, or `{"<image_00>": …}`."""
     keys = [key for key in ("image", "images") if row.get(key) not in _NOTHING]
     if not keys:
         return []
     if len(keys) == 2 and row["image"] != row["images"]:
         fail(where, "both 'image' and 'images' name images; keep one of them")
     key, value = keys[0], row[keys[0]]
+    if isinstance(value, dict) and all(_PLACE.fullmatch(place) for place in value):
+        value = [value[place] for place in sorted(value)]
     return [_path_of(one, key, where) for one in (value if isinstance(value, list) else [value])]
 
 
 def _path_of(value: Any, key: str, where: str) -> str:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         if value.get("bytes") or "path" not in value:
             fail(where, f"{key!r} holds an image itself, not its path; save it to a file and give {{'path': …}}")
         value = value["path"]
@@ -260,17 +263,16 @@ def _path_of(value: Any, key: str, where: str) -> str:
     return value
 
 
-def _texts(turns: list[Any], *roles: str) -> list[dict[str, Any]]:
-    """The turns of some roles that are whole; those that are not are named when the record is read."""
-    return [
-        turn
-        for turn in turns
-        if isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
-        if not roles or role_of(turn["from"]) in roles
-    ]
+def _is_whole(turn: dict[str, Any]) -> bool:
+    """Whether a turn has a role and a text; what is wrong with another is told when the record is read."""
+    return isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
 
 
-def _place_boxes(turns: list[Any]) -> bool:
+def _said_by(turns: list[dict[str, str]], role: str) -> list[dict[str, str]]:
+    return [turn for turn in turns if role_of(turn["from"]) == role]
+
+
+def _place_boxes(turns: list[dict[str, str]]) -> bool:
     """Write InternVL's `<box>[[x1, y1, x2, y2], …]</box>`, thousandths too, as ours; return whether one was there."""
 
     def ours(match: re.Match) -> str:
@@ -278,17 +280,22 @@ def _place_boxes(turns: list[Any]) -> bool:
         return "".join(f"<box>({left},{top}),({right},{bottom})</box>" for left, top, right, bottom in boxes)
 
     changed = 0
-    for turn in _texts(turns):
+    for turn in turns:
         turn["value"], count = _BRACKETS.subn(ours, turn["value"])
         changed += count
     return changed > 0
 
 
 def _place_objects(
-    row: Mapping[str, Any], turns: list[Any], images: list[str], where: str, size_of: SizeOf, notes: list[str]
+    row: Mapping[str, Any],
+    turns: list[dict[str, str]],
+    images: list[str],
+    where: str,
+    size_of: SizeOf,
+    notes: list[str],
 ) -> None:
     """Write the names and boxes of ms-swift's `objects` in the places of `<ref-object>` and `<bbox>`."""
-    places = [mark for turn in _texts(turns) for mark in _OBJECT.findall(turn["value"])]
+    places = [mark for turn in turns for mark in _OBJECT.findall(turn["value"])]
     if not places:
         unread = [key for key in _BOX_KEYS if row.get(key)]
         if unread:
@@ -304,7 +311,7 @@ def _place_objects(
         "<ref-object>": iter([_written_name(name, where) for name in names]),
         "<bbox>": iter([_written_box(objects, number, images, where, size_of) for number in range(len(boxes))]),
     }
-    for turn in _texts(turns):
+    for turn in turns:
         turn["value"] = _OBJECT.sub(lambda match: next(written[match[0]]), turn["value"])
 
 
@@ -336,11 +343,11 @@ def _written_box(objects: Mapping[str, Any], number: int, images: list[str], whe
     return marked(None, box, (width, height))
 
 
-def _place_images(turns: list[Any], images: list[str], where: str, notes: list[str]) -> None:
+def _place_images(turns: list[dict[str, str]], images: list[str], where: str, notes: list[str]) -> None:
     """Write the images in the places of `<image>` in the users' turns; first of all where there is no place."""
-    users = _texts(turns, "user")
+    users = _said_by(turns, "user")
     places = [match for turn in users for match in _PLACE.finditer(turn["value"])]
-    answered = any(_PLACE.search(turn["value"]) for turn in _texts(turns, "assistant"))
+    answered = any(_PLACE.search(turn["value"]) for turn in _said_by(turns, "assistant"))
     if answered and len(places) != len(images):
         fail(where, "an answer holds <image>; images stand in the users' turns, for the model writes text alone")
     if places:
@@ -367,10 +374,12 @@ def _order_of(places: list[re.Match], images: list[str], where: str) -> list[str
     return [images[number - first] for number in numbers]
 
 
-def _refuse_unread_images(row: Mapping[str, Any], turns: list[Any], own: bool, where: str, notes: list[str]) -> None:
+def _refuse_unread_images(
+    row: Mapping[str, Any], turns: list[dict[str, str]], own: bool, where: str, notes: list[str]
+) -> None:
     """Fail where a row without images under a known key seems to have some; `own`: it names others with `<img>`."""
     unread = None if own else next((key for key, value in row.items() if value and _IMAGE_KEY.fullmatch(key)), None)
-    places = sum(len(_PLACE.findall(turn["value"])) for turn in _texts(turns, "user"))
+    places = sum(len(_PLACE.findall(turn["value"])) for turn in _said_by(turns, "user"))
     if places:
         hint = f"rename {unread!r} to 'images'" if unread else "name them in 'images', or write <img>path</img>"
         fail(where, f"{places} <image> in the users' turns and no image for it; {hint}")
