@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import itertools
 import json
+import operator
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +14,8 @@ import pytest
 from PIL import Image
 
 from monkey.data.check import check_data
-from monkey.data.records import Turn, holds_images, open_records, read_records
+from monkey.data.picture_paths import PicturePaths
+from monkey.data.records import Turn, examine_record, holds_images, open_records, read_records
 from scripts.check_data import main
 
 
@@ -24,6 +29,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.png", exif=exif)
+    (tmp_path / "half.png").write_bytes(b"\x89PNG")
     return tmp_path
 
 
@@ -281,7 +287,8 @@ class TestBoxes:
         "point": (grounding(bbox=[[10, 20]]), "points are not read"),
         "unknown type": (grounding(bbox_type="norm1000"), "'bbox_type' is 'norm1000'"),
         "no such image": (grounding(image_id=[3]), "is of image 3, and there are 1"),
-        "turned": (grounding(images=("turned.png",)), "EXIF turns it .orientation 6."),
+        "turned": (grounding(images=("turned.png",)), "EXIF turns turned.png .orientation 6."),
+        "no picture": (grounding(images=("half.png",)), r"train.json\[0\]: .*half.png is "),
         "markup in a name": (grounding(ref=["<img>/etc/passwd</img>"]), "must hold names without markup"),
     }
 
@@ -289,6 +296,36 @@ class TestBoxes:
     def test_objects_that_do_not_fit_are_refused(self, folder, row, message):
         with pytest.raises(ValueError, match=message):
             read(folder, row)
+
+
+def parts_of(value, path=()):
+    """Paths to every value inside of a row, itself left out."""
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (*path, key)
+        if isinstance(one, (dict, list)):
+            yield from parts_of(one, (*path, key))
+
+
+def replaced(row: dict, path: tuple, value) -> dict:
+    changed = copy.deepcopy(row)
+    *outer, last = path
+    target = functools.reduce(operator.getitem, outer, changed)
+    target[last] = value
+    return changed
+
+
+ODD = (None, 7, -1.5, float("nan"), True, "", "x", "<image>", "\ud800", [], [[]], [None], {}, {"path": 3}, 10**400)
+
+
+@pytest.mark.parametrize("name", [*FORMS, "boxes"])
+def test_whatever_stands_in_a_row_is_read_or_refused_in_a_sentence(folder, name):
+    row = FORMS[name][0] if name in FORMS else grounding()
+    pictures = PicturePaths(folder / "train.json", None)
+    for path, value in itertools.product(list(parts_of(row)), ODD):
+        found, faults = examine_record(replaced(row, path, value), "train.json[0]", pictures)
+        assert all(isinstance(fault, (ValueError, FileNotFoundError)) for fault in faults)
+        assert all(str(fault).startswith("train.json[0]") for fault in faults)
+        assert faults or found.turns
 
 
 def asked(text: str, **row) -> dict:
@@ -334,7 +371,10 @@ BAD = {
         {"conversations": [{"from": "user", "value": "What?", "image": "a.png"}, *turns("x", "this")[1:]]},
         "turn 0: the turn has a key 'image', which is not read",
     ),
-    "HTML": (asked("<img src='a.png'>What?"), "is another project's sign for an image; write <img>path</img>"),
+    "HTML": (
+        asked("<img src='a.png'>What?"),
+        "is another project's sign for an image; write <image> for one of 'images', or <img>path",
+    ),
     "video": (asked("<video>\nWhat?", video="a.mp4"), "'video' names a video, and only images are trained on"),
     "video without key": (asked("<video>\nWhat?"), "<video> at character 0 is another project's sign for a video"),
     "video part": ({"messages": messages([{"type": "video", "video": "a.mp4"}], "x")}, "the type 'video' is not read"),
@@ -371,6 +411,7 @@ BAD = {
     ),
     "preferences": (asked("What?", chosen="x", rejected="y"), "'chosen' holds preferences between answers"),
     "a bad answer": ({"messages": messages("What?", "this"), "label": False}, "marks its answer as a bad one"),
+    "a bad completion": ({"prompt": "What?", "completion": "x", "label": False}, "marks its answer as a bad one"),
     "two lists": ({"conversations": turns("a", "b"), "messages": messages("a", "b")}, "both 'conversations' and 'mess"),
     "text alone": ({"text": "x"}, "the key 'conversations' is missing; there are 'text'; forms that are read: data/"),
     "packed": ([LLAVA, LLAVA], "the row is a list; give each record a row of its own"),

@@ -17,7 +17,7 @@ POSSIBLE = {
     IMAGE: ["<image>", "<image1>", "<image-2>", "<image_3>", "<image 4>", '<img src="a.png">', "<img src='a' alt=x/>"],
     VIDEO: ["<video>"],
     AUDIO: ["<audio>"],
-    PLACE: ["[0.1, 0.25,0.30,1.0]", "[0, .5, 1, 0.75]", '"bbox_2d"', "<point x=", "<points x1="],
+    PLACE: ["[0.1, 0.25,0.30,1.0]", "[0, .5, 1, 0.75]", '"bbox_2d"', '"point_2d"', "<point x=", "<points x1="],
     CONTROL: [
         "[INST]",
         "[/INST]",

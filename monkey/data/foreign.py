@@ -232,7 +232,7 @@ def _refuse_other_tasks(row: Mapping[str, Any], where: str) -> None:
     for key, value in row.items():
         if key in _OTHER_TASKS and value not in _NOTHING:
             fail(where, f"{key!r} holds {_OTHER_TASKS[key]}, and training knows nothing of it; leave such records out")
-    if row.get("label") is False and "messages" in row:
+    if row.get("label") is False and ("messages" in row or "completion" in row):
         fail(where, "'label' is false, which marks its answer as a bad one; leave such records out")
     if "conversations" in row and "messages" in row:
         fail(where, "both 'conversations' and 'messages' are there; keep one of them")

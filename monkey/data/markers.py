@@ -36,7 +36,7 @@ _MARKERS = (
     (AUDIO, True, r"<\|audio(?:_\d+|_pad|_start|_end|_bos|_eos)?\|>|<\|AUDIO\|>"),
     (PLACE, True, r"<\|(?:box|quad|point|object_ref)_(?:start|end)\|>|<\|/?(?:ref|det|grounding)\|>"),
     (PLACE, True, r"<ref-object>|<bbox\d*>|<loc_?\d+>|<patch_index_\d+>"),
-    (PLACE, False, rf"\[{_FRACTION}(?:,{_FRACTION}){{3}}\]|\"bbox_2d\"|<points?\s+x\d*="),
+    (PLACE, False, rf"\[{_FRACTION}(?:,{_FRACTION}){{3}}\]|\"(?:bbox|point)_2d\"|<points?\s+x\d*="),
     (CONTROL, True, r"<\|im_(?:start|sep|end)\|>|<\|endoftext\|>|<\|(?:user|assistant|system|end)\|>"),
     (CONTROL, True, r"<\|(?:begin_of_text|end_of_text|eot_id|eom_id|start_header_id|end_header_id|python_tag)\|>"),
     (CONTROL, False, r"\[/?INST\]|<</?SYS>>|</?s>|<[be]os>|<(?:start|end)_of_turn>|<\|\w+\|>"),

@@ -13,6 +13,7 @@ FileNotFoundError where a file is missing. Schemas with examples are in data/REA
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import re
@@ -36,7 +37,7 @@ from monkey.images import stored_size
 _TAG = re.compile(r"<img>|</img>")
 
 _ADVICE = {
-    IMAGE: "write <img>path</img> for an image",
+    IMAGE: "write <image> for one of 'images', or <img>path</img>",
     VIDEO: "only images are trained on",
     AUDIO: "only images are trained on",
     PLACE: "write <ref>name</ref> and <box>(x1,y1),(x2,y2)</box> in thousandths of width and height",
@@ -334,7 +335,7 @@ def examine_record(
     images: list[Path] = []
     faults: list[RowFault | ValueError | FileNotFoundError] = []
     try:
-        row, form, notes = to_our_record(row, source, lambda path, where: _size_for_boxes(pictures.find(path, where)))
+        row, form, notes = to_our_record(row, source, functools.partial(_size_for_boxes, pictures))
         conversation = field_of(row, "conversations", (list,), source)
         if not conversation:
             fail(source, "'conversations' is empty; give a user turn and an assistant turn")
@@ -384,13 +385,18 @@ def examine_record(
     return Record(tuple(turns), tuple(images), source, form, tuple(notes)), faults
 
 
-def _size_for_boxes(path: Path) -> tuple[int, int]:
+def _size_for_boxes(pictures: PicturePaths, path: str, where: str) -> tuple[int, int]:
     """Width and height of a picture whose boxes are given in pixels."""
-    size, orientation = stored_size(path)
+    found = pictures.find(path, where)
+    try:
+        size, orientation = stored_size(found)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     if orientation != 1:
-        raise ValueError(
-            f"{path}: EXIF turns it (orientation {orientation}), and whether boxes in pixels are of the turned picture "
-            "is not known; save it upright"
+        fail(
+            where,
+            f"EXIF turns {path} (orientation {orientation}), and whether boxes in pixels are of the turned picture is "
+            "not known; save it upright",
         )
     return size
 
