@@ -360,7 +360,7 @@ BAD = {
     "URL": (asked("<image>?", image="https://host/a.png"), "is a URL; download the picture and name the file"),
     "data URI": (
         {"messages": messages([{"type": "image_url", "image_url": "data:image/png;base64,AA"}], "this")},
-        "is a URL that holds the picture; save it to a file",
+        "data:image/png;base64,AA",
     ),
     "outside of the root": (asked("<image>?", image="../a.png"), "leads out of"),
     "absolute by file://": (

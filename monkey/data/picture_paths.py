@@ -38,8 +38,6 @@ class PicturePaths:
             raise ValueError(f"{where}: the path of a picture is empty")
         if not path.isprintable():
             raise ValueError(f"{where}: {path!r} holds characters that no path has")
-        if path[:5].lower() == "data:":
-            raise ValueError(f"{where}: {path[:40]}… is a URL that holds the picture; save it to a file and name that")
         if _SCHEME.match(path):
             raise ValueError(f"{where}: {path[:80]} is a URL; download the picture and name the file")
         if os.path.isabs(path) and not self._only_root:
