@@ -267,7 +267,7 @@ class TestBoxes:
         "quad outside": ("<quad>(1,2),(3,4),(5,6),(7,8000)</quad>", "holds 8000"),
         "Qwen2-VL's tokens": (
             "<|box_start|>(10,20),(30,40)<|box_end|>",
-            r"turn 1: <\|box_start\|> at character 0 is another project's sign for a place in an image; write <ref>",
+            r"turn 1: <\|box_start\|> is a model's sign for a place in an image; write <ref>",
         ),
     }
 
@@ -373,19 +373,22 @@ BAD = {
     ),
     "HTML": (
         asked("<img src='a.png'>What?"),
-        "is another project's sign for an image; write <image> for one of 'images', or <img>path",
+        "is a model's sign for an image; write <image> for one of 'images', or <img>path",
     ),
     "video": (asked("<video>\nWhat?", video="a.mp4"), "'video' names a video, and only images are trained on"),
-    "video without key": (asked("<video>\nWhat?"), "<video> at character 0 is another project's sign for a video"),
+    "video without key": (asked("<video>\nWhat?"), "<video> is a model's sign for a video"),
     "video part": ({"messages": messages([{"type": "video", "video": "a.mp4"}], "x")}, "the type 'video' is not read"),
     "audios": (asked("What?", audios=["a.wav"]), "'audios' names recordings"),
     "ChatML": (asked("<|im_start|>user\nWhat?<|im_end|>"), "sign for a turn or its end; give each side's text alone"),
-    "end of text": ({"conversations": turns("What?", "this<|endoftext|>")}, "turn 1: <|endoftext|> at character 4"),
+    "end of text": ({"conversations": turns("What?", "this<|endoftext|>")}, "turn 1: <|endoftext|> is a model's"),
     "image tokens": (asked("<|vision_start|><|image_pad|><|vision_end|>What?"), "sign for an image"),
     "system twice": (
         {"system": "A", "conversations": [{"from": "system", "value": "B"}, *turns("What?", "this")]},
-        "both 'system' and a system turn",
+        "turn 0: turns are out of order: expected one of the user, found one of the system",
     ),
+    "image in the key": (asked("What?", system="<img>a.png</img>"), "'system': the system's text holds <img>"),
+    "place in the key": (asked("What?", system="<image>"), "'system': <image> is a model's sign for an image"),
+    "system of a number": (asked("What?", system=7), "'system': 'value' must be a text"),
     "system later on": (
         {"conversations": [*turns("What?", "this"), {"from": "system", "value": "B"}, *turns("What?", "this")]},
         "turn 2: turns are out of order: expected one of the user, found one of the system",
@@ -432,7 +435,7 @@ NOTED = {
     "image put first": (asked("What?", image="a.png"), "no <image> in the users' turns, so its image is put first"),
     "boxes as fractions": (
         {"image": "a.png", "conversations": turns("<image>Where?", "[0.1, 0.2, 0.3, 0.4]")},
-        "turn 1: [0.1, 0.2, 0.3, 0.4] at character 0 is another project's sign for a place in an image, and is learnt",
+        "turn 1: [0.1, 0.2, 0.3, 0.4] may be a model's sign for a place in an image, and is learnt as its characters",
     ),
     "boxes as JSON": (
         {"image": "a.png", "conversations": turns("<image>Where?", '{"bbox_2d": [1, 2, 3, 4]}')},
@@ -441,7 +444,7 @@ NOTED = {
     "Llama's turns": (asked("<img>a.png</img>[INST] What? [/INST]"), "sign for a turn or its end"),
     "a place in an answer as text": (
         {"image": "a.png", "conversations": turns("<image>Which tag?", "<image>")},
-        "turn 1: <image> at character 0",
+        "turn 1: <image> may be",
     ),
     "HTML in an answer": ({"conversations": turns("Write HTML.", "<img src='x.png'>")}, "sign for an image"),
     "boxes beside the texts": (asked("<img>a.png</img>What?", bbox=[[1, 2, 3, 4]]), "'bbox' is not read"),

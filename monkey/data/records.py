@@ -2,7 +2,8 @@
 
 Both are for trusted files only: `<img>path</img>` in a conversation, and `image` in a question, name files of this
 machine. What leaves here is text with `<img></img>` places and the pictures' paths in the order of the places; nothing
-else in the project looks for a path in a text. No picture is opened, only its existence is checked.
+else in the project looks for a path in a text. No picture is opened, only its existence is checked, and the header read
+of one whose boxes are in pixels.
 
 Training reads through `open_records`: several files or mixtures as one sequence whose rows are parsed when they are
 asked for, so that no process holds the text of a large file.
@@ -339,18 +340,15 @@ def examine_record(
         conversation = field_of(row, "conversations", (list,), source)
         if not conversation:
             fail(source, "'conversations' is empty; give a user turn and an assistant turn")
-        system = text_of(row, "system", source) if "system" in row else ""
     except (ValueError, FileNotFoundError) as fault:
         return Record((), (), source), [fault]
-    # What an error calls a turn is its number in the row, and a system turn has one too.
-    first = int(_is_system(conversation[0]))
-    if first and system:
-        faults.append(RowFault(f"{source}: both 'system' and a system turn are there; keep one of them"))
+    entries = [(f"{source}, turn {number}", entry) for number, entry in enumerate(conversation)]
+    if "system" in row:
+        entries.insert(0, (f"{source}, 'system'", {"from": "system", "value": row["system"]}))
     in_order = True
-    role = "user"
-    for number, entry in enumerate(conversation):
-        where = f"{source}, turn {number}"
-        expected = "system" if number < first else "assistant" if (number - first) % 2 else "user"
+    role, system = "user", ""
+    for number, (where, entry) in enumerate(entries, start=-1 if _is_system(entries[0][1]) else 0):
+        expected = "system" if number < 0 else "assistant" if number % 2 else "user"
         try:
             role = _role(entry, where)
             # One turn too many or too few puts all that follow out of order; the first is enough.
@@ -429,13 +427,14 @@ def _turn(entry: Any, role: str, where: str) -> tuple[Turn, list[str]]:
 
 
 def _examine_markers(turn: Turn, where: str) -> list[str]:
-    """Notes on signs of other projects in a turn that may be text; a RowFault for one that cannot be, or must not."""
+    """Notes on signs of other models that may be text; a RowFault for one that cannot be, and for one of an image."""
     notes = []
     for marker in find_foreign_markers(turn.text):
-        what = f"{marker.text[:80]} at character {marker.start} is another project's sign for {marker.meaning}"
+        sign = marker.text[:80]
         if marker.is_certain or (turn.role != "assistant" and marker.meaning in (IMAGE, VIDEO, AUDIO)):
+            what = f"{sign} is a model's sign for {marker.meaning}"
             fail(where, f"{what}; {_ADVICE[marker.meaning]}, or leave the record out")
-        notes.append(f"{where}: {what}, and is learnt as the characters that it is")
+        notes.append(f"{where}: {sign} may be a model's sign for {marker.meaning}, and is learnt as its characters")
     return notes
 
 
