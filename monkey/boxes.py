@@ -26,6 +26,7 @@ _POINT = r"\(\s*(-?\d{1,6})\s*,\s*(-?\d{1,6})\s*\)"
 _BOX = re.compile(rf"<box>\s*{_POINT}\s*,\s*{_POINT}\s*</box>")
 _QUAD = re.compile(r"<quad>\s*" + r"\s*,\s*".join([_POINT] * 4) + r"\s*</quad>")
 _MARKER = re.compile(r"</?(?:ref|box|quad)>")
+_BOX_MARKER = re.compile(r"</?(?:box|quad)>")
 _REF = re.compile(r"<ref>((?:(?!</?(?:ref|box|quad)>).)*)</ref>", re.DOTALL)
 
 # From places of the upright picture to those of the picture as stored, both from 0 to 1, by EXIF orientation.
@@ -94,6 +95,24 @@ def located(answer: str) -> list[Located]:
     has other than whole numbers of up to six digits, is text.
     """
     return [found for found in _parts(answer) if isinstance(found, Located)]
+
+
+def find_box_fault(text: str) -> str | None:
+    """Say what is wrong with the first box or quad of a text that `located` would have to guess at or pass over."""
+    place = 0
+    while marker := _BOX_MARKER.search(text, place):
+        match = _BOX.match(text, marker.start()) or _QUAD.match(text, marker.start())
+        if match is None:
+            shown = text[marker.start() : marker.start() + 60]
+            return f"{shown!r} is no box; write <box>(x1,y1),(x2,y2)</box>, whole numbers from 0 to {GRID}"
+        numbers = [int(number) for number in match.groups()]
+        outside = [number for number in numbers if not 0 <= number <= GRID]
+        if outside:
+            return f"{match[0]} holds {outside[0]}; coordinates are thousandths of width and height, from 0 to {GRID}"
+        if match.re is _BOX and (numbers[0] > numbers[2] or numbers[1] > numbers[3]):
+            return f"the corners of {match[0]} are swapped; write the upper left one first, then the lower right one"
+        place = match.end()
+    return None
 
 
 def without_markup(answer: str) -> str:

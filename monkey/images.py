@@ -109,6 +109,19 @@ def open_image(
     return _as_rgb(source, apply_exif, max_pixels, name)
 
 
+def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
+    """Return width and height as a file stores its picture, and the EXIF orientation (1 is upright), from the header.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_image`, which is asked what is wrong with a header that cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size, _orientation(image) or 1
+    except (*_DECODER_ERRORS, Image.DecompressionBombError):
+        return open_image(path, apply_exif=False).size, 1
+
+
 def _read_named(text: str | bytes, max_bytes: int, name: str | None) -> tuple[str, bytes]:
     """Name and bytes of a data-URI or a file."""
     text = os.fsdecode(text)

@@ -63,6 +63,8 @@ def print_report(report: Report, sentences: int, in_colour: bool) -> None:
     for file in report.files:
         weight = f", weight {file['weight']:g}" if file["weight"] != 1 else ""
         print(f"{file['path']}: {file['rows']:,} rows, {file['role']}{weight}")
+        for form, rows in file.get("forms", {}).items():
+            print(f"{file['path']}: {rows:,} records in {form}, read as ours")
     print(f"{report.images:,} images", end="")
     print(f"; longest sample {report.longest[0]:,} tokens, {report.longest[1]}" if report.longest[0] else "")
     for check, reason in report.skipped.items():

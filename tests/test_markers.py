@@ -11,14 +11,25 @@ CERTAIN = {
     VIDEO: "<|video_pad|>",
     AUDIO: "<|AUDIO|> <|audio_bos|>",
     PLACE: "<|box_start|> <|box_end|> <|object_ref_start|> <|ref|> <|/det|> <ref-object> <bbox> <loc_12> <loc0012>",
-    CONTROL: "<|im_start|> <|im_end|> <|endoftext|> <|extra_7|> <|user|> <|eot_id|> <|start_header_id|>",
+    CONTROL: "<|im_start|> <|im_end|> <|endoftext|> <|user|> <|eot_id|> <|start_header_id|>",
 }
 POSSIBLE = {
     IMAGE: ["<image>", "<image1>", "<image-2>", "<image_3>", "<image 4>", '<img src="a.png">', "<img src='a' alt=x/>"],
     VIDEO: ["<video>"],
     AUDIO: ["<audio>"],
-    PLACE: ["[0.1, 0.25,0.30,1.0]", "[0, .5, 1, 0.75]", '"bbox_2d"', "<point x=", "<points x1="],
-    CONTROL: ["[INST]", "[/INST]", "<<SYS>>", "<s>", "</s>", "<start_of_turn>", "<eos>", "ASSISTANT: ", "### Human:"],
+    PLACE: ["[0.1, 0.25,0.30,1.0]", "[0, .5, 1, 0.75]", '"bbox_2d"', '"point_2d"', "<point x=", "<points x1="],
+    CONTROL: [
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "<s>",
+        "</s>",
+        "<start_of_turn>",
+        "<eos>",
+        "<|extra_7|>",
+        "ASSISTANT: ",
+        "### Human:",
+    ],
 }
 
 

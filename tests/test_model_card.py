@@ -109,6 +109,12 @@ def test_it_tells_what_was_recorded():
     assert repeat[1:] == [["seed", "5"], ["git_revision", "0123abc-dirty"], ["python", "3.11.2"], ["torch", "2.13.0"]]
 
 
+def test_a_run_without_images_says_so():
+    data = section(model_card({**RECORD, "data": {"has_images": False}}, None, "base", LOG), "Data")
+    assert data.startswith("No record that it was trained on has an image.\n\n| what")
+    assert "No record" not in model_card({**RECORD, "data": {"has_images": True}}, None, "base", LOG)
+
+
 def test_scores_are_the_given_ones_or_none():
     assert section(card_of(), "Scores").strip() == "Not evaluated."
     assert section(card_of(scores=[]), "Scores").strip() == "Not evaluated."

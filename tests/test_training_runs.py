@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,6 +112,29 @@ class TestPackedRuns:
         folder = train(start, tmp_path / "out", *more, "--per_device_train_batch_size", "20")
         files = json.loads((folder / "run.json").read_text())["data"]["files"]
         assert [(file["records"], file["weight"]) for file in files] == [(12, 1.0), (4, 2.0)]
+
+    def test_llava_records_train_as_ours_do_and_the_log_says_so(self, start, tmp_path, capsys):
+        theirs = []
+        for record in start.records[:4]:
+            question, answer = (turn["value"] for turn in record["conversations"])
+            image, question = re.fullmatch(r"<img>(.*)</img>(.*)", question).groups()
+            turns = [{"from": "human", "value": f"<image>{question}"}, {"from": "gpt", "value": answer}]
+            theirs.append({"image": image, "conversations": turns})
+        ours = train(with_records(start, tmp_path / "ours", *start.records[:4]), tmp_path / "a", *NO_DROPOUT)
+        assert "read as ours" not in capsys.readouterr().out
+        folder = train(with_records(start, tmp_path / "theirs", *theirs), tmp_path / "b", *NO_DROPOUT)
+        assert "4 records, the first in LLaVA's form ('image' and <image>), read as ours" in capsys.readouterr().out
+        assert losses(folder) == losses(ours)
+        assert same_weights(folder, ours)
+
+    def test_records_without_images_are_told_in_the_log_and_on_the_card(self, start, tmp_path, capsys):
+        texts = with_records(start, tmp_path, *start.records[-2:])
+        folder = train(texts, tmp_path / "out", "--max_steps", "1")
+        printed = capsys.readouterr().out
+        assert f"note: no record of {texts.data} has an image, so the model learns from text alone" in printed
+        assert "No record that it was trained on has an image." in (folder / "README.md").read_text(encoding="utf-8")
+        train(start, tmp_path / "other", "--max_steps", "1")
+        assert "has an image" not in capsys.readouterr().out + (tmp_path / "other" / "README.md").read_text()
 
     def test_a_sample_over_the_rows_room_is_named(self, start, tmp_path):
         with pytest.raises(ValueError, match=r"train\.json\[\d+\]: .* tokens long .* 8 allowed"):

@@ -30,6 +30,7 @@ import monkey
 from monkey.data import check_report as kinds
 from monkey.data.check_reading import ImageRead, ImageTask, OpenedFile, RowTask, SampleEncoder, digest
 from monkey.data.check_report import Finding, Report, pieces_of
+from monkey.data.foreign import find_form
 from monkey.data.indexed_rows import IndexedRows
 from monkey.data.json_rows import MalformedRows
 from monkey.data.mixture import RecordSet, record_sets
@@ -95,6 +96,7 @@ def check_data(
         opened += [file] if file else []
     encoder = SampleEncoder(processor, max_length) if processor is not None else None
     uses = _read_all_rows(opened, encoder if "lengths" not in skipped else None, workers, found)
+    _report_no_images(uses, opened, found)
     images = None
     if "images" not in skipped:
         images = _open_all_images(uses, processor, workers)
@@ -145,7 +147,7 @@ def holds_questions(rows: IndexedRows) -> bool:
             _, row = rows[index]
         except MalformedRows:
             continue  # it is reported when the rows are checked
-        return not (isinstance(row, dict) and "conversations" in row)
+        return find_form(row) is None
     return True
 
 
@@ -194,6 +196,7 @@ def _read_all_rows(
         results = in_order(RowTask(files, encoder), stretches, _process_count(workers, total, _ROWS_WORTH_A_PROCESS))
         for (number, start, stop), result in zip(stretches, results, strict=True):
             found += result.findings
+            files[number].forms.update(result.forms)
             for row, turns, images in result.rows:
                 uses.add(row, turns, images)
             for source, question_id in result.question_ids:
@@ -230,6 +233,15 @@ def _source(files: Sequence[OpenedFile], row: int) -> str:
 def _evaluation_start(files: Sequence[OpenedFile]) -> int:
     """Number of the first row that is not trained on."""
     return sum(len(file.rows) for file in files if not file.is_evaluation)
+
+
+def _report_no_images(uses: _Uses, files: Sequence[OpenedFile], found: list[Finding]) -> None:
+    """Say that a model would learn from text alone."""
+    end = _evaluation_start(files)
+    if min(uses.row, default=end) >= end and min(uses.sound_rows, default=end) < end:
+        named = " ".join(str(file.rows.path) for file in files if not file.is_evaluation)
+        sentence = f"{named}: no record has an image, so a model learns from text alone"
+        found.append(Finding(kinds.NO_IMAGES, str(files[0].rows.path), sentence))
 
 
 def _report_broken(uses: _Uses, images: Sequence[ImageRead], files: Sequence[OpenedFile], found: list[Finding]) -> None:

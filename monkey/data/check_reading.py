@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,10 +36,13 @@ class OpenedFile:
     is_evaluation: bool
     holds_questions: bool
     first: int
+    forms: Counter[str] = field(default_factory=Counter)
+    """Rows that were converted from each form of another project."""
 
     def described(self) -> dict[str, Any]:
         role = "evaluation" if self.is_evaluation else "train"
-        return {"path": str(self.rows.path), "role": role, "rows": len(self.rows), "weight": self.weight}
+        described = {"path": str(self.rows.path), "role": role, "rows": len(self.rows), "weight": self.weight}
+        return {**described, "forms": dict(self.forms)} if self.forms else described
 
     def pictures(self) -> PicturePaths:
         return PicturePaths(
@@ -109,6 +113,7 @@ class RowsRead(NamedTuple):
     rows: list[tuple[int, bytes, list[str]]]
     question_ids: list[tuple[str, str]]
     longest: tuple[int, str]
+    forms: Counter[str]
 
 
 class RowTask:
@@ -122,7 +127,7 @@ class RowTask:
         file = self.files[number]
         read = self._question if file.holds_questions else self._conversation
         pictures = file.pictures()
-        result = RowsRead([], [], [], (0, ""))
+        result = RowsRead([], [], [], (0, ""), Counter())
         for index in range(start, stop):
             try:
                 source, row = file.rows[index]
@@ -138,6 +143,9 @@ class RowTask:
     ) -> RowsRead:
         record, faults = examine_record(row, source, pictures)
         result.findings.extend(Finding(_kind_of(fault), source, str(fault)) for fault in faults)
+        result.findings.extend(Finding(kinds.NOT_READ, source, note) for note in record.notes)
+        if record.form:
+            result.forms[record.form] += 1
         finding = None
         if self.encoder is not None and not faults:
             tokens, finding = self.encoder.examine(record)

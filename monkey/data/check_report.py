@@ -44,7 +44,9 @@ KINDS = (
 
 SEVERAL_NAMES = "image under several names"
 OTHER_COUNT = "other count than recalled"
-NOTES = (SEVERAL_NAMES, OTHER_COUNT)
+NOT_READ = "may not be meant so"
+NO_IMAGES = "no record has an image"
+NOTES = (SEVERAL_NAMES, OTHER_COUNT, NOT_READ, NO_IMAGES)
 """What is worth knowing and may be meant so."""
 
 
@@ -61,7 +63,7 @@ class Report:
     """Everything that a check found."""
 
     files: list[dict[str, Any]]
-    """Path, role ("train" or "evaluation"), rows and weight of each file."""
+    """Path, role ("train" or "evaluation"), rows and weight of each file; `forms` has rows by foreign form."""
     findings: list[Finding] = field(default_factory=list)
     images: int = 0
     longest: tuple[int, str] = (0, "")

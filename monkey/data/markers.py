@@ -27,7 +27,7 @@ _FRACTION = r"\s*(?:0?\.\d+|[01](?:\.0*)?)\s*"
 
 # Every alternative begins with a plain character and none is a group: so the search skips other characters quickly.
 _MARKERS = (
-    (IMAGE, False, r"<image(?:[ _-]?\d+)?>|<image/>|<img\s[^<>]*>"),
+    (IMAGE, False, r"<image(?:[ _-]?[0-9]{1,4})?>|<image/>|<img\s[^<>]*>"),
     (IMAGE, True, r"<imgpad>|<IMG_CONTEXT>|<ImageHere>|<image_(?:placeholder|soft_token)>|<start_of_image>|\[IMG\]"),
     (IMAGE, True, r"<\|(?:begin_of_|end_of_)?image(?:_\d+|_pad|_start|_end)?\|>|<\|vision_(?:start|end|pad)\|>"),
     (VIDEO, False, r"<video>"),
@@ -36,8 +36,8 @@ _MARKERS = (
     (AUDIO, True, r"<\|audio(?:_\d+|_pad|_start|_end|_bos|_eos)?\|>|<\|AUDIO\|>"),
     (PLACE, True, r"<\|(?:box|quad|point|object_ref)_(?:start|end)\|>|<\|/?(?:ref|det|grounding)\|>"),
     (PLACE, True, r"<ref-object>|<bbox\d*>|<loc_?\d+>|<patch_index_\d+>"),
-    (PLACE, False, rf"\[{_FRACTION}(?:,{_FRACTION}){{3}}\]|\"bbox_2d\"|<points?\s+x\d*="),
-    (CONTROL, True, r"<\|im_(?:start|sep|end)\|>|<\|endoftext\|>|<\|extra_\d+\|>|<\|(?:user|assistant|system|end)\|>"),
+    (PLACE, False, rf"\[{_FRACTION}(?:,{_FRACTION}){{3}}\]|\"(?:bbox|point)_2d\"|<points?\s+x\d*="),
+    (CONTROL, True, r"<\|im_(?:start|sep|end)\|>|<\|endoftext\|>|<\|(?:user|assistant|system|end)\|>"),
     (CONTROL, True, r"<\|(?:begin_of_text|end_of_text|eot_id|eom_id|start_header_id|end_header_id|python_tag)\|>"),
     (CONTROL, False, r"\[/?INST\]|<</?SYS>>|</?s>|<[be]os>|<(?:start|end)_of_turn>|<\|\w+\|>"),
     (CONTROL, False, r"USER: |ASSISTANT: |### ?(?:Human|Assistant|Instruction|Response):"),

@@ -2,7 +2,8 @@
 
 Both are for trusted files only: `<img>path</img>` in a conversation, and `image` in a question, name files of this
 machine. What leaves here is text with `<img></img>` places and the pictures' paths in the order of the places; nothing
-else in the project looks for a path in a text. No picture is opened, only its existence is checked.
+else in the project looks for a path in a text. No picture is opened, only its existence is checked, and the header read
+of one whose boxes are in pixels.
 
 Training reads through `open_records`: several files or mixtures as one sequence whose rows are parsed when they are
 asked for, so that no process holds the text of a large file.
@@ -13,6 +14,7 @@ FileNotFoundError where a file is missing. Schemas with examples are in data/REA
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import re
@@ -24,15 +26,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from monkey.boxes import find_box_fault
 from monkey.data.fields import EMPTY_ANSWER, OUT_OF_ORDER, RowFault, fail, field_of, kind_of, require_encodable, text_of
+from monkey.data.foreign import ROLES, role_of, to_our_record
 from monkey.data.indexed_rows import IndexedRows, read_rows
+from monkey.data.markers import AUDIO, CONTROL, IMAGE, PLACE, VIDEO, find_foreign_markers
 from monkey.data.mixture import RecordSet, record_sets
 from monkey.data.picture_paths import PicturePaths
-
-ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-"""Names a conversation may use for its two sides (Qwen-VL's and LLaVA's), and ours."""
+from monkey.images import stored_size
 
 _TAG = re.compile(r"<img>|</img>")
+
+_ADVICE = {
+    IMAGE: "write <image> for one of 'images', or <img>path</img>",
+    VIDEO: "only images are trained on",
+    AUDIO: "only images are trained on",
+    PLACE: "write <ref>name</ref> and <box>(x1,y1),(x2,y2)</box> in thousandths of width and height",
+    CONTROL: "give each side's text alone, in turns",
+}
 
 _PATHS_KEPT = 20_000
 """Records between which a sequence forgets the paths it has looked up: a large set names many pictures."""
@@ -54,6 +65,10 @@ class Record:
     images: tuple[Path, ...]
     source: str
     """Where it stands: `train.jsonl:13` (line) or `train.json[12]` (index)."""
+    form: str = ""
+    """What the form was that it was converted from; nothing where it was ours."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what may not be meant so."""
 
 
 QUESTION_KEYS = ("image", "question", "answer", "question_id")
@@ -126,13 +141,14 @@ def open_records(
 class Records(Sequence[Record]):
     """Records of several files, each parsed and validated when it is asked for; may be pickled and forked.
 
-    `notices` are sentences for the user: row counts that differ from recalled ones. `skipped` lists (source, sentence)
-    of the bad rows that `check_all(skip=True)` left out.
+    `notices` are sentences for the user: row counts that differ from recalled ones, files whose first row is of another
+    project's form. `skipped` lists (source, sentence) of the bad rows that `check_all(skip=True)` left out.
     """
 
     def __init__(self, sets: Sequence[RecordSet], root_name: str = "image_root") -> None:
         self._files = [_FileOfRecords(one, root_name) for one in sets]
         found = [one.check_count(len(file)) for one, file in zip(sets, self._files, strict=True)]
+        found += [notice for file in self._files for notice in file.describe_form()]
         self.notices = tuple(notice for notice in found if notice)
         self.skipped: list[tuple[str, str]] = []
         self._count()
@@ -255,8 +271,28 @@ class _FileOfRecords:
         source, fields = self.rows[row]
         return _record(fields, source, self._pictures)
 
+    def describe_form(self) -> list[str]:
+        """Say that the first row is of another project's form, where it is, and what of it may not be meant so."""
+        try:
+            first = self.record(0)
+        except (ValueError, FileNotFoundError):  # which is told when the row is read for its own sake
+            return []
+        count = "1 record" if len(self) == 1 else f"{len(self):,} records, the first"
+        return [f"{self.rows.path}: {count} in {first.form}, read as ours"] * bool(first.form) + list(first.notes)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pictures": PicturePaths(*self._place)}
+
+
+def holds_images(records: Sequence[Record]) -> bool:
+    """Whether any record has an image; reads up to the first that has one."""
+    for index in range(len(records)):
+        try:
+            if records[index].images:
+                return True
+        except (ValueError, FileNotFoundError):
+            continue  # a bad row is told when it is read for its own sake
+    return False
 
 
 def _permutation(count: int, *key: int) -> np.ndarray:
@@ -300,15 +336,19 @@ def examine_record(
     images: list[Path] = []
     faults: list[RowFault | ValueError | FileNotFoundError] = []
     try:
+        row, form, notes = to_our_record(row, source, functools.partial(_size_for_boxes, pictures))
         conversation = field_of(row, "conversations", (list,), source)
         if not conversation:
             fail(source, "'conversations' is empty; give a user turn and an assistant turn")
-    except RowFault as fault:
+    except (ValueError, FileNotFoundError) as fault:
         return Record((), (), source), [fault]
+    entries = [(f"{source}, turn {number}", entry) for number, entry in enumerate(conversation)]
+    if "system" in row:
+        entries.insert(0, (f"{source}, 'system'", {"from": "system", "value": row["system"]}))
     in_order = True
-    for number, entry in enumerate(conversation):
-        where = f"{source}, turn {number}"
-        expected = "assistant" if number % 2 else "user"
+    role, system = "user", ""
+    for number, (where, entry) in enumerate(entries, start=-1 if _is_system(entries[0][1]) else 0):
+        expected = "system" if number < 0 else "assistant" if number % 2 else "user"
         try:
             role = _role(entry, where)
             # One turn too many or too few puts all that follow out of order; the first is enough.
@@ -317,10 +357,16 @@ def examine_record(
                 found = f"expected one of the {expected}, found one of the {role}"
                 faults.append(RowFault(f"{where}: turns are out of order: {found}", OUT_OF_ORDER))
             turn, paths = _turn(entry, role, where)
+            notes += _examine_markers(turn, where)
         except RowFault as fault:
             faults.append(fault)
             role = expected
             continue
+        if role == "system":
+            system = turn.text
+            continue
+        if role == "user" and system:
+            turn, system = Turn(role, f"{system}\n{turn.text}"), ""
         turns.append(turn)
         for path in paths:
             try:
@@ -330,14 +376,40 @@ def examine_record(
     if in_order and role != "assistant":
         sentence = "the last turn is the user's; a conversation must end with the assistant's answer"
         faults.append(RowFault(f"{source}: {sentence}", OUT_OF_ORDER))
-    return Record(tuple(turns), tuple(images), source), faults
+    # Of all turns together: Qwen-VL lets a question end in <box>, whose rest is the answer.
+    box_fault = find_box_fault("".join(turn.text for turn in turns))
+    if box_fault:
+        faults.append(RowFault(f"{source}: {box_fault}"))
+    return Record(tuple(turns), tuple(images), source, form, tuple(notes)), faults
+
+
+def _size_for_boxes(pictures: PicturePaths, path: str, where: str) -> tuple[int, int]:
+    """Width and height of a picture whose boxes are given in pixels."""
+    found = pictures.find(path, where)
+    try:
+        size, orientation = stored_size(found)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if orientation != 1:
+        fail(
+            where,
+            f"EXIF turns {path} (orientation {orientation}), and whether boxes in pixels are of the turned picture is "
+            "not known; save it upright",
+        )
+    return size
+
+
+def _is_system(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and isinstance(entry.get("from"), str) and role_of(entry["from"]) == "system"
 
 
 def _role(entry: Any, where: str) -> str:
     name = text_of(entry, "from", where)
-    if name not in ROLES:
-        fail(where, f"unknown role {name!r} in 'from'; known are {', '.join(ROLES)}")
-    return ROLES[name]
+    role = role_of(name)
+    if role is None:
+        known = ", ".join(name for names in ROLES.values() for name in names)
+        fail(where, f"unknown role {name!r} in 'from'; known are {known}")
+    return role
 
 
 def _turn(entry: Any, role: str, where: str) -> tuple[Turn, list[str]]:
@@ -346,11 +418,24 @@ def _turn(entry: Any, role: str, where: str) -> tuple[Turn, list[str]]:
     if not value.strip():
         if role == "assistant":
             fail(where, "the answer is empty", EMPTY_ANSWER)
-        fail(where, "the user's text is empty")
+        fail(where, "the user's text is empty" if role == "user" else "the system's text is empty; leave the turn out")
     text, paths = _take_pictures(value, where)
-    if paths and role == "assistant":
-        fail(where, "an answer holds <img>; pictures belong into the user's turns")
+    if paths and role != "user":
+        whose = "an answer" if role == "assistant" else "the system's text"
+        fail(where, f"{whose} holds <img>; pictures belong into the user's turns")
     return Turn(role, text), paths
+
+
+def _examine_markers(turn: Turn, where: str) -> list[str]:
+    """Notes on signs of other models that may be text; a RowFault for one that cannot be, and for one of an image."""
+    notes = []
+    for marker in find_foreign_markers(turn.text):
+        sign = marker.text[:80]
+        if marker.is_certain or (turn.role != "assistant" and marker.meaning in (IMAGE, VIDEO, AUDIO)):
+            what = f"{sign} is a model's sign for {marker.meaning}"
+            fail(where, f"{what}; {_ADVICE[marker.meaning]}, or leave the record out")
+        notes.append(f"{where}: {sign} may be a model's sign for {marker.meaning}, and is learnt as its characters")
+    return notes
 
 
 def _take_pictures(value: str, where: str) -> tuple[str, list[str]]:

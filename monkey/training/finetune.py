@@ -15,7 +15,7 @@ from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
-from monkey.data.records import Records
+from monkey.data.records import Records, holds_images
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import Flags
 from monkey.training.checks import missing_packages_named
@@ -98,6 +98,11 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         warn_of_other_threads(Path(resume_from), training.device)
         warn_of_other_flags(Path(resume_from), record["flags"], record["data"])
     if training.process_index == 0:
+        for notice in getattr(eval_set and eval_set.records, "notices", ()):
+            print(f"note: {notice}")
+        if not record["data"]["has_images"]:
+            named = " ".join(flags.data.data_path)
+            print(f"note: no record of {named} has an image, so the model learns from text alone")
         print(recipe_table(flags.recipe, counts))
         print(memory.table())
         print(FORMULA)
@@ -158,6 +163,7 @@ def _record(
 ) -> dict[str, Any]:
     parts = [{"part": count.part, "trains": count.trains, "parameters": count.parameters} for count in counts]
     data: dict[str, Any] = {"samples": {"train": len(train_set), "eval": len(eval_set or ())}}
+    data["has_images"] = holds_images(train_set.records)
     data["processes"] = flags.training.world_size
     if isinstance(train_set.records, Records):
         data["files"] = [

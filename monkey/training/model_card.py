@@ -163,7 +163,8 @@ def _training(recipe: Mapping[str, Any], base: str, run_record: Mapping[str, Any
 def _data(flags: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     named = {name: flags[name] for name in _FILES if flags.get(name)}
     rows = [*_flat(named), *_flat(data)]
-    return _table(("what", "value"), rows) if rows else "Not recorded."
+    blind = "No record that it was trained on has an image.\n\n" if data.get("has_images") is False else ""
+    return blind + _table(("what", "value"), rows) if rows else "Not recorded."
 
 
 def _hyperparameters(flags: Mapping[str, Any]) -> str:

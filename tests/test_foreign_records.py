@@ -1,0 +1,502 @@
+"""Records as other projects publish them become ours; what is nearly of such a form is refused with what to change."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import json
+import operator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from PIL import Image
+
+from monkey.data.check import check_data
+from monkey.data.picture_paths import PicturePaths
+from monkey.data.records import Turn, examine_record, holds_images, open_records, read_records
+from scripts.check_data import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Pictures a and b of 200×100 pixels, and one that EXIF turns."""
+    monkeypatch.chdir(tmp_path)
+    image = Image.new("RGB", (200, 100))
+    for name in ("a.png", "b.png"):
+        image.save(tmp_path / name)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    (tmp_path / "half.png").write_bytes(b"\x89PNG")
+    return tmp_path
+
+
+def read(folder: Path, *rows):
+    path = folder / "train.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return read_records(path)
+
+
+def turns(*texts: str, names=("human", "gpt")) -> list[dict]:
+    return [{"from": names[number % 2], "value": text} for number, text in enumerate(texts)]
+
+
+def messages(*texts, system: str | None = None) -> list[dict]:
+    first = [{"role": "system", "content": system}] if system else []
+    return first + [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+
+
+PART = {"type": "text", "text": "What?"}
+ASKED, TWO = "<img></img>\nWhat?", "<img></img><img></img>What?"
+
+# Form -> (row, its texts as they are trained on, its pictures, what its form is called).
+FORMS = {
+    "LLaVA": ({"id": "1", "image": "a.png", "conversations": turns("<image>\nWhat?", "this")}, ASKED, "a", "LLaVA's"),
+    "LLaVA, image behind": (
+        {"image": "a.png", "conversations": turns("What?\n<image>", "this")},
+        "What?\n<img></img>",
+        "a",
+        "LLaVA's",
+    ),
+    "LLaVA, several": (
+        {"image": ["b.png", "a.png"], "conversations": turns("<image><image>What?", "this")},
+        TWO,
+        "ba",
+        "LLaVA's",
+    ),
+    "LLaVA, text alone": ({"id": 7, "image": None, "conversations": turns("What?", "this")}, "What?", "", ""),
+    "Qwen3-VL": (
+        {"images": ["a.png", "b.png"], "conversations": turns("<image><image>What?", "this")},
+        TWO,
+        "ab",
+        "Sh",
+    ),
+    "InternVL": (
+        {"image": ["a.png", "b.png"], "conversations": turns("Image-1: <image>\nImage-2: <image>\nWhat?", "this")},
+        "Image-1: <img></img>\nImage-2: <img></img>\nWhat?",
+        "ab",
+        "LLaVA's",
+    ),
+    "numbered": (
+        {"images": ["a.png", "b.png"], "conversations": turns("<image2> after <image1>?", "this")},
+        "<img></img> after <img></img>?",
+        "ba",
+        "ShareGPT's",
+    ),
+    "numbered from 0": (
+        {"images": ["a.png", "b.png"], "conversations": turns("<image_01><image_00>What?", "this")},
+        TWO,
+        "ba",
+        "ShareGPT's",
+    ),
+    "ShareGPT with system": (
+        {"images": ["a.png"], "system": "Be brief.", "conversations": turns("<image>\nWhat?", "this")},
+        f"Be brief.\n{ASKED}",
+        "a",
+        "ShareGPT's",
+    ),
+    "system turn": (
+        {"conversations": [{"from": "system", "value": "Be brief."}, *turns("<img>a.png</img>\nWhat?", "this")]},
+        f"Be brief.\n{ASKED}",
+        "a",
+        "",
+    ),
+    "Qwen-VL": (
+        {"conversations": turns("Picture 1: <img>a.png</img>\nWhat?", "this", names=("user", "assistant"))},
+        f"Picture 1: {ASKED}",
+        "a",
+        "",
+    ),
+    "other names of roles": (
+        {"image": "a.png", "conversations": turns("<image>\nWhat?", "this", names=("Human", "GPT"))},
+        ASKED,
+        "a",
+        "LLaVA's",
+    ),
+    "MiniCPM-V": ({"image": "a.png", "conversations": messages("<image>\nWhat?", "this")}, ASKED, "a", "LLaVA's"),
+    "MiniCPM-V, several": (
+        {
+            "image": {"<image_00>": "b.png", "<image_01>": "a.png"},
+            "conversations": messages("<image_00><image_01>What?", "this"),
+        },
+        TWO,
+        "ba",
+        "LLaVA's",
+    ),
+    "ours, with a key that says the same": (
+        {"image": "a.png", "conversations": turns("<img>a.png</img>\nWhat?", "this")},
+        ASKED,
+        "a",
+        "",
+    ),
+    "LLaMA-Factory": ({"messages": messages("<image>\nWhat?", "this"), "images": ["a.png"]}, ASKED, "a", "LLaMA-F"),
+    "objects with a path": (
+        {"messages": messages("<image>\nWhat?", "this"), "images": [{"bytes": None, "path": "a.png"}]},
+        ASKED,
+        "a",
+        "LLaMA-F",
+    ),
+    "messages with a system": (
+        {"messages": messages("<image>\nWhat?", "this", system="Be brief."), "images": ["a.png"]},
+        f"Be brief.\n{ASKED}",
+        "a",
+        "LLaMA-F",
+    ),
+    "alpaca": (
+        {"instruction": "<image>", "input": "What?", "output": "this", "images": ["a.png"]},
+        ASKED,
+        "a",
+        "Alpaca's",
+    ),
+    "ms-swift, query": ({"query": "<image>\nWhat?", "response": "this", "images": "a.png"}, ASKED, "a", "ms-swift's"),
+    "ms-swift, pairs": (
+        {"system": "Be brief.", "conversation": [{"human": "What?", "assistant": "this"}]},
+        "Be brief.\nWhat?",
+        "",
+        "ms-swift's",
+    ),
+    "FineVision": (
+        {"images": ["a.png"], "texts": [{"user": "<image>\nWhat?", "assistant": "this"}]},
+        ASKED,
+        "a",
+        "Fine",
+    ),
+    "OpenAI": (
+        {"messages": messages([{"type": "image_url", "image_url": {"url": "a.png"}}, PART], "this")},
+        "<img></img>What?",
+        "a",
+        "OpenAI's",
+    ),
+    "Qwen2-VL's parts": (
+        {"messages": messages([{"type": "image", "image": "a.png"}, PART], [{"type": "text", "text": "this"}])},
+        "<img></img>What?",
+        "a",
+        "OpenAI's",
+    ),
+    "TRL": (
+        {
+            "prompt": messages([{"type": "image"}, {"type": "image"}, PART]),
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": "this"}]}],
+            "images": ["a.png", "b.png"],
+        },
+        TWO,
+        "ab",
+        "TRL's",
+    ),
+    "TRL, texts": ({"prompt": "What?", "completion": "this"}, "What?", "", "TRL's"),
+    "no place for the image": (
+        {"image": "a.png", "conversations": turns("What?", "this")},
+        ASKED,
+        "a",
+        "LLaVA's",
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "asked", "pictures", "form"), FORMS.values(), ids=FORMS)
+def test_a_form_of_others_is_read(folder, row, asked, pictures, form):
+    (found,) = read(folder, row)
+    assert found.turns == (Turn("user", asked), Turn("assistant", "this"))
+    assert found.images == tuple(folder / f"{name}.png" for name in pictures)
+    assert found.form.startswith(form)
+    assert bool(found.form) == bool(form)
+
+
+def test_a_mixed_file_is_read_row_by_row(folder):
+    found = read(folder, *(row for row, *_ in FORMS.values()))
+    assert [record.turns[0].text for record in found] == [asked for _, asked, *_ in FORMS.values()]
+
+
+def test_earlier_turns_come_before_the_question(folder):
+    row = {"history": [["One?", "1"], ["Two?", "2"]], "system": "Count."}
+    for last in ({"query": "<image>Three?", "response": "3"}, {"instruction": "<image>Three?", "output": "3"}):
+        (found,) = read(folder, {**row, **last, "images": ["a.png"]})
+        assert [turn.text for turn in found.turns] == ["Count.\nOne?", "1", "Two?", "2", "<img></img>Three?", "3"]
+
+
+def test_images_of_later_turns_keep_their_order(folder):
+    (found,) = read(
+        folder, {"images": ["b.png", "a.png"], "conversations": turns("<image>One?", "1", "And <image>?", "2")}
+    )
+    assert [turn.text for turn in found.turns] == ["<img></img>One?", "1", "And <img></img>?", "2"]
+    assert found.images == (folder / "b.png", folder / "a.png")
+
+
+def grounding(answer="<bbox>", question="<image>Find <ref-object>", images=("a.png",), **objects) -> dict:
+    objects = {"ref": ["it"], "bbox": [[20, 10, 100, 50]], **objects}
+    return {"messages": messages(question, answer), "images": list(images), "objects": objects}
+
+
+class TestBoxes:
+    def test_pixels_become_thousandths(self, folder):
+        (found,) = read(folder, grounding())
+        assert [turn.text for turn in found.turns] == [
+            "<img></img>Find <ref>it</ref>",
+            "<box>(100,100),(500,500)</box>",
+        ]
+        assert found.form.startswith("ms-swift's")
+
+    def test_shares_and_the_image_that_is_meant(self, folder):
+        Image.new("RGB", (100, 50)).save(folder / "b.png")
+        shares = grounding(bbox=[[0.1, 0.2, 0.3, 1.0]], bbox_type="norm1")
+        second = grounding(question="<image><image>Find <ref-object>", images=("a.png", "b.png"), image_id=[1])
+        first, other = read(folder, shares, second)
+        assert first.turns[1].text == "<box>(100,200),(300,1000)</box>"
+        assert other.turns[1].text == "<box>(200,200),(1000,1000)</box>"
+
+    def test_those_of_internvl(self, folder):
+        value = "<ref>it</ref><box>[[10, 20, 30, 40], [50,60,70,80]]</box>"
+        (found,) = read(folder, {"image": "a.png", "conversations": turns("<image>Find it.", value)})
+        assert found.turns[1].text == "<ref>it</ref><box>(10,20),(30,40)</box><box>(50,60),(70,80)</box>"
+
+    def test_a_question_may_open_what_the_answer_closes(self, folder):
+        (found,) = read(folder, {"conversations": turns("<img>a.png</img><ref>it</ref><box>", "(1,2),(3,4)</box>")})
+        assert found.turns[0].text.endswith("<box>")
+
+    BAD: ClassVar = {
+        "outside": ("<box>(1,2),(3,1001)</box>", "holds 1001; coordinates are thousandths"),
+        "negative": ("<box>(-5,2),(3,10)</box>", "holds -5"),
+        "swapped": ("<box>(10,2),(3,4)</box>", r"the corners of <box>\(10,2\),\(3,4\)</box> are swapped"),
+        "fractions": ("<box>(0.1,0.2),(0.3,0.4)</box>", "is no box; write <box>"),
+        "not closed": ("it <box>(1,2),(3,4)", "is no box"),
+        "not opened": ("(1,2),(3,4)</box>", "'</box>' is no box"),
+        "three numbers": ("<box>[[1,2,3]]</box>", "is no box"),
+        "InternVL's, outside": ("<box>[[1,2,3,4000]]</box>", "holds 4000"),
+        "quad outside": ("<quad>(1,2),(3,4),(5,6),(7,8000)</quad>", "holds 8000"),
+        "Qwen2-VL's tokens": (
+            "<|box_start|>(10,20),(30,40)<|box_end|>",
+            r"turn 1: <\|box_start\|> is a model's sign for a place in an image; write <ref>",
+        ),
+    }
+
+    @pytest.mark.parametrize(("answer", "message"), BAD.values(), ids=BAD)
+    def test_a_box_that_is_none_of_ours_is_refused(self, folder, answer, message):
+        with pytest.raises(ValueError, match=message) as caught:
+            read(folder, {"conversations": turns("<img>a.png</img>Where?", answer)})
+        assert str(caught.value).startswith(f"{folder / 'train.json'}[0]")
+
+    BAD_OBJECTS: ClassVar = {
+        "too few": (grounding("<bbox><bbox>"), "2 <bbox> in the texts and 1 in 'objects'"),
+        "too many names": (grounding(ref=["it", "that"]), "1 <ref-object> in the texts and 2 in 'objects'"),
+        "none": ({**grounding(), "objects": None}, "1 <ref-object> in the texts and 0 in 'objects'"),
+        "outside": (grounding(bbox=[[0, 0, 201, 50]]), r"\[0, 0, 201, 50\] .* is no .* inside of its 200×100"),
+        "swapped": (grounding(bbox=[[100, 0, 20, 50]]), "is no .left, top, right, bottom. inside of its 200×100"),
+        "not a number": (grounding(bbox=[[0, 0, float("nan"), 50]]), "inside of its 200×100"),
+        "point": (grounding(bbox=[[10, 20]]), "points are not read"),
+        "unknown type": (grounding(bbox_type="norm1000"), "'bbox_type' is 'norm1000'"),
+        "no such image": (grounding(image_id=[3]), "is of image 3, and there are 1"),
+        "turned": (grounding(images=("turned.png",)), "EXIF turns turned.png .orientation 6."),
+        "no picture": (grounding(images=("half.png",)), r"train.json\[0\]: .*half.png is "),
+        "markup in a name": (grounding(ref=["<img>/etc/passwd</img>"]), "must hold names without markup"),
+    }
+
+    @pytest.mark.parametrize(("row", "message"), BAD_OBJECTS.values(), ids=BAD_OBJECTS)
+    def test_objects_that_do_not_fit_are_refused(self, folder, row, message):
+        with pytest.raises(ValueError, match=message):
+            read(folder, row)
+
+
+def parts_of(value, path=()):
+    """Paths to every value inside of a row, itself left out."""
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (*path, key)
+        if isinstance(one, (dict, list)):
+            yield from parts_of(one, (*path, key))
+
+
+def replaced(row: dict, path: tuple, value) -> dict:
+    changed = copy.deepcopy(row)
+    *outer, last = path
+    target = functools.reduce(operator.getitem, outer, changed)
+    target[last] = value
+    return changed
+
+
+ODD = (None, 7, -1.5, float("nan"), True, "", "x", "<image>", "\ud800", [], [[]], [None], {}, {"path": 3}, 10**400)
+
+
+@pytest.mark.parametrize("name", [*FORMS, "boxes"])
+def test_whatever_stands_in_a_row_is_read_or_refused_in_a_sentence(folder, name):
+    row = FORMS[name][0] if name in FORMS else grounding()
+    pictures = PicturePaths(folder / "train.json", None)
+    for path, value in itertools.product(list(parts_of(row)), ODD):
+        found, faults = examine_record(replaced(row, path, value), "train.json[0]", pictures)
+        assert all(isinstance(fault, (ValueError, FileNotFoundError)) for fault in faults)
+        assert all(str(fault).startswith("train.json[0]") for fault in faults)
+        assert faults or found.turns
+
+
+def asked(text: str, **row) -> dict:
+    return {"conversations": turns(text, "this"), **row}
+
+
+LLAVA = asked("<image>\nWhat?")
+BAD = {
+    "place without image": (
+        LLAVA,
+        "1 <image> in the users' turns and no image for it; name them in 'images', or write",
+    ),
+    "image under another key": ({**LLAVA, "image_path": "a.png"}, "no image for it; rename 'image_path' to 'images'"),
+    "another key, no place": (asked("What?", img="a.png"), "'img' seems to name an image and is not read"),
+    "more places": (asked("<image><image>What?", image="a.png"), "2 <image> in the users' turns and 1 images"),
+    "more images": (asked("<image>What?", images=["a.png", "b.png"]), "1 <image> in the users' turns and 2 images"),
+    "a number twice": (asked("<image1><image1>?", images=["a.png", "b.png"]), "do not name each of the 2 images once"),
+    "a number too high": (asked("<image2><image3>?", images=["a.png", "b.png"]), "number them from 1"),
+    "both keys": (asked("<image>?", image="a.png", images=["b.png"]), "both 'image' and 'images' name images"),
+    "both ways": (asked("<img>b.png</img><image>?", image="a.png"), "<img> stands in a text beside images"),
+    "in parts and in a key": (
+        {"messages": messages([{"type": "image", "image": "a.png"}, PART], "this"), "images": ["b.png"]},
+        "both in parts of messages and under a key",
+    ),
+    "in the answer": (
+        {"messages": messages("Draw it.", "<image>"), "images": ["a.png"]},
+        "an answer holds <image>; images stand in the users' turns",
+    ),
+    "bytes": (asked("<image>?", image={"bytes": "AA", "path": "a.png"}), "holds an image itself, not its path"),
+    "number for a path": (asked("<image>?", image=7), "'image' must hold the paths of images, found a whole number"),
+    "tag in a path": (asked("<image>?", image="a.png</img><img>b.png"), "holds <img> or </img>; rename the file"),
+    "URL": (asked("<image>?", image="https://host/a.png"), "is a URL; download the picture and name the file"),
+    "data URI": (
+        {"messages": messages([{"type": "image_url", "image_url": "data:image/png;base64,AA"}], "this")},
+        "data:image/png;base64,AA",
+    ),
+    "outside of the root": (asked("<image>?", image="../a.png"), "leads out of"),
+    "absolute by file://": (
+        {"messages": messages([{"type": "image", "image": "file:///etc/hostname"}], "this")},
+        "/etc/hostname is absolute",
+    ),
+    "image in a turn": (
+        {"conversations": [{"from": "user", "value": "What?", "image": "a.png"}, *turns("x", "this")[1:]]},
+        "turn 0: the turn has a key 'image', which is not read",
+    ),
+    "HTML": (
+        asked("<img src='a.png'>What?"),
+        "is a model's sign for an image; write <image> for one of 'images', or <img>path",
+    ),
+    "video": (asked("<video>\nWhat?", video="a.mp4"), "'video' names a video, and only images are trained on"),
+    "video without key": (asked("<video>\nWhat?"), "<video> is a model's sign for a video"),
+    "video part": ({"messages": messages([{"type": "video", "video": "a.mp4"}], "x")}, "the type 'video' is not read"),
+    "audios": (asked("What?", audios=["a.wav"]), "'audios' names recordings"),
+    "ChatML": (asked("<|im_start|>user\nWhat?<|im_end|>"), "sign for a turn or its end; give each side's text alone"),
+    "end of text": ({"conversations": turns("What?", "this<|endoftext|>")}, "turn 1: <|endoftext|> is a model's"),
+    "image tokens": (asked("<|vision_start|><|image_pad|><|vision_end|>What?"), "sign for an image"),
+    "system twice": (
+        {"system": "A", "conversations": [{"from": "system", "value": "B"}, *turns("What?", "this")]},
+        "turn 0: turns are out of order: expected one of the user, found one of the system",
+    ),
+    "image in the key": (asked("What?", system="<img>a.png</img>"), "'system': the system's text holds <img>"),
+    "place in the key": (asked("What?", system="<image>"), "'system': <image> is a model's sign for an image"),
+    "system of a number": (asked("What?", system=7), "'system': 'value' must be a text"),
+    "system later on": (
+        {"conversations": [*turns("What?", "this"), {"from": "system", "value": "B"}, *turns("What?", "this")]},
+        "turn 2: turns are out of order: expected one of the user, found one of the system",
+    ),
+    "image in the system": (
+        {"conversations": [{"from": "system", "value": "<img>a.png</img>"}, *turns("What?", "this")]},
+        "the system's text holds <img>",
+    ),
+    "answer first": (
+        {"conversations": turns("this", "What?", names=("gpt", "human"))},
+        "turn 0: turns are out of order",
+    ),
+    "tool": ({"messages": [*messages("What?"), {"role": "tool", "content": "7"}]}, "unknown role 'tool'"),
+    "tools": ({"messages": messages("What?", "this"), "tools": '[{"type": "function"}]'}, "'tools' holds tools"),
+    "call of a tool": (
+        {"messages": [*messages("What?"), {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
+        "turn 1: 'tool_calls' holds calls of tools",
+    ),
+    "content null": ({"messages": messages("What?", None)}, "turn 1: 'content' must be a text, found null"),
+    "not to be learnt": (
+        {"messages": [*messages("What?"), {"role": "assistant", "content": "x", "weight": 0}]},
+        "the answer asks not to be learnt",
+    ),
+    "preferences": (asked("What?", chosen="x", rejected="y"), "'chosen' holds preferences between answers"),
+    "a bad answer": ({"messages": messages("What?", "this"), "label": False}, "marks its answer as a bad one"),
+    "a bad completion": ({"prompt": "What?", "completion": "x", "label": False}, "marks its answer as a bad one"),
+    "two lists": ({"conversations": turns("a", "b"), "messages": messages("a", "b")}, "both 'conversations' and 'mess"),
+    "text alone": ({"text": "x"}, "the key 'conversations' is missing; there are 'text'; forms that are read: data/"),
+    "packed": ([LLAVA, LLAVA], "the row is a list; give each record a row of its own"),
+    "history": ({"query": "a", "response": "b", "history": ["x"]}, "'history' must be a list of [question, answer]"),
+    "no answer": ({"instruction": "a", "output": ""}, "turn 1: the answer is empty"),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), BAD.values(), ids=BAD)
+def test_nearly_such_a_form_is_refused_with_what_to_change(folder, row, message):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        read(folder, row)
+    assert str(caught.value).startswith(f"{folder / 'train.json'}[0]")
+    assert message in str(caught.value)
+
+
+NOTED = {
+    "image put first": (asked("What?", image="a.png"), "no <image> in the users' turns, so its image is put first"),
+    "boxes as fractions": (
+        {"image": "a.png", "conversations": turns("<image>Where?", "[0.1, 0.2, 0.3, 0.4]")},
+        "turn 1: [0.1, 0.2, 0.3, 0.4] may be a model's sign for a place in an image, and is learnt as its characters",
+    ),
+    "boxes as JSON": (
+        {"image": "a.png", "conversations": turns("<image>Where?", '{"bbox_2d": [1, 2, 3, 4]}')},
+        '"bbox_2d"',
+    ),
+    "Llama's turns": (asked("<img>a.png</img>[INST] What? [/INST]"), "sign for a turn or its end"),
+    "a place in an answer as text": (
+        {"image": "a.png", "conversations": turns("<image>Which tag?", "<image>")},
+        "turn 1: <image> may be",
+    ),
+    "HTML in an answer": ({"conversations": turns("Write HTML.", "<img src='x.png'>")}, "sign for an image"),
+    "boxes beside the texts": (asked("<img>a.png</img>What?", bbox=[[1, 2, 3, 4]]), "'bbox' is not read"),
+    "a file name": (asked("What?", source="page.png"), "'source' names 'page.png', which may be an image"),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), NOTED.values(), ids=NOTED)
+def test_what_may_be_meant_so_is_a_note(folder, row, message, capsys):
+    (found,) = read(folder, row)
+    assert any(message in note for note in found.notes)
+    assert main([str(folder / "train.json")]) == 0
+    assert message in capsys.readouterr().out
+
+
+def test_other_keys_of_ours_are_left_alone(folder):
+    row = asked("<img>a.png</img>What?", image_id=7, file_name="a.png", img_path="a.png", video="a.mp4", label=False)
+    (found,) = read(folder, row)
+    assert (found.notes, found.form) == ((), "")
+
+
+class TestTelling:
+    def test_the_check_counts_forms_and_images(self, folder, capsys):
+        read(folder, FORMS["LLaVA"][0], FORMS["LLaVA, several"][0], FORMS["OpenAI"][0], FORMS["Qwen-VL"][0])
+        report = check_data(folder / "train.json")
+        assert (report.is_clean, report.images) == (True, 2)
+        assert list(report.files[0]["forms"].values()) == [2, 1]
+        assert main([str(folder / "train.json")]) == 0
+        assert "train.json: 2 records in LLaVA's form ('image' and <image>), read as ours" in capsys.readouterr().out
+
+    def test_a_sequence_tells_the_form_of_its_first_row(self, folder):
+        read(folder, *[FORMS["LLaVA"][0]] * 3)
+        assert open_records(folder / "train.json").notices == (
+            f"{folder / 'train.json'}: 3 records, the first in LLaVA's form ('image' and <image>), read as ours",
+        )
+        (folder / "train.json").write_text(json.dumps([LLAVA, FORMS["Qwen-VL"][0]]))
+        assert open_records(folder / "train.json").notices == ()
+
+    def test_held_out_conversations_of_others_are_no_questions(self, folder):
+        read(folder, FORMS["Qwen-VL"][0])
+        (folder / "heldout.json").write_text(json.dumps([FORMS["OpenAI"][0]]))
+        report = check_data(folder / "train.json", evaluation=[folder / "heldout.json"])
+        assert {finding.kind for finding in report.findings} == {"image also in evaluation"}
+
+    def test_records_without_an_image_are_told_as_such(self, folder, capsys):
+        rows = [asked(f"{number}?") for number in range(3)]
+        assert not holds_images(read(folder, *rows))
+        assert main([str(folder / "train.json")]) == 0
+        assert "no record has an image, so a model learns from text alone" in capsys.readouterr().out
+        assert holds_images(read(folder, *rows, FORMS["LLaVA"][0]))
+        assert check_data(folder / "train.json").of_kind("no record has an image") == []
+
+    def test_a_bad_row_does_not_hide_an_image(self, folder):
+        (folder / "train.json").write_text(json.dumps([LLAVA, FORMS["LLaVA"][0]]))
+        assert holds_images(open_records(folder / "train.json"))
