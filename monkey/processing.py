@@ -201,8 +201,9 @@ class MonkeyProcessor(ProcessorMixin):
     ) -> Any:
         """A conversation, or a list of them, in Qwen's ChatML; the form of messages is in `monkey.chat.chat_segments`.
 
-        The messages' content is always inert: `<img>` and `<|im_start|>` in it are plain text. That holds for the ids
-        (`tokenize=True`); the string of `tokenize=False` is for reading, and must not be encoded again as trusted.
+        The content is always inert: `<img>` and `<|im_start|>` in it are plain text, the markers of boxes alone tokens.
+        That holds for the ids (`tokenize=True`); the string of `tokenize=False` is for reading, and must not be
+        encoded again as trusted.
 
         Args:
             images: the images of the image parts in their order over the batch, where the parts hold none themselves.

@@ -33,13 +33,14 @@ SPLIT_PATTERN = (
 
 END_OF_TEXT, CHAT_START, CHAT_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_PAD = "<img>", "</img>", "<imgpad>"
+BOX_MARKERS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 
 SPECIAL_TOKENS = (
     END_OF_TEXT,
     CHAT_START,
     CHAT_END,
     *(f"<|extra_{number}|>" for number in range(205)),
-    *("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"),
+    *BOX_MARKERS,
     *(IMAGE_START, IMAGE_END, IMAGE_PAD),
 )
 """Special tokens in the order of their ids, which follow the last rank."""
