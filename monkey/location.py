@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
 from transformers.utils import cached_file
+
+from monkey.settings_files import read_settings_file
 
 LOCATION_KEYS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """Arguments of `from_pretrained` that say where a checkpoint lies."""
@@ -64,15 +65,6 @@ def read_json(path: str | None) -> dict[str, Any]:
     """The JSON object in a file, or an empty one where there is no file.
 
     Raises:
-        ValueError: the file is not JSON, with its line, or is no object.
+        ValueError: the file is not JSON, with its line, or is no object; see `read_settings_file`.
     """
-    if path is None:
-        return {}
-    with open(path, encoding="utf-8") as file:
-        try:
-            content = json.load(file)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, and an object is needed")
-    return content
+    return {} if path is None else read_settings_file(path)

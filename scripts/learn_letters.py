@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import yaml
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.command_line import MISTAKE, OneLineParser
+from monkey.settings_files import read_settings_file
 from monkey.training.letters import LetterNaming, LetterPictures, collate_pictures
 from monkey.training.record import run_record, write_json, write_loss_curve
 
@@ -93,7 +93,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="YAML of transformers.TrainingArguments")
     options, rest = parser.parse_known_args(words)
     try:
-        settings = yaml.safe_load(options.config.read_text(encoding="utf-8"))
+        settings = read_settings_file(options.config, f"--config {options.config}")
         settings["output_dir"] = str(options.target.with_name(f".{options.target.name}-running"))
         flags = [f"--{key}={value}" for key, value in settings.items()] + rest
         (arguments,) = Settings(TrainingArguments).parse_args_into_dataclasses(flags)

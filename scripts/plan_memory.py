@@ -13,12 +13,10 @@ import argparse
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from monkey.configuration import MonkeyConfig
+from monkey.settings_files import read_settings_file
 from monkey.training.arguments import refuse_unknown_keys
 from monkey.training.memory_plan import GIB, Advice, MemoryPlan, advice, plan, plan_of_gpu
 from monkey.training.memory_settings import OFFLOADS, PlanSettings, settings_of_flags, shipped_zero, step_size
@@ -76,14 +74,7 @@ def _flags_of_file(path: str | None) -> dict[str, Any]:
     """A training file's flags; without one, those of this program's defaults."""
     if path is None:
         return {"bf16": True, "gradient_checkpointing": True}
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config {path}: there is no such file")
-    try:
-        flags = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(flags, dict):
-        raise ValueError(f"--config {path} is not a list of 'flag: value' lines")
+    flags = read_settings_file(path, f"--config {path}")
     refuse_unknown_keys(flags, path)
     return flags
 

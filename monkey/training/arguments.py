@@ -16,16 +16,15 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 import transformers
-import yaml
 from transformers import HfArgumentParser
 from transformers.utils import is_torch_xla_available
 
 from monkey.data.packing import RowSettings
+from monkey.settings_files import read_settings_file
 from monkey.training.checks import (
     check_json,
     check_launcher,
@@ -367,15 +366,7 @@ def refuse_unknown_keys(entries: Iterable[Any], path: str) -> None:
 
 def _flags_of_file(path: str, parser: argparse.ArgumentParser) -> list[str]:
     """The YAML file's entries as command-line words."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"--config {path}: there is no such file")
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(entries, dict):
-        raise ValueError(f"--config {path} is not a list of 'flag: value' lines")
+    entries = read_settings_file(path, f"--config {path}")
     words: list[str] = []
     for name, value in entries.items():
         _refuse_unknown(str(name), parser, f"--config {path}")
