@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import cached_file
 
 from monkey.settings_files import read_settings_file
 
 LOCATION_KEYS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """Arguments of `from_pretrained` that say where a checkpoint lies."""
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/v"
+_LARGEST_POINTER = 1024
+"""Bytes; git-lfs calls nothing larger a pointer."""
 
 
 def location_of(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -23,7 +31,7 @@ def checkpoint_file(checkpoint: str | os.PathLike, filename: str, **location: An
 
     Raises:
         FileNotFoundError: no such folder, and no such name on the hub.
-        ValueError: the checkpoint is a file.
+        ValueError: the checkpoint is a file, or the file in it is a git-lfs pointer.
     """
     checkpoint = os.fspath(checkpoint)
     if os.path.isfile(checkpoint):
@@ -31,7 +39,7 @@ def checkpoint_file(checkpoint: str | os.PathLike, filename: str, **location: An
     if not os.path.isdir(checkpoint) and _is_written_as_path(checkpoint):
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint folder")
     try:
-        return cached_file(
+        path = cached_file(
             checkpoint,
             filename,
             _raise_exceptions_for_gated_repo=False,
@@ -44,6 +52,20 @@ def checkpoint_file(checkpoint: str | os.PathLike, filename: str, **location: An
         raise FileNotFoundError(
             f"{checkpoint}: no such folder, and no such checkpoint on the hub ({reason})"
         ) from error
+    if path is not None:
+        _refuse_pointer(path)
+    return path
+
+
+def _refuse_pointer(path: str) -> None:
+    """Raise ValueError for what git-lfs leaves in the place of a large file that was not fetched."""
+    if os.path.getsize(path) < _LARGEST_POINTER:
+        with open(path, "rb") as file:
+            is_pointer = file.read(len(_POINTER)) == _POINTER
+        if is_pointer:
+            raise ValueError(
+                f"{path} is a git-lfs pointer, and not the file itself: run `git lfs pull` in {os.path.dirname(path)}"
+            )
 
 
 def required_file(checkpoint: str | os.PathLike, filename: str, purpose: str, **location: Any) -> str:
@@ -53,6 +75,38 @@ def required_file(checkpoint: str | os.PathLike, filename: str, purpose: str, **
         place = "the folder" if os.path.isdir(checkpoint) else "the hub's offline cache"
         raise FileNotFoundError(f"{os.fspath(checkpoint)}: no {filename} in {place}, and it is needed for {purpose}")
     return path
+
+
+@contextmanager
+def refused_in_a_sentence(file: str | os.PathLike) -> Iterator[None]:
+    """Say what the libraries raise at values that they do not expect as what it is: a file of another form.
+
+    Raises:
+        ValueError: naming `file`; torch.OutOfMemoryError passes.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "\n" not in str(error):
+            raise
+        raise _not_of_form(file, error) from error
+    except (
+        AttributeError,
+        LookupError,
+        OSError,
+        OverflowError,
+        RecursionError,
+        StrictDataclassError,
+        TypeError,
+    ) as error:
+        raise _not_of_form(file, error) from error
+
+
+def _not_of_form(file: str | os.PathLike, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(
+        f"{os.fspath(file)} is not of the form that is read here ({type(error).__name__}: {reason[:300]})"
+    )
 
 
 def _is_written_as_path(checkpoint: str) -> bool:

@@ -60,9 +60,9 @@ def _parsed(raw: bytes, form: str, where: str) -> Any:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{where}:{line}: not UTF-8 text (byte {raw[error.start]:#04x})") from None
+    if form == "YAML":
+        return _yaml(text, where)
     try:
-        if form == "YAML":
-            return _yaml(text, where)
         return tomllib.loads(text) if form == "TOML" else json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}:{error.lineno}: malformed JSON at column {error.colno}: {error.msg}") from None
@@ -82,8 +82,10 @@ def _yaml(text: str, where: str) -> Any:
         raise ValueError(f"{where}{line}: malformed YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{where}: malformed YAML: {str(error).splitlines()[0]}") from None
-    except (AttributeError, LookupError, TypeError) as error:  # the library's, at `!!timestamp x`, `!!bool x`, `!!int`
-        raise ValueError(f"{where}: malformed YAML: a value is not of the type that its tag says ({error})") from None
+    except RecursionError:
+        raise _too_deep(where) from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # `!!bool x`, 2020-13-45, too many digits
+        raise ValueError(f"{where}: malformed YAML: a value is not what it looks like ({error})") from None
 
 
 def _refuse_constant(name: str) -> None:

@@ -275,7 +275,7 @@ class TestMistakes:
         [
             ({"stages": {"colour": {}}}, "stages has the unknown stage 'colour'; there is images, caption, regions"),
             ({"steps": {}}, "the file has the unknown key 'steps'; there is stages, output"),
-            ([], "holds a list, and an object of keys with values are needed"),
+            ([], "holds a list, and an object of keys with values is needed"),
             ({"stages": {}}, "stages.caption is missing; choose an expert: blip2, rules"),
             (rules(caption={"expert": "gpt"}), "stages.caption.expert is 'gpt'; there is blip2, rules"),
             (rules(caption={"beams": 3}), "stages.caption has no setting 'beams'; there is batch_size"),
