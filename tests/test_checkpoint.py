@@ -524,6 +524,16 @@ def test_what_we_train_exports_to_the_published_config(tmp_path):
     torch.testing.assert_close(outputs(MonkeyForConditionalGeneration.from_pretrained(folder)), outputs(model))
 
 
+def test_code_that_the_published_config_names_is_said(golden, tmp_path, capsys):
+    assert main([str(golden.checkpoint), str(tmp_path / "out"), "--config", "published"]) == 0
+    named = "copy configuration_qwen.py, modeling_monkey.py, tokenization_qwen.py and the files that they import"
+    assert named in capsys.readouterr().err
+    own = random_model(tiny_config())
+    own.save_pretrained(tmp_path / "ours")
+    assert main([str(tmp_path / "ours"), str(tmp_path / "again")]) == 0
+    assert "names code" not in capsys.readouterr().err
+
+
 def test_failed_conversion_leaves_nothing(broken, capsys):
     (broken / SHARDS[2]).write_bytes(b"not a shard")
     target = broken.parent / "out" / "converted"
