@@ -21,6 +21,19 @@ _LARGEST_POINTER = 1024
 """Bytes; git-lfs calls nothing larger a pointer."""
 
 
+# What transformers and peft raise where a value in a file of theirs has another type than they expect.
+_NOT_EXPECTED = (
+    AttributeError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+
+
 def location_of(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments that say where a checkpoint lies, out of all that `from_pretrained` was given."""
     return {key: arguments[key] for key in LOCATION_KEYS if arguments.get(key) is not None}
@@ -79,34 +92,24 @@ def required_file(checkpoint: str | os.PathLike, filename: str, purpose: str, **
 
 @contextmanager
 def refused_in_a_sentence(file: str | os.PathLike) -> Iterator[None]:
-    """Say what the libraries raise at values that they do not expect as what it is: a file of another form.
+    """Say in one sentence what the libraries raise at a file whose values they do not expect.
 
     Raises:
         ValueError: naming `file`; torch.OutOfMemoryError passes.
     """
     try:
         yield
-    except ValueError as error:
-        if "\n" not in str(error):
+    except ImportError as error:
+        raise ValueError(f"{os.fspath(file)} asks for a package that is not here: {_on_one_line(error)}") from error
+    except _NOT_EXPECTED as error:
+        if isinstance(error, ValueError) and "\n" not in str(error):
             raise
-        raise _not_of_form(file, error) from error
-    except (
-        AttributeError,
-        LookupError,
-        OSError,
-        OverflowError,
-        RecursionError,
-        StrictDataclassError,
-        TypeError,
-    ) as error:
-        raise _not_of_form(file, error) from error
+        reason = f"{type(error).__name__}: {_on_one_line(error)}"
+        raise ValueError(f"{os.fspath(file)} is not of the form that is read here ({reason})") from error
 
 
-def _not_of_form(file: str | os.PathLike, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())
-    return ValueError(
-        f"{os.fspath(file)} is not of the form that is read here ({type(error).__name__}: {reason[:300]})"
-    )
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _is_written_as_path(checkpoint: str) -> bool:

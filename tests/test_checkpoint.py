@@ -382,6 +382,7 @@ def test_a_folder_with_one_thing_wrong_answers_or_is_refused_in_a_sentence(folde
         ("config.json", "[" * 100_000, "config.json nests objects and lists in each other more than 64 deep"),
         ("config.json", '{"model_type": "monkey", "text_config": 3}', "`text_config` must be a `dict`"),
         ("config.json", '{"vision_config": {"patch_size": "x"}}', "patch_size is 'x', and a whole number"),
+        ("config.json", '{"quantization_config": 3}', "config.json is not of the form"),
         ("generation_config.json", "[]", "generation_config.json holds a list"),
         ("generation_config.json", '{"eos_token_id": "x"}', "eos_token_id is 'x', and a whole number from 0"),
         ("generation_config.json", '{"eos_token_id": [5, 9999]}', "eos_token_id is 9999, and the vocabulary has 1,024"),
