@@ -248,7 +248,7 @@ def _check_annotations(check: TaskCheck, data_root: Path | None) -> None:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["annotations"]
         listed = [(str(entry["question_id"]), [person["answer"] for person in entry["answers"]]) for entry in entries]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, RecursionError, TypeError) as error:
         form = '{"annotations": [{"question_id": …, "answers": [{"answer": …}, …]}, …]}'
         sentence = f"{path} is no VQA annotation file ({type(error).__name__}: {error}); it must hold {form}"
         check.add(BAD_ANNOTATIONS, str(path), sentence)

@@ -257,7 +257,7 @@ def _with_annotated_answers(questions: Sequence[Question], path: Path, keys: Seq
             str(entry["question_id"]): [person["answer"] for person in entry["answers"]] for entry in annotations
         }
         more = {str(entry["question_id"]): {key: entry[key] for key in keys if key in entry} for entry in annotations}
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, RecursionError, TypeError) as error:
         raise ValueError(
             f"{path} is not a VQA annotation file ({type(error).__name__}: {error}); it must hold "
             '{"annotations": [{"question_id": …, "answers": [{"answer": …}, …]}, …]}'

@@ -16,17 +16,15 @@ the tasks of the evaluator use. Pictures are looked up as for a bare .jsonl file
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eval.metrics import METRICS, nearest
 from eval.prompting import FORMS
 from eval.tasks import LONG_ANSWER, TASKS, Task
+from monkey.settings_files import read_settings_file
 
 _FIELDS: Mapping[str, type] = {
     "name": str,
@@ -56,7 +54,7 @@ def read_task(path: str | Path) -> Task:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"--dataset {path}: there is no such task file")
-    fields = _read_fields(path)
+    fields = read_settings_file(path)
     for name, value in fields.items():
         if name not in _FIELDS:
             raise ValueError(f"{path}: unknown field {name!r}; {nearest(str(name), _FIELDS)}")
@@ -73,18 +71,6 @@ def _is_meant(value: Any) -> bool:
     if isinstance(value, list):
         return all(isinstance(one, str) and one.strip() for one in value)
     return value >= 1 if isinstance(value, int) else bool(value.strip())
-
-
-def _read_fields(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        fields = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        what = "TOML" if path.suffix == ".toml" else "YAML"
-        raise ValueError(f"{path} is not {what}: {' '.join(str(error).split())}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} must hold fields with values, such as metric and file")
-    return fields
 
 
 def _task(path: Path, fields: Mapping[str, Any]) -> Task:

@@ -22,7 +22,9 @@ from safetensors import safe_open
 
 from monkey.checkpoint_files import file_shapes, load_bin, weight_files
 from monkey.configuration import MonkeyConfig
+from monkey.grid import check_grid
 from monkey.location import checkpoint_file, read_json
+from monkey.published_config import check_field
 
 BASE_FILE = "base.json"
 
@@ -83,9 +85,16 @@ def read_base_record(folder: str | Path, **hub: Any) -> BaseRecord | None:
     content = read_json(path)
     known = {field.name for field in fields(BaseRecord)}
     try:
-        return BaseRecord(**{key: value for key, value in content.items() if key in known})
-    except TypeError as error:
+        record = BaseRecord(**{key: value for key, value in content.items() if key in known})
+        check_grid(record.grid)
+        for field, kind in (("name", "text"), ("window_adapters", "text"), ("global_view", "flag")):
+            check_field(field, getattr(record, field), kind)
+        lists = list(record.decoder_values.values())
+        if not all(isinstance(values, list) and all(isinstance(v, (int, float)) for v in values) for values in lists):
+            raise ValueError("decoder_values must hold lists of numbers")
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the record of a base ({error}); copy the adapter's folder again") from None
+    return record
 
 
 def check_base(folder: str | Path, base: BaseRecord | None, **hub: Any) -> None:

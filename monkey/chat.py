@@ -1,4 +1,4 @@
-"""Qwen's chat form (ChatML) as segments of text, in which what people write can never become a control token.
+"""Qwen's chat form (ChatML) as segments of text, in which what people write can never become a token of control.
 
     <|im_start|>system
     You are a helpful assistant.<|im_end|>
@@ -6,23 +6,34 @@
     …<|im_end|>
     <|im_start|>assistant
 
+Content is inert: `<img>` and `<|im_start|>` in it are characters. The markers of boxes alone (`<ref>`, `<box>`,
+`<quad>`) are tokens, as in Qwen-VL's chat: a question may say where something is, and an answer that did is read so.
+
 Each image stands where its part stands, as Qwen-VL's chat writes it: `Picture 1: <img></img>` and a line break, with
 numbers that run through the conversation, as in Qwen-VL's demo.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monkey.places import share_images
 from monkey.prompts import CHAT_PICTURE_LABEL, CHAT_SYSTEM, IMAGE_PLACE
-from monkey.tokenization import CHAT_END, CHAT_START
+from monkey.tokenization import BOX_MARKERS, CHAT_END, CHAT_START
 
 ROLES = ("system", "user", "assistant")
 
 Segment = tuple[str, bool]
 """A text, and whether special tokens and image places in it count (True), or every character is plain text (False)."""
+
+_BOX_MARKER = re.compile(f"({'|'.join(map(re.escape, BOX_MARKERS))})")
+
+
+def inert_segments(text: str) -> list[Segment]:
+    """Split what people write: the markers of boxes are tokens of their own, as published, and all else is plain."""
+    return [(part, part in BOX_MARKERS) for part in _BOX_MARKER.split(text) if part]
 
 
 def chat_segments(
@@ -96,13 +107,13 @@ def _content(content: Any, role: str, where: str, images: list[Any], picture_lab
             images.append(part.get("image"))
             if picture_labels:
                 text += CHAT_PICTURE_LABEL.format(number=len(images))
-            segments += [(text, False), (IMAGE_PLACE, True)]
+            segments += [*inert_segments(text), (IMAGE_PLACE, True)]
             text = "\n" if picture_labels else ""
         else:
             raise ValueError(
                 f"part {number} of {where} is not of the form {{'type': 'text', 'text': …}} or {{'type': 'image'}}"
             )
-    return [*segments, (text, False)]
+    return [*segments, *inert_segments(text)]
 
 
 def rendered(segments: Sequence[Segment]) -> str:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
+from safetensors import SafetensorError
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import (
     Chunk,
@@ -26,11 +28,14 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 from transformers.initialization import no_init_weights
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from monkey.adapter_base import check_base, read_base_record, record_of_checkpoint
-from monkey.checkpoint_files import read_shapes
+from monkey.checkpoint_files import file_tensors, not_enough_memory, read_tensors
 from monkey.configuration import MonkeyConfig
-from monkey.location import checkpoint_file, location_of, read_json
+from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence
+from monkey.published_config import check_field
 
 logger = logging.getLogger(__name__)
 
@@ -207,21 +212,31 @@ def open_checkpoint(
             logger.warning("%s was trained on a 4-bit base and answers a little otherwise on the whole one", adapter)
 
     _leave_vision_alone(kwargs)
+    _check_generation_config(base, hub, config)
+    if adapter:
+        _check_adapter_config(adapter, hub)
     if getattr(source, "quantization_config", None) is None:
-        shapes = read_shapes(base, hub, variant=kwargs.get("variant"))
+        tensors = read_tensors(base, hub, variant=kwargs.get("variant"))
+        shapes = {key: tensor.shape for key, tensor in tensors.items()}
+        check_layers(base, shapes, source)
         source.text_config.adapter_rank = config.text_config.adapter_rank = _decoder_adapter_rank(shapes)
         has_adapters = any(WINDOW_ADAPTER.match(key) for key in shapes)
-        check_shapes(base, shapes, _expected(model_class, config, source, has_adapters))
+        with _refused_whole(base):
+            expected = _expected(model_class, config, source, has_adapters)
+        check_shapes(base, shapes, expected)
+        _check_types(base, {key: tensors[key] for key in expected})
+        _check_memory(base, tensors, kwargs)
         _note_adapters(base, source, config, has_adapters)
 
     config._source_grid = tuple(source.grid)
     wants_info = kwargs.pop("output_loading_info", False)
-    with _without_load_report():
+    with _without_load_report(), _refused_whole(name):
         model, info = opener(name, *model_args, config=config, output_loading_info=True, **kwargs)
     del model.config._source_grid
     left_random = sorted(key for key in info["missing_keys"] if "_adapter." not in key)
     if left_random:
         raise ValueError(f"{name}: {len(left_random)} weights were not loaded: {_some(left_random)}")
+    _check_finite(name, model)
     if model.generation_config.eos_token_id is None:
         model.generation_config.eos_token_id = model.generation_config.pad_token_id = model.config.eod_id
     return (model, info) if wants_info else model
@@ -255,6 +270,100 @@ def check_shapes(name: Any, found: dict[str, torch.Size], expected: dict[str, to
         )
     if unexpected:
         logger.warning("%s: %d tensors are not used: %s", name, len(unexpected), _some(unexpected))
+
+
+def check_layers(name: Any, found: Iterable[str], config: MonkeyConfig) -> None:
+    """Raise ValueError unless the checkpoint holds the layers that config.json counts, before any is made."""
+    for pattern, counted, field in (
+        (r"transformer\.h\.(\d+)\.", config.text_config.num_hidden_layers, "decoder"),
+        (r"transformer\.visual\.transformer\.resblocks\.(\d+)\.", config.vision_config.num_hidden_layers, "vision"),
+    ):
+        there = {int(match[1]) for key in found if (match := re.match(pattern, key))}
+        if there and max(there) + 1 < counted:
+            raise ValueError(
+                f"{name}: config.json has {counted:,} {field} layers, and the weights have {max(there) + 1:,}; the "
+                "checkpoint is incomplete, or the two belong to different models"
+            )
+
+
+def _check_types(name: Any, tensors: dict[str, torch.Tensor]) -> None:
+    wrong = [key for key, tensor in tensors.items() if not tensor.is_floating_point()]
+    if wrong:
+        type_name = str(tensors[wrong[0]].dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name}: {len(wrong)} of {len(tensors)} tensors are not of floating point ({wrong[0]} is {type_name}), so "
+            "they are no weights of this model; copy or download it again"
+        )
+
+
+def _check_memory(name: Any, tensors: dict[str, torch.Tensor], kwargs: dict[str, Any]) -> None:
+    """Raise ValueError for weights that a CPU's memory cannot hold, before the system ends the process for them."""
+    on_cpu = kwargs.get("device_map") in (None, "cpu", {"": "cpu"})
+    if not on_cpu or kwargs.get("quantization_config") is not None or is_deepspeed_zero3_enabled():
+        return
+    wanted = kwargs.get("dtype") if isinstance(kwargs.get("dtype"), torch.dtype) else None
+    needed = sum(tensor.numel() * (wanted or tensor.dtype).itemsize for tensor in tensors.values())
+    available = psutil.virtual_memory().available + psutil.swap_memory().free
+    if needed > available:
+        raise ValueError(
+            f"{name} needs {needed / 2**30:.1f} GiB for its weights, and {available / 2**30:.1f} GiB of memory are "
+            "available: free memory, open it in bfloat16 or in 4 bits (--dtype bfloat16, --quantization 4bit), or take "
+            "a machine with more"
+        )
+
+
+SAMPLED_VALUES = 1024
+"""Of each tensor: a run that diverged leaves no number in any of them, and reading all of them takes seconds."""
+
+
+def _check_finite(name: Any, model: torch.nn.Module) -> None:
+    sampled = {
+        key: parameter.detach().flatten()[:SAMPLED_VALUES].float()
+        for key, parameter in model.named_parameters()
+        if parameter.is_floating_point() and not parameter.is_meta
+    }
+    wrong = [key for key, values in sampled.items() if not values.isfinite().all()]
+    if wrong:
+        raise ValueError(
+            f"{name}: {len(wrong)} of {len(sampled)} weights hold NaN or infinity ({_some(wrong)}); the run that wrote "
+            "them diverged or the files are damaged, take an earlier checkpoint"
+        )
+
+
+def _check_generation_config(name: Any, hub: dict[str, Any], config: MonkeyConfig) -> None:
+    """Raise ValueError for a generation_config.json whose special tokens are none of this vocabulary."""
+    path = checkpoint_file(name, "generation_config.json", **hub)
+    content = read_json(path)
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        given = content.get(key)
+        for token in given if isinstance(given, list) else [] if given is None else [given]:
+            check_field(f"{path}: {key}", token, "rank")
+            if token >= config.text_config.vocab_size:
+                raise ValueError(f"{path}: {key} is {token}, and the vocabulary has {config.text_config.vocab_size:,}")
+
+
+def _check_adapter_config(adapter: Any, hub: dict[str, Any]) -> None:
+    """Raise ValueError for an adapter whose file has other ranks than its adapter_config.json makes."""
+    path = checkpoint_file(adapter, "adapter_config.json", **hub)
+    settings = read_json(path)
+    if settings.get("peft_type") != "LORA":
+        return
+    check_field(f"{path}: r", settings.get("r"), "count")
+    for key in ("megatron_config", "trainable_token_indices"):
+        if settings.get(key) is not None:
+            raise ValueError(f"{path}: {key} is set, and adapters of that kind are not opened here")
+    weights = checkpoint_file(adapter, ADAPTER_SAFE_WEIGHTS_NAME, **hub)
+    tensors = {} if weights is None else file_tensors(weights)
+    _check_types(adapter, tensors)
+    patterns = settings.get("rank_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"{path}: rank_pattern must be an object of ranks by module")
+    ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_A.weight")}
+    others = sorted(rank for rank in ranks if rank not in (settings["r"], *patterns.values()))
+    if others:
+        raise ValueError(
+            f"{path}: r is {settings['r']}, and {weights} holds adapters of rank {others[0]}; copy both again"
+        )
 
 
 def _expected(
@@ -297,7 +406,7 @@ def _base_of_adapter(name: Any, hub: dict[str, Any]) -> Any:
     if adapter_config is None or checkpoint_file(name, "config.json", **hub) is not None:
         return name
     base = read_json(adapter_config).get("base_model_name_or_path")
-    if not base:
+    if not base or not isinstance(base, str):
         raise ValueError(f"{adapter_config} names no base_model_name_or_path, so the adapter's base cannot be opened")
     return base
 
@@ -307,6 +416,20 @@ def _refuse_missing_cuda(device_map: Any) -> None:
     wants_cuda = any(isinstance(device, int) or str(device).startswith("cuda") for device in devices)
     if wants_cuda and not torch.cuda.is_available():
         raise ValueError(f"device_map={device_map!r} asks for CUDA, but torch sees no CUDA device here; use 'cpu'")
+
+
+@contextmanager
+def _refused_whole(name: Any):
+    """Say in a sentence what the libraries raise at a folder that passed the checks before; see `location`."""
+    try:
+        with refused_in_a_sentence(name):
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, SafetensorError) as error:
+        if "allocate memory" in str(error):
+            raise not_enough_memory(name, error) from error
+        raise ValueError(f"{name} cannot be opened: {' '.join(str(error).split())[:300]}") from error
 
 
 @contextmanager

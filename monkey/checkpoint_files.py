@@ -1,8 +1,7 @@
-"""A checkpoint's weight files, and their names and shapes without reading weights."""
+"""A checkpoint's weight files, and their names, shapes and types without reading weights."""
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from monkey.location import checkpoint_file
+from monkey.location import checkpoint_file, read_json
 
 
 def weight_files(name: Any, hub: dict[str, Any], variant: str | None = None) -> list[str]:
@@ -40,10 +39,14 @@ def weight_files(name: Any, hub: dict[str, Any], variant: str | None = None) -> 
 
 def shard_names(index: str | Path) -> list[str]:
     """Names of the shards of an index file, in order, or ValueError when it is not an index."""
-    try:
-        weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is not an index of shards ({error}); copy or download it again") from error
+    content = read_json(str(index))
+    weight_map = content.get("weight_map")
+    is_map = isinstance(weight_map, dict) and all(isinstance(shard, str) for shard in weight_map.values())
+    if not is_map or not weight_map or not isinstance(content.get("metadata", {}), dict):
+        raise ValueError(
+            f"{index} is not an index of shards, an object with the file of each tensor under 'weight_map'; copy or "
+            "download it again"
+        )
     shards = sorted(set(weight_map.values()))
     for shard in shards:
         if Path(shard).name != shard:
@@ -51,16 +54,21 @@ def shard_names(index: str | Path) -> list[str]:
     return shards
 
 
-def read_shapes(name: Any, hub: dict[str, Any], variant: str | None = None) -> dict[str, torch.Size]:
-    """Tensor name → shape over all weight files of a checkpoint."""
-    shapes: dict[str, torch.Size] = {}
+def read_tensors(name: Any, hub: dict[str, Any], variant: str | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of all weight files of a checkpoint by name, with shape and type and without values."""
+    tensors: dict[str, torch.Tensor] = {}
     for path in weight_files(name, hub, variant):
-        shapes.update(file_shapes(path))
-    return shapes
+        tensors.update(file_tensors(path))
+    return tensors
 
 
 def file_shapes(path: str | Path) -> dict[str, torch.Size]:
-    """Tensor name → shape of one file; nothing but tensors is ever unpickled.
+    """Tensor name → shape of one file; errors as of `file_tensors`."""
+    return {name: tensor.shape for name, tensor in file_tensors(path).items()}
+
+
+def file_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of one file on the meta device, without values; nothing but tensors is ever unpickled.
 
     Raises:
         ValueError: a truncated file, or a `.bin` that holds something else than tensors.
@@ -68,11 +76,16 @@ def file_shapes(path: str | Path) -> dict[str, torch.Size]:
     if str(path).endswith(".safetensors"):
         try:
             with safe_open(path, framework="pt") as file:
-                return {key: torch.Size(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+                return {key: _without_values(file, key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); copy or download it again") from error
-    tensors = load_bin(path, map_location="meta")
-    return {key: tensor.shape for key, tensor in tensors.items()}
+    return load_bin(path, map_location="meta")
+
+
+def _without_values(file: Any, key: str) -> torch.Tensor:
+    shape = file.get_slice(key).get_shape()
+    type_of = file.get_slice(key)[:0] if shape else file.get_tensor(key)
+    return torch.empty(shape, dtype=type_of.dtype, device="meta")
 
 
 def load_bin(path: str | Path, map_location: str = "cpu") -> dict[str, torch.Tensor]:
@@ -93,11 +106,20 @@ def load_bin(path: str | Path, map_location: str = "cpu") -> dict[str, torch.Ten
             f"{path} holds something else than tensors and is refused: unpickling it could run code; "
             "save its tensors alone, or use a safetensors copy"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, LookupError, OSError, ValueError) as error:
+        if "allocate memory" in str(error):
+            raise not_enough_memory(path, error) from error
         raise ValueError(f"{path} is not a whole weight file ({error}); copy or download it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path} is not a dictionary of tensors, so it is not a checkpoint shard")
     return tensors
+
+
+def not_enough_memory(path: str | Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path}: the memory does not suffice to open it ({str(error).splitlines()[0]}); free memory, raise the limit "
+        "(ulimit -v), or take a machine with more"
+    )
 
 
 def _with_variant(filename: str, variant: str | None) -> str:

@@ -18,8 +18,8 @@ from transformers import PreTrainedConfig, Qwen2Config
 from transformers.generation import GenerationConfig
 
 from monkey.grid import check_grid
-from monkey.location import location_of, required_file
-from monkey.published_config import PUBLISHED_WINDOW_SIZE, read_published_config
+from monkey.location import location_of, read_json, refused_in_a_sentence, required_file
+from monkey.published_config import PUBLISHED_WINDOW_SIZE, check_field, read_published_config
 
 SPECIALS_BEFORE_IMAGE_START = 214
 """Special tokens from `<|endoftext|>` up to `<img>`: 3 for text and chat, 205 spare, 6 for references and boxes."""
@@ -65,6 +65,19 @@ def _refuse_unknown_keys(config: PreTrainedConfig, keys: Any) -> None:
         raise ValueError(f"{type(config).__name__} has no field {key!r}{hint}")
 
 
+# Annotation of a field -> what its value must be; other annotations have checks of their own.
+_KIND_OF = {"int": "count", "float": "number", "bool": "flag", "str": "text"}
+
+
+def _check_fields(config: PreTrainedConfig) -> None:
+    """Raise ValueError for a value of another type, or out of any range, in the fields that a class declares."""
+    for name, annotation in type(config).__annotations__.items():
+        value = getattr(config, name)
+        kind = "rank" if name.endswith("adapter_rank") else _KIND_OF.get(annotation.removesuffix(" | None"))
+        if kind is not None and not (value is None and annotation.endswith("None")):
+            check_field(f"{config.base_config_key or 'the model'}'s {name}", value, kind)
+
+
 def _square_side(count: int, field: str) -> int:
     """Side of a square of `count` cells, or ValueError naming the field."""
     side = math.isqrt(count)
@@ -108,6 +121,7 @@ class MonkeyVisionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown_keys(self, kwargs)
+        _check_fields(self)
         super().__post_init__(**kwargs)
         if self.window_size % self.patch_size:
             raise ValueError(
@@ -159,8 +173,10 @@ class MonkeyTextConfig(Qwen2Config):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown_keys(self, kwargs)
+        _check_fields(self)
         if self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": kwargs.pop("rope_theta", 10000.0)}
+        check_field("text_config's rope_theta", self.rope_parameters.get("rope_theta"), "number")
         if self.head_dim is None:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(
@@ -196,6 +212,7 @@ class MonkeyConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown_keys(self, kwargs)
+        _check_fields(self)
         super().__post_init__(**kwargs)
         self.grid = check_grid(self.grid)
         if self.tie_word_embeddings or self.text_config.tie_word_embeddings:
@@ -254,12 +271,12 @@ class MonkeyConfig(PreTrainedConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """The library's, with one sentence for a folder or name that holds no readable config.json."""
-        if not os.path.isfile(pretrained_model_name_or_path):
-            required_file(pretrained_model_name_or_path, "config.json", "the model's sizes", **location_of(kwargs))
-        try:
+        path = pretrained_model_name_or_path
+        if not os.path.isfile(path):
+            path = required_file(path, "config.json", "the model's sizes", **location_of(kwargs))
+        read_json(path)  # refuses what is no object, is endless or too deep, in a sentence
+        with refused_in_a_sentence(path):
             config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        except OSError as error:
-            raise ValueError(f"{pretrained_model_name_or_path}: its config.json cannot be read: {error}") from error
         return {"_name_or_path": str(pretrained_model_name_or_path), **config_dict}, kwargs
 
     @classmethod
@@ -279,7 +296,8 @@ class MonkeyConfig(PreTrainedConfig):
                 "or Qwen-VL; open it with transformers' AutoModelForImageTextToText"
             )
         nested.update(overrides)
-        return super().from_dict(nested, **kwargs)
+        with refused_in_a_sentence(f"{nested.get('_name_or_path') or 'this checkpoint'}: config.json"):
+            return super().from_dict(nested, **kwargs)
 
 
 class QwenVLConfig(MonkeyConfig):

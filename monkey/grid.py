@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+MAX_WINDOWS = 1024
+"""Of a grid: more is a slip of the pen, and the canvas would fill any memory."""
+
 
 def check_grid(grid: Any) -> tuple[int, int]:
     """Rows and columns as a tuple of two positive integers, or ValueError."""
     if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(isinstance(n, int) and n > 0 for n in grid):
         raise ValueError(f"grid={grid!r} is not (rows, columns), two positive whole numbers such as (2, 2) or (2, 3)")
+    if grid[0] * grid[1] > MAX_WINDOWS:
+        raise ValueError(f"grid={grid!r} has more than {MAX_WINDOWS:,} windows; published checkpoints have 4 or 6")
     return int(grid[0]), int(grid[1])
 
 

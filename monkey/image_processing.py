@@ -20,7 +20,8 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from monkey.configuration import MonkeyConfig
 from monkey.images import MAX_BYTES, MAX_PIXELS, open_image
-from monkey.location import checkpoint_file, location_of, required_file
+from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
+from monkey.published_config import check_field
 
 # Written into every saved file by the library; they say nothing about pixels.
 _LIBRARY_KEYS = frozenset({"_commit_hash", "auto_map", "image_processor_type", "processor_class"})
@@ -71,8 +72,11 @@ class MonkeyImageProcessor(BaseImageProcessor):
             )
         super().__init__()
         self.size = _checked_size(_size_of(MonkeyConfig()) if size is None else size)
-        self.image_mean = list(image_mean)
-        self.image_std = list(image_std)
+        self.image_mean = _checked_channels("image_mean", image_mean)
+        self.image_std = _checked_channels("image_std", image_std)
+        check_field("apply_exif", apply_exif, "flag")
+        for name, value in (("max_bytes", max_bytes), ("max_pixels", max_pixels)):
+            check_field(name, value, "count")
         self.apply_exif = apply_exif
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
@@ -88,11 +92,21 @@ class MonkeyImageProcessor(BaseImageProcessor):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Saved settings; in a published folder, which has none, the canvas that its config.json asks for."""
         location = location_of(kwargs)
-        names = ("processor_config.json", "preprocessor_config.json")
-        if os.path.isfile(pretrained_model_name_or_path) or any(
-            checkpoint_file(pretrained_model_name_or_path, name, **location) for name in names
-        ):
-            return super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        name = pretrained_model_name_or_path
+        is_file = os.path.isfile(name)
+        of_processor, own = (
+            ({}, None)
+            if is_file
+            else (
+                read_json(checkpoint_file(name, "processor_config.json", **location)),
+                checkpoint_file(name, "preprocessor_config.json", **location),
+            )
+        )
+        if is_file or own is not None or "image_processor" in of_processor:
+            read_json(own)
+            with refused_in_a_sentence(f"{name}: processor_config.json"):
+                settings, rest = super().get_image_processor_dict(name, **kwargs)
+                return dict(settings), rest
         required_file(pretrained_model_name_or_path, "config.json", "the size of pictures", **location)
         config = MonkeyConfig.from_pretrained(pretrained_model_name_or_path, **location)
         rest = {key: value for key, value in kwargs.items() if key in MonkeyImageSettings.__annotations__}
@@ -153,8 +167,25 @@ def _checked_size(size: Any) -> dict[str, int]:
         or set(size) != {"height", "width"}
         or not all(isinstance(pixels, int) and pixels > 0 for pixels in size.values())
     ):
-        raise ValueError(f"size={size!r} is not {{'height': pixels, 'width': pixels}}")
+        raise ValueError(f"size={str(size)[:60]} is not {{'height': pixels, 'width': pixels}}")
+    if size["height"] * size["width"] > MAX_PIXELS:
+        raise ValueError(
+            f"size={size} is a canvas of {size['height'] * size['width']:,} pixels, more than the {MAX_PIXELS:,} that "
+            "a picture may have"
+        )
     return {"height": size["height"], "width": size["width"]}
+
+
+def _checked_channels(name: str, values: Any) -> list[float]:
+    if not isinstance(values, (list, tuple)) or len(values) != 3:
+        raise ValueError(
+            f"{name}={str(values)[:60]} is not a list of three numbers, one for each of red, green and blue"
+        )
+    for value in values:
+        check_field(name, value, "number")
+    if name == "image_std" and 0 in values:
+        raise ValueError(f"{name}={values} divides by 0")
+    return list(values)
 
 
 def register() -> None:

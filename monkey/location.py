@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from monkey.settings_files import read_settings_file
 
 LOCATION_KEYS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """Arguments of `from_pretrained` that say where a checkpoint lies."""
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/v"
+_LARGEST_POINTER = 1024
+"""Bytes; git-lfs calls nothing larger a pointer."""
+
+
+# What transformers and peft raise where a value in a file of theirs has another type than they expect.
+_NOT_EXPECTED = (
+    AttributeError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 
 
 def location_of(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -20,14 +43,14 @@ def checkpoint_file(checkpoint: str | os.PathLike, filename: str, **location: An
 
     Raises:
         FileNotFoundError: no such folder, and no such name on the hub.
-        ValueError: the checkpoint is a file.
+        ValueError: the checkpoint is a file, or the file in it is a git-lfs pointer.
     """
     checkpoint = os.fspath(checkpoint)
     refuse_missing(checkpoint)
     from transformers.utils import cached_file
 
     try:
-        return cached_file(
+        path = cached_file(
             checkpoint,
             filename,
             _raise_exceptions_for_gated_repo=False,
@@ -40,6 +63,20 @@ def checkpoint_file(checkpoint: str | os.PathLike, filename: str, **location: An
         raise FileNotFoundError(
             f"{checkpoint}: no such folder, and no such checkpoint on the hub ({reason})"
         ) from error
+    if path is not None:
+        _refuse_pointer(path)
+    return path
+
+
+def _refuse_pointer(path: str) -> None:
+    """Raise ValueError for what git-lfs leaves in the place of a large file that was not fetched."""
+    if os.path.getsize(path) < _LARGEST_POINTER:
+        with open(path, "rb") as file:
+            is_pointer = file.read(len(_POINTER)) == _POINTER
+        if is_pointer:
+            raise ValueError(
+                f"{path} is a git-lfs pointer, and not the file itself: run `git lfs pull` in {os.path.dirname(path)}"
+            )
 
 
 def refuse_missing(checkpoint: str) -> None:
@@ -59,6 +96,28 @@ def required_file(checkpoint: str | os.PathLike, filename: str, purpose: str, **
     return path
 
 
+@contextmanager
+def refused_in_a_sentence(file: str | os.PathLike) -> Iterator[None]:
+    """Say in one sentence what the libraries raise at a file whose values they do not expect.
+
+    Raises:
+        ValueError: naming `file`; torch.OutOfMemoryError passes.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f"{os.fspath(file)} asks for a package that is not here: {_on_one_line(error)}") from error
+    except _NOT_EXPECTED as error:
+        if isinstance(error, ValueError) and "\n" not in str(error):
+            raise
+        reason = f"{type(error).__name__}: {_on_one_line(error)}"
+        raise ValueError(f"{os.fspath(file)} is not of the form that is read here ({reason})") from error
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
 def _is_written_as_path(checkpoint: str) -> bool:
     """Whether the name is not `owner/name` on the hub, or its owner is a folder here."""
     owner, _, repository = checkpoint.partition("/")
@@ -69,15 +128,6 @@ def read_json(path: str | None) -> dict[str, Any]:
     """The JSON object in a file, or an empty one where there is no file.
 
     Raises:
-        ValueError: the file is not JSON, with its line, or is no object.
+        ValueError: the file is not JSON, with its line, or is no object; see `read_settings_file`.
     """
-    if path is None:
-        return {}
-    with open(path, encoding="utf-8") as file:
-        try:
-            content = json.load(file)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, and an object is needed")
-    return content
+    return {} if path is None else read_settings_file(path)

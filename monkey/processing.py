@@ -21,6 +21,7 @@ from monkey.image_processing import MonkeyImageProcessor, MonkeyImageSettings
 from monkey.location import LOCATION_KEYS, checkpoint_file, location_of, read_json, required_file
 from monkey.places import kept_positions, share_images
 from monkey.prompts import IMAGE_PLACE
+from monkey.published_config import check_field
 from monkey.tokenization import QwenTokenizer
 
 __all__ = ["UNSUPERVISED", "MonkeyImageProcessor", "MonkeyProcessor", "register"]
@@ -73,11 +74,7 @@ class MonkeyProcessor(ProcessorMixin):
         Raises:
             ValueError: the tokenizer's `<img>` is not the config's, with both ids.
         """
-        if tokenizer.image_start_id != config.image_start_id:
-            raise ValueError(
-                f"the tokenizer's <img> has the id {tokenizer.image_start_id} and the config's image_start_id is "
-                f"{config.image_start_id}; they belong to different checkpoints"
-            )
+        _check_vocabulary(tokenizer, config)
         return cls(
             MonkeyImageProcessor.from_config(config, **image_settings),
             tokenizer,
@@ -116,11 +113,32 @@ class MonkeyProcessor(ProcessorMixin):
         tokenizer = QwenTokenizer.from_pretrained(name, **location, **tokenizer_settings)
         image_processor = MonkeyImageProcessor.from_pretrained(name, **location, **image_settings)
         if grid is None and "image_tokens" in saved:
-            return cls(image_processor, tokenizer, saved["image_tokens"], saved.get("max_positions"))
+            if saved.get("max_positions") is not None:
+                check_field("processor_config.json: max_positions", saved["max_positions"], "count")
+            opened = cls(image_processor, tokenizer, saved["image_tokens"], saved.get("max_positions"))
+            opened._check_config(name, location)
+            return opened
         required_file(name, "config.json", "the canvas and the image tokens of a grid", **location)
         config = MonkeyConfig.from_pretrained(name, grid=grid, **location)
         settings = {key: getattr(image_processor, key) for key in MonkeyImageSettings.__annotations__ if key != "size"}
         return cls.from_config(config, tokenizer, **settings)
+
+    def _check_config(self, name: Any, location: dict[str, Any]) -> None:
+        """Raise ValueError where the folder's config.json makes another canvas, number of slots or vocabulary."""
+        if checkpoint_file(name, "config.json", **location) is None:
+            return
+        config = MonkeyConfig.from_pretrained(name, **location)
+        _check_vocabulary(self.tokenizer, config)
+        size = self.image_processor.size
+        for field, own, needed in (
+            ("size", (size["height"], size["width"]), config.canvas_size),
+            ("image_tokens", self.image_tokens, config.image_tokens),
+        ):
+            if own != needed:
+                raise ValueError(
+                    f"{name}: processor_config.json has {field}={own}, and config.json makes it {needed}; they belong "
+                    "to different grids: `scripts/set_grid.py` writes both"
+                )
 
     @property
     def model_input_names(self) -> list[str]:
@@ -201,8 +219,9 @@ class MonkeyProcessor(ProcessorMixin):
     ) -> Any:
         """A conversation, or a list of them, in Qwen's ChatML; the form of messages is in `monkey.chat.chat_segments`.
 
-        The messages' content is always inert: `<img>` and `<|im_start|>` in it are plain text. That holds for the ids
-        (`tokenize=True`); the string of `tokenize=False` is for reading, and must not be encoded again as trusted.
+        The content is always inert: `<img>` and `<|im_start|>` in it are plain text, the markers of boxes alone tokens.
+        That holds for the ids (`tokenize=True`); the string of `tokenize=False` is for reading, and must not be
+        encoded again as trusted.
 
         Args:
             images: the images of the image parts in their order over the batch, where the parts hold none themselves.
@@ -420,6 +439,14 @@ class MonkeyProcessor(ProcessorMixin):
                 "or return_tensors=None for lists"
             )
         return None
+
+
+def _check_vocabulary(tokenizer: QwenTokenizer, config: MonkeyConfig) -> None:
+    if tokenizer.image_start_id != config.image_start_id:
+        raise ValueError(
+            f"the tokenizer's <img> has the id {tokenizer.image_start_id} and the config's image_start_id is "
+            f"{config.image_start_id}; they belong to different checkpoints"
+        )
 
 
 def _check_truncation(truncation: Any) -> None:

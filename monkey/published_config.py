@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 from monkey.grid import grid_of_image_size
@@ -91,15 +92,54 @@ _VISUAL_READ = _VISUAL_NEEDED | frozenset(
 )
 
 
+_WHOLE_NUMBERS = frozenset(
+    (
+        *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "seq_length", "vocab_size"),
+        *("kv_channels", "max_position_embeddings", "heads", "image_start_id", "layers", "output_dim", "patch_size"),
+        *("width", "n_queries", "num_positions", "window_size"),
+    )
+)
+_NUMBERS = frozenset(("attn_dropout_prob", "initializer_range", "layer_norm_epsilon", "mlp_ratio", "rotary_emb_base"))
+
+MAX_COUNT = 2**31 - 1
+"""Of anything that a config counts; sizes beyond overflow where tensors are made of them."""
+
+_KINDS = {
+    "count": (lambda value: _is_whole(value) and value > 0, "a whole number from 1 to 2,147,483,647 is"),
+    "rank": (lambda value: _is_whole(value), "a whole number from 0 to 2,147,483,647 is"),
+    "number": (
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf,
+        "a number from 0 on is",
+    ),
+    "flag": (lambda value: isinstance(value, bool), "true or false is"),
+    "text": (lambda value: isinstance(value, str), "a text is"),
+}
+
+
+def check_field(name: str, value: Any, kind: str) -> None:
+    """Raise ValueError unless a config's field is a count, rank, number, flag or text, as `kind` says."""
+    fits, needed = _KINDS[kind]
+    if not fits(value):
+        shown = repr(value)
+        raise ValueError(f"{name} is {shown[:60]}{'…' * (len(shown) > 60)}, and {needed} needed")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+
+
 def read_published_config(flat: dict[str, Any]) -> dict[str, Any]:
     """Our nested dict for the published flat one."""
     visual = flat["visual"]
     if not isinstance(visual, dict):
-        raise ValueError(f"config.json has visual={visual!r}, but it must hold the vision side's sizes")
+        raise ValueError(f"config.json has visual={str(visual)[:60]!r}, but it must hold the vision side's sizes")
     for name, fields, needed in (("", flat, _FLAT_NEEDED), ("visual.", visual, _VISUAL_NEEDED)):
         missing = sorted(needed - fields.keys())
         if missing:
             raise ValueError(f"config.json lacks {', '.join(name + key for key in missing)}")
+        for keys, kind in ((_WHOLE_NUMBERS, "count"), (_NUMBERS, "number")):
+            for key in sorted(keys & fields.keys()):
+                check_field(f"config.json's {name}{key}", fields[key], kind)
     unread = sorted(flat.keys() - _FLAT_READ) + sorted(f"visual.{key}" for key in visual.keys() - _VISUAL_READ)
     if unread:
         logger.warning("config.json holds fields that nothing reads: %s; check their spelling", ", ".join(unread))

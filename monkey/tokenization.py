@@ -21,7 +21,8 @@ import tiktoken
 from transformers import AutoTokenizer, PreTrainedTokenizer
 
 from monkey.configuration import MonkeyConfig, QwenVLConfig
-from monkey.location import checkpoint_file, location_of, read_json, required_file
+from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
+from monkey.published_config import check_field
 
 VOCABULARY_FILE = "qwen.tiktoken"
 
@@ -33,13 +34,14 @@ SPLIT_PATTERN = (
 
 END_OF_TEXT, CHAT_START, CHAT_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_PAD = "<img>", "</img>", "<imgpad>"
+BOX_MARKERS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 
 SPECIAL_TOKENS = (
     END_OF_TEXT,
     CHAT_START,
     CHAT_END,
     *(f"<|extra_{number}|>" for number in range(205)),
-    *("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"),
+    *BOX_MARKERS,
     *(IMAGE_START, IMAGE_END, IMAGE_PAD),
 )
 """Special tokens in the order of their ids, which follow the last rank."""
@@ -121,7 +123,10 @@ class QwenTokenizer(PreTrainedTokenizer):
             if kwargs.get("image_tokens") is None:
                 kwargs.pop("image_tokens", None)
                 kwargs.update(_image_tokens_of(pretrained_model_name_or_path, location))
-        return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
+            for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+                read_json(checkpoint_file(pretrained_model_name_or_path, name, **location))
+        with refused_in_a_sentence(f"{pretrained_model_name_or_path}: tokenizer_config.json"):
+            return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
 
     @property
     def image_tokens(self) -> int:
@@ -130,8 +135,7 @@ class QwenTokenizer(PreTrainedTokenizer):
 
     @image_tokens.setter
     def image_tokens(self, count: int):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"image_tokens={count!r} is not a positive whole number")
+        check_field("image_tokens", count, "count")
         self._image_tokens = count
 
     @property

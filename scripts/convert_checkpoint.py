@@ -5,7 +5,8 @@
 
 Names and bits stay as they are, shard by shard: no more than one shard is in memory. SOURCE is a folder or a hub name
 in the offline cache. `--config published` writes the flat config.json that the published code reads; `--config monkey`
-ours; by default the file is copied. TARGET is written whole or not at all.
+ours; by default the file is copied. TARGET is written whole or not at all. Code is never copied: what the published
+Auto classes need beside the weights is said at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 import monkey
 from monkey.command_line import MISTAKE, OneLineParser
-from monkey.location import refuse_missing
+from monkey.location import read_json, refuse_missing
 from monkey.published_config import published_config
 
 if TYPE_CHECKING:
@@ -121,6 +122,18 @@ def _copy_other_files(source: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
+def code_that_is_missing(folder: Path) -> list[str]:
+    """The modules that the folder's `auto_map`s name and that are not in it."""
+    maps = [read_json(str(path)).get("auto_map") for path in sorted(folder.glob("*config.json"))]
+    named = [name for one in maps if isinstance(one, dict) for value in one.values() for name in _flat(value)]
+    files = {f"{name.rpartition('--')[2].partition('.')[0]}.py" for name in named if isinstance(name, str)}
+    return sorted(file for file in files if not (folder / file).is_file())
+
+
+def _flat(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="folder or hub name")
@@ -129,7 +142,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", choices=["copy", "published", "monkey"], default="copy")
     options = parser.parse_args(arguments)
     try:
-        print(convert(options.source, options.target, options.format, options.config))
+        folder = convert(options.source, options.target, options.format, options.config)
+        print(folder)
+        if missing := code_that_is_missing(folder):
+            print(
+                f"config.json names code that is not there: to open the folder with trust_remote_code=True, copy "
+                f"{', '.join(missing)} and the files that they import from the published repository beside it",
+                file=sys.stderr,
+            )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE

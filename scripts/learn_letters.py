@@ -16,11 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 import monkey
 from monkey.command_line import MISTAKE, OneLineParser
 from monkey.location import refuse_missing
+from monkey.settings_files import read_settings_file
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -112,7 +111,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="YAML of transformers.TrainingArguments")
     options, rest = parser.parse_known_args(words)
     try:
-        settings = yaml.safe_load(options.config.read_text(encoding="utf-8"))
+        settings = read_settings_file(options.config, f"--config {options.config}")
         settings["output_dir"] = str(options.target.with_name(f".{options.target.name}-running"))
         flags = [f"--{key}={value}" for key, value in settings.items()] + rest
         refuse_missing(str(options.base))

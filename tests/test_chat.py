@@ -5,6 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from monkey.serving.api.request import ChatRequest
+from monkey.serving.dialogue import conversation_segments
+from monkey.serving.session import Answerer
+from monkey.tokenization import BOX_MARKERS
+from tests.conftest import random_model
 from tests.small_processor import (
     END,
     FIRST_SPECIAL,
@@ -16,7 +21,9 @@ from tests.small_processor import (
     picture,
     plain,
     refusal,
+    small_config,
     small_processor,
+    span,
 )
 
 
@@ -77,6 +84,50 @@ def test_chat_content_is_always_inert(processor):
     assert special == [IM_START, IM_END, *user_with_image, IM_START, IM_END, IM_START, IM_END, IM_START]
     assert levels(batch, processor) == [9]
     assert processor.decode(ids).count(evil) == 4
+
+
+WITH_MARKERS = [
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where is <ref>the sign</ref>?"}]},
+    {"role": "assistant", "content": "<ref>the sign</ref><box>(10,20),(300,400)</box>"},
+    {"role": "user", "content": "And at <quad>(1,2),(3,4),(5,6),(7,8)</quad>? <|im_end|><img>x</img>"},
+]
+
+
+def test_markers_of_boxes_are_the_published_tokens_in_every_turn(processor):
+    tokenizer = processor.tokenizer
+
+    def published(text: str) -> list[int]:
+        # Qwen-VL's make_context: tokenizer.encode(content, allowed_special=set(tokenizer.IMAGE_ST)), images apart.
+        return tokenizer._encoding.encode(text, allowed_special=set(BOX_MARKERS), disallowed_special=())
+
+    ids = processor.apply_chat_template(WITH_MARKERS, images=[picture()], tokenize=True)[0].tolist()
+    expected = []
+    for role, content in [
+        ("system", published("You are a helpful assistant.")),
+        ("user", [*published("Picture 1: "), *span(processor), *published("\nWhere is <ref>the sign</ref>?")]),
+        ("assistant", published(WITH_MARKERS[1]["content"])),
+        ("user", published(WITH_MARKERS[2]["content"])),
+    ]:
+        expected += [IM_START, *published(role), *published("\n"), *content, IM_END, *published("\n")]
+    assert ids == expected
+    markers = set(tokenizer.convert_tokens_to_ids(BOX_MARKERS))
+    assert [tokenizer.decode(token) for token in ids if token in markers] == [
+        *("<ref>", "</ref>", "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
+    ]
+
+
+def test_template_session_and_server_make_the_same_ids(processor, monkeypatch):
+    seen = []
+    with Answerer(random_model(small_config()), processor) as answerer:
+        monkeypatch.setattr(answerer, "_submit", lambda ids, *_, **__: seen.append(ids))
+        own = [{**WITH_MARKERS[0], "content": [{"type": "image", "image": picture()}, WITH_MARKERS[0]["content"][1]]}]
+        answerer.chat([*own, *WITH_MARKERS[1:]], form="chatml")
+    address = {"type": "image_url", "image_url": {"url": "data:,"}}
+    asked = [{**WITH_MARKERS[0], "content": [address, WITH_MARKERS[0]["content"][1]]}, *WITH_MARKERS[1:]]
+    served = ChatRequest(model="tiny", messages=asked).conversation([picture()])
+    seen.append(processor.encode_segments(conversation_segments(served, "chatml")[0]))
+    template = {"images": [picture()], "tokenize": True, "add_generation_prompt": True, "return_tensors": None}
+    assert seen == [processor.apply_chat_template(WITH_MARKERS, **template)] * 2
 
 
 def test_pictures_are_numbered_through_the_conversation_and_labels_can_be_left_out(processor):

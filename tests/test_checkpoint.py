@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from monkey.configuration import MonkeyConfig
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.published_config import published_config
 from scripts.convert_checkpoint import convert, main
+from tests import malformed
 from tests.conftest import prompt_ids, random_model, tiny_config
 
 SHARDS = [f"pytorch_model-0000{number}-of-00003.bin" for number in (1, 2, 3)]
@@ -351,6 +353,153 @@ def test_grid_that_is_none_is_refused(golden):
     assert "grid=(0, 3) is not (rows, columns)" in refused(golden.checkpoint, grid=(0, 3))
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> list[Path]:
+    return malformed.base_folders(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["own", "published", "adapter"])
+def test_a_folder_with_one_thing_wrong_answers_or_is_refused_in_a_sentence(folders, tmp_path, number):
+    assert malformed.opened_or_refused(folders[number]) == "answered"
+    ends = {}
+    # The stride meets every file and kind of value; `python -m tests.malformed` tries them all.
+    for what, fault in list(malformed.faults(folders[number]))[number::67]:
+        try:
+            ends[what] = malformed.try_fault(folders[number], tmp_path, fault)
+        except Exception as error:
+            raise AssertionError(what) from error
+    assert len(ends) > 10
+    assert sum(end != "answered" for end in ends.values()) > len(ends) // 3
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors.index.json", '{"weight_map": [1]}', "is not an index of shards"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "is not an index of shards"),
+        ("model.safetensors.index.json", '{"weight_map": null}', "is not an index of shards"),
+        ("config.json", "[]", "config.json holds a list, and an object of keys with values is needed"),
+        ("config.json", "[" * 100_000, "config.json nests objects and lists in each other more than 64 deep"),
+        ("config.json", '{"model_type": "monkey", "text_config": 3}', "`text_config` must be a `dict`"),
+        ("config.json", '{"vision_config": {"patch_size": "x"}}', "patch_size is 'x', and a whole number"),
+        ("config.json", '{"quantization_config": 3}', "config.json is not of the form"),
+        ("generation_config.json", "[]", "generation_config.json holds a list"),
+        ("generation_config.json", '{"eos_token_id": "x"}', "eos_token_id is 'x', and a whole number from 0"),
+        ("generation_config.json", '{"eos_token_id": [5, 9999]}', "eos_token_id is 9999, and the vocabulary has 1,024"),
+        ("processor_config.json", '{"image_processor": {"size": {"height": 10000000, "width": 10000000}}}', "a canvas"),
+        ("processor_config.json", '{"image_processor": 3, "image_tokens": 8}', "processor_config.json is not of the"),
+        ("processor_config.json", '{"image_tokens": 12}', "image_tokens=12, and config.json makes it 8"),
+        ("tokenizer_config.json", "3", "tokenizer_config.json holds a int"),
+        ("qwen.tiktoken", "hello", "qwen.tiktoken:1: b'hello' is not 'base64-token rank'"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_named(folders, tmp_path, file, content, message):
+    def fault(folder: Path) -> None:
+        (folder / file).write_text(content)
+
+    assert message in malformed.try_fault(folders[0], tmp_path, fault)
+
+
+def changed(folder: Path, tmp_path: Path, file: str, *keys: str, value) -> str:
+    def fault(target: Path) -> None:
+        content = json.loads((target / file).read_text())
+        place = content
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        (target / file).write_text(json.dumps(content))
+
+    return malformed.try_fault(folder, tmp_path, fault)
+
+
+def test_sizes_that_would_fill_the_memory_are_refused_before_anything_is_made(folders, tmp_path):
+    own, published, adapter = folders
+    assert "config.json has 10,000,000 decoder layers, and the weights have 1" in changed(
+        own, tmp_path, "config.json", "text_config", "num_hidden_layers", value=10**7
+    )
+    assert "config.json has 10,000,000 vision layers, and the weights have 1" in changed(
+        published, tmp_path, "config.json", "visual", "layers", value=10**7
+    )
+    assert "more than 1,024 windows" in changed(own, tmp_path, "config.json", "grid", value=[10**7, 10**7])
+    assert "r is 10000000, and " in changed(adapter, tmp_path, "adapter_config.json", "r", value=10**7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("int32", "are not of floating point"), ("bool", "is bool"), ("NaN", "weights hold NaN or infinity")],
+)
+def test_weights_that_are_none_are_refused(folders, tmp_path, kind, message):
+    def fault(folder: Path) -> None:
+        malformed.change_weights(folder / "pytorch_model.bin", malformed.WEIGHTS[kind])
+
+    assert message in malformed.try_fault(folders[1], tmp_path, fault)
+
+
+def test_text_as_weights_is_refused(folders, tmp_path):
+    for content in ("hello", "\n", "(dp0\n."):
+        end = malformed.try_fault(folders[1], tmp_path, lambda at, text=content: _weights(at).write_text(text))
+        assert "pytorch_model.bin is not a whole weight file" in end or "holds something else than tensors" in end
+
+
+def _weights(folder: Path) -> Path:
+    return folder / "pytorch_model.bin"
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "qwen.tiktoken", "config.json"])
+def test_a_git_lfs_pointer_is_called_one(folders, tmp_path, file):
+    end = malformed.try_fault(
+        folders[1], tmp_path, lambda at: (at / file).write_bytes(malformed.WHOLE["git-lfs pointer"])
+    )
+    assert f"{file} is a git-lfs pointer, and not the file itself: run `git lfs pull` in" in end
+
+
+@pytest.mark.parametrize("path", ["hub/models/echo840/Monkey", "hub/echo840___Monkey", "hub/echo840/Monkey"])
+def test_folders_as_modelscope_and_wisemodel_lay_them_out_open(folders, tmp_path, path, monkeypatch):
+    # Each has a configuration.json beside config.json; ModelScope's records of what it fetched are binary.
+    folder = tmp_path / path
+    shutil.copytree(folders[1], folder)
+    (folder / "configuration.json").write_text('{"framework": "pytorch", "task": "image-text-to-text"}')
+    for name in (".msc", ".mv", ".mdl"):
+        (folder / name).write_bytes(b"\x80\x04]\x94.")
+    (folder / "README.md").write_text("---\nlicense: other\n---\n")
+    (folder / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    (folder / "modeling_monkey.py").write_text("raise RuntimeError('never run')\n")
+    (folder / ".git").mkdir()
+    assert malformed.opened_or_refused(folder) == "answered"
+    monkeypatch.chdir(folder.parent)
+    assert malformed.opened_or_refused(Path(folder.name)) == "answered"
+
+
+def test_a_snapshot_of_the_hubs_cache_opens_as_a_folder(folders, tmp_path):
+    snapshot = tmp_path / "models--echo840--Monkey" / "snapshots" / ("0" * 40)
+    blobs = tmp_path / "models--echo840--Monkey" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(folders[1].iterdir())):
+        shutil.copyfile(file, blobs / str(number))
+        (snapshot / file.name).symlink_to(Path("../../blobs") / str(number))
+    assert malformed.opened_or_refused(snapshot) == "answered"
+
+
+def test_too_little_memory_is_said_with_both_numbers_before_loading(folders, monkeypatch):
+    few = SimpleNamespace(available=2**16, free=0)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: few)
+    monkeypatch.setattr("psutil.swap_memory", lambda: few)
+    sentence = malformed.opened_or_refused(folders[0])
+    assert "0.0 GiB for its weights, and 0.0 GiB of memory are available" in sentence
+    assert "4 bits" in sentence
+
+
+def test_memory_that_ends_while_weights_are_mapped_is_a_sentence(folders, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise RuntimeError("unable to mmap 19416230 bytes from file <pytorch_model.bin>: Cannot allocate memory (12)")
+
+    monkeypatch.setattr("torch.load", out_of_memory)
+    assert "pytorch_model.bin: the memory does not suffice to open it (unable to mmap 19416230 bytes" in (
+        malformed.opened_or_refused(folders[1])
+    )
+
+
 def test_bin_to_safetensors_and_back_is_bit_for_bit(golden, tmp_path):
     safe = convert(str(golden.checkpoint), tmp_path / "safe", "safetensors")
     assert len(list(safe.glob("*.safetensors"))) == 3
@@ -374,6 +523,16 @@ def test_what_we_train_exports_to_the_published_config(tmp_path):
     assert flat["visual"]["lora_repeat_num"] == 6
     assert flat["fp32"] is True
     torch.testing.assert_close(outputs(MonkeyForConditionalGeneration.from_pretrained(folder)), outputs(model))
+
+
+def test_code_that_the_published_config_names_is_said(golden, tmp_path, capsys):
+    assert main([str(golden.checkpoint), str(tmp_path / "out"), "--config", "published"]) == 0
+    named = "copy configuration_qwen.py, modeling_monkey.py, tokenization_qwen.py and the files that they import"
+    assert named in capsys.readouterr().err
+    own = random_model(tiny_config())
+    own.save_pretrained(tmp_path / "ours")
+    assert main([str(tmp_path / "ours"), str(tmp_path / "again")]) == 0
+    assert "names code" not in capsys.readouterr().err
 
 
 def test_failed_conversion_leaves_nothing(broken, capsys):

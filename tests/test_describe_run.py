@@ -275,7 +275,7 @@ class TestMistakes:
         [
             ({"stages": {"colour": {}}}, "stages has the unknown stage 'colour'; there is images, caption, regions"),
             ({"steps": {}}, "the file has the unknown key 'steps'; there is stages, output"),
-            ([], "the file holds a list, and keys with values are needed"),
+            ([], "holds a list, and an object of keys with values is needed"),
             ({"stages": {}}, "stages.caption is missing; choose an expert: blip2, rules"),
             (rules(caption={"expert": "gpt"}), "stages.caption.expert is 'gpt'; there is blip2, rules"),
             (rules(caption={"beams": 3}), "stages.caption has no setting 'beams'; there is batch_size"),
@@ -297,7 +297,7 @@ class TestMistakes:
 
     def test_a_configuration_that_is_no_yaml_or_not_there(self, tmp_path, capsys):
         (tmp_path / "bad.yaml").write_text("stages: {")
-        assert "is not YAML" in self.refused(capsys, SAMPLES, tmp_path / "run", tmp_path / "bad.yaml")
+        assert "bad.yaml:1: malformed YAML: " in self.refused(capsys, SAMPLES, tmp_path / "run", tmp_path / "bad.yaml")
         assert "no such file" in self.refused(capsys, SAMPLES, tmp_path / "run", tmp_path / "no.yaml")
 
     def test_an_empty_folder_a_missing_one_and_an_output_that_holds_something_else(self, tmp_path, capsys):

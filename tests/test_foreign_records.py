@@ -16,6 +16,7 @@ from PIL import Image
 from monkey.data.check import check_data
 from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import Turn, examine_record, holds_images, open_records, read_records
+from monkey.prompts import DETAILED_CAPTION_AS_TRAINED
 from scripts.check_data import main
 
 
@@ -500,3 +501,20 @@ class TestTelling:
     def test_a_bad_row_does_not_hide_an_image(self, folder):
         (folder / "train.json").write_text(json.dumps([LLAVA, FORMS["LLaVA"][0]]))
         assert holds_images(open_records(folder / "train.json"))
+
+
+def test_the_published_detailed_captions_train_with_the_question_they_were_trained_with(folder):
+    rows = [{"img_id": f"{name}.png", "detailed_caption": f" A {name}.\nIt is grey. "} for name in "ab"]
+    records = read(folder, *rows)
+    assert [record.turns for record in records] == [
+        (Turn("user", DETAILED_CAPTION_AS_TRAINED), Turn("assistant", row["detailed_caption"])) for row in rows
+    ]
+    assert [record.images[0].name for record in records] == ["a.png", "b.png"]
+    assert main([str(folder / "train.json"), "--workers", "0"]) == 0
+    for bad, message in (
+        ({**rows[0], "detailed_caption": " "}, "empty"),
+        ({**rows[0], "img_id": ""}, "'img_id' is empty"),
+        ({**rows[0], "img_id": "c.png"}, "c.png"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            read(folder, bad)

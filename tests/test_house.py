@@ -21,6 +21,7 @@ PACKAGES = ("monkey", "eval")
 
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
+    ("monkey.settings_files",),
     ("monkey.location",),
     (
         "monkey.grid",

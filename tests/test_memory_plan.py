@@ -263,8 +263,8 @@ def test_every_training_config_can_be_planned(path, capsys):
     [
         (["--gpu-memory", "0"], "--gpu-memory 0 does not work"),
         (["--gpu-memory", "24", "--grid", "2"], "--grid: 2 is not rows,columns"),
-        (["--gpu-memory", "24", "--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
-        (["--gpu-memory", "24", "--deepspeed", "no.json"], "--deepspeed no.json: there is no such file"),
+        (["--gpu-memory", "24", "--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
+        (["--gpu-memory", "24", "--deepspeed", "no.json"], "--deepspeed no.json: no such file"),
         (["--gpu-memory", "24", "--recipe", "all"], "--recipe: invalid choice: 'all'"),
         (["--gpu-memory", "24", "--checkpoint", "nowhere"], "nowhere"),
         (["--gpu-memory", "nan"], "--gpu-memory nan does not work"),

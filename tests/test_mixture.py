@@ -247,8 +247,8 @@ class TestMixtureFiles:
         ("content", "message"),
         [
             ("sets: []\n", "a mixture is an object with a list under 'sets'"),
-            ("", "a mixture is an object with a list under 'sets'"),
-            ("- a.json\n", "a mixture is an object with a list under 'sets'"),
+            ("", "mixture.yaml holds nothing, and an object of keys"),
+            ("- a.json\n", "mixture.yaml holds a list, and an object of keys"),
             ("sets:\n  - {name: a, path: a.json}\nseed: 1\n", "unknown key 'seed'; known are sets"),
             ("sets:\n  - {name: a, path: a.json\n", "mixture.yaml:3: malformed YAML: "),
             ("sets:\n  - {name: a, path: a.json}\n  - {name: a, path: b.json}\n", "sets 1 and 2 are both named 'a'"),

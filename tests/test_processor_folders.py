@@ -94,7 +94,7 @@ def test_folders_that_lack_something_are_refused_in_a_sentence(tmp_path, process
     assert "is a file" in refusal(lambda: MonkeyProcessor.from_pretrained(tmp_path / "qwen.tiktoken"))
     assert "no argument 'gird'" in refusal(lambda: MonkeyProcessor.from_pretrained(tmp_path, gird=(2, 3)))
     (tmp_path / "processor_config.json").write_text('{"image_tokens": 8,\n oops')
-    assert f"{tmp_path / 'processor_config.json'}:2: not JSON" in refusal(
+    assert f"{tmp_path / 'processor_config.json'}:2: malformed JSON" in refusal(
         lambda: MonkeyProcessor.from_pretrained(tmp_path)
     )
     (tmp_path / "processor_config.json").unlink()

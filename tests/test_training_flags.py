@@ -152,7 +152,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--learning_rate", "-1"], r"--learning_rate -1 does not work: give 0 or more"),
         (["--seed", "-1"], r"--seed -1 does not work"),
         (["--report_to", "nobody"], r"--report_to nobody is no logger"),
-        (["--lr_scheduler_kwargs", "{x"], r"--lr_scheduler_kwargs is not JSON: line 1, column 2"),
+        (["--lr_scheduler_kwargs", "{x"], r"--lr_scheduler_kwargs:1: malformed JSON at column 2"),
         (["--lr_scheduler_kwargs", "x"], r"--lr_scheduler_kwargs x is not a JSON object"),
         (["--accelerator_config", '{"splits": 1}'], r"--accelerator_config: there is no setting splits"),
         (["--load_best_model_at_end", "True"], r"--load_best_model_at_end .* the best checkpoint is always kept"),
@@ -249,7 +249,9 @@ def test_an_unknown_key_of_the_file_is_refused_by_name(tmp_path):
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     file = tmp_path / "run.yaml"
     file.write_text(text)
-    with pytest.raises(ValueError, match=r"--config .*run\.yaml is not"):
+    with pytest.raises(
+        ValueError, match=r"--config .*run\.yaml(:1: malformed YAML| holds a (list|str), and an object)"
+    ):
         _flags("--config", str(file))
 
 
@@ -270,7 +272,7 @@ def test_deepspeed_without_the_package_is_one_sentence(monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [('{\n"stage": 2,\n}', r"bad\.json is not JSON: line 3, column 1"), ("[1]", r"bad\.json is not a JSON object")],
+    [('{\n"stage": 2,\n}', r"bad\.json:3: malformed JSON at column 1"), ("[1]", r"bad\.json holds a list")],
 )
 def test_a_malformed_deepspeed_file_is_named_with_its_line(tmp_path, monkeypatch, text, message):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)

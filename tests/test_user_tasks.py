@@ -73,7 +73,7 @@ def test_a_task_file_stands_beside_named_tasks(tmp_path):
         ('file = "a"\nmetric = "anls"\nname = "chartqa"', "mine.toml: name 'chartqa' is a task of the evaluator"),
         ('file = "a"\nmetric = "anls"\nparts = "shop"', r"parts must be a list of texts, not 'shop'"),
         ('file = "a"\nmetric = "anls"\nparts = ["shop", 3]', r"parts must be a list of texts, not \['shop', 3\]"),
-        ("file = ", "mine.toml is not TOML: "),
+        ("file = ", "mine.toml: malformed TOML: "),
     ],
 )
 def test_a_task_file_that_cannot_be_meant_is_refused(tmp_path, text, message):
@@ -82,9 +82,9 @@ def test_a_task_file_that_cannot_be_meant_is_refused(tmp_path, text, message):
 
 
 def test_yaml_that_is_no_table_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"mine.yaml must hold fields with values"):
+    with pytest.raises(ValueError, match=r"mine.yaml holds a list, and an object of keys with values is needed"):
         select_tasks(str(write(tmp_path, "- anls", "mine.yaml")))
-    with pytest.raises(ValueError, match=r"mine.yaml is not YAML"):
+    with pytest.raises(ValueError, match=r"mine.yaml:1: malformed YAML: "):
         select_tasks(str(write(tmp_path, "file: [", "mine.yaml")))
 
 

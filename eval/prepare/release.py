@@ -98,7 +98,7 @@ class Release:
         self._note(path)
         try:
             value = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{path} is no JSON: {error}") from error
         for name in key:
             value = take(value, name, (list, dict), str(path))

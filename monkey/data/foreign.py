@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from monkey.boxes import marked
 from monkey.data.fields import fail, field_of, kind_of, text_of
+from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE
 
 ROLES = {
     "system": ("system", "developer"),
@@ -204,6 +205,15 @@ def _read_prompt(row: Mapping[str, Any], where: str, named: list[str]) -> list[A
     return turns
 
 
+def _read_caption(row: Mapping[str, Any], where: str, named: list[str]) -> list[Any]:
+    """A description as echo840/Detailed_Caption has it, with the question that it was trained with."""
+    image = text_of(row, "img_id", where)
+    if not image.strip():
+        fail(where, "'img_id' is empty")
+    question = DETAILED_CAPTION_AS_TRAINED.replace(IMAGE_PLACE, _written_image(image))
+    return [_turn("user", question), _turn("assistant", text_of(row, "detailed_caption", where))]
+
+
 def _turn(role: str, text: str) -> dict[str, str]:
     return {"from": role, "value": text}
 
@@ -221,6 +231,7 @@ FORMS = (
     Form("ms-swift's form ('query' and 'response')", ("query", "response"), _read_pairs(("query",), "response")),
     Form("Alpaca's form", ("instruction", "output"), _read_pairs(("instruction", "input"), "output")),
     Form("TRL's form ('prompt' and 'completion')", ("prompt", "completion"), _read_prompt),
+    Form("Detailed_Caption's form ('img_id' and 'detailed_caption')", ("img_id", "detailed_caption"), _read_caption),
 )
 """Every form that is read; ours has no name. A form with more keys stands before one with fewer of them."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from monkey.settings_files import read_settings_file
 
 MIXTURE_ENDINGS = (".yaml", ".yml")
 RECORD_ENDINGS = (".json", ".jsonl")
@@ -110,10 +110,8 @@ def read_mixture(path: str | Path) -> list[RecordSet]:
         ValueError: no YAML, an unknown key, or a value that cannot be, with the set's number and name.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    content = _read_yaml(path)
-    if not isinstance(content, dict) or not isinstance(content.get("sets"), list) or not content["sets"]:
+    content = read_settings_file(path)
+    if not isinstance(content.get("sets"), list) or not content["sets"]:
         raise ValueError(f"{path}: a mixture is an object with a list under 'sets' that has an entry for each set")
     _refuse_unknown(content, ("sets",), str(path))
     sets = [_record_set(entry, number, path) for number, entry in enumerate(content["sets"], start=1)]
@@ -122,18 +120,6 @@ def read_mixture(path: str | Path) -> list[RecordSet]:
         if name in names[:number]:
             raise ValueError(f"{path}: sets {names.index(name) + 1} and {number + 1} are both named {name!r}")
     return sets
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x})") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}:{line}: malformed YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: malformed YAML: {str(error).splitlines()[0]}") from None
 
 
 def _record_set(entry: Any, number: int, mixture: Path) -> RecordSet:

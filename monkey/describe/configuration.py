@@ -22,6 +22,7 @@ import yaml
 from monkey.describe.expert import Expert, ExpertSettings, read_settings
 from monkey.describe.experts import EXPERTS, expert_class
 from monkey.describe.stages import STAGES, digest_of
+from monkey.settings_files import read_settings_file
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,7 @@ class Configuration:
 
 def read_configuration(path: Path) -> Configuration:
     """Raises FileNotFoundError, or ValueError in one sentence that names the file and the key."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--config {path}: no such file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())})") from error
+    content = read_settings_file(path, f"--config {path}")
     try:
         return configuration_of(content)
     except ValueError as error:

@@ -11,13 +11,11 @@ tokens of their own, as in training: a question may say where something is, and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from monkey.chat import Segment, chat_segments
+from monkey.chat import Segment, chat_segments, inert_segments
 from monkey.prompts import IMAGE_PLACE, VQA_AS_TRAINED, after_image
-from monkey.serving.reply import KEPT_MARKERS
 from monkey.tokenization import END_OF_TEXT
 
 Form = Literal["chatml", "questions", "plain"]
@@ -25,13 +23,6 @@ FORMS: tuple[str, ...] = get_args(Form)
 
 PROMPT_ENDS = ("Answer:", "English:")
 """How the prompts of training end, see `monkey.prompts`."""
-
-_MARKER = re.compile(f"({'|'.join(map(re.escape, sorted(KEPT_MARKERS)))})")
-
-
-def inert_segments(text: str) -> list[Segment]:
-    """A text for `encode_segments`, in which the markers of boxes are tokens of their own and all else is plain."""
-    return [(part, part in KEPT_MARKERS) for part in _MARKER.split(text) if part]
 
 
 def conversation_segments(

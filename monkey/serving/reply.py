@@ -11,11 +11,12 @@ from typing import Literal
 from transformers import PreTrainedTokenizer
 
 from monkey.boxes import Located, located
+from monkey.tokenization import BOX_MARKERS
 
 POLL_SECONDS = 0.25
 """How often whoever waits for the next piece gets the chance to give up."""
 
-KEPT_MARKERS = frozenset(("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"))
+KEPT_MARKERS = frozenset(BOX_MARKERS)
 """Tokens of the vocabulary's special ones that belong to an answer: they say where something is."""
 
 FinishReason = Literal["stop", "length", "cancelled"]

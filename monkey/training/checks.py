@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from monkey.settings_files import parse_settings, read_settings_file
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -91,29 +91,13 @@ def check_json(training: TrainingArguments) -> None:
         if not isinstance(value, str) or not value:
             continue
         if value.startswith("{"):
-            content = _parsed(value, f"--{name}")
+            content = parse_settings(value.encode(), "JSON", f"--{name}")
         elif not may_be_file:
             raise ValueError(f"--{name} {value} is not a JSON object: give one such as '{{\"name\": 1}}'")
-        elif not Path(value).is_file():
-            raise FileNotFoundError(f"--{name} {value}: there is no such file")
         else:
-            try:
-                text = Path(value).read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                raise ValueError(f"--{name} {value} is not JSON: it is not UTF-8 text") from None
-            content = _parsed(text, f"--{name} {value}")
+            content = read_settings_file(value, f"--{name} {value}")
         if name == "accelerator_config":
             _check_accelerator_names(content)
-
-
-def _parsed(text: str, place: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{place} is not a JSON object in braces but a {type(content).__name__}")
-    return content
 
 
 def _check_accelerator_names(content: dict[str, Any]) -> None:
@@ -166,7 +150,7 @@ def without_reentrant_checkpointing(training: TrainingArguments) -> None:
     settings: dict[str, Any] = {}
     for name in reversed(names):
         given = getattr(training, name) or {}
-        given = json.loads(given) if isinstance(given, str) else given
+        given = parse_settings(given.encode(), "JSON", f"--{name}") if isinstance(given, str) else given
         if str(given.get("use_reentrant", False)).lower() not in ("false", "0"):
             raise ValueError(
                 f"--{name} use_reentrant {given['use_reentrant']} would leave the window adapters without a gradient "

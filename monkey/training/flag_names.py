@@ -15,10 +15,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from monkey.data.mixture import record_sets
 from monkey.location import refuse_missing
+from monkey.settings_files import read_settings_file
 from monkey.training.part_arguments import PartArguments
 
 # Flags of the published script that this one does not have -> what to do instead.
@@ -128,15 +127,7 @@ def refuse_unknown(name: str, options: Collection[str], place: str) -> None:
 
 def read_config(path: str, options: Collection[str]) -> dict[str, Any]:
     """The entries of a `--config` file, all of them flags."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"--config {path}: there is no such file")
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(entries, dict):
-        raise ValueError(f"--config {path} is not a list of 'flag: value' lines")
+    entries = read_settings_file(path, f"--config {path}")
     for name in entries:
         refuse_unknown(str(name), options, f"--config {path}")
     return entries

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from monkey.configuration import MonkeyConfig
+from monkey.settings_files import read_settings_file
 from monkey.training import activation_bytes as saved
 from monkey.training.activation_bytes import FP32
 from monkey.training.recipes import LORA_LINEARS, RECIPES, Recipe, choose_recipe, part_of
@@ -204,13 +203,7 @@ def recipe_fields(recipe: Recipe) -> dict[str, Any]:
 def zero_fields(config: str | Mapping[str, Any], hidden_size: int) -> dict[str, Any]:
     """The settings' fields that a DeepSpeed config, or the file of one, decides."""
     if isinstance(config, str):
-        path = Path(config)
-        if not path.is_file():
-            raise FileNotFoundError(f"--deepspeed {config}: there is no such file")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"--deepspeed {path} is not JSON: line {error.lineno}, {error.msg}") from None
+        config = read_settings_file(config, f"--deepspeed {config}")
     zero = config.get("zero_optimization", {})
 
     def on_host(key: str) -> bool:
