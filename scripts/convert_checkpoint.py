@@ -28,6 +28,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
+from monkey.checkpoint_card import card_of
 from monkey.checkpoint_files import load_bin, weight_files
 from monkey.configuration import MonkeyConfig
 from monkey.published_config import published_config
@@ -62,6 +63,7 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
         folder.mkdir()
         dtype = _write_weights(files, folder, weight_format)
         _copy_other_files(files[0].parent, folder)
+        card_of(source).write(folder)
         if config != "copy":
             parsed = MonkeyConfig.from_pretrained(source)
             content: dict[str, Any]

@@ -20,6 +20,7 @@ import yaml
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+from monkey.checkpoint_card import card_of
 from monkey.command_line import MISTAKE, OneLineParser
 from monkey.training.letters import LetterNaming, LetterPictures, collate_pictures
 from monkey.training.record import run_record, write_json, write_loss_curve
@@ -72,6 +73,7 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     folder = Path(arguments.output_dir) / "finished"
     model.cpu().save_pretrained(folder)
     processor.save_pretrained(folder)
+    card_of(base).write(folder)
     flags = {key: value for key, value in asdict(arguments).items() if value is not None}
     counts = {"trained": sum(part.numel() for part in naming.visual.parameters() if part.requires_grad)}
     write_json(

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor, QwenTokenizer
+from monkey.checkpoint_card import card_of
 from monkey.checkpoint_folder import write_checkpoint
 from monkey.grid import check_grid
 
@@ -57,7 +58,7 @@ def set_grid(
     tokenizer = QwenTokenizer.from_pretrained(base)
     torch.manual_seed(seed)
     model = MonkeyForConditionalGeneration.from_pretrained(base, config=config)
-    return write_checkpoint(model, MonkeyProcessor.from_config(config, tokenizer), target)
+    return write_checkpoint(model, MonkeyProcessor.from_config(config, tokenizer), target, card_of(base))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,6 +26,7 @@ import torch
 import yaml
 
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+from monkey.checkpoint_card import card_of
 from monkey.checkpoint_folder import write_checkpoint
 from scripts.stages import REPOSITORY, evaluate, results, run, train
 
@@ -61,7 +62,7 @@ def export(checkpoint: Path, target: Path) -> Path:
     if target.exists():
         raise ValueError(f"{target} exists already; remove it to write it anew")
     model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16)
-    return write_checkpoint(model, MonkeyProcessor.from_pretrained(checkpoint), target)
+    return write_checkpoint(model, MonkeyProcessor.from_pretrained(checkpoint), target, card_of(checkpoint))
 
 
 def score_lines(result: Path, name: str) -> list[str]:

@@ -5,12 +5,13 @@ A field that would change the answer and cannot is refused by its name; null is 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from monkey.serving.api.errors import ApiError, shown
-from monkey.serving.decoding import FOR_ANSWERS, Decoding
+from monkey.serving.decoding import Decoding
 from monkey.serving.dialogue import Form
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
@@ -134,8 +135,8 @@ class ChatRequest(_Strict):
             for message in self.messages
         ]
 
-    def decoding(self) -> Decoding:
-        """How tokens are chosen; greedily unless a temperature is given."""
+    def decoding(self, default: Decoding) -> Decoding:
+        """How tokens are chosen: as the request says, and as `default` does where it says nothing."""
         given = {
             "max_new_tokens": self.max_completion_tokens or self.max_tokens,
             "temperature": self.temperature,
@@ -146,7 +147,7 @@ class ChatRequest(_Strict):
         }
         settings = {name: value for name, value in given.items() if value is not None}
         try:
-            return Decoding(**{"max_new_tokens": FOR_ANSWERS.max_new_tokens, **settings})
+            return replace(default, **settings)
         except ValueError as error:
             raise ApiError(400, str(error), param=str(error).split(" ", 1)[0], code="invalid_value") from error
 
