@@ -257,7 +257,7 @@ def test_on_a_phone_the_question_is_on_the_first_screen_and_an_example_leads_to_
     page.wait_for_function("document.querySelector('#question textarea').value !== ''")
     in_sight = """(id) => {
         const box = document.getElementById(id).getBoundingClientRect();
-        return box.top >= 0 && box.bottom <= innerHeight;
+        return box.top >= -1 && box.bottom <= innerHeight + 1;
     }"""
     page.wait_for_function(in_sight, arg="ask")
     page.tap("#ask")

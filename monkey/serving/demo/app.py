@@ -17,11 +17,11 @@ from monkey.serving.demo.opening import Models
 from monkey.serving.demo.page import Page
 from monkey.serving.demo.pictures import PictureStore
 from monkey.serving.demo.style import (
+    AT_LOADING,
     COPY,
     DOWNLOAD_JSON,
     DOWNLOAD_MARKDOWN,
     LANGUAGE,
-    SEVERAL,
     SHOW_CHATS,
     SHOW_COMPOSER,
 )
@@ -54,7 +54,7 @@ def build_app(
         _connect_inside(page, do)
         _connect_language(app, page, do)
         app.unload(do.leave)
-        app.load(None, None, None, js=SEVERAL)
+        app.load(None, None, None, js=AT_LOADING)
     return app.queue(max_size=LONGEST_LINE)
 
 

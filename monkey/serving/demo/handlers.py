@@ -6,6 +6,7 @@ under the name of the session.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -277,7 +278,8 @@ class Handlers:
             boxes = located(answer.text)
             if boxes:
                 image = self._opened(last_pictures(conversation)[-1], words)
-                answer = replace(answer, drawn=str(self.store.keep_image(person, drawn(image, boxes))))
+                with contextlib.suppress(FileNotFoundError):  # cleared meanwhile
+                    answer = replace(answer, drawn=str(self.store.keep_image(person, drawn(image, boxes))))
             answers.append(answer)
         return replace(exchange, answers=tuple(answers))
 
@@ -322,7 +324,10 @@ class Handlers:
         return image, self._named(place, caption)
 
     def _kept(self, person: str, shown: Sequence[looking.Captioned]) -> str:
-        return view.figures([(self.store.keep_image(person, image), caption) for image, caption in shown])
+        try:
+            return view.figures([(self.store.keep_image(person, image), caption) for image, caption in shown])
+        except FileNotFoundError:  # cleared meanwhile
+            return ""
 
     def _chats(self, conversation: Conversation, words: Wording) -> list[list[dict]]:
         return [view.chat_of(conversation, place, words) for place in range(len(self.models.choices))]

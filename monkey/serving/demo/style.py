@@ -42,7 +42,8 @@ footer { display: none !important; }
 @media (max-width: 640px) {
     #language .wrap { justify-content: flex-start; }
     #head { flex-wrap: nowrap !important; }
-    #head > .column, #language { min-width: 0 !important; }
+    #head > .column { min-width: 0 !important; }
+    #language { min-width: max-content !important; }
     #head, #pictures { gap: 8px; }
     #heading h1 { font-size: 1.4em; margin: 0; }
     #heading p { margin: 0; font-size: 0.85em; }
@@ -54,6 +55,7 @@ footer { display: none !important; }
     #main > .column { display: contents; }
     #to-try .row { flex-wrap: nowrap; overflow-x: auto; contain: inline-size; }
     #to-try button { flex: none; }
+    #actions .row { display: grid; grid-template-columns: repeat(3, 1fr); }
     #composer { order: 1; }
     #chats { order: 2; }
     #actions { order: 3; }
@@ -70,6 +72,8 @@ html:has(body.dark) { color-scheme: dark; }
     button, textarea, #language label { min-height: 44px !important; min-width: 44px !important; }
     input:not([type=radio], [type=file]) { min-height: 44px !important; }
     .tab-like-container { height: auto !important; }
+    .label-wrap { align-items: center; }
+    #intake button.icon { padding: 11px !important; box-sizing: border-box; }
     #language label { display: flex; align-items: center; justify-content: center; }
 }
 @media (max-width: 640px) {
@@ -94,8 +98,13 @@ SHOW_COMPOSER, SHOW_CHATS = (
 
 LANGUAGE = """(language) => { document.documentElement.lang = language === "zh" ? "zh-CN" : "en"; }"""
 
-SEVERAL = """
+AT_LOADING = """
 () => {
+    // gradio drops the texts of pictures in a conversation; what was said with one tells what it is.
+    new MutationObserver(() => {
+        for (const image of document.querySelectorAll(".conversation img:not([alt]), .conversation img[alt='']"))
+            image.alt = image.closest(".message-row")?.innerText.trim() || "…";
+    }).observe(document.body, {childList: true, subtree: true});
     const pass_on = (event, files) => {
         if (!files || files.length < 2) return;
         event.preventDefault();
@@ -114,7 +123,8 @@ SEVERAL = """
     }, true);
 }
 """
-"""Several files that are dropped on the place for pictures, or chosen for it, go where there is room for all."""
+"""Several files that are dropped on the place for pictures, or chosen for it, go where there is room for all; and
+pictures of the conversation get their texts."""
 
 COPY = """
 async (text) => {
