@@ -106,13 +106,18 @@ class CheckpointCard:
         (Path(folder) / CARD_FILE).write_text(text, encoding="utf-8")
 
     def under_terms_of(self, other: CheckpointCard) -> CheckpointCard:
-        """The card of what is made from both checkpoints."""
-        if self.terms == other.terms:
+        """The card of what is made from both checkpoints. Raises ValueError where its terms are too long for a card."""
+        if other.terms["en"] in self.terms["en"]:
             return self
         joined = {
             language: " ".join(card.terms.get(language, card.terms["en"]) for card in (self, other))
             for language in self.terms.keys() | other.terms.keys()
         }
+        if (length := max(map(len, joined.values()))) > LONGEST_TEXT:
+            raise ValueError(
+                f"the terms of both checkpoints together have {length:,} characters, more than the {LONGEST_TEXT:,} of "
+                f"a card; shorten those in one {CARD_FILE}"
+            )
         return replace(self, terms=joined)
 
 
@@ -128,7 +133,9 @@ def card_of(checkpoint: str | os.PathLike) -> CheckpointCard:
         return read_card(path)
     config = read_json(checkpoint_file(checkpoint, "config.json"))
     base = {} if config else read_json(checkpoint_file(checkpoint, "adapter_config.json"))
-    if isinstance(name := base.get("base_model_name_or_path"), str) and name:
+    name = base.get("base_model_name_or_path")
+    # An adapter of an adapter, or of itself, is none.
+    if isinstance(name, str) and name and checkpoint_file(name, "config.json"):
         return card_of(name)
     # The flat config.json is that of the published code, and of nothing that is written here without a card.
     if isinstance(visual := config.get("visual"), dict):

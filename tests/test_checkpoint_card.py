@@ -71,8 +71,8 @@ def test_a_card_is_read_and_written(tmp_path, base):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[]", "JSON list"),
-        ('{"terms": }', "not JSON"),
+        ("[]", "list, and an object"),
+        ('{"terms": }', "JSON"),
         ('{"licence": "MIT"}', 'has a key "licence", and there can be prompts, sampling, terms'),
         ('{"prompts": "What?"}', 'prompts is "What.", and an object is needed'),
         ('{"prompts": {"answer": "x"}}', 'prompts has a key "answer", and there can be question, descriptions'),
@@ -89,7 +89,7 @@ def test_a_card_is_read_and_written(tmp_path, base):
         ('{"abilities": "\\ud800"}', "abilities is .* printable characters"),
         (json.dumps({"abilities": "x" * (LONGEST_TEXT + 1)}), "abilities is .*printable characters"),
         ('{"sampling": {"answers": {"temperature": 3}}}', "answers: temperature is 3, and 0 or a number from 0.001"),
-        ('{"sampling": {"answers": {"temperature": NaN}}}', "temperature is NaN"),
+        ('{"sampling": {"answers": {"temperature": NaN}}}', "NaN"),
         ('{"sampling": {"answers": {"temperature": false}}}', "temperature is false"),
         ('{"sampling": {"answers": {"top_p": 0}}}', "top_p is 0, and a number from 0.01 to 1"),
         ('{"sampling": {"descriptions": {"max_new_tokens": 1.5}}}', "descriptions: max_new_tokens is 1.5, and a whole"),
@@ -121,8 +121,10 @@ def test_published_checkpoints_are_known_and_others_have_unknown_terms(tmp_path,
 def test_an_adapter_has_the_card_of_its_base_unless_it_has_its_own(tmp_path, base):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
     assert card_of(tmp_path) == card_of(base)
-    CheckpointCard().write(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
     assert card_of(tmp_path) == CheckpointCard()
+    card_of(base).write(tmp_path)
+    assert card_of(tmp_path) == card_of(base)
 
 
 def test_what_ships_says_what_it_is():
@@ -153,6 +155,10 @@ def test_what_is_made_from_two_has_the_terms_of_both(base):
     assert both.terms["en"] == f"Mine alone. {MONKEY_TERMS['en']}"
     assert both.terms["zh"] == f"仅供本人使用。 {MONKEY_TERMS['zh']}"
     assert both.questions == ("What?",)
+    assert both.under_terms_of(CheckpointCard(terms=MONKEY_TERMS)) == both
+    long = CheckpointCard(terms={"en": "x" * LONGEST_TEXT})
+    with pytest.raises(ValueError, match=f"more than the 2,000 of a card; shorten those in one {CARD_FILE}"):
+        both.under_terms_of(long)
 
 
 def test_the_readme_of_a_trained_checkpoint_states_the_terms(tmp_path, base):

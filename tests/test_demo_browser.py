@@ -359,7 +359,7 @@ def test_a_picture_is_pasted(browser, answerer, address, photo):
         page.bring_to_front()
         page.click("#intake [aria-label='Paste from clipboard']")
         with contextlib.suppress(TimeoutError):
-            page.wait_for_selector("#tray img", timeout=5000)
+            page.wait_for_selector("#tray img", timeout=250 * PATIENCE)
             break
     page.wait_for_selector("#tray img")
     _ask(page, "What?")

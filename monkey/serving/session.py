@@ -355,7 +355,7 @@ class Answerer:
                 None.
         """
         form = form or self.form
-        segments, images = conversation_segments(messages, form, self.card.question_prompt)
+        segments, images = conversation_segments(messages, form, question_prompt=self.card.question_prompt)
         ends = set(self._end_ids)
         if form == "chatml":
             ends |= {self.processor.tokenizer.im_end_id, self.processor.tokenizer.im_start_id}
@@ -386,7 +386,7 @@ class Answerer:
             MemoryError: the device's memory does not suffice.
             TimeoutError: it took longer than `patience` seconds.
         """
-        segments, images = conversation_segments(messages, form or self.form, self.card.question_prompt)
+        segments, images = conversation_segments(messages, form or self.form, question_prompt=self.card.question_prompt)
         if not images:
             raise ValueError("the conversation has no picture, so there is nothing to look at")
         if not answer.strip():
