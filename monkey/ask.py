@@ -4,10 +4,12 @@
     echo "Which is older?" | python -m monkey.ask --image a.png --image b.png --stream
     python -m monkey.ask --describe --image holidays/
     python -m monkey.ask --image street.jpg --draw found.png "Where is the red bicycle?"
+    python -m monkey.ask --card
     python -m monkey.ask --checkpoint echo840/Monkey --input rows.jsonl --output answers.jsonl
 
 Several --image are asked about together; of a folder, each picture by itself. A row of --input is an object with
 `question` and `image`, a path or a list of paths. After an interruption the same command goes on where it was.
+--card prints the checkpoint's card: prompts, sampling, terms, languages, what it can do, and questions to try.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from monkey.command_line import INTERRUPTED, MISTAKE, SOME_FAILED, OneLineParser
 from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
+    from monkey.checkpoint_card import CheckpointCard
     from monkey.serving.answer_file import AnswerFile, RowQuestion
     from monkey.serving.session import Answerer, Decoding, Reply
 
@@ -59,14 +62,15 @@ def parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what")
     what.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="picture, or a folder")
     what.add_argument("--describe", action="store_true", help="describe each picture; a question words it otherwise")
+    what.add_argument("--card", action="store_true", help="print the checkpoint's card as JSON, and ask nothing")
     what.add_argument("--input", type=Path, metavar="FILE", help="questions, .jsonl or .json")
     what.add_argument("--output", type=Path, metavar="FILE", help="answers to --input, .jsonl")
     what.add_argument("--image-root", type=Path, metavar="FOLDER", help="of the pictures of --input (its own folder)")
-    how = parser.add_argument_group("how tokens are chosen")
-    how.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (512; of --describe 250)")
-    how.add_argument("--temperature", type=float, help="0 takes the likeliest token (0; of --describe 0.7)")
-    how.add_argument("--top-p", type=float, help="share of probability that is sampled from (1)")
-    how.add_argument("--seed", type=int, help="of sampling (a new one each time; of --describe 0)")
+    how = parser.add_argument_group("how tokens are chosen, instead of what the checkpoint's card says")
+    how.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    how.add_argument("--temperature", type=float, help="0 takes the likeliest token")
+    how.add_argument("--top-p", type=float, help="share of probability that is sampled from")
+    how.add_argument("--seed", type=int, help="of sampling")
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--stream", action="store_true", help="show the answer as it is written")
     shown.add_argument("--json", action="store_true", help="a line of JSON for each answer")
@@ -83,6 +87,11 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser().parse_args(words)
     try:
         check(options)
+        if options.card:
+            from monkey.checkpoint_card import card_of
+
+            print(json.dumps(card_of(checkpoint_of(options)).as_json(), ensure_ascii=False, indent=2))
+            return 0
         return _run_file(options) if options.input else _run(options)
     except (ValueError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -127,13 +136,14 @@ def _check_draw(options: argparse.Namespace) -> None:
         raise ValueError("--draw draws on one picture, and --image must name just that")
 
 
-def decoding_of(options: argparse.Namespace) -> Decoding:
-    """The settings of `ask` or `describe` with what the flags change; ValueError for one that means nothing."""
-    from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS
+def decoding_of(options: argparse.Namespace, card: CheckpointCard) -> Decoding:
+    """The card's settings of `ask` or `describe` with what the flags change; ValueError for one that means nothing."""
+    from monkey.serving.decoding import decoding_of
 
     given = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
     given = {name: value for name, value in given.items() if value is not None}
-    return replace(FOR_DESCRIPTIONS if options.describe else FOR_ANSWERS, confidence=options.confidence, **given)
+    default = decoding_of(card.descriptions if options.describe else card.answers)
+    return replace(default, confidence=options.confidence, **given)
 
 
 def checkpoint_of(options: argparse.Namespace) -> str:
@@ -204,10 +214,13 @@ def question_of(options: argparse.Namespace) -> str | None:
 
 def _run(options: argparse.Namespace) -> int:
     """Ask about the pictures of the flags."""
-    decoding = decoding_of(options)
+    from monkey.checkpoint_card import card_of
+
     prompts, question = prompts_of(options), question_of(options)
+    checkpoint = checkpoint_of(options)
+    decoding = decoding_of(options, card_of(checkpoint))
     failed = 0
-    with opened(options, checkpoint_of(options)) as answerer:
+    with opened(options, checkpoint) as answerer:
         for pictures, reply in _in_flight(answerer, prompts, question, options, decoding):
             name = f"{pictures[0]}: " if len(prompts) > 1 else ""
             try:
@@ -311,15 +324,19 @@ def told(answerer: Answerer, reply: Reply, pictures: Sequence[Path]) -> dict[str
 
 def _run_file(options: argparse.Namespace) -> int:
     """Answer the rows of a file that have no answer yet."""
-    decoding, checkpoint = decoding_of(options), checkpoint_of(options)
+    checkpoint = checkpoint_of(options)
 
     from tqdm import tqdm
 
+    from monkey.checkpoint_card import card_of
     from monkey.serving.answer_file import AnswerFile, read_questions
     from monkey.serving.checkpoints import checkpoint_fingerprint
 
+    card = card_of(checkpoint)
+    decoding = decoding_of(options, card)
     settings = {
         "checkpoint": checkpoint_fingerprint(checkpoint),
+        "prompts": [card.question_prompt, card.description_prompts[0]],
         "decoding": asdict(decoding),
         "dtype": options.dtype,
         "quantization": options.quantization,

@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 
 import monkey
+from monkey.checkpoint_card import card_of
 from monkey.command_line import MISTAKE, OneLineParser
 from monkey.location import refuse_missing
 
 
 def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
-    """Write the weights at `part` of the way from `before` to `after`, with the processor of `after`.
+    """Write the weights at `part` of the way from `before` to `after`, with the processor of `after` and its card.
 
     Raises:
         FileNotFoundError: a checkpoint lacks a file.
@@ -47,7 +48,8 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
                 f"{name} is of shape {shapes[0]} in {before} and {shapes[1]} in {after}; they must be equal"
             )
     model.load_state_dict({name: torch.lerp(begun[name], ended[name], part) for name in ended})
-    return write_checkpoint(model.to(torch.bfloat16), monkey.MonkeyProcessor.from_pretrained(after), target)
+    card = card_of(after).under_terms_of(card_of(before))
+    return write_checkpoint(model.to(torch.bfloat16), monkey.MonkeyProcessor.from_pretrained(after), target, card)
 
 
 def main(words: list[str] | None = None) -> int:

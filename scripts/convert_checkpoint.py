@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 import monkey
+from monkey.checkpoint_card import card_of
 from monkey.command_line import MISTAKE, OneLineParser
 from monkey.location import read_json, refuse_missing
 from monkey.published_config import published_config
@@ -62,6 +63,7 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
         folder.mkdir()
         dtype = _write_weights(files, folder, weight_format)
         _copy_other_files(files[0].parent, folder)
+        card_of(source).write(folder)
         if config != "copy":
             parsed = monkey.MonkeyConfig.from_pretrained(source)
             content: dict[str, Any]

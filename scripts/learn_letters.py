@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import monkey
+from monkey.checkpoint_card import card_of
 from monkey.command_line import MISTAKE, OneLineParser
 from monkey.location import refuse_missing
 from monkey.settings_files import read_settings_file
@@ -79,6 +80,7 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     folder = Path(arguments.output_dir) / "finished"
     model.cpu().save_pretrained(folder)
     processor.save_pretrained(folder)
+    card_of(base).write(folder)
     flags = {key: value for key, value in asdict(arguments).items() if value is not None}
     counts = {"trained": sum(part.numel() for part in naming.visual.parameters() if part.requires_grad)}
     write_json(

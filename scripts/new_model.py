@@ -2,7 +2,7 @@
 
     python scripts/new_model.py configs/model/small outputs/small-untrained --seed 0
 
-The weights are random, the same for the same seed; the processor is saved beside them. With --merge the resampler
+The weights are random, the same for the same seed; processor and card are saved beside them. With --merge the resampler
 starts as a merge of neighbouring patches (monkey/training/resampler_start.py). OUTPUT is written whole or not at all.
 """
 
@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import monkey
+from monkey.checkpoint_card import CARD_FILE, CheckpointCard, read_card
 from monkey.command_line import MISTAKE, OneLineParser
-from monkey.location import refuse_missing
+from monkey.location import checkpoint_file, refuse_missing
 
 
 def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool = False) -> Path:
@@ -45,7 +46,9 @@ def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool
     model = monkey.MonkeyForConditionalGeneration(config)
     if merge:
         start_as_merge(model)
-    return write_checkpoint(model, monkey.MonkeyProcessor.from_config(config, tokenizer), output)
+    # Terms of published weights, known by their config.json, are none of random ones.
+    card = read_card(path) if (path := checkpoint_file(source, CARD_FILE)) else CheckpointCard()
+    return write_checkpoint(model, monkey.MonkeyProcessor.from_config(config, tokenizer), output, card)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import monkey
+from monkey.checkpoint_card import card_of
 from monkey.command_line import MISTAKE, OneLineParser
 from monkey.grid import check_grid
 from monkey.location import refuse_missing
@@ -62,7 +63,7 @@ def set_grid(
     tokenizer = monkey.QwenTokenizer.from_pretrained(base)
     torch.manual_seed(seed)
     model = monkey.MonkeyForConditionalGeneration.from_pretrained(base, config=config)
-    return write_checkpoint(model, monkey.MonkeyProcessor.from_config(config, tokenizer), target)
+    return write_checkpoint(model, monkey.MonkeyProcessor.from_config(config, tokenizer), target, card_of(base))
 
 
 def main(arguments: list[str] | None = None) -> int:

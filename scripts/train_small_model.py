@@ -24,6 +24,7 @@ from pathlib import Path
 
 import yaml
 
+from monkey.checkpoint_card import card_of
 from monkey.command_line import OneLineParser
 from scripts.stages import REPOSITORY, evaluate, results, run, train
 
@@ -64,7 +65,7 @@ def export(checkpoint: Path, target: Path) -> Path:
     from monkey.checkpoint_folder import write_checkpoint
 
     model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16)
-    return write_checkpoint(model, MonkeyProcessor.from_pretrained(checkpoint), target)
+    return write_checkpoint(model, MonkeyProcessor.from_pretrained(checkpoint), target, card_of(checkpoint))
 
 
 def score_lines(result: Path, name: str) -> list[str]:

@@ -57,7 +57,7 @@ class OpenedPage:
         )
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(120_000)
         self.page.goto(own)
 
     def choose(self, **values: str) -> None:

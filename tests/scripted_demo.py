@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from monkey.checkpoint_card import CheckpointCard
 from monkey.images import open_image
 from monkey.serving.attention_maps import PictureAttention
 from monkey.serving.demo.opening import Choice, Models
@@ -112,7 +113,9 @@ class ScriptedAnswerer:
                 self.cut_short.set()
 
 
-def models_of(*answerers: ScriptedAnswerer, opened: threading.Event | None = None) -> Models:
+def models_of(
+    *answerers: ScriptedAnswerer, opened: threading.Event | None = None, card: CheckpointCard | None = None
+) -> Models:
     """Scripted models, there when `opened` is set."""
 
     def choice(answerer: ScriptedAnswerer) -> Choice:
@@ -121,7 +124,7 @@ def models_of(*answerers: ScriptedAnswerer, opened: threading.Event | None = Non
                 opened.wait(60)
             return answerer
 
-        return Choice(answerer.name, LIMITS, open_it)
+        return Choice(answerer.name, LIMITS, open_it, card or CheckpointCard())
 
     return Models([choice(answerer) for answerer in answerers])
 

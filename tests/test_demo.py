@@ -21,6 +21,7 @@ from gradio_client import Client, handle_file
 
 from monkey.serving.demo.chinese import CHINESE
 from monkey.serving.demo.english import ENGLISH
+from monkey.serving.demo.examples import examples
 from monkey.serving.demo.uploads import MAX_BODY_BYTES
 from tests.scripted_demo import LIMITS, ScriptedAnswerer, models_of, scripted_demo
 
@@ -104,6 +105,41 @@ def _post_picture(address: str, *headers: tuple[str, str], **picture) -> httpx.R
     tray = [{"image": {"meta": {"_type": "gradio.FileData"}, **picture}, "caption": None}]
     data = [tray, "What?", "en", *PUBLISHED]
     return httpx.post(f"{address}gradio_api/call/ask", json={"data": data}, headers=headers, timeout=30)
+
+
+def test_an_unfinished_box_is_not_shown_while_it_is_written(client, answerer, photo):
+    answerer.script = "See <ref>the dog</ref><box>(100,100),(900, 900)</box> and < that <box> (1,2 </box> ends."
+    shown = [_texts(messages)[-1] for messages, *_ in client.submit([photo], "Where?", api_name="/ask")]
+    # The last `<box>` is none, and so it is text in the end.
+    assert shown[-1] == "See the dog and < that <box> (1,2 </box> ends."
+    assert all(text == "…" or shown[-1].startswith(text.strip()) for text in shown)
+    assert not any("<ref" in text or "(100" in text for text in shown)
+
+
+def test_half_a_character_is_a_sentence(address, answerer):
+    (path,) = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.png", _png())}).json()
+
+    def shown(endpoint: str, text: str) -> str:
+        picture = {"path": path, "orig_name": f"{text}.png", "meta": {"_type": "gradio.FileData"}}
+        data = json.dumps({"data": [[{"image": picture, "caption": None}], text, "en", *PUBLISHED]})
+        headers = {"Content-Type": "application/json"}
+        started = httpx.post(f"{address}gradio_api/call/{endpoint}", content=data, headers=headers, timeout=60)
+        return httpx.get(f"{address}gradio_api/call/{endpoint}/{started.json()['event_id']}", timeout=60).text
+
+    assert ENGLISH.half_character in shown("ask", "a\ud800b")
+    assert ENGLISH.half_character in shown("describe", "\udfff")
+    assert answerer.asked == []
+    assert "event: complete" in shown("ask", "\U0001f412")
+
+
+def test_the_demo_of_this_machine_answers_to_no_other_name_and_tells_no_path(address):
+    for name, status in (("127.0.0.1", 200), ("localhost:8000", 200), ("evil.example", 403)):
+        assert httpx.get(address, headers={"Host": name}).status_code == status, name
+    assert httpx.post(f"{address}gradio_api/call/ask", json={"data": []}, headers={"Host": "a.b"}).status_code == 403
+    config = httpx.get(f"{address}config").text
+    assert str(PROJECT) not in config
+    assert "/pictures/" not in config
+    assert examples()[0].question in config
 
 
 def _events(address: str, started: httpx.Response) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo]'")
 
+from monkey.checkpoint_card import CheckpointCard
 from monkey.data.render.documents.kinds import DOCUMENTS
 from monkey.prompts import DESCRIPTION_PROMPTS
 from monkey.serving.decoding import FOR_ANSWERS
@@ -17,10 +18,10 @@ from monkey.serving.demo.conversation import Answer, begun, last_alone, last_pic
 from monkey.serving.demo.english import ENGLISH
 from monkey.serving.demo.examples import examples
 from monkey.serving.demo.pictures import KeptPicture
-from monkey.serving.demo.settings import PROMPTS
 from monkey.serving.demo.transcript import as_json, as_markdown
 from monkey.serving.dialogue import conversation_segments
 
+PROMPTS = CheckpointCard().description_prompts
 DOG = KeptPicture("dog.png", Path("a.original"), Path("a.png"), (400, 200))
 CAT = KeptPicture("cat.png", Path("b.original"), Path("b.png"), (10, 10))
 

@@ -128,3 +128,11 @@ def test_what_is_older_than_an_hour_is_swept_whosever_it_is(store):
         os.utime(path, (now - KEEP_SECONDS - 1,) * 2)
     store.sweep(now)
     assert _left(store) == sorted([young.file.name, young.shown.name])
+
+
+def test_nothing_is_kept_for_somebody_who_cleared_meanwhile(store):
+    store.add("ada", _bytes_of(Image.new("L", (4, 3))), "a.png", _opened)
+    store.release("ada")
+    with pytest.raises(FileNotFoundError):
+        store.keep_image("ada", Image.new("RGB", (4, 3)))
+    assert _left(store) == []

@@ -87,9 +87,20 @@ def test_every_flag_reaches_gradio(monkeypatch):
         pass
     assert (told["server_name"], told["server_port"]) == ("localhost", port)
     assert (told["share"], told["inbrowser"], told["auth"]) == (True, True, [("ada", "secret")])
+    assert not _checks_host(told)
     with running_demo(models, "127.0.0.1", port):
         pass
     assert (told["share"], told["inbrowser"], told["auth"]) == (False, False, None)
+    assert _checks_host(told)
+    for name, settings in (("127.0.0.1", {"people": [("ada", "secret")]}), ("0.0.0.0", {})):
+        with running_demo(models, name, port, **settings):
+            pass
+        assert not _checks_host(told)
+
+
+def _checks_host(told: dict) -> bool:
+    """Whether a demo of these settings answers to no name but this machine's own."""
+    return told["app_kwargs"]["middleware"][0].kwargs["is_loopback"]
 
 
 def test_passwords_come_from_a_flag_a_file_and_the_environment(tmp_path, monkeypatch):

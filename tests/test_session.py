@@ -190,7 +190,7 @@ def test_a_description_may_be_asked_for_in_other_words(answerer, photo, prompts)
     answerer.describe(photo, "Generate the caption in English:").text  # noqa: B018
     answerer.describe(photo, "  <img>a</img>\n").text  # noqa: B018
     first, second = (plain(answerer.processor, text) for text in (
-        " Generate the caption in English: ", " <img>a</img> "
+        " Generate the caption in English: ", " <img>a</img> Answer: "
     ))  # fmt: skip
     assert prompts == [[*span(answerer.processor), *first], [*span(answerer.processor), *second]]
     assert "prompt is empty" in refusal(lambda: answerer.describe(photo, " "))

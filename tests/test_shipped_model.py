@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import monkey
 from monkey import MonkeyConfig
+from monkey.checkpoint_card import CARD_FILE
+from monkey.serving.demo.examples import examples
 from scripts.fixed_subset import STATED, TASKS, fixed_subset_score
 from scripts.fixed_subset import main as fixed_subset_main
 from tests.test_small_model import base  # noqa: F401
 
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / "small"
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHIPPED = REPOSITORY / "models" / "small"
 shipped = pytest.mark.skipif(not SHIPPED.is_dir(), reason="no small model is shipped in models/small")
 
 
 @shipped
 def test_what_ships_is_small_and_has_a_card():
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 25 * 2**20
-    assert {"README.md", "config.json", "model.safetensors", "qwen.tiktoken", STATED} <= {
+    assert {"README.md", "config.json", CARD_FILE, "model.safetensors", "qwen.tiktoken", STATED} <= {
         path.name for path in SHIPPED.iterdir()
     }
 
@@ -38,6 +43,45 @@ def test_the_base_that_ships_is_one_and_small():
     shared = [name for name in weights[0] if "visual.transformer." in name]
     assert shared
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in shared)
+
+
+READ_RIGHTLY = {
+    ("data/documents/images/heldout/000020.jpg", "What is the total?"): "81.30",
+    ("data/documents/images/heldout/000012.jpg", "What does Juice cost?"): "23.75",
+}
+"""What the documentation shows the model reading."""
+
+ON_EXAMPLES = ("81.30", "023-30409", "1996-06-10", "384", "762", "74", "85", "6", "purple")
+
+
+@pytest.fixture(scope="module")
+def answerer():
+    with monkey.load(SHIPPED, "cpu") as answerer:
+        yield answerer
+
+
+@shipped
+@pytest.mark.parametrize("page", ["README.md", "models/small/README.md"])
+def test_the_first_question_of_a_page_is_answered_rightly(answerer, page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    picture, question = re.search(r'monkey\.ask .*?--image (\S+) "(.+?)"', text).groups()
+    assert answerer.ask(REPOSITORY / picture, question).text == READ_RIGHTLY[picture, question]
+
+
+@shipped
+def test_what_the_server_is_asked_in_its_documentation_is_answered_rightly(answerer):
+    text = (REPOSITORY / "docs" / "serving.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"data/documents/images/heldout/\d+\.jpg", text)
+    questions = re.findall(r'"text", "text": "(.+?)"', text)
+    assert len(pictures) == len(questions) == 2
+    assert all(asked in READ_RIGHTLY for asked in zip(pictures, questions, strict=True))
+
+
+@shipped
+def test_the_examples_of_the_demo_are_answered_rightly_and_described(answerer):
+    told = [answerer.ask(example.picture, example.question).text for example in examples()]
+    assert tuple(told) == ON_EXAMPLES
+    assert answerer.describe(examples()[0].picture).text == "A receipt of CLUTHERT."
 
 
 @shipped

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch  # programs check these settings before they import it
+
+from monkey import checkpoint_card
+from monkey.checkpoint_card import Sampling
 
 LOWEST_TEMPERATURE = 1e-3
 """Of sampling. Logits divided by much less are infinite, which would fail every answer of the running batch."""
@@ -56,11 +59,13 @@ class Decoding:
         object.__setattr__(self, "stop", stop)
 
 
-FOR_ANSWERS = Decoding(max_new_tokens=512)
-"""As the published demo answers questions."""
+def decoding_of(sampling: Sampling) -> Decoding:
+    """What a checkpoint's card says of how tokens are chosen."""
+    return Decoding(**asdict(sampling))
 
-FOR_DESCRIPTIONS = Decoding(max_new_tokens=250, temperature=0.7, seed=0)
-"""As the published demo describes a picture, but for the seed, which it leaves to chance."""
+
+FOR_ANSWERS, FOR_DESCRIPTIONS = map(decoding_of, (checkpoint_card.FOR_ANSWERS, checkpoint_card.FOR_DESCRIPTIONS))
+"""As the published demo answers questions and describes pictures; a checkpoint's card may say otherwise."""
 
 
 def generator_of(decoding: Decoding, device: torch.device) -> torch.Generator | None:

@@ -1,8 +1,9 @@
 """Conversations as the model reads them, in the form that it was trained with.
 
 `chatml`     Qwen's chat form, see `monkey.chat`.
-`questions`  turns one after the other as in training: `<img></img> question Answer: answer<|endoftext|>`. A user's
-             message that is a prompt of training already, for it ends in `Answer:` or `English:`, stays as it is.
+`questions`  turns one after the other as in training: `<img></img> question Answer: answer<|endoftext|>`, or as the
+             checkpoint's card words a question. A user's message that is a prompt of training already, for it ends in
+             `Answer:` or `English:`, stays as it is.
 `plain`      the same, with every text as it is.
 
 Content is always inert: `<img>` and `<|im_start|>` in it are plain text. Only the markers of boxes (`monkey.boxes`) are
@@ -26,7 +27,10 @@ PROMPT_ENDS = ("Answer:", "English:")
 
 
 def conversation_segments(
-    messages: Sequence[Mapping[str, Any]], form: Form, picture_labels: bool = True
+    messages: Sequence[Mapping[str, Any]],
+    form: Form,
+    question_prompt: str = VQA_AS_TRAINED,
+    picture_labels: bool = True,
 ) -> tuple[list[Segment], list[Any]]:
     """Segments of a conversation up to the answer that is asked for, and its images in their order.
 
@@ -51,17 +55,17 @@ def conversation_segments(
     if not any(kind == "image" or part.strip() for kind, part in _parts(last)):
         raise ValueError("the question is empty")
     if form != "chatml":
-        segments = [segment for message in messages for segment in _turn(message, form)]
+        segments = [segment for message in messages for segment in _turn(message, form, question_prompt)]
     return [own for segment in segments for own in ([segment] if segment[1] else inert_segments(segment[0]))], images
 
 
-def _turn(message: Mapping[str, Any], form: Form) -> list[Segment]:
+def _turn(message: Mapping[str, Any], form: Form, question_prompt: str) -> list[Segment]:
     """One message as training wrote it."""
     parts = _parts(message)
     text = "".join(part for kind, part in parts if kind == "text")
     if message["role"] == "user" and form == "questions" and not is_prompt(text):
         places: list[Segment] = [(IMAGE_PLACE, True) for kind, _ in parts if kind == "image"]
-        return [*places, (after_image(VQA_AS_TRAINED).replace("{question}", text.strip()), False)]
+        return [*places, (after_image(question_prompt).replace("{question}", text.strip()), False)]
     segments = _merged(parts)
     if message["role"] == "assistant":
         segments.append((END_OF_TEXT, True))

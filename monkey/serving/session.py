@@ -27,14 +27,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from monkey.chat import Segment
+from monkey.checkpoint_card import CheckpointCard, card_of
 from monkey.images import open_image
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
-from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE, VQA_AS_TRAINED, after_image
+from monkey.prompts import IMAGE_PLACE, after_image
 from monkey.serving.attention_maps import PictureAttention, picture_attentions
 from monkey.serving.checkpoints import processor_of
-from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding
-from monkey.serving.dialogue import Form, conversation_segments, inert_segments
+from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding, decoding_of
+from monkey.serving.dialogue import Form, conversation_segments, inert_segments, is_prompt
 from monkey.serving.engine import Engine, computing_thread
 from monkey.serving.reply import POLL_SECONDS, Reply
 from monkey.serving.request import Picture, Request
@@ -125,7 +127,7 @@ def load(
         raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
     dtype = _dtype_of(dtype)
     place = _place_of(device)
-    processor = processor_of(checkpoint, grid)
+    processor, card = processor_of(checkpoint, grid), card_of(checkpoint)
     thread = computing_thread()
     try:
         if place == "cpu":
@@ -148,6 +150,7 @@ def load(
         cache_bytes=cache_bytes,
         compiled=compile,
         thread=thread,
+        card=card,
     )
     if compile:
         print("compiling the step that writes a token", file=sys.stderr, flush=True)
@@ -239,6 +242,7 @@ class Answerer:
         max_rows, cache_bytes: as of `load`.
         compiled: compile the step that writes a token; CUDA only.
         thread: one worker to compute in, see `monkey.serving.engine.computing_thread`; a new one when None.
+        card: of the checkpoint; as published, on unknown terms, when None.
 
     Attributes:
         engine: what computes; its `stats`, `waiting` and `running` are for whoever watches it.
@@ -256,10 +260,13 @@ class Answerer:
         cache_bytes: int | None = None,
         compiled: bool = False,
         thread: ThreadPoolExecutor | None = None,
+        card: CheckpointCard | None = None,
     ):
         self.model = model
         self.processor = processor
         self.name = name
+        self.card = card or CheckpointCard()
+        self.for_answers, self.for_descriptions = decoding_of(self.card.answers), decoding_of(self.card.descriptions)
         self.patience = patience
         self.form: Form = "chatml" if getattr(model.generation_config, "chat_format", None) == "chatml" else "questions"
         if cache_bytes is None:
@@ -300,12 +307,13 @@ class Answerer:
             name=name,
         )
 
-    def ask(self, images: Any, question: str, decoding: Decoding = FOR_ANSWERS) -> Reply:
+    def ask(self, images: Any, question: str, decoding: Decoding | None = None) -> Reply:
         """Answer a question about pictures, with the prompt that answers were trained with.
 
         Args:
             images: whatever `monkey.images.open_image` takes, or a list of such; an empty list for none.
             question: plain text, whatever it holds.
+            decoding: `for_answers`, which the checkpoint's card says, when None.
 
         Returns:
             The answer as it comes. It is being worked on from here on, whether it is read or not.
@@ -317,25 +325,35 @@ class Answerer:
         question = question.strip()
         if not question:
             raise ValueError("the question is empty")
-        return self._answer(images, after_image(VQA_AS_TRAINED).replace("{question}", question), decoding)
+        return self._answer(images, self._in_question_prompt(question), decoding or self.for_answers)
 
-    def describe(self, image: Any, prompt: str | None = None, decoding: Decoding = FOR_DESCRIPTIONS) -> Reply:
+    def describe(self, image: Any, prompt: str | None = None, decoding: Decoding | None = None) -> Reply:
         """Describe a picture; arguments, result and errors otherwise as of `ask`.
 
         Args:
-            prompt: what to ask for, plain text; a detailed description, as trained, when None.
+            prompt: what to ask for, plain text; the first that the checkpoint's card has when None.
+            decoding: `for_descriptions`, which the card says, when None.
         """
-        if prompt is None:
-            return self._answer(image, after_image(DETAILED_CAPTION_AS_TRAINED), decoding)
-        if not prompt.strip():
+        prompt = self.card.description_prompts[0] if prompt is None else prompt.strip()
+        if not prompt:
             raise ValueError("the prompt is empty; leave it out for a detailed description")
-        # As the prompts of training stand: a space before and behind.
-        return self._answer(image, f" {prompt.strip()} ", decoding)
+        # The prompts of training stand with a space before and behind; all else stands where a question does.
+        text = f" {prompt} " if is_prompt(prompt) else self._in_question_prompt(prompt)
+        return self._answer(image, text, decoding or self.for_descriptions)
+
+    def _segments(
+        self, messages: Sequence[Mapping[str, Any]], form: Form, picture_labels: bool
+    ) -> tuple[list[Segment], list[Any]]:
+        """Segments and images of a conversation, its questions worded as the checkpoint's card says."""
+        return conversation_segments(messages, form, self.card.question_prompt, picture_labels)
+
+    def _in_question_prompt(self, question: str) -> str:
+        return after_image(self.card.question_prompt).replace("{question}", question)
 
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
-        decoding: Decoding = FOR_ANSWERS,
+        decoding: Decoding | None = None,
         *,
         form: Form | None = None,
         picture_labels: bool = True,
@@ -355,12 +373,12 @@ class Answerer:
                 chat does; False writes the image alone, as published Monkey reads `<img>…</img>`.
         """
         form = form or self.form
-        segments, images = conversation_segments(messages, form, picture_labels)
+        segments, images = self._segments(messages, form, picture_labels)
         ends = set(self._end_ids)
         if form == "chatml":
             ends |= {self.processor.tokenizer.im_end_id, self.processor.tokenizer.im_start_id}
         ids = self.processor.encode_segments(segments)
-        return self._submit(ids, images, decoding, ends, is_conversation=True)
+        return self._submit(ids, images, decoding or self.for_answers, ends, is_conversation=True)
 
     def attention_maps(
         self,
@@ -387,7 +405,7 @@ class Answerer:
             MemoryError: the device's memory does not suffice.
             TimeoutError: it took longer than `patience` seconds.
         """
-        segments, images = conversation_segments(messages, form or self.form, picture_labels)
+        segments, images = self._segments(messages, form or self.form, picture_labels)
         if not images:
             raise ValueError("the conversation has no picture, so there is nothing to look at")
         if not answer.strip():

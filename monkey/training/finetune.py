@@ -14,6 +14,7 @@ from torch import nn
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from monkey.checkpoint_card import card_of
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Records, holds_images
 from monkey.processing import MonkeyProcessor
@@ -228,6 +229,7 @@ def _trainer(
         held_out_collator=Collator(processor),
         processing_class=processor,
         run_record=record,
+        card=card_of(flags.model.model_name_or_path),
         parts=flags.parts,
         plan=batches,
         meter=Meter(counter, device_peak(training.device, dtype, flags.run.peak_tflops)),
@@ -291,6 +293,7 @@ def _save_merged(trainer: MonkeyTrainer, flags: Flags, folder: Path) -> None:
     merged, _, _ = merged_peft(folder / "adapter", flags.model.model_name_or_path, precision, dtype)
     merged.save_pretrained(folder)
     trainer.processing_class.save_pretrained(folder)
+    trainer.card.write(folder)
     write_json(folder / "run.json", trainer.run_record)
 
 

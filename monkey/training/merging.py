@@ -24,6 +24,7 @@ from torch import nn
 from transformers.initialization import no_init_weights
 
 from monkey.adapter_base import read_base_record
+from monkey.checkpoint_card import CARD_FILE, card_of
 from monkey.checkpoint_files import file_shapes
 from monkey.configuration import MonkeyConfig
 from monkey.language import LowRankAdapter
@@ -57,6 +58,7 @@ _WRITTEN = frozenset(
         "README.md",
         "config.json",
         "generation_config.json",
+        CARD_FILE,
         "processor_config.json",
         "qwen.tiktoken",
         "run.json",
@@ -326,7 +328,7 @@ def _check_output(output: Path, overwrite: bool, *sources: Any) -> None:
 
 
 def _write(model: MonkeyForConditionalGeneration, merge: Merge, output: Path) -> None:
-    """Write checkpoint, processor, record and card beside `output`, then put them in its place."""
+    """Write checkpoint, processor, record and cards beside `output`, then put them in its place."""
     output = output.resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as parent:
@@ -339,6 +341,8 @@ def _write(model: MonkeyForConditionalGeneration, merge: Merge, output: Path) ->
         source = Path(merge.adapter)
         record = {**_json_beside(source, "run.json"), "merge": asdict(merge)}
         _write_json(folder / "run.json", record)
+        # The base may have moved from where an adapter without a card remembers it.
+        card_of(source if (source / CARD_FILE).is_file() else merge.base).write(folder)
         write_model_card(folder, record, scores=None, base=merge.base, log_history=_history(source))
         if output.exists():
             os.replace(output, replaced)

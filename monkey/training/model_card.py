@@ -15,6 +15,9 @@ from typing import Any
 
 import yaml
 
+from monkey.checkpoint_card import CARD_FILE as CHECKPOINT_CARD
+from monkey.checkpoint_card import read_card
+
 CARD_FILE = "README.md"
 
 _MOST_ROWS = 60
@@ -79,6 +82,7 @@ def model_card(
     scores: Sequence[Mapping[str, Any]] | None,
     base: str,
     log_history: Sequence[Mapping[str, Any]],
+    terms: str = "",
 ) -> str:
     """The card's text: YAML front matter, then Markdown.
 
@@ -87,6 +91,7 @@ def model_card(
         scores: one row a task, as the evaluator's `summary.json` has them; None or empty when nothing was evaluated.
         base: name or folder of the starting weights.
         log_history: the trainer's log.
+        terms: of the starting weights.
     """
     recipe = _mapping(run_record.get("recipe"))
     flags = _mapping(run_record.get("flags"))
@@ -98,7 +103,7 @@ def model_card(
         ("Losses", _losses(log_history)),
         ("How to use it", _USE),
         ("To repeat it", _provenance(run_record)),
-        ("Licences", _LICENCES),
+        ("Licences", f"Of the starting weights: {_code(terms)}\n\n{_LICENCES}" if terms else _LICENCES),
     ]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections if text)
     title = f"# Monkey, trained as {_code(recipe['name'])}" if recipe.get("name") else "# Monkey, trained further"
@@ -112,11 +117,15 @@ def write_model_card(
     base: str,
     log_history: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Write `model_card(…)` as README.md into `folder`, whole or not at all; return its path."""
+    """Write `model_card(…)` as README.md into `folder`, whole or not at all; return its path.
+
+    The terms are those of the checkpoint's card in `folder`.
+    """
     path = Path(folder) / CARD_FILE
     unfinished = path.with_name(f".{CARD_FILE}.unfinished")
     try:
-        unfinished.write_text(model_card(run_record, scores, base, log_history), encoding="utf-8")
+        terms = read_card(beside).terms["en"] if (beside := path.with_name(CHECKPOINT_CARD)).is_file() else ""
+        unfinished.write_text(model_card(run_record, scores, base, log_history, terms), encoding="utf-8")
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

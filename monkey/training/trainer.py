@@ -28,6 +28,7 @@ from tqdm import tqdm
 from transformers import Trainer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from monkey.checkpoint_card import CheckpointCard
 from monkey.data.batches import BatchContents
 from monkey.data.packing import BatchPlan, RowPlan
 from monkey.training.guards import FrozenGuard, any_process, gathered
@@ -46,6 +47,7 @@ class MonkeyTrainer(Trainer):
 
     Args:
         run_record: written as `run.json` into every checkpoint.
+        card: of the starting weights, which every checkpoint carries on.
         parts: rates and decays by part.
         plan: the batches of each process, packed or padded.
         meter: counts what is done.
@@ -59,6 +61,7 @@ class MonkeyTrainer(Trainer):
         self,
         *args: Any,
         run_record: dict[str, Any],
+        card: CheckpointCard,
         parts: PartArguments,
         plan: RowPlan | BatchPlan,
         meter: Meter | None = None,
@@ -70,6 +73,7 @@ class MonkeyTrainer(Trainer):
     ):
         self._checkpoint_parent: Path | None = None
         self.run_record = run_record
+        self.card = card
         self.parts = parts
         self.plan = plan
         self.meter = meter
@@ -272,7 +276,7 @@ class MonkeyTrainer(Trainer):
     # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Write weights (or the adapter), config, processor and record to `output_dir`."""
+        """Write weights (or the adapter), config, processor, card and record to `output_dir`."""
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
@@ -282,6 +286,7 @@ class MonkeyTrainer(Trainer):
         else:
             self.model.save_pretrained(folder, state_dict=state_dict)
         self.processing_class.save_pretrained(folder)
+        self.card.write(folder)
         write_json(folder / "run.json", self.run_record)
 
     def _get_output_dir(self, trial: Any) -> str:

@@ -104,7 +104,7 @@ class Api:
         request = await in_thread(parse_request, body, self.limits.pictures)
         if request.model != self.answerer.name:
             raise self._no_model(request.model)
-        decoding = request.decoding()
+        decoding = request.decoding(self.answerer.for_answers)
         messages = request.conversation(await picture_sources(request.urls, self.fetcher))
         try:
             labels = self.picture_labels if request.picture_labels is None else request.picture_labels
@@ -134,6 +134,7 @@ class Api:
             "created": self._created,
             "owned_by": OWNER,
             "forms": list(FORMS),
+            "card": self.answerer.card.as_json(),
         }
 
     async def _models(self, request: Request) -> Response:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from monkey.serving.api.errors import ApiError, shown
 from monkey.serving.api.pictures import clean_address
-from monkey.serving.decoding import FOR_ANSWERS, Decoding
+from monkey.serving.decoding import Decoding
 from monkey.serving.dialogue import Form
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
@@ -231,8 +232,8 @@ class ChatRequest(_Strict):
             turns.pop()
         return [*([{"role": "system", "content": instructions}] if instructions else []), *turns]
 
-    def decoding(self) -> Decoding:
-        """How tokens are chosen; greedily unless a temperature is given."""
+    def decoding(self, default: Decoding) -> Decoding:
+        """How tokens are chosen: as the request says, and as `default` does where it says nothing."""
         given = {
             "max_new_tokens": self.max_completion_tokens or self.max_tokens,
             "temperature": self.temperature,
@@ -243,7 +244,7 @@ class ChatRequest(_Strict):
         }
         settings = {name: value for name, value in given.items() if value is not None}
         try:
-            return Decoding(**{"max_new_tokens": FOR_ANSWERS.max_new_tokens, **settings})
+            return replace(default, **settings)
         except ValueError as error:
             raise ApiError(400, str(error), param=str(error).split(" ", 1)[0], code="invalid_value") from error
 

@@ -16,7 +16,15 @@ from monkey.serving.demo.languages import wording_of
 from monkey.serving.demo.opening import Models
 from monkey.serving.demo.page import Page
 from monkey.serving.demo.pictures import PictureStore
-from monkey.serving.demo.style import COPY, DOWNLOAD_JSON, DOWNLOAD_MARKDOWN
+from monkey.serving.demo.style import (
+    AT_LOADING,
+    COPY,
+    DOWNLOAD_JSON,
+    DOWNLOAD_MARKDOWN,
+    LANGUAGE,
+    SHOW_CHATS,
+    SHOW_COMPOSER,
+)
 
 LONGEST_LINE = 32
 """People whose questions wait at the same time; whoever comes after is told that the queue is full."""
@@ -38,7 +46,6 @@ def build_app(
         answers_at_once: questions that the models are asked at the same time; others wait in line.
     """
     do = Handlers(models, store, examples)
-    gr.set_static_paths([str(example.picture.parent) for example in examples])
     with gr.Blocks(title="Monkey", analytics_enabled=False) as app:
         page = Page(models, examples)
         answers = _connect_answers(page, do, answers_at_once)
@@ -47,6 +54,7 @@ def build_app(
         _connect_inside(page, do)
         _connect_language(app, page, do)
         app.unload(do.leave)
+        app.load(None, None, None, js=AT_LOADING)
     return app.queue(max_size=LONGEST_LINE)
 
 
@@ -74,6 +82,7 @@ def _connect_answers(page: Page, do: Handlers, answers_at_once: int) -> list:
         do.describe, [page.tray, page.prompt, *rest], shown, api_name="describe", **of_the_models
     )
     retried = page.retry.click(do.retry, rest, shown, api_name="retry", **of_the_models)
+    gr.on([page.ask.click, page.question.submit, page.describe.click, page.retry.click], None, js=SHOW_CHATS)
     return [asked, described, retried]
 
 
@@ -84,10 +93,14 @@ def _connect_conversation(page: Page, do: Handlers, answers: list) -> None:
     )
     page.edit.click(None, cancels=answers).then(
         do.edit, [page.conversation, page.language], [*shown, page.prompt], **OF_THE_PAGE
-    )
+    ).then(do.show_views, [page.tray, page.conversation, page.language], [page.inside, page.counts], **OF_THE_PAGE)
     # The bin in the corner of a chat empties what is seen; what is remembered has to follow.
     for event in (page.clear.click, *(chat.clear for chat in page.chats)):
         event(None, cancels=answers).then(do.clear, page.language, [*shown, page.inside, page.counts], **OF_THE_PAGE)
+    for button in page.to_try:
+        button.click(lambda question=button.value: question, None, page.question, **OF_THE_PAGE).then(
+            None, None, None, js=SHOW_COMPOSER
+        )
     page.prompt_choice.input(lambda prompt: prompt, page.prompt_choice, page.prompt, **OF_THE_PAGE)
     page.copy.click(do.markdown, [page.conversation, page.language], page.taken_along, **OF_THE_PAGE).then(
         None, page.taken_along, None, js=COPY
@@ -101,27 +114,28 @@ def _connect_conversation(page: Page, do: Handlers, answers: list) -> None:
 
 
 def _connect_pictures(page: Page, do: Handlers) -> None:
-    taken = gr.on(
-        [page.intake.input, page.tray.upload],
+    gr.on(
+        [page.intake.input, page.several.upload, page.tray.upload],
         do.take,
-        [page.intake, page.tray, page.language],
-        [page.intake, page.tray, page.tray_area, page.notice],
+        [page.intake, page.several, page.tray, page.language],
+        [page.intake, page.several, page.tray, page.tray_area, page.notice],
         **OF_THE_PAGE,
     )
-    chosen = page.examples.select(
+    page.examples.select(
         do.take_example,
         [page.tray, page.language],
         [page.tray, page.tray_area, page.question, page.notice],
         **OF_THE_PAGE,
-    )
+    ).then(None, None, None, js=SHOW_COMPOSER)
     page.tray.change(lambda tray: gr.update(visible=bool(tray)), page.tray, page.tray_area, **OF_THE_PAGE)
-    for event in (taken, chosen):
-        event.then(
-            do.show_views,
-            [page.tray, page.conversation, page.language],
-            [page.inside, page.counts],
-            **OF_THE_PAGE,
-        )
+    # Where the last answer looked is old as soon as there is another question; the windows of the pictures are not.
+    gr.on(
+        [page.tray.change, page.ask.click, page.question.submit, page.describe.click, page.retry.click],
+        do.show_views,
+        [page.tray, page.conversation, page.language],
+        [page.inside, page.counts],
+        **OF_THE_PAGE,
+    )
 
 
 def _connect_inside(page: Page, do: Handlers) -> None:
@@ -146,6 +160,13 @@ def _connect_language(app: gr.Blocks, page: Page, do: Handlers) -> None:
         page.labels.components,
         **OF_THE_PAGE,
     )
+    gr.on(
+        [page.language.change, app.load],
+        do.cards,
+        page.language,
+        [page.abilities, page.terms],
+        **OF_THE_PAGE,
+    ).then(None, page.language, None, js=LANGUAGE)
     gr.on(
         [page.clock.tick, page.language.change, app.load],
         do.status,

@@ -3,23 +3,27 @@
 from monkey.serving.demo.wording import Wording
 
 CHINESE = Wording(
+    code="zh",
     heading="# Monkey\n就图片提问，或让模型描述图片。",
     guide_title="使用说明",
     guide=(
         "1. **给它一张图片。** 拖入文件、粘贴、用摄像头拍摄，或点击一个示例。一个问题可以带多张图片。\n"
-        "2. **提问。** 输入问题后按回车。问题越短、越具体，回答越好。英文提问效果最好，中文等其他语言也可以尝试。\n"
+        "2. **提问。** 输入问题后按回车，或点击一个可试的问题。问题越短、越具体，回答越好。"
+        "模型能做什么、懂哪些语言，如有说明，写在页面顶部。\n"
         "3. **问某段文字在哪里。** 对 `Where is <ref>Total</ref>?` 的回答是一个框，会画在图片上。\n"
         "4. **继续对话。** 下一个问题能看到上面的对话和图片。“重试”重新回答上一个问题，“编辑”把它放回输入框，"
         "“停止”提前结束回答，“清空”删除图片和对话。\n"
-        "5. **或点击“描述”**，得到一段对图片的描述。描述的用词由随机种子决定：种子相同，文字相同；换一个种子，"
+        "5. **或点击“描述”**，得到对图片的描述。温度大于 0 时，用词由随机种子决定：种子相同，文字相同；换一个种子，"
         "就换一段文字。描述所用的提示词可在“描述提示词”里选择和修改。\n"
         "6. **看看内部。** “模型看到了什么”显示图片被切成的窗口，并可按需显示模型给出上一个回答时看了哪里。"
     ),
-    terms=(
-        "**使用条款。** 已发布的 Monkey 权重仅供研究使用，不得用于商业用途。回答听起来再肯定也可能有误，"
+    terms_of_weights="权重的使用条款",
+    caution=(
+        "回答听起来再肯定也可能有误，"
         "也可能复述图片或训练数据中的不当内容：采信前请核实，请勿诱导模型生成有害内容。"
         "图片和问题会发送到运行本页面的机器；清空对话或关闭页面时、一小时后以及演示结束时，图片会从该机器上删除。"
     ),
+    languages="语言：{languages}。",
     model="{name}：以 {rows}×{columns} 个窗口读取 {height}×{width} 像素，共 {tokens} 个 token，运行于 {device}",
     opening="正在打开 {name}（第 {number} 个模型，共 {of} 个）：权重已读取 {percent}。打开之前，问题会排队等待。",
     not_opened="模型无法打开：{reason}。",
@@ -27,6 +31,7 @@ CHINESE = Wording(
     picture="图片",
     tray="将随下一个问题一起发送",
     examples="或试试这些示例",
+    to_try="可以试试的问题",
     conversation="对话",
     conversation_hint="添加一张图片并提问，回答会显示在这里。",
     question="问题",
@@ -43,7 +48,7 @@ CHINESE = Wording(
     download_json="JSON",
     download_markdown="Markdown",
     prompt_title="描述提示词",
-    prompt_choice="已发布的提示词",
+    prompt_choice="模型熟悉的提示词",
     prompt="用来请求描述的文字",
     settings="设置",
     for_answers="**回答**",
@@ -82,6 +87,7 @@ CHINESE = Wording(
     no_question="还没有问题，请先输入。",
     no_prompt="描述提示词为空，请选择或填写一个。",
     long_question="问题有 {length} 个字符，超过了 {limit} 个的上限，请缩短。",
+    half_character="文字中有半个字符，无法读取，请重新输入。",
     nothing_to_repeat="还没有可以重复的问题。",
     refused="模型无法处理：{reason}。",
     bad_seed="随机种子须为 0 到 {limit} 的整数，或留空。",

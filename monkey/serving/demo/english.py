@@ -3,31 +3,35 @@
 from monkey.serving.demo.wording import Wording
 
 ENGLISH = Wording(
+    code="en",
     heading="# Monkey\nAsk about pictures, or have them described.",
     guide_title="How to use it",
     guide=(
         "1. **Give it a picture.** Drop a file, paste one, take one with the camera, or click an example. Several "
         "pictures may go with one question.\n"
-        "2. **Ask.** Type a question and press Enter. *What is the total?* gets a short answer; the shorter and more "
-        "concrete the question, the better the answer. English works best, and other languages may.\n"
+        "2. **Ask.** Type a question and press Enter, or choose one of those to try. The shorter and more concrete the "
+        "question, the better the answer. What the model can do, and which languages it knows, stands at the top where "
+        "its makers say so.\n"
         "3. **Ask where something stands.** `Where is <ref>Total</ref>?` is answered with a box, which is drawn on the "
         "picture.\n"
         "4. **Go on.** The next question sees the conversation above it, pictures included. *Retry* answers the last "
         "question once more, *Edit* takes it back into the box, *Stop* ends an answer early, *Clear* deletes the "
         "pictures and the conversation.\n"
-        "5. **Or press *Describe*** for a paragraph about a picture. Its words are drawn at random from a seed: the "
-        "same seed gives the same text, another seed another one. What it is asked with can be chosen and edited under "
-        "*Description prompt*.\n"
+        "5. **Or press *Describe*** for a description of a picture. At a temperature above 0 its words are drawn at "
+        "random from a seed: the same seed gives the same text, another seed another one. What it is asked with can be "
+        "chosen and edited under *Description prompt*.\n"
         "6. **Look inside.** *What the model sees* shows the windows that your picture is cut into, and on request "
         "where the model looked for its last answer."
     ),
-    terms=(
-        "**Terms.** The released Monkey weights are for research only; commercial use is not allowed. Answers can be "
+    terms_of_weights="Terms of the weights",
+    caution=(
+        "Answers can be "
         "wrong, however sure they sound, and can repeat what is offensive in a picture or in the training data: check "
         "them before you rely on them, and do not try to make the model produce anything harmful. Pictures and "
         "questions go to the machine that runs this page; pictures are deleted there when you clear the conversation "
         "or close the page, after an hour, and when the demo ends."
     ),
+    languages="Languages: {languages}.",
     model="{name}: reads {height}×{width} pixels in {rows}×{columns} windows as {tokens} tokens, on {device}",
     opening="Opening {name} (model {number} of {of}): {percent} of its weights are read. Questions wait for it.",
     not_opened="The model could not be opened: {reason}.",
@@ -35,6 +39,7 @@ ENGLISH = Wording(
     picture="Picture",
     tray="Goes along with the next question",
     examples="Or try one of these",
+    to_try="Questions to try",
     conversation="Conversation",
     conversation_hint="Add a picture and ask about it. Answers appear here.",
     question="Question",
@@ -51,7 +56,7 @@ ENGLISH = Wording(
     download_json="JSON",
     download_markdown="Markdown",
     prompt_title="Description prompt",
-    prompt_choice="Published prompts",
+    prompt_choice="Prompts that the model knows",
     prompt="What a description is asked for with",
     settings="Settings",
     for_answers="**Answers**",
@@ -90,6 +95,7 @@ ENGLISH = Wording(
     no_question="There is no question yet. Type one first.",
     no_prompt="The description prompt is empty. Choose or write one.",
     long_question="The question has {length} characters, more than the {limit} allowed. Shorten it.",
+    half_character="The text holds half of a character, which nothing can read. Type it again.",
     nothing_to_repeat="There is no question yet that could be repeated.",
     refused="The model cannot take this: {reason}.",
     bad_seed="The seed must be a whole number from 0 to {limit}, or empty.",

@@ -6,6 +6,7 @@ under the name of the session.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -84,7 +85,7 @@ class Handlers:
                 if not conversation:
                     raise Refusal(words.nothing_to_repeat)
                 last = conversation[-1]
-                decoding = checked_decoding(settings, last.is_description, words)
+                decoding = checked_decoding(settings, last.is_description, self.models.card, words)
             except Refusal as refusal:
                 yield self._refused(conversation, refusal, words)
                 return
@@ -121,12 +122,13 @@ class Handlers:
 
     # Pictures
 
-    def take(self, request: gr.Request, intake: Any, tray: Any, language: Any) -> list:
-        """Put a picture that has just come into the tray. Gives intake, tray, whether it is there, and notice."""
+    def take(self, request: gr.Request, intake: Any, several: Any, tray: Any, language: Any) -> list:
+        """Put pictures that have just come into the tray: one of `intake`, or `several` that were dropped together.
+        Gives both, tray, whether it is there, and notice."""
         words = wording_of(language)
         faults: list[str] = []
         pictures: list[KeptPicture] = []
-        for uploaded in [*_files(tray), *_files(intake)]:
+        for uploaded in [*_files(tray), *_files(intake), *_files(several)]:
             try:
                 pictures.append(self._picture(request.session_hash, uploaded, words))
             except Refusal as refusal:
@@ -134,9 +136,9 @@ class Handlers:
         if len(pictures) > MOST_PICTURES:
             faults.append(words.many_pictures.format(count=len(pictures), limit=MOST_PICTURES))
             pictures = pictures[:MOST_PICTURES]
-        return [None, *view.tray_of(pictures), view.notice(" ".join(faults))]
+        return [None, None, *view.tray_of(pictures), view.notice(" ".join(faults))]
 
-    def take_example(self, request: gr.Request, chosen: gr.SelectData, tray: Any, language: Any) -> list:
+    def take_example(self, request: gr.Request, chosen: gr.EventData, tray: Any, language: Any) -> list:
         """Put an example into the tray, and its question into the box. Gives tray, whether it is there, question and
         notice."""
         words = wording_of(language)
@@ -219,6 +221,11 @@ class Handlers:
         is_over = self.models.wait(0)
         return [view.about(self.models, wording_of(language)), gr.Timer(active=not is_over)]
 
+    def cards(self, language: Any) -> list[str]:
+        """What the models can do, and their terms."""
+        words = wording_of(language)
+        return [view.abilities(self.models, words), view.terms(self.models, words)]
+
     @staticmethod
     def language_of(request: gr.Request) -> str:
         return preferred_language(request.headers.get("accept-language"))
@@ -233,7 +240,7 @@ class Handlers:
         is_description: bool,
         words: Wording,
     ) -> Conversation:
-        decoding = checked_decoding(settings, is_description, words)
+        decoding = checked_decoding(settings, is_description, self.models.card, words)
         pictures = self._pictures(person, tray, words)
         if not pictures and not last_pictures(conversation):
             raise Refusal(words.no_picture)
@@ -271,7 +278,8 @@ class Handlers:
             boxes = located(answer.text)
             if boxes:
                 image = self._opened(last_pictures(conversation)[-1], words)
-                answer = replace(answer, drawn=str(self.store.keep_image(person, drawn(image, boxes))))
+                with contextlib.suppress(FileNotFoundError):  # cleared meanwhile
+                    answer = replace(answer, drawn=str(self.store.keep_image(person, drawn(image, boxes))))
             answers.append(answer)
         return replace(exchange, answers=tuple(answers))
 
@@ -293,7 +301,7 @@ class Handlers:
         known = self.store.find(person, uploaded["path"])
         if known is not None:
             return known
-        name = uploaded.get("orig_name") or words.picture
+        name = str(uploaded.get("orig_name") or words.picture).encode("utf-8", "replace").decode()
         try:
             return self.store.take(person, Path(uploaded["path"]), name, self.models.open_picture)
         except FileNotFoundError as error:
@@ -316,7 +324,10 @@ class Handlers:
         return image, self._named(place, caption)
 
     def _kept(self, person: str, shown: Sequence[looking.Captioned]) -> str:
-        return view.figures([(self.store.keep_image(person, image), caption) for image, caption in shown])
+        try:
+            return view.figures([(self.store.keep_image(person, image), caption) for image, caption in shown])
+        except FileNotFoundError:  # cleared meanwhile
+            return ""
 
     def _chats(self, conversation: Conversation, words: Wording) -> list[list[dict]]:
         return [view.chat_of(conversation, place, words) for place in range(len(self.models.choices))]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from transformers.utils import logging
 
+from monkey.checkpoint_card import CheckpointCard
 from monkey.images import open_image
 
 if TYPE_CHECKING:
@@ -31,11 +32,13 @@ class Choice:
         name: what the page calls it.
         pictures: its image processor, whose limits hold before the model is there.
         open: opens it; takes long.
+        card: what it is asked with, and what people should know of it.
     """
 
     name: str
     pictures: MonkeyImageProcessor
     open: Callable[[], Answerer]
+    card: CheckpointCard = field(default_factory=CheckpointCard)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ class Models:
         return tuple(choice.name for choice in self.choices)
 
     @property
+    def card(self) -> CheckpointCard:
+        """Of the first model: what questions and descriptions are asked with unless somebody changes it."""
+        return self.choices[0].card
+
+    @property
     def is_open(self) -> bool:
         return bool(self.answerers)
 
@@ -134,6 +142,7 @@ def choice_of(checkpoint: str | Path, device: str, grid: tuple[int, int] | None,
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, or one whose settings and vocabulary cannot be read.
     """
+    from monkey.checkpoint_card import card_of
     from monkey.serving.checkpoints import processor_of
     from monkey.serving.session import load
 
@@ -141,7 +150,8 @@ def choice_of(checkpoint: str | Path, device: str, grid: tuple[int, int] | None,
     name = Path(checkpoint).resolve().name
     if grid is not None:
         name = f"{name} {grid[0]}×{grid[1]}"
-    return Choice(name, pictures, lambda: load(checkpoint, device, max_rows=max_rows, name=name, grid=grid))
+    card = card_of(checkpoint)
+    return Choice(name, pictures, lambda: load(checkpoint, device, max_rows=max_rows, name=name, grid=grid), card)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding
+from monkey.checkpoint_card import Sampling
 from monkey.serving.demo import view
 from monkey.serving.demo.english import ENGLISH
 from monkey.serving.demo.examples import Example
@@ -18,8 +18,11 @@ from monkey.serving.demo.settings import (
     LARGEST_SEED,
     LONGEST_QUESTION,
     MOST_NEW_TOKENS,
-    PROMPTS,
 )
+from monkey.serving.demo.style import CHOOSE
+
+MOST_TO_TRY = 6
+"""Questions of the card that have a button."""
 
 
 class Page:
@@ -34,26 +37,37 @@ class Page:
         self.labels = Labels()
         self.conversation = gr.State(())
         self._lay_out_head(models)
-        with gr.Row():
+        # On a phone the parts of both columns lie below each other in another order, see the style.
+        with gr.Row(elem_id="main"):
             with gr.Column(scale=3, min_width=290):
-                self._lay_out_pictures(examples)
-                self._lay_out_drawers()
+                with gr.Column(elem_id="pictures"):
+                    self._lay_out_pictures(examples)
+                with gr.Column(elem_id="drawers"):
+                    self._lay_out_drawers(models)
             with gr.Column(scale=7, min_width=320):
-                self._lay_out_chats(models)
-                self._lay_out_composer()
+                with gr.Column(elem_id="chats"):
+                    self._lay_out_chats(models)
+                with gr.Column(elem_id="composer"):
+                    self._lay_out_composer(models)
+                with gr.Column(elem_id="actions"), gr.Row():
+                    for name in ("retry", "edit", "clear", "copy", "download_markdown", "download_json"):
+                        setattr(self, name, self._button(name, size="sm", min_width=70))
+                    self.taken_along = gr.Textbox(visible=False)
         self._lay_out_inside()
         with self.labels.make(gr.Accordion, {"label": "guide_title"}, open=False, elem_id="guide"):
             self.labels.make(gr.Markdown, {"value": "guide"})
-        self.labels.make(gr.Markdown, {"value": "terms"}, elem_id="terms")
+        self.terms = gr.HTML(view.terms(models, ENGLISH), padding=False, elem_id="terms")
+        self.labels.make(gr.Markdown, {"value": "caution"}, elem_id="caution")
 
     def _lay_out_head(self, models: Models) -> None:
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=True, elem_id="head"):
             with gr.Column(min_width=240):
                 self.labels.make(gr.Markdown, {"value": "heading"}, elem_id="heading")
             self.language = gr.Radio(
                 NAMES, value="en", show_label=False, container=False, scale=0, min_width=230, elem_id="language"
             )
         self.model = gr.HTML(view.about(models, ENGLISH), padding=False, elem_id="model")
+        self.abilities = gr.HTML(view.abilities(models, ENGLISH), padding=False, elem_id="abilities")
         self.clock = gr.Timer(1.0)
 
     def _lay_out_pictures(self, examples: Sequence[Example]) -> None:
@@ -68,6 +82,8 @@ class Page:
             type="filepath",
             elem_id="intake",
         )
+        # Where the browser puts several files that are dropped, or chosen, at once: an Image takes one.
+        self.several = gr.File(file_count="multiple", visible="hidden", elem_id="several")
         with gr.Column(visible=False, elem_id="tray-area") as self.tray_area:
             self.labels.make(gr.Markdown, {"value": "tray"}, elem_classes=["caption"])
             self.tray = gr.Gallery(
@@ -83,17 +99,8 @@ class Page:
             )
         with gr.Column(visible=bool(examples)):
             self.labels.make(gr.Markdown, {"value": "examples"}, elem_classes=["caption"])
-            self.examples = gr.Gallery(
-                [str(example.picture) for example in examples],
-                show_label=False,
-                container=False,
-                interactive=False,
-                allow_preview=False,
-                columns=5,
-                height="auto",
-                object_fit="contain",
-                buttons=[],
-                elem_id="examples",
+            self.examples = gr.HTML(
+                view.buttons_of(examples), js_on_load=CHOOSE, apply_default_css=False, padding=False, elem_id="examples"
             )
 
     def _lay_out_chats(self, models: Models) -> None:
@@ -120,7 +127,7 @@ class Page:
                     )
                 self.chats.append(chat)
 
-    def _lay_out_composer(self) -> None:
+    def _lay_out_composer(self, models: Models) -> None:
         self.notice = gr.HTML(visible=False, padding=False, elem_id="notice")
         self.question = self.labels.make(
             gr.Textbox,
@@ -134,10 +141,11 @@ class Page:
             self.ask = self._button("ask", variant="primary", scale=3, min_width=90)
             self.describe = self._button("describe", scale=3, min_width=90)
             self.stop = self._button("stop", scale=2, min_width=60)
-        with gr.Row():
-            for name in ("retry", "edit", "clear", "copy", "download_markdown", "download_json"):
-                setattr(self, name, self._button(name, size="sm", min_width=70))
-        self.taken_along = gr.Textbox(visible=False)
+        to_try = models.card.questions[:MOST_TO_TRY]
+        with gr.Column(visible=bool(to_try), elem_id="to-try"):
+            self.labels.make(gr.Markdown, {"value": "to_try"}, elem_classes=["caption"])
+            with gr.Row():
+                self.to_try = [gr.Button(question, size="sm", min_width=120) for question in to_try]
 
     def _button(self, name: str, **settings) -> gr.Button:
         return self.labels.make(gr.Button, {"value": name}, elem_id=name.replace("_", "-"), **settings)
@@ -150,37 +158,42 @@ class Page:
             self.counts = gr.HTML(view.paragraphs([ENGLISH.sees_hint]), padding=False, elem_id="counts")
             self.inside = gr.HTML(padding=False, elem_id="inside")
 
-    def _lay_out_drawers(self) -> None:
+    def _lay_out_drawers(self, models: Models) -> None:
+        prompts = list(dict.fromkeys(prompt for choice in models.choices for prompt in choice.card.description_prompts))
         with self.labels.make(gr.Accordion, {"label": "prompt_title"}, open=False, elem_id="prompts"):
             self.prompt_choice = self.labels.make(
                 gr.Dropdown,
                 {"label": "prompt_choice"},
-                choices=list(PROMPTS),
-                value=PROMPTS[0],
+                choices=prompts,
+                value=prompts[0],
                 elem_id="prompt-choice",
             )
             self.prompt = self.labels.make(
                 gr.Textbox,
                 {"label": "prompt"},
-                value=PROMPTS[0],
+                value=prompts[0],
                 max_lines=4,
                 max_length=LONGEST_QUESTION,
                 elem_id="prompt",
             )
         with self.labels.make(gr.Accordion, {"label": "settings"}, open=False, elem_id="settings"):
-            self.settings = [*self._sampling("answers", FOR_ANSWERS), *self._sampling("descriptions", FOR_DESCRIPTIONS)]
+            card = models.card
+            self.settings = [
+                *self._sampling("answers", card.answers),
+                *self._sampling("descriptions", card.descriptions),
+            ]
             self.settings.append(
                 self.labels.make(
                     gr.Number,
                     {"label": "seed", "info": "seed_hint"},
-                    value=FOR_DESCRIPTIONS.seed,
+                    value=card.descriptions.seed,
                     minimum=0,
                     maximum=LARGEST_SEED,
                     elem_id="seed",
                 )
             )
 
-    def _sampling(self, of: str, published: Decoding) -> list[gr.Slider]:
+    def _sampling(self, of: str, default: Sampling) -> list[gr.Slider]:
         """Temperature, top_p and longest answer."""
         self.labels.make(gr.Markdown, {"value": f"for_{of}"})
         with gr.Row():
@@ -196,8 +209,8 @@ class Page:
                     elem_id=f"{of}-{field}",
                 )
                 for field, least, most, step, value in (
-                    ("temperature", 0, HIGHEST_TEMPERATURE, 0.05, published.temperature),
-                    ("top_p", 0.05, 1, 0.05, published.top_p),
-                    ("longest", 1, MOST_NEW_TOKENS, 1, published.max_new_tokens),
+                    ("temperature", 0, HIGHEST_TEMPERATURE, 0.05, default.temperature),
+                    ("top_p", 0.05, 1, 0.05, default.top_p),
+                    ("longest", 1, MOST_NEW_TOKENS, 1, default.max_new_tokens),
                 )
             ]

@@ -95,7 +95,13 @@ class PictureStore:
         return picture
 
     def keep_image(self, person: str, image: Image.Image) -> Path:
-        """A file that the page can show, of a picture made for a person."""
+        """A file that the page can show, of a picture made for a person.
+
+        Raises:
+            FileNotFoundError: the person has been released since they gave their pictures.
+        """
+        if person not in self._of:
+            raise FileNotFoundError("the pictures were deleted")
         is_small = image.width * image.height <= SMALL_PIXELS
         path = self._new_path(person, "png" if is_small else "jpg")
         shown = image
@@ -103,6 +109,11 @@ class PictureStore:
             shown = image.copy()
             shown.thumbnail((LONGEST_SHOWN_SIDE, LONGEST_SHOWN_SIDE))
         shown.save(path, **({} if is_small else {"quality": 88}))
+        with self._lock:
+            is_theirs = person in self._of and path.name.startswith(self._of[person].token)
+        if not is_theirs:
+            _remove(path)
+            raise FileNotFoundError("the pictures were deleted")
         return path
 
     def find(self, person: str, path: str) -> KeptPicture | None:

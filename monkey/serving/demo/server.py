@@ -89,9 +89,13 @@ def running_demo(
         import gradio
         from starlette.middleware import Middleware
 
+        from monkey.serving.api.access import Access
         from monkey.serving.demo.app import build_app
-        from monkey.serving.demo.style import CSS, FONTS
+        from monkey.serving.demo.style import CSS, FONTS, HEAD
 
+        # Whoever is asked for a password, or reaches it through a public link, comes by other names.
+        is_own = server_name in LOOPBACK and not share and not people
+        middleware = [Middleware(Access, keys=(), is_loopback=is_own), Middleware(UploadsOnly)]
         store = PictureStore(Path(folder))
         app = build_app(models, store, examples(), answers_at_once)
         try:
@@ -107,6 +111,7 @@ def running_demo(
                     primary_hue="indigo", font=list(FONTS), font_mono=["ui-monospace", "monospace"]
                 ),
                 css=CSS,
+                head=HEAD,
                 footer_links=[],
                 run_history=False,
                 ssr_mode=False,
@@ -114,7 +119,7 @@ def running_demo(
                 enable_monitoring=False,
                 pwa=False,
                 num_workers=0,
-                app_kwargs={"middleware": [Middleware(UploadsOnly)], "docs_url": None, "redoc_url": None},
+                app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
             )
             with Sweeper(store):
                 yield app

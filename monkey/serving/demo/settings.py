@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from monkey.prompts import DESCRIPTION_PROMPTS, DETAILED_CAPTION_AS_TRAINED, after_image
-from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding
+from monkey.checkpoint_card import CheckpointCard
+from monkey.serving.decoding import Decoding, decoding_of
 from monkey.serving.demo.wording import Wording
 
 LONGEST_QUESTION = 4000
@@ -21,9 +21,6 @@ MOST_NEW_TOKENS = 2048
 HIGHEST_TEMPERATURE = 2.0
 LARGEST_SEED = 2**32 - 1
 
-PROMPTS = (after_image(DETAILED_CAPTION_AS_TRAINED).strip(), *DESCRIPTION_PROMPTS)
-"""What a description can be asked for with: as trained and as the published demo does, then the README's five."""
-
 
 class Refusal(Exception):
     """A sentence for the page, in the reader's language, about something that cannot be done."""
@@ -33,39 +30,41 @@ def checked_question(question: Any, missing: str, words: Wording) -> str:
     """The text without white space around it.
 
     Raises:
-        Refusal: there is none, which `missing` says, or it is too long.
+        Refusal: there is none, which `missing` says, it is too long, or it holds half of a character.
     """
     question = question.strip() if isinstance(question, str) else ""
     if not question:
         raise Refusal(missing)
     if len(question) > LONGEST_QUESTION:
         raise Refusal(words.long_question.format(length=f"{len(question):,}", limit=f"{LONGEST_QUESTION:,}"))
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise Refusal(words.half_character)
     return question
 
 
-def checked_decoding(settings: Sequence[Any], is_description: bool, words: Wording) -> Decoding:
+def checked_decoding(settings: Sequence[Any], is_description: bool, card: CheckpointCard, words: Wording) -> Decoding:
     """Decoding of what the drawer holds: temperature, top_p and longest answer, of answers and of descriptions, and
-    the seed. What is empty is as published.
+    the seed. What is empty is as the card says.
 
     Raises:
         Refusal: a number that means nothing.
     """
     *sampling, seed = settings
     temperature, top_p, longest = sampling[3:] if is_description else sampling[:3]
-    published = FOR_DESCRIPTIONS if is_description else FOR_ANSWERS
+    default = decoding_of(card.descriptions if is_description else card.answers)
     return replace(
-        published,
-        temperature=_number(temperature, 0, HIGHEST_TEMPERATURE, published.temperature, words.temperature, words),
-        top_p=_number(top_p, 0.01, 1, published.top_p, words.top_p, words),
-        max_new_tokens=int(_number(longest, 1, MOST_NEW_TOKENS, published.max_new_tokens, words.longest, words)),
+        default,
+        temperature=_number(temperature, 0, HIGHEST_TEMPERATURE, default.temperature, words.temperature, words),
+        top_p=_number(top_p, 0.01, 1, default.top_p, words.top_p, words),
+        max_new_tokens=int(_number(longest, 1, MOST_NEW_TOKENS, default.max_new_tokens, words.longest, words)),
         seed=_seed(seed, words),
         confidence=True,
     )
 
 
-def _number(value: Any, least: float, most: float, published: float, name: str, words: Wording) -> float:
+def _number(value: Any, least: float, most: float, default: float, name: str, words: Wording) -> float:
     if value is None:
-        return published
+        return default
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
         raise Refusal(words.bad_number.format(name=name, least=f"{least:g}", most=f"{most:g}"))
     return value

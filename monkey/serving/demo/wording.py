@@ -9,11 +9,16 @@ from dataclasses import dataclass
 class Wording:
     """The demo in one language. Names in braces are filled in by `str.format`."""
 
+    code: str
+    """Of the language, as HTML and cards have it."""
     heading: str
-    """Markdown, as are `guide` and `terms`."""
+    """Markdown, as are `guide` and `caution`."""
     guide_title: str
     guide: str
-    terms: str
+    terms_of_weights: str
+    caution: str
+    languages: str
+    """languages: that a model knows."""
     model: str
     """About an open checkpoint: name, height and width in pixels, rows, columns, tokens, device."""
     opening: str
@@ -25,6 +30,7 @@ class Wording:
     tray: str
     """Pictures that go along with the next question."""
     examples: str
+    to_try: str
     conversation: str
     conversation_hint: str
     question: str
@@ -43,6 +49,7 @@ class Wording:
 
     prompt_title: str
     prompt_choice: str
+    """Prompts of the checkpoint's card."""
     prompt: str
     settings: str
     for_answers: str
@@ -87,6 +94,7 @@ class Wording:
     no_question: str
     no_prompt: str
     long_question: str
+    half_character: str
     nothing_to_repeat: str
     refused: str
     bad_seed: str
