@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from monkey.images import open_image
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE, VQA_AS_TRAINED, after_image
@@ -287,14 +286,7 @@ class Answerer:
         Raises:
             FileNotFoundError, ValueError: as `monkey.images.open_image`, calling the picture `name`.
         """
-        settings = self.processor.image_processor
-        return open_image(
-            source,
-            apply_exif=settings.apply_exif,
-            max_bytes=settings.max_bytes,
-            max_pixels=settings.max_pixels,
-            name=name,
-        )
+        return self.processor.image_processor.opened(source, name)
 
     def ask(self, images: Any, question: str, decoding: Decoding = FOR_ANSWERS) -> Reply:
         """Answer a question about pictures, with the prompt that answers were trained with.
