@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ from transformers.initialization import no_init_weights
 
 from monkey.adapter_base import check_base, read_base_record, record_of_checkpoint
 from monkey.checkpoint_files import read_shapes
+from monkey.command_line import library_bars
 from monkey.configuration import MonkeyConfig
 from monkey.location import checkpoint_file, location_of, read_json
 
@@ -216,7 +218,8 @@ def open_checkpoint(
 
     config._source_grid = tuple(source.grid)
     wants_info = kwargs.pop("output_loading_info", False)
-    with _without_load_report():
+    is_on_screen = sys.stderr is not None and sys.stderr.isatty()
+    with _without_load_report(), library_bars(is_on_screen):
         model, info = opener(name, *model_args, config=config, output_loading_info=True, **kwargs)
     del model.config._source_grid
     left_random = sorted(key for key in info["missing_keys"] if "_adapter." not in key)

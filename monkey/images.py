@@ -17,6 +17,9 @@ import stat
 import struct
 import sys
 import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -100,6 +103,24 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
+def told_apart(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
+    """Names of pictures in their order, those that cannot be read included, and how many others there are by ending."""
+    pictures, others = [], Counter()
+    for name in sorted(names):
+        if name.lower().endswith(PICTURE_ENDINGS):
+            pictures.append(name)
+        else:
+            others[PurePath(name).suffix.lower() or "no ending"] += 1
+    return pictures, dict(others.most_common())
+
+
+def counted(others: Mapping[str, int], before: str) -> str:
+    """How many files of a folder are no pictures, behind `before`; nothing where there are none."""
+    kinds = ", ".join(f"{count:,} {ending}" for ending, count in others.items())
+    total = sum(others.values())
+    return f"{before}{total:,} other file{'s' * (total > 1)} ({kinds})" if others else ""
+
+
 def open_image(
     source: Any,
     *,
@@ -164,7 +185,7 @@ def _read_data_uri(text: str, max_bytes: int, name: str) -> bytes:
         raise ValueError(f"{name} is not strict base64 ({error})") from error
 
 
-def read_picture_file(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> bytes:
+def read_picture_file(path: str | os.PathLike, max_bytes: int = MAX_BYTES, name: str | None = None) -> bytes:
     """The bytes of a file that can be read at once: no folder, no pipe, and nothing that makes a reader wait.
 
     Raises:
@@ -174,7 +195,7 @@ def read_picture_file(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> by
     path = os.fspath(path)
     if "\0" in path:
         raise ValueError(f"{_shortened(path)!r} is not a path: it holds a NUL character")
-    shown = _shortened(path)
+    shown = name or _shortened(path)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
