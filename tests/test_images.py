@@ -386,6 +386,10 @@ def test_the_endings_of_a_folder_are_those_that_pillow_has_for_the_formats():
         "MPEG",
     }
     assert not refused & set(FORMATS)
+    documented = (
+        (Path(__file__).parent.parent / "data/README.md").read_text(encoding="utf-8").split("a picture may be")[1]
+    )
+    assert f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}" in documented.replace("\n", " ")
 
 
 @pytest.mark.parametrize("file_format", WRITTEN)
