@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -25,6 +24,7 @@ from eval.model_backend import DTYPES, choose_device, choose_dtype
 from eval.questions import file_digest
 from monkey import MonkeyConfig
 from monkey.configuration import QwenVLConfig
+from monkey.images import open_image
 from monkey.location import checkpoint_file, read_json, required_file
 
 OURS = (MonkeyConfig.model_type, QwenVLConfig.model_type)
@@ -149,8 +149,7 @@ def message_content(request: Request) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
     for part in request.parts:
         if isinstance(part, Path):
-            with Image.open(part) as image:
-                content.append({"type": "image", "image": image.convert("RGB")})
+            content.append({"type": "image", "image": open_image(part)})
         else:
             content.append({"type": "text", "text": part})
     return content

@@ -21,6 +21,7 @@ from PIL import Image
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request, in_batches
 from monkey.completions_client import FIRST_WAIT, CompletionsClient
+from monkey.images import FORMATS, open_image
 
 SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
@@ -145,14 +146,14 @@ def message_content(request: Request) -> list[dict[str, Any]]:
 
 def data_url(path: Path) -> str:
     """A picture file as a URL that holds it: its own bytes where servers read the format, else as PNG."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         image.load()
         kind = SENT_AS_THEY_ARE.get(image.format or "")
         if kind is not None:
             content = path.read_bytes()
         else:
             kind, stream = "image/png", io.BytesIO()
-            image.convert("RGB").save(stream, "PNG")
+            open_image(path).save(stream, "PNG")
             content = stream.getvalue()
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 

@@ -128,12 +128,14 @@ def thumbnail(image: str, side: int, root: Path | None = None) -> bytes | None:
     """A JPEG of at most side × side pixels, without metadata; None for what cannot be found or opened."""
     from PIL import Image, ImageOps
 
+    from monkey.images import DECODER_ERRORS, FORMATS
+
     places = [Path(image), *([root / image] if root is not None else [])]
     try:
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             return None
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             opened.draft("RGB", (2 * side, 2 * side))
             small = ImageOps.exif_transpose(opened)
             small.thumbnail((side, side))
@@ -142,8 +144,8 @@ def thumbnail(image: str, side: int, root: Path | None = None) -> bytes | None:
             with_alpha = small.convert("RGBA")
             on_white.paste(with_alpha, mask=with_alpha.getchannel("A"))
             on_white.save(stream, "JPEG", quality=68, optimize=True)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        # What Pillow raises for files that are no image, cut short, or too large to be one.
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
+        # Files that are no image, cut short, or too large to be one.
         return None
     return stream.getvalue()
 

@@ -3,7 +3,7 @@
     python -m monkey.ask --image sign.png "What does the sign say?"
     echo "Which is older?" | python -m monkey.ask --image a.png --image b.png --stream
     python -m monkey.ask --describe --image holidays/
-    python -m monkey.ask --image street.jpg --draw found.png "Where is the red bicycle?"
+    python -m monkey.ask --image street.jpg --draw found.png "Where is <ref>the red bicycle</ref>?"
     python -m monkey.ask --card
     python -m monkey.ask --checkpoint echo840/Monkey --input rows.jsonl --output answers.jsonl
 
@@ -21,12 +21,12 @@ import re
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monkey.command_line import INTERRUPTED, MISTAKE, SOME_FAILED, OneLineParser
+from monkey.command_line import INTERRUPTED, MISTAKE, SOME_FAILED, OneLineParser, print_any_name
 from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    print_any_name()
     options = parser().parse_args(words)
     try:
         check(options)
@@ -179,7 +180,7 @@ def prompts_of(options: argparse.Namespace) -> list[tuple[Path, ...]]:
     Raises:
         FileNotFoundError, ValueError: a picture that is not there, or a folder beside others or without pictures.
     """
-    from monkey.images import PICTURE_ENDINGS
+    from monkey.images import FORMATS, counted, told_apart
 
     for path in options.image:
         if _ADDRESS.match(str(path)):
@@ -192,10 +193,14 @@ def prompts_of(options: argparse.Namespace) -> list[tuple[Path, ...]]:
         return [(picture,) for picture in pictures] if options.describe else [pictures]
     if len(options.image) > 1:
         raise ValueError(f"--image {folders[0]} is a folder, which stands alone: each of its pictures is asked about")
-    pictures = sorted(path for path in folders[0].iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
-    if not pictures:
-        raise ValueError(f"--image {folders[0]}: the folder holds no picture ({', '.join(PICTURE_ENDINGS)})")
-    return [(picture,) for picture in pictures]
+    files = (path.name for path in folders[0].iterdir() if not path.is_dir() and not path.name.startswith("."))
+    names, others = told_apart(files)
+    if not names:
+        found = counted(others, ", but ")
+        raise ValueError(f"--image {folders[0]}: the folder holds no picture{found}; formats: {', '.join(FORMATS)}")
+    if others:
+        print(counted(others, "left out, as no pictures by their endings: "), file=sys.stderr)
+    return [(folders[0] / name,) for name in names]
 
 
 def question_of(options: argparse.Namespace) -> str | None:
@@ -285,8 +290,10 @@ def _draw(answerer: Answerer, reply: Reply, picture: Path, path: Path) -> None:
 
     boxes = reply.boxes
     if not boxes:
-        print(f"the answer holds no box, so {path} was not written", file=sys.stderr)
-        return
+        raise ValueError(
+            f"the answer holds no box, so {path} was not written; <ref> asks for one: "
+            '"Where is <ref>the red bicycle</ref>?"'
+        )
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         drawn(answerer.open_picture(picture), boxes).save(unfinished, "PNG")
@@ -344,11 +351,13 @@ def _run_file(options: argparse.Namespace) -> int:
     }
     questions = read_questions(options.input, options.image_root, not options.describe, settings)
     faults = {question.source: question.fault for question in questions if question.fault is not None}
+    named = set(faults)  # before the model is opened
+    _name_faults(faults)
     with AnswerFile(options.output) as file:
         pending = [question for question in questions if question.fault is None and question.key not in file.answers]
         done = len(questions) - len(pending)
         if pending:
-            bar = tqdm(total=len(questions), initial=done, unit="answer", desc=options.output.name)
+            bar = tqdm(total=len(questions), initial=done, unit="answer", desc=options.output.name, disable=None)
             with opened(options, checkpoint) as answerer, bar:
                 for question, fault in _answered(answerer, pending, file, options, decoding):
                     bar.update()
@@ -356,11 +365,15 @@ def _run_file(options: argparse.Namespace) -> int:
                         faults[question.source] = fault
         file.finish(questions, faults)
     print(f"{options.output}: {len(questions):,} rows, {len(pending):,} of them asked now", file=sys.stderr)
-    for source, fault in list(faults.items())[:5]:
-        print(f"error: {fault if source in fault else f'{source}: {fault}'}", file=sys.stderr)
+    _name_faults({source: fault for source, fault in faults.items() if source not in named})
     if faults:
         print(f"{len(faults):,} of {len(questions):,} rows have no answer; the same command asks them", file=sys.stderr)
     return SOME_FAILED if faults else 0
+
+
+def _name_faults(faults: Mapping[str, str]) -> None:
+    for source, fault in list(faults.items())[:5]:
+        print(f"error: {fault if source in fault else f'{source}: {fault}'}", file=sys.stderr)
 
 
 def _answered(

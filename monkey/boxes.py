@@ -17,6 +17,8 @@ from itertools import groupby
 
 from PIL import Image, ImageDraw, ImageFont
 
+from monkey.images import open_image
+
 GRID = 1000
 """Steps of the coordinates over the width, and over the height."""
 
@@ -158,7 +160,7 @@ def drawn(image: Image.Image, boxes: Sequence[Located]) -> Image.Image:
 
     A name that the font cannot show, of Chinese characters for one, is drawn as the number of its box, from 1.
     """
-    sheet = image.convert("RGB") if image.mode != "RGB" else image.copy()
+    sheet = open_image(image, apply_exif=False)
     width, height = sheet.size
     draw = ImageDraw.Draw(sheet)
     line = max(1, round(min(width, height) / 150))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from monkey.adapter_base import check_base, read_base_record, record_of_checkpoint
 from monkey.checkpoint_files import file_tensors, not_enough_memory, read_tensors
+from monkey.command_line import library_bars
 from monkey.configuration import MonkeyConfig
 from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence
 from monkey.published_config import check_field
@@ -230,7 +232,8 @@ def open_checkpoint(
 
     config._source_grid = tuple(source.grid)
     wants_info = kwargs.pop("output_loading_info", False)
-    with _without_load_report(), _refused_whole(name):
+    is_on_screen = sys.stderr is not None and sys.stderr.isatty()
+    with _without_load_report(), _refused_whole(name), library_bars(is_on_screen):
         model, info = opener(name, *model_args, config=config, output_loading_info=True, **kwargs)
     del model.config._source_grid
     left_random = sorted(key for key in info["missing_keys"] if "_adapter." not in key)

@@ -34,6 +34,7 @@ class MonkeyImageSettings(TypedDict, total=False):
     image_mean: Sequence[float]
     image_std: Sequence[float]
     apply_exif: bool
+    published_pixels: bool
     max_bytes: int
     max_pixels: int
 
@@ -45,6 +46,8 @@ class MonkeyImageProcessor(BaseImageProcessor):
         size: `{"height": H, "width": W}` of the canvas in pixels; the published 896×896 when None.
         image_mean, image_std: of the three channels, on the scale [0, 1].
         apply_exif: turn pictures upright by their EXIF orientation; False reproduces the published code.
+        published_pixels: make pictures RGB as the published code does, whatever is transparent or of more than 8 bits;
+            see `monkey.images.open_image`.
         max_bytes, max_pixels: larger pictures are refused before they are decoded.
 
     Raises:
@@ -60,6 +63,7 @@ class MonkeyImageProcessor(BaseImageProcessor):
         image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
         image_std: Sequence[float] = OPENAI_CLIP_STD,
         apply_exif: bool = True,
+        published_pixels: bool = False,
         max_bytes: int = MAX_BYTES,
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
@@ -78,6 +82,7 @@ class MonkeyImageProcessor(BaseImageProcessor):
         for name, value in (("max_bytes", max_bytes), ("max_pixels", max_pixels)):
             check_field(name, value, "count")
         self.apply_exif = apply_exif
+        self.published_pixels = published_pixels
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
 
@@ -138,12 +143,18 @@ class MonkeyImageProcessor(BaseImageProcessor):
         )
         return (canvases.float() / 255 - mean) / std
 
+    @property
+    def opening(self) -> dict[str, Any]:
+        """The settings that `open_image` takes."""
+        return {name: getattr(self, name) for name in ("apply_exif", "published_pixels", "max_bytes", "max_pixels")}
+
+    def opened(self, picture: Any, name: str | None = None) -> Image.Image:
+        """One picture as the model will see it, upright and RGB, before it is stretched to the canvas."""
+        return open_image(picture, **self.opening, name=name)
+
     def canvas(self, picture: Any, name: str | None = None) -> np.ndarray:
         """One picture on the canvas, before it is normalised, uint8 [3, H, W]: a quarter of the bytes."""
-        image = open_image(
-            picture, apply_exif=self.apply_exif, max_bytes=self.max_bytes, max_pixels=self.max_pixels, name=name
-        )
-        canvas = image.resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
+        canvas = self.opened(picture, name).resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
         return np.ascontiguousarray(np.asarray(canvas).transpose(2, 0, 1))
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Opening a picture that the caller hands over, whatever it is, as an RGB PIL image.
 
-Accepted: PIL images, numpy arrays, torch tensors, bytes, data-URIs and paths. Nothing is fetched from an address, and
-only the formats of `FORMATS` are decoded: none that runs another program (EPS, PDF). Bytes and pixels are limited
-before anything is decoded.
+Accepted: PIL images, numpy arrays, torch tensors, bytes, open files, data-URIs and paths. Nothing is fetched from an
+address, and only the formats of `FORMATS` are decoded. Bytes and pixels are limited before anything is decoded.
 
 Letters: H height, W width.
 """
@@ -18,27 +17,57 @@ import stat
 import struct
 import sys
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_ENDINGS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "PCX": (".pcx",),
+    "PSD": (".psd",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "SUN": (".ras",),
+    "XBM": (".xbm",),
+    "TGA": (".tga", ".vda", ".icb", ".vst"),  # last, since it has no beginning that tells it from other files
+}
+"""What is read, with the endings of its files: the rasters that Pillow decodes by itself and in C.
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-"""By which the pictures of a folder are told from its other files."""
+Not read are those that start another program or a system's renderer (EPS, WMF), that hold others whose size is not
+known before they are decoded (ICO, ICNS, FITS, IPTC), that Pillow decodes in Python, minutes for a large one in which
+nothing else of the program moves (QOI, XPM, DDS, BLP), and those that it only recognises or that no page comes in.
+"""
+
+FORMATS = tuple(_ENDINGS)
+
+_UNREAD_ENDINGS = (".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", ".wmf", ".emf", ".ico", ".qoi", ".dds")
+
+PICTURE_ENDINGS = (*(ending for endings in _ENDINGS.values() for ending in endings), *_UNREAD_ENDINGS)
+"""By which the pictures of a folder are told from its other files; some cannot be read, and are refused by name."""
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PIXELS = 100_000_000
 
 # What PIL's plugins raise on damaged files (flipping bytes in files of each format raises about half of these).
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     EOFError,
     IndexError,
     KeyError,
     OSError,
     OverflowError,
+    RuntimeError,
     SyntaxError,
     TypeError,
     ValueError,
@@ -64,31 +93,52 @@ _NOT_PICTURES = (
     (rb"version https://git-lfs", "a Git LFS pointer; fetch the picture itself with `git lfs pull`"),
     (rb"<svg|<\?xml", "an SVG drawing or another XML file; render it to PNG first"),
     (rb"<!doctype html|<html", "a web page"),
-    (rb"....ftyp", "HEIC, AVIF or a film; save it as JPEG or PNG first"),
+    (rb"....ftyp(hei|hev|mif1|msf1)", "HEIC, which is not read here; save it as JPEG or PNG first"),
+    (rb"....ftypavi[fs]", "an AVIF that is damaged, or that this Pillow was built without; save it as PNG first"),
+    (rb"\xff\x0a|....JXL ", "JPEG XL, which is not read here; save it as JPEG or PNG first"),
+    (rb"....ftyp", "a film; save one of its pictures as PNG first"),
 )
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
+def told_apart(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
+    """Names of pictures in their order, those that cannot be read included, and how many others there are by ending."""
+    pictures, others = [], Counter()
+    for name in sorted(names):
+        if name.lower().endswith(PICTURE_ENDINGS):
+            pictures.append(name)
+        else:
+            others[PurePath(name).suffix.lower() or "no ending"] += 1
+    return pictures, dict(others.most_common())
+
+
+def counted(others: Mapping[str, int], before: str) -> str:
+    """How many files of a folder are no pictures, behind `before`; nothing where there are none."""
+    kinds = ", ".join(f"{count:,} {ending}" for ending, count in others.items())
+    total = sum(others.values())
+    return f"{before}{total:,} other file{'s' * (total > 1)} ({kinds})" if others else ""
+
+
 def open_image(
     source: Any,
     *,
     apply_exif: bool = True,
+    published_pixels: bool = False,
     max_bytes: int = MAX_BYTES,
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
 ) -> Image.Image:
-    """The picture as a new RGB image, its first frame if it moves.
-
-    Transparency is dropped as PIL's `convert("RGB")` drops it, which is what the published code does. Grey values of
-    16 bits are scaled to 8 rather than clipped.
+    """The picture as people see it: a new RGB image, its first frame if it moves, on white where it is transparent.
 
     Args:
         source: PIL image; array or tensor [H, W], [H, W, 1 | 3 | 4] or [1 | 3 | 4, H, W] of uint8, uint16, or floats
-            in [0, 1]; bytes of a file; `data:image/…;base64,…`; path.
+            in [0, 1]; bytes of a file; a file open for reading bytes, from its start; `data:image/…;base64,…`; path.
         apply_exif: turn the picture upright by its EXIF orientation. The published code ignores it; False does too.
             TIFF is turned by PIL itself as it decodes, in both.
+        published_pixels: make it RGB by PIL's `convert("RGB")` alone, as the published code does: what lies under
+            transparency shows, black as a rule, and grey of more than 8 bits is clipped to white.
         max_bytes: largest file.
         max_pixels: largest H·W. PIL's own limit, about 179 million, stays in force above it.
         name: what errors call the picture, when it is not a path.
@@ -100,13 +150,17 @@ def open_image(
     """
     if isinstance(source, (str, os.PathLike)):
         name, source = _read_named(os.fspath(source), max_bytes, name)
+    elif hasattr(source, "read"):
+        given = getattr(source, "name", None)  # a number where the file has no name
+        name = name or (f"the open file {given}" if isinstance(given, str) else "the open file")
+        source = _read_open_file(source, max_bytes, name)
     name = name or "the picture"
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source), apply_exif, max_bytes, max_pixels, name)
+        source = _opened(bytes(source), max_bytes, max_pixels, name)
     if not isinstance(source, Image.Image):
         source = _from_array(_as_array(source, name), name)
         apply_exif = False
-    return _as_rgb(source, apply_exif, max_pixels, name)
+    return _as_rgb(source, apply_exif, published_pixels, max_pixels, name)
 
 
 def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
@@ -118,7 +172,7 @@ def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.size, _orientation(image) or 1
-    except (*_DECODER_ERRORS, Image.DecompressionBombError):
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
         return open_image(path, apply_exif=False).size, 1
 
 
@@ -129,7 +183,7 @@ def _read_named(text: str | bytes, max_bytes: int, name: str | None) -> tuple[st
         return name or "the data-URI", _read_data_uri(text, max_bytes, name or "the data-URI")
     if _ADDRESS.match(text):
         raise ValueError(f"{_shortened(text)} is an address, and pictures are not fetched; download it first")
-    return text, _read_file(text, max_bytes)
+    return text, read_picture_file(text, max_bytes)
 
 
 def _read_data_uri(text: str, max_bytes: int, name: str) -> bytes:
@@ -144,22 +198,46 @@ def _read_data_uri(text: str, max_bytes: int, name: str) -> bytes:
         raise ValueError(f"{name} is not strict base64 ({error})") from error
 
 
-def _read_file(path: str, max_bytes: int) -> bytes:
+def read_picture_file(path: str | os.PathLike, max_bytes: int = MAX_BYTES, name: str | None = None) -> bytes:
+    """The bytes of a file that can be read at once: no folder, no pipe, and nothing that makes a reader wait.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: anything else that is wrong with it, in one sentence that names it.
+    """
+    path = os.fspath(path)
     if "\0" in path:
         raise ValueError(f"{_shortened(path)!r} is not a path: it holds a NUL character")
+    shown = name or _shortened(path)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            raise ValueError(f"{path} is a folder, not a picture")
+            raise ValueError(f"{shown} is a folder, not a picture")
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path} is not a regular file")
-        _check_bytes(status.st_size, max_bytes, path)
+            raise ValueError(f"{shown} is not a regular file")
+        if not status.st_size:
+            # Never read: the kernel's files in /proc call themselves empty, and some make a reader wait for ever.
+            raise ValueError(f"{shown} is empty")
+        _check_bytes(status.st_size, max_bytes, shown)
         with open(path, "rb") as file:
             return file.read(max_bytes + 1)  # one more, so that a file that grew meanwhile is found out
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{_shortened(path)}: no such picture") from error
+        raise FileNotFoundError(f"{shown}: no such picture") from error
     except OSError as error:
-        raise ValueError(f"{_shortened(path)} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{shown} cannot be read: {error.strerror}") from error
+
+
+def _read_open_file(file: Any, max_bytes: int, name: str) -> bytes:
+    """The bytes of a file object, from its start where it can go there, as PIL reads it."""
+    try:
+        if file.seekable():
+            file.seek(0)
+        content = file.read(max_bytes + 1)
+    except (AttributeError, OSError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    if not isinstance(content, bytes):
+        raise ValueError(f'{name} gives {type(content).__name__} and not bytes; open it with mode "rb"')
+    return content
 
 
 def _check_bytes(count: int, max_bytes: int, name: str) -> None:
@@ -178,8 +256,8 @@ def _check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
         raise ValueError(f"{name} has no pixels ({width} × {height})")
 
 
-def _decode(data: bytes, apply_exif: bool, max_bytes: int, max_pixels: int, name: str) -> Image.Image:
-    """RGB image of a file's bytes."""
+def _opened(data: bytes, max_bytes: int, max_pixels: int, name: str) -> Image.Image:
+    """A file's picture, not decoded yet."""
     if not data:
         raise ValueError(f"{name} is empty")
     _check_bytes(len(data), max_bytes, name)
@@ -192,9 +270,18 @@ def _decode(data: bytes, apply_exif: bool, max_bytes: int, max_pixels: int, name
         raise ValueError(
             f"{name} has {pixels}, more than the {max_pixels:,} allowed (max_pixels); make it smaller first"
         ) from error
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise ValueError(f"{name} {_what_it_is(data)}") from error
-    return _as_rgb(image, apply_exif, max_pixels, name)
+    if image.format == "PNG" and image.tile and "transparency" in image.info:
+        image.info["transparency"] = _clear_as_decoded(image.info["transparency"], image.tile[0][3])
+    return image
+
+
+def _clear_as_decoded(clear: Any, bits: str) -> Any:
+    """The transparent grey or colour of a PNG in 8 bits, which PIL decodes the others to and leaves this one out."""
+    if bits in ("L;2", "L;4"):
+        return clear * (85 if bits == "L;2" else 17)
+    return tuple(value >> 8 for value in clear) if bits == "RGB;16B" else clear
 
 
 def _what_it_is(data: bytes) -> str:
@@ -205,16 +292,16 @@ def _what_it_is(data: bytes) -> str:
     return f"is not a picture that can be read; formats are {', '.join(FORMATS)}"
 
 
-def _as_rgb(image: Image.Image, apply_exif: bool, max_pixels: int, name: str) -> Image.Image:
+def _as_rgb(image: Image.Image, apply_exif: bool, published_pixels: bool, max_pixels: int, name: str) -> Image.Image:
     """Decode the first frame, turn it upright and make it RGB."""
     _check_pixels(image.size, max_pixels, name)
     try:
         image.load()
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise ValueError(f"{name} is damaged or cut off: {error}") from error
     turn = _UPRIGHT.get(_orientation(image)) if apply_exif else None
     try:
-        rgb = _TO_RGB.get(image.mode, _convert)(image)
+        rgb = _converted(image) if published_pixels else _as_people_see(image)
     except ValueError as error:
         raise ValueError(f"{name} (PIL mode {image.mode}) cannot be made RGB: {error}") from error
     # The new image must not say that it is still to be turned, or keep text that came with the file.
@@ -226,45 +313,49 @@ def _orientation(image: Image.Image) -> int | None:
     """EXIF orientation, or None where there is none that can be read: the picture itself may be sound."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         return None
 
 
-def _convert(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
+def _converted(image: Image.Image) -> Image.Image:
+    """What PIL's `convert("RGB")` gives; of a palette by way of RGBA, the same colours without PIL's warning."""
+    has_clear_colours = image.mode in ("P", "PA") and "transparency" in image.info
+    return (image.convert("RGBA") if has_clear_colours else image).convert("RGB")
 
 
-def _from_palette(image: Image.Image) -> Image.Image:
-    """By way of RGBA where colours are transparent: the same colours, without PIL's warning."""
-    return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
+def _as_people_see(image: Image.Image) -> Image.Image:
+    """RGB on white, where a white of more than 8 bits is white."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        grey = Image.fromarray(_of_floats(values) if image.mode == "F" else _of_deep_integers(values))
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey.paste(255, mask=Image.fromarray(values == clear))
+        return grey.convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layers = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(layers, mask=layers.getchannel("A"))
+    return white
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, whose highest value, 65535, becomes 255."""
-    values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+def _of_deep_integers(values: np.ndarray) -> np.ndarray:
+    """Grey of up to 16 bits as uint8. White is the highest value of the fewest bits, 8, 10, 12 or 16, that hold all of
+    them: a scanner's 12 bits in a file of 16 would be black otherwise."""
+    values = values.astype(np.int64)
+    if not 0 <= values.min() <= values.max() <= 65535:
+        raise ValueError(f"its values run from {values.min()} to {values.max()}, and 0 to 65535 are known")
+    white = next(white for white in (255, 1023, 4095, 65535) if values.max() <= white)
+    return ((values * 255 + white // 2) // white).astype(np.uint8)
 
 
-def _from_floats(image: Image.Image) -> Image.Image:
-    """Grey of floats, in [0, 1] or in [0, 255]."""
-    values = np.asarray(image)
+def _of_floats(values: np.ndarray) -> np.ndarray:
+    """Grey of floats, in [0, 1] or in [0, 255], as uint8."""
     if values.max() <= 1:
         values = values * 255
     if not (values.min() >= 0 and values.max() <= 255):
         raise ValueError(f"its values run from {values.min():g} to {values.max():g}, and [0, 1] or [0, 255] are known")
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
-
-
-_TO_RGB: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "P": _from_palette,
-    "PA": _from_palette,
-    "I": _from_16_bits,
-    "I;16": _from_16_bits,
-    "I;16B": _from_16_bits,
-    "I;16L": _from_16_bits,
-    "I;16N": _from_16_bits,
-    "F": _from_floats,
-}
+    return np.rint(values).astype(np.uint8)
 
 
 def _as_array(source: Any, name: str) -> np.ndarray:
@@ -276,7 +367,8 @@ def _as_array(source: Any, name: str) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return source
     raise TypeError(
-        f"{name} is a {type(source).__name__}, and a picture is a PIL image, array, tensor, bytes, data-URI or path"
+        f"{name} is a {type(source).__name__}, and a picture is a PIL image, array, tensor, bytes, open file, data-URI "
+        "or path"
     )
 
 
@@ -303,7 +395,7 @@ def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
     if kind == "b":
         return array.astype(np.uint8) * 255
     if array.dtype == np.uint16:
-        return ((array.astype(np.int64) + 128) // 257).astype(np.uint8)
+        return _of_deep_integers(array)
     if kind not in "iuf":
         raise ValueError(f"{name} has values of the type {array.dtype}, and integers or floats are needed")
     highest = 1 if kind == "f" else 255

@@ -19,7 +19,7 @@ from monkey.serving.demo.opening import Choice, Models
 from monkey.serving.demo.server import running_demo
 from tests.small_processor import small_config
 
-LIMITS = SimpleNamespace(max_bytes=200_000, max_pixels=3_000_000, apply_exif=True)
+LIMITS = SimpleNamespace(max_bytes=200_000, max_pixels=3_000_000, opening={})
 
 
 class ScriptedReply(Iterator[str]):

@@ -146,12 +146,26 @@ class TestOneQuestion:
     ):
         (pictures[0].parent / "notes.txt").write_text("no picture")
         (pictures[0].parent / "1a.jpg").write_bytes(b"%PDF-1.7")
+        (pictures[0].parent / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
         words = ["--image", pictures[0].parent, "--max-new-tokens", 8, "--batch-size", 1, "What?"]
         assert run(checkpoint, *words) == ask.SOME_FAILED
         said = capsys.readouterr()
         lines = [f"{picture}: {expected(checkpoint, picture, 'What?')}" for picture in pictures]
         assert said.out.split("\n")[:-1] == "\n".join(lines).split("\n")
         assert f"error: {pictures[0].parent / '1a.jpg'} is a PDF" in said.err
+        assert f"error: {pictures[0].parent / 'IMG_1.HEIC'} is HEIC" in said.err
+        assert "left out, as no pictures by their endings: 1 other file (1 .txt)" in said.err
+
+    def test_a_name_that_is_not_utf_8_is_spelled_out(self, checkpoint, pictures, capsys):
+        odd = os.fsencode(pictures[0].parent) + b"/\xff.png"
+        with open(odd, "wb") as file:
+            file.write(pictures[0].read_bytes())
+        words = ["--image", pictures[0].parent, "--max-new-tokens", 4, "What?"]
+        assert run(checkpoint, *words) == 0
+        assert "\\udcff.png: " in capsys.readouterr().out
+        assert run(checkpoint, *words, "--json") == 0
+        named = [json.loads(line)["images"][0] for line in capsys.readouterr().out.splitlines()]
+        assert os.fsencode(named[-1]) == odd
 
     def test_without_a_checkpoint_the_default_model_is_opened(self, checkpoint, pictures, capsys, monkeypatch):
         monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", str(checkpoint))
@@ -182,7 +196,11 @@ class TestOneQuestion:
         assert "no such picture or folder" in refused(capsys, "--image", "nowhere.png", "What?")
         assert "stands alone" in refused(capsys, "--image", folder, "--image", picture, "What?")
         assert "holds no picture" in refused(capsys, "--image", tmp_path / "empty", "What?")
-        assert "temperature is -1.0" in refused(capsys, "--temperature", -1, "--image", picture, "What?")
+        for temperature in ("-1.0", "nan", "inf", "1e+308", "1e-320"):
+            message = refused(capsys, f"--temperature={temperature}", "--image", picture, "What?")
+            assert message.startswith(
+                f"temperature is {temperature}, and 0, which is greedy, or a number from 0.001 to"
+            )
         assert "--batch-size is 0" in refused(capsys, "--batch-size", 0, "--image", picture, "What?")
         assert "--image-root goes with --input" in refused(capsys, "--image-root", folder, "What?")
         assert "pictures are not fetched" in refused(capsys, "--image", "https://example.com/sign.png", "What?")
@@ -240,10 +258,12 @@ class TestBoxes:
         assert not changed[:, 110:].any()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["found.png", "photo.jpg"]
 
-    def test_an_answer_without_a_box_leaves_no_file(self, checkpoint, photo, tmp_path, capsys):
-        assert run(checkpoint, "--image", photo, "--draw", tmp_path / "found.png", "--max-new-tokens", 2, "What?") == 0
-        assert "the answer holds no box" in capsys.readouterr().err
-        assert not (tmp_path / "found.png").exists()
+    def test_an_answer_without_a_box_is_a_mistake_and_leaves_no_file(self, checkpoint, photo, tmp_path, capsys):
+        found = tmp_path / "found.png"
+        words = ["-c", checkpoint, "--device", "cpu", "--image", photo, "--draw", found, "--max-new-tokens", 2, "What?"]
+        message = refused(capsys, *words)
+        assert message.startswith(f"the answer holds no box, so {found} was not written; <ref> asks for one")
+        assert not found.exists()
 
     def test_rows_have_them_in_pixels(self, checkpoint, photo, pointing, tmp_path):
         _write(tmp_path / "rows.jsonl", [{"image": "photo.jpg", "question": "Where?"}])
@@ -300,7 +320,7 @@ class TestFiles:
             assert answer["answer"] == expected(checkpoint, own, row["question"])
             assert (answer["image"], answer["finish_reason"]) == (row["image"], "length")
         said = capsys.readouterr().err
-        assert "answers.jsonl: 100%" in said
+        assert "%|" not in said  # no bars where standard error is no terminal
         assert "6 rows, 6 of them asked now" in said
         assert run(checkpoint, *self.words(rows), "--confidence") == 0
         assert all(0 < answer["confidence"] <= 1 for answer in self.answers(rows))
@@ -379,6 +399,30 @@ class TestFiles:
         assert run(checkpoint, *self.words(rows)) == 0
         assert len(asked) == 3
         assert all("answer" in answer for answer in self.answers(rows))
+
+    def test_a_path_that_no_row_may_have_is_refused_before_the_model_is_opened(
+        self, checkpoint, rows, pictures, capsys, monkeypatch
+    ):
+        monkeypatch.setattr(ask, "opened", lambda *_: pytest.fail("the model was opened"))
+        _write(rows, [*_read(rows), {"image": str(pictures[0]), "question": "What?"}])
+        message = refused(capsys, "--checkpoint", checkpoint, *self.words(rows))
+        assert message.startswith(f"{rows}:7: {pictures[0]} is absolute; make it relative, or give")
+        assert message.endswith("as --image-root")
+        assert not rows.with_name("answers.jsonl").exists()
+
+    def test_missing_pictures_are_told_before_the_model_is_opened(self, checkpoint, rows, pictures, capsys):
+        pictures[1].unlink()
+        assert run(checkpoint, *self.words(rows)) == ask.SOME_FAILED
+        said = capsys.readouterr().err
+        fault = f"error: {rows}:2: no picture pictures/1.png"
+        assert said.index(fault) < said.index("opening ")
+        assert said.count(fault) == 1
+
+    def test_half_a_surrogate_in_a_row_leaves_a_file_of_utf_8(self, checkpoint, rows):
+        _write(rows, [{"question": "What?", "note": "\ud800"}])
+        assert run(checkpoint, *self.words(rows)) == 0
+        (answer,) = self.answers(rows)
+        assert answer["note"] == "\ud800"
 
     def test_rows_may_be_descriptions_and_pictures_lie_elsewhere(self, checkpoint, pictures, tmp_path, capsys):
         rows = tmp_path / "elsewhere.json"

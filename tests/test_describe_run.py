@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -235,10 +236,19 @@ class TestPictures:
         (pictures / "link.png").symlink_to(tmp_path / "outside.png")
         (pictures / "a<img>b.png").write_bytes(whole)
         (pictures / "notes.txt").write_text("left alone")
+        (pictures / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+        os.mkfifo(pictures / "pipe.png")
+        with open(os.fsencode(pictures) + b"/\xff.png", "wb") as file:
+            file.write(whole)
         assert describe(pictures, tmp_path / "run") == 0
-        assert "5 descriptions of 10 files (0 repeated, 5 unreadable)" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "5 descriptions of 13 files (0 repeated, 8 unreadable)" in said
+        assert "left out, as no pictures by their endings: 1 other file (1 .txt)" in said
         problems = {row["file"]: row for row in FinishedRun(tmp_path / "run").problems()}
-        assert set(problems) == {"a<img>b.png", "broken.png", "cut.png", "empty.jpg", "link.png"}
+        names = {"a<img>b.png", "broken.png", "cut.png", "empty.jpg", "link.png", "IMG_1.HEIC", "pipe.png"}
+        assert set(problems) == {*names, r"\udcff.png"}
+        assert "is HEIC" in problems["IMG_1.HEIC"]["problem"]
+        assert problems["pipe.png"]["problem"] == "pipe.png is not a regular file"
         assert all(row["stage"] == "images" for row in problems.values())
         assert "damaged or cut off" in problems["cut.png"]["problem"]
         assert "leads out of the folder" in problems["link.png"]["problem"]

@@ -51,6 +51,8 @@ def files(data) -> list[int]:
 def test_no_text_of_a_run_becomes_markup_and_nothing_is_loaded(run):
     html, data = viewed(run)
     assert html.count("<script") == 2
+    places = [html.index(f'<section id="{section}"') for section in ("pictures", "problems", "stages")]
+    assert places == sorted(places)
     assert "<img" not in html.split('id="data"')[0]
     assert "&lt;b&gt;bad&lt;/b&gt;.png" in html
     assert data["entries"][1]["description"]["text"] == HOSTILE

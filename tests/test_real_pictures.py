@@ -78,10 +78,24 @@ def webp(path: Path) -> Image.Image:
 
 
 def transparent_png(path: Path) -> Image.Image:
-    image = scene(90, 60)
-    image.putalpha(255)
-    image.save(path, "PNG")
-    return image.convert("RGB")
+    """Black ink on clear paper, as drawing programs export it."""
+    ink = scene(90, 60).convert("L")
+    clear = Image.new("RGBA", ink.size, (0, 0, 0, 0))
+    clear.putalpha(ink)
+    clear.save(path, "PNG")
+    return ImageOps.invert(ink).convert("RGB")
+
+
+def avif(path: Path) -> Image.Image:
+    image = scene(200, 150)
+    image.save(path, "AVIF", quality=95)
+    return image
+
+
+def jpeg_2000(path: Path) -> Image.Image:
+    image = scene(200, 150)
+    image.save(path, "JPEG2000")
+    return image
 
 
 def single_pixel(path: Path) -> Image.Image:
@@ -104,6 +118,8 @@ REAL = {
     "a 16-bit PNG": (deep_png, "png"),
     "a WebP": (webp, "webp"),
     "a PNG with transparency": (transparent_png, "png"),
+    "an AVIF": (avif, "avif"),
+    "a JPEG 2000": (jpeg_2000, "jp2"),
     "one pixel": (single_pixel, "png"),
     "a panorama": (panorama, "png"),
 }
@@ -170,7 +186,7 @@ def test_a_folder_of_them_is_asked_about_and_a_pdf_among_them_costs_no_other(che
     assert ask.main([*words, "What is it?"]) == ask.SOME_FAILED
     said = capsys.readouterr()
     names = [Path(json.loads(line)["images"][0]).stem for line in said.out.splitlines()]
-    assert names == [str(number) for number in range(len(REAL))]
+    assert names == sorted(str(number) for number in range(len(REAL)))
     assert f"error: {tmp_path / 'report.jpg'} is a PDF; render its pages to PNG first" in said.err
 
 

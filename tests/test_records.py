@@ -148,7 +148,7 @@ BAD_RECORDS = {
     "url": (record("<img>http://host/a.png</img>"), "http://host/a.png is a URL"),
     "file url": (record("<img>file:///etc/hostname</img>"), "is a URL"),
     "data uri": (record("<img>data:image/png;base64,AAAA</img>"), "holds the picture itself, as base64"),
-    "null byte": (record("<img>a\0.png</img>"), "holds characters that no path has"),
+    "null byte": (record("<img>a\0.png</img>"), "holds characters that no path in a record can have"),
     "half a surrogate": (record("\ud800"), "'value' holds half of a surrogate pair at character 0"),
 }
 

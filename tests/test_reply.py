@@ -88,9 +88,17 @@ class _Bytes:
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": 1e308}, r"temperature is 1e\+308, and 0, which is greedy, or a number from 0.001 to 100"),
+        ({"temperature": 1e-320}, "temperature is 1e-320"),
+        ({"temperature": 10**400}, "temperature is 1000"),
+        ({"temperature": "1"}, "temperature is '1'"),
+        ({"temperature": True}, "temperature is True"),
         ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": float("nan")}, "top_p is nan"),
         ({"stop": ("",)}, "stop is"),
         ({"seed": 2**64}, "seed is"),
+        ({"seed": 1.5}, "seed is 1.5"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_by_name(options, name):
@@ -106,7 +114,7 @@ def test_only_the_likeliest_tokens_that_reach_top_p_are_sampled():
         generator = generator_of(decoding, torch.device("cpu"))
         return {chosen_tokens(logits, [decoding], [generator])[0] for _ in range(400)}
 
-    assert drawn(0.4) == {0}
+    assert drawn(1e-320) == drawn(0.4) == {0}
     assert drawn(0.6) == {0, 1}
     assert drawn(0.9) == {0, 1, 2}
     assert drawn(1.0) == {0, 1, 2, 3}

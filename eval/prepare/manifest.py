@@ -20,7 +20,7 @@ from eval.tasks import Task
 from monkey.data.fields import EMPTY_ANSWER, RowFault
 from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import read_question
-from monkey.images import FORMATS
+from monkey.images import DECODER_ERRORS, FORMATS
 
 _LISTED = 100
 """Places that a manifest lists of rows without pictures or answers; all are counted."""
@@ -161,7 +161,7 @@ def _header_fault(path: Path) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PIL, about what it can read nevertheless
             Image.open(path, formats=FORMATS).close()
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
         return f"{path} cannot be opened as a picture ({error})"
     return None
 

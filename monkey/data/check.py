@@ -211,8 +211,7 @@ def _read_all_rows(
 
 def _open_all_images(uses: _Uses, processor: monkey.MonkeyProcessor | None, workers: int | None) -> list[ImageRead]:
     """What each image holds, in the order of their numbers."""
-    names = ("apply_exif", "max_bytes", "max_pixels")
-    settings = {name: getattr(processor.image_processor, name) for name in names} if processor is not None else {}
+    settings = processor.image_processor.opening if processor is not None else {}
     paths = uses.paths
     tasks = [paths[start : start + _IMAGES_A_TASK] for start in range(0, len(paths), _IMAGES_A_TASK)]
     read: list[ImageRead] = []

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monkey.command_line import INTERRUPTED, MISTAKE, OneLineParser
+from monkey.command_line import INTERRUPTED, MISTAKE, OneLineParser, print_any_name
 
 SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("monkey.describe.run", "describe the pictures of a folder"),
@@ -26,6 +26,7 @@ imported when its command is given."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; 2 on what the user can mend."""
+    print_any_name()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] not in SUBCOMMANDS:
         return _overview(words)

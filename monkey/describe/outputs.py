@@ -98,6 +98,7 @@ def _manifest(
             "described": len(described),
             "flagged": sum(1 for picture in described if work.row("summary", picture)["problems"]),
         },
+        "other_files": dict(listing.others),
         "stages": stages,
         "prompts": prompt_parts(),
         "versions": _versions(),

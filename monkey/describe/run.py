@@ -16,6 +16,7 @@ from monkey.describe.shards import Shard, Workplace, shard_of
 from monkey.describe.stages import STAGES, digest_of
 from monkey.describe.whole_files import write_whole
 from monkey.describe.work import Work
+from monkey.images import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +78,8 @@ def report(output: Path, manifest: dict, configuration: Configuration) -> str:
         f"{output}: {counts['described']:,} descriptions of {counts['files']:,} files "
         f"({counts['repeated_files']:,} repeated, {counts['bad_pictures']:,} unreadable)"
     ]
+    if others := counted(manifest["other_files"], "  left out, as no pictures by their endings: "):
+        lines.append(others)
     failed = {stage: entry["failed"] for stage, entry in manifest["stages"].items() if entry["failed"]}
     if failed:
         listed = ", ".join(f"{stage} {count:,}" for stage, count in failed.items())

@@ -168,9 +168,9 @@ def page_of(run: FinishedRun, chosen: Chosen, choice: Choice) -> str:
         f"Descriptions of {run.folder.resolve().name}",
         _header(run),
         [
-            markup.section("Stages", _stages_table(run.manifest["stages"]), "stages"),
-            _problems_section(run.problems()),
             markup.section(what, _frame(), "pictures"),
+            _problems_section(run.problems()),
+            markup.section("Stages", _stages_table(run.manifest["stages"]), "stages"),
         ],
         {
             "entries": chosen.entries,

@@ -15,7 +15,7 @@ from PIL import Image
 from monkey.describe.masks import pack_mask, unpack_mask
 from monkey.describe.prompting import prompt_of
 from monkey.describe.records import REGION, SEGMENT, TEXT, FinishedRun, Picture, PictureRun
-from monkey.images import MAX_BYTES, open_image
+from monkey.images import open_image, read_picture_file
 
 GOOD, FLAGGED, FAILED = "good", "flagged", "failed"
 STATES = (GOOD, FLAGGED, FAILED)
@@ -91,9 +91,7 @@ class Entries:
                 path = (self.images / name).resolve()
                 if not path.is_relative_to(self.images.resolve()) or not path.is_file():
                     continue
-                if path.stat().st_size > MAX_BYTES:
-                    continue
-                content = path.read_bytes()
+                content = read_picture_file(path)
                 if hashlib.sha256(content).hexdigest() != image:
                     reason = "its file has changed since the run"
                     continue

@@ -6,7 +6,6 @@ which is transformers' way.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monkey.command_line import library_bars
 from monkey.describe.expert import ExpertSettings, how
 from monkey.location import read_json, required_file
 
@@ -122,7 +122,7 @@ def open_model(class_name: str, settings: ModelSettings) -> tuple[Any, Any]:
     where = {"revision": settings.revision} if settings.revision else {}
     reader = transformers.AutoTokenizer if class_name == "AutoModelForCausalLM" else transformers.AutoProcessor
     try:
-        with _quiet():
+        with library_bars(False):  # which would break the stage's own
             model, loaded = getattr(transformers, class_name).from_pretrained(
                 settings.model, dtype=getattr(torch, dtype_of(settings)), output_loading_info=True, **where
             )
@@ -147,17 +147,3 @@ def free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Without a progress bar of shards, which breaks the stage's own."""
-    from transformers.utils import logging
-
-    was = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was:
-            logging.enable_progress_bar()

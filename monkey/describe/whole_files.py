@@ -34,8 +34,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file. Halves of surrogate pairs, from names that are not UTF-8, become the escapes of JSON."""
     with whole_file(path) as stream:
-        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+        stream.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def json_list(rows: Iterable[Any]) -> Iterator[bytes]:

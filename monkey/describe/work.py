@@ -120,9 +120,8 @@ class Work:
             raise Stopped(f"stages.{stage.name}: {error}") from error
         self._note(stage, 0, 0.0, time.perf_counter() - started, Spent())
         total = sum(1 for picture in self.pictures if all(picture.image in self.keys[need] for need in stage.needs))
-        bar = tqdm(
-            total=total, initial=total - len(missing), desc=stage.name, unit="picture", disable=not show_progress
-        )
+        hidden = None if show_progress else True  # None: shown on a terminal only
+        bar = tqdm(total=total, initial=total - len(missing), desc=stage.name, unit="picture", disable=hidden)
         size = chosen.settings.batch_size
         batches = [list(group) for _, group in groupby(missing, lambda entry: entry[0] // size)]
         try:

@@ -28,10 +28,13 @@ except ImportError:  # Windows has no locks of this kind; two runs into one file
 OWN_FIELDS = ("answer", "finish_reason", "prompt_tokens", "new_tokens", "confidence", "boxes", "error", "key")
 """What answers are written under; fields of these names in a question's row are left out."""
 
+_HALVES = "backslashreplace"
+"""Halves of surrogate pairs, which UTF-8 has no bytes for, become the escapes that JSON has for them."""
+
 
 @dataclass(frozen=True)
 class RowQuestion:
-    """One row of a file of questions; `fault` says what is wrong with its pictures."""
+    """One row of a file of questions; `fault` says which of its pictures is missing."""
 
     source: str
     row: Mapping[str, Any]
@@ -54,7 +57,8 @@ def read_questions(
         settings: what answers depend on besides the rows.
 
     Raises:
-        FileNotFoundError, ValueError: a file or row that cannot be read or is not of this form, with its line.
+        FileNotFoundError, ValueError: a file or row that cannot be read or is not of this form, with its line; a path
+            that no row may have, such as an absolute one, is refused here and not row by row.
     """
     paths = PicturePaths(path, image_root, "--image-root")
     digests: dict[Path, str] = {}
@@ -67,7 +71,7 @@ def read_questions(
             for picture in pictures:
                 if picture not in digests:
                     digests[picture] = file_digest(picture)
-        except (FileNotFoundError, ValueError) as error:
+        except FileNotFoundError as error:
             questions.append(RowQuestion(source, row, question, (), fault=str(error)))
             continue
         key = _key(question=question, pictures=[digests[picture] for picture in pictures], **settings)
@@ -150,7 +154,7 @@ class AnswerFile:
     def add(self, key: str, answer: Mapping[str, Any]) -> None:
         """Keep an answer so that it outlasts a crash from here on; OSError naming the file where it cannot be."""
         entry = {**answer, "key": key}
-        line = f"{json.dumps(entry, ensure_ascii=False)}\n".encode("utf-8", "surrogatepass")
+        line = f"{json.dumps(entry, ensure_ascii=False)}\n".encode("utf-8", _HALVES)
         try:
             while line:
                 line = line[self._stream.write(line) :]
@@ -177,7 +181,7 @@ class AnswerFile:
         unfinished = self.output.with_name(f".{self.output.name}.unfinished")
         try:
             with unfinished.open("wb") as file:
-                file.write("".join(lines).encode("utf-8", "surrogatepass"))
+                file.write("".join(lines).encode("utf-8", _HALVES))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, self.output)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 from monkey import checkpoint_card
 from monkey.checkpoint_card import Sampling
 
-LOWEST_TEMPERATURE = 1e-3
-"""Of sampling. Logits divided by much less are infinite, which would fail every answer of the running batch."""
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 100.0
+"""Of sampling. Logits divided by much less are infinite, which would fail every answer of the running batch, and from
+far below the highest on every token is as likely as the next."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,26 @@ class Decoding:
     def __post_init__(self):
         if isinstance(self.max_new_tokens, bool) or not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}, and a whole number from 1 is needed")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature is {self.temperature!r}, and a number from 0 is needed; 0 is greedy")
-        if 0 < self.temperature < LOWEST_TEMPERATURE:
+        if not _is_number(self.temperature) or not (
+            self.temperature == 0 or LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE
+        ):
             raise ValueError(
-                f"temperature is {self.temperature!r}, and 0, which is greedy, or one from {LOWEST_TEMPERATURE} on is "
-                "needed"
+                f"temperature is {self.temperature!r}, and 0, which is greedy, or a number from {LOWEST_TEMPERATURE} "
+                f"to {HIGHEST_TEMPERATURE:g} is needed"
             )
-        if not 0 < self.top_p <= 1:
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}, and a number above 0 and up to 1 is needed; 1 is all tokens")
-        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+        is_whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
+        if self.seed is not None and not (is_whole and -(2**63) <= self.seed < 2**64):
             raise ValueError(f"seed is {self.seed!r}, and a whole number of 64 bits is needed")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise ValueError(f"stop is {self.stop!r}, and texts that are not empty are needed")
         object.__setattr__(self, "stop", stop)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def decoding_of(sampling: Sampling) -> Decoding:
@@ -101,6 +107,6 @@ def _sampled(logits: torch.Tensor, decoding: Decoding, generator: torch.Generato
     if decoding.top_p == 1:
         return torch.multinomial(probabilities, 1, generator=generator)[0]
     ordered, tokens = probabilities.sort(descending=True)
-    # The first token that reaches the limit belongs to the choice, so that there always is one.
-    ordered[ordered.cumsum(dim=-1) - ordered >= decoding.top_p] = 0
+    # The first token that reaches the limit belongs to the choice, and the likeliest always, however small the limit.
+    ordered[1:][ordered.cumsum(dim=-1)[:-1] >= decoding.top_p] = 0
     return tokens[torch.multinomial(ordered, 1, generator=generator)[0]]

@@ -29,7 +29,6 @@ from PIL import Image
 
 from monkey.chat import Segment
 from monkey.checkpoint_card import CheckpointCard, card_of
-from monkey.images import open_image
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE, after_image
@@ -298,14 +297,7 @@ class Answerer:
         Raises:
             FileNotFoundError, ValueError: as `monkey.images.open_image`, calling the picture `name`.
         """
-        settings = self.processor.image_processor
-        return open_image(
-            source,
-            apply_exif=settings.apply_exif,
-            max_bytes=settings.max_bytes,
-            max_pixels=settings.max_pixels,
-            name=name,
-        )
+        return self.processor.image_processor.opened(source, name)
 
     def ask(self, images: Any, question: str, decoding: Decoding | None = None) -> Reply:
         """Answer a question about pictures, with the prompt that answers were trained with.

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from monkey.data.batches import packed_batch, padded_batch, shared_tokens
 from monkey.data.packing import SampleSizes, Unit
 from monkey.data.records import Record, Records, Turn
-from monkey.images import FORMATS, open_image
+from monkey.images import DECODER_ERRORS, FORMATS, open_image
 from monkey.processing import UNSUPERVISED, MonkeyImageProcessor, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
 
@@ -266,7 +266,7 @@ class _HeadersOnly:
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 return width * height <= self.max_pixels and path.stat().st_size <= self.max_bytes
-        except (OSError, ValueError, Image.DecompressionBombError):
+        except (*DECODER_ERRORS, Image.DecompressionBombError):
             return False
 
 

@@ -71,7 +71,7 @@ def draw_split(settings: Settings, folder: Path, split: str, pool: Executor | No
     for task in settings.selection:
         (folder / image_file(split, task, 0)).parent.mkdir(parents=True, exist_ok=True)
     draw = partial(draw_sample, settings, folder, split)
-    progress = partial(tqdm, total=len(places), desc=f"drawing {split}", unit="picture")
+    progress = partial(tqdm, total=len(places), desc=f"drawing {split}", unit="picture", disable=None)
     drawn = map(draw, places) if pool is None else pool.map(draw, places, chunksize=CHUNK)
     return list(progress(drawn))
 

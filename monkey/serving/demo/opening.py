@@ -70,7 +70,8 @@ class Models:
         self.progress = Progress(self.choices[0].name, 1, len(self.choices), 0.0)
         self.max_bytes = min(choice.pictures.max_bytes for choice in choices)
         self.max_pixels = min(choice.pictures.max_pixels for choice in choices)
-        self._apply_exif = self.choices[0].pictures.apply_exif
+        limits = {"max_bytes": self.max_bytes, "max_pixels": self.max_pixels}
+        self._opening = {**self.choices[0].pictures.opening, **limits}
         self._is_closing = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._open, name="opening", daemon=True)
@@ -104,13 +105,7 @@ class Models:
 
     def open_picture(self, content: bytes, name: str) -> Image.Image:
         """An uploaded picture, upright and RGB, under the limits of every model; errors as of `open_image`."""
-        return open_image(
-            content,
-            apply_exif=self._apply_exif,
-            max_bytes=self.max_bytes,
-            max_pixels=self.max_pixels,
-            name=name,
-        )
+        return open_image(content, **self._opening, name=name)
 
     def _open(self) -> None:
         opened: list[Answerer] = []

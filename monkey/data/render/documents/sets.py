@@ -172,7 +172,7 @@ def _manifest(file: Path) -> dict[str, Any]:
 def _draw_all(task: partial, places: Sequence[tuple[str, int]], workers: int) -> None:
     from tqdm import tqdm
 
-    progress = partial(tqdm, total=len(places), desc="drawing", unit="shard")
+    progress = partial(tqdm, total=len(places), desc="drawing", unit="shard", disable=None)
     if workers == 1 or len(places) < 2:
         for place in progress(places):
             task(place)
