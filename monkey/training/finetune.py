@@ -5,6 +5,7 @@ Everything that can be wrong with the flags, the data and the checkpoint is foun
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from monkey.training.arguments import Flags
 from monkey.training.checks import missing_packages_named
 from monkey.training.dataset import Collator, ConversationDataset, PackedCollator, errors_as_raised
 from monkey.training.flops import FORMULA
-from monkey.training.guards import FrozenGuard, StopOnSignal
+from monkey.training.guards import FrozenGuard, StopOnSignal, gathered
 from monkey.training.memory_plan import MemoryPlan, plan, plan_of_gpu, refusal
 from monkey.training.memory_settings import settings_of_flags
 from monkey.training.merging import merged_peft
@@ -41,6 +42,7 @@ from monkey.training.recipes import PartCount, base_model, recipe_table
 from monkey.training.record import run_record, write_json, write_loss_curve
 from monkey.training.resuming import (
     check_whole,
+    is_finished,
     refuse_other_model,
     refuse_other_recipe,
     warn_of_other_flags,
@@ -89,6 +91,9 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     if evaluator is not None:
         evaluator.check(processor)
     batches = batch_plan(flags, train_set)
+    if resume_from is not None and _is_finished(flags, Path(resume_from), batches):
+        clear_places(flags, resume_from)
+        return output_dir
     model, counts = open_model(flags)
     if resume_from is not None:
         refuse_other_model(Path(resume_from), base_model(model))
@@ -121,6 +126,20 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
 
 
 # Before the run
+
+
+def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -> bool:
+    """Whether the run has made all its steps and saved its end; says so. A self-test has its answers to give yet."""
+    training, output_dir = flags.training, Path(flags.training.output_dir)
+    # As the library counts them.
+    an_epoch = max(1, math.ceil(batches.rows_an_epoch / training.gradient_accumulation_steps))
+    steps = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * an_epoch)
+    first = training.process_index == 0
+    if flags.run.overfit or not gathered(first and is_finished(checkpoint, output_dir, steps))[0]:
+        return False
+    if first:
+        print(f"{output_dir} holds a finished run, whose {checkpoint.name} was its last: nothing is left to train")
+    return True
 
 
 def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -> MemoryPlan:

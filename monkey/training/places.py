@@ -51,8 +51,12 @@ def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint, or only the link where it is one."""
     if folder.is_symlink():
         folder.unlink()
-    else:
-        shutil.rmtree(folder)
+        return
+    # By another name first: what a killed run leaves of it must not look like a checkpoint.
+    going = folder.with_name(f".{folder.name}.gone.partial")
+    shutil.rmtree(going, ignore_errors=True)
+    os.replace(folder, going)
+    shutil.rmtree(going)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import warnings
 import zipfile
@@ -15,6 +16,7 @@ from monkey.checkpoint import published_shapes
 from monkey.checkpoint_files import file_shapes
 from monkey.configuration import MonkeyConfig
 from monkey.location import required_file
+from monkey.training.places import weight_files
 from monkey.training.recipes import Recipe
 
 # Which samples make which step.
@@ -54,6 +56,20 @@ def check_whole(checkpoint: Path, sharded: bool) -> None:
             raise ValueError(f"{path} is not whole: resume from an earlier checkpoint, or copy this one again")
     if (checkpoint / "adapter_config.json").is_file():
         file_shapes(required_file(checkpoint, "adapter_model.safetensors", "the adapter's weights"))
+
+
+def is_finished(checkpoint: Path, output_dir: Path, steps: int) -> bool:
+    """Whether `output_dir` holds the end of a run of `steps` steps, made from this checkpoint.
+
+    The files of an end are moved to their places with config.json as the last. An end of other weights is an earlier
+    run's, or of fewer steps.
+    """
+    if _json(checkpoint / "trainer_state.json")["global_step"] < steps or not (output_dir / "config.json").is_file():
+        return False
+    is_adapter = (checkpoint / "adapter_config.json").is_file()
+    names = ["adapter_model.safetensors"] if is_adapter else [path.name for path in weight_files(checkpoint)]
+    end = output_dir / "adapter" if is_adapter else output_dir
+    return all((end / name).is_file() and filecmp.cmp(checkpoint / name, end / name, shallow=False) for name in names)
 
 
 def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:

@@ -126,6 +126,11 @@ class MonkeyTrainer(Trainer):
 
     # Steps
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Make no step after the last: the library makes one more where a run is resumed at its end within an epoch."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
@@ -255,6 +260,8 @@ class MonkeyTrainer(Trainer):
         return True if self.args.disable_tqdm or self.args.process_index else None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs and self.state.global_step == self._initial_global_step:
+            return  # the library's summary of no step at all
         if self.meter is not None and "loss" in logs:
             logs = {**logs, **self.meter.since_last(self.args.device)}
         super().log(logs, start_time)
