@@ -86,7 +86,9 @@ class DataArguments:
         None, "How often an epoch goes through each file of --data_path: 2 is twice, 0.5 a half drawn anew each time."
     )
     skip_bad_rows: bool = flag(
-        False, "List the rows that cannot be read and leave them out, instead of stopping before the run starts."
+        False,
+        "List the records that scripts/check_data.py would call bad (unreadable, a missing or damaged picture, too "
+        "long) and leave them out, instead of stopping: before the first step, or where they are met later.",
     )
     eval_data_path: str | None = flag(
         None,

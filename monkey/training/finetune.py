@@ -20,7 +20,7 @@ from monkey.data.records import Records
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import Flags
 from monkey.training.checks import missing_packages_named
-from monkey.training.dataset import Collator, ConversationDataset, PackedCollator, errors_as_raised
+from monkey.training.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
 from monkey.training.flops import FORMULA
 from monkey.training.guards import FrozenGuard, StopOnSignal, gathered
 from monkey.training.memory_plan import MemoryPlan, plan, plan_of_gpu, refusal
@@ -43,6 +43,7 @@ from monkey.training.record import run_record, write_json, write_loss_curve
 from monkey.training.resuming import (
     check_whole,
     is_finished,
+    recorded,
     refuse_other_model,
     refuse_other_recipe,
     warn_of_other_flags,
@@ -98,7 +99,7 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     if resume_from is not None:
         refuse_other_model(Path(resume_from), base_model(model))
     memory = _memory_plan(flags, model, batches)
-    record = _record(flags, counts, train_set, eval_set, batches, memory)
+    record = _record(flags, counts, train_set, eval_set, batches, memory, resume_from)
     if resume_from is not None and training.process_index == 0:
         warn_of_other_threads(Path(resume_from), training.device)
         warn_of_other_flags(Path(resume_from), record["flags"], record["data"])
@@ -174,6 +175,7 @@ def _record(
     eval_set: ConversationDataset | None,
     batches: RowPlan | BatchPlan,
     memory: MemoryPlan,
+    resume_from: str | None,
 ) -> dict[str, Any]:
     parts = [{"part": count.part, "trains": count.trains, "parameters": count.parameters} for count in counts]
     data: dict[str, Any] = {"samples": {"train": len(train_set), "eval": len(eval_set or ())}}
@@ -183,7 +185,10 @@ def _record(
             {"path": str(file.path), "records": file.stop - file.start, "weight": file.weight}
             for file in train_set.records.files
         ]
-        data["left_out"] = len(train_set.records.skipped)
+    left_out = [*train_set.left_out, *(eval_set.left_out if eval_set is not None else ())]
+    if resume_from is not None:  # what it had met on its way
+        left_out = list(dict.fromkeys([*left_out, *recorded(Path(resume_from)).get("left_out", ())]))
+    data["left_out"] = len(left_out)
     if isinstance(batches, RowPlan):
         data["rows_an_epoch"] = batches.rows_an_epoch * batches.processes
         data["fill_rate"] = round(fill_rate(batches.epoch(0), batches.sizes, batches.settings.budget), 4)
@@ -193,7 +198,7 @@ def _record(
         data=data,
         seed=flags.training.seed,
     )
-    return {**record, "planned_bytes": dict(memory.lines)}
+    return {**record, "left_out": left_out, "planned_bytes": dict(memory.lines)}
 
 
 def _trainer(
@@ -231,8 +236,9 @@ def _trainer(
     trainer = MonkeyTrainer(
         model=model,
         args=training,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
+        train_dataset=Tolerant(train_set),
+        eval_dataset=None if eval_set is None else Tolerant(eval_set),
+        skip_bad_rows=flags.data.skip_bad_rows,
         data_collator=PackedCollator(processor, flags.data.row_settings.budget) if flags.data.packing else padded,
         held_out_collator=padded,
         processing_class=processor,

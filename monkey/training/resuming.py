@@ -21,7 +21,7 @@ from monkey.training.recipes import Recipe
 
 # Which samples make which step.
 _ORDER = (
-    "data_path", "data_weights", "skip_bad_rows", "seed", "data_seed", "model_max_length", "packing", "pack_tokens",
+    "data_path", "data_weights", "seed", "data_seed", "model_max_length", "packing", "pack_tokens",
     "share_images", "look_ahead", "most_shared", "per_device_train_batch_size", "gradient_accumulation_steps",
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ def is_finished(checkpoint: Path, output_dir: Path, steps: int) -> bool:
 
 def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
     """A checkpoint's optimiser knows only what its own recipe trained."""
-    trained = _record(checkpoint).get("recipe", {}).get("name", recipe.name)
+    trained = recorded(checkpoint).get("recipe", {}).get("name", recipe.name)
     if trained != recipe.name:
         raise ValueError(
             f"--resume_from_checkpoint {checkpoint} was trained as {trained}, but these flags ask for {recipe.name}: "
@@ -111,7 +111,7 @@ def warn_of_other_flags(checkpoint: Path, flags: Mapping[str, Any], data: Mappin
         flags: this run's, resolved.
         data: what this run's record says of its data.
     """
-    record = _record(checkpoint)
+    record = recorded(checkpoint)
     before = record.get("flags", {})
     # As JSON gives them back, tuples as lists.
     now = json.loads(json.dumps(dict(flags), default=str))
@@ -131,7 +131,7 @@ def warn_of_other_flags(checkpoint: Path, flags: Mapping[str, Any], data: Mappin
 def warn_of_other_threads(checkpoint: Path, device: torch.device) -> None:
     """On a CPU sums are split over the threads, so only with as many as before does a run go on bit for bit."""
     now = torch.get_num_threads()
-    before = _record(checkpoint).get("cpu_threads", now)
+    before = recorded(checkpoint).get("cpu_threads", now)
     if device.type == "cpu" and before != now:
         _warn(
             f"{checkpoint} was written with {before} CPU threads and this process has {now}: the run goes on, but not "
@@ -148,7 +148,7 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=3)
 
 
-def _record(checkpoint: Path) -> dict[str, Any]:
+def recorded(checkpoint: Path) -> dict[str, Any]:
     """The run's record in a checkpoint; empty where there is none."""
     path = checkpoint / "run.json"
     return _json(path) if path.is_file() else {}

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,6 +38,9 @@ from monkey.training.recipes import base_model, part_of
 from monkey.training.record import write_json
 from monkey.training.scoring import BestCheckpoint, Scoring, score_metrics
 
+_MOST_STEPS_LEFT_OUT = 8
+"""Steps one behind the other without a record that can be read, after which more than a few records are bad."""
+
 
 class MonkeyTrainer(Trainer):
     """Trainer for a Monkey model, wrapped in PEFT or not.
@@ -51,6 +54,7 @@ class MonkeyTrainer(Trainer):
         best: keeps the weights of the best evaluation.
         guard: checks that frozen parameters stay.
         held_out_collator: makes the batches of the held-out loss.
+        skip_bad_rows: leave out records that turn out to be bad on the way, instead of stopping.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class MonkeyTrainer(Trainer):
         best: BestCheckpoint | None = None,
         guard: FrozenGuard | None = None,
         held_out_collator: Any = None,
+        skip_bad_rows: bool = False,
         **kwargs: Any,
     ):
         self._checkpoint_parent: Path | None = None
@@ -75,6 +80,8 @@ class MonkeyTrainer(Trainer):
         self.best = best
         self.guard = guard
         self.held_out_collator = held_out_collator
+        self.skip_bad_rows = skip_bad_rows
+        self._steps_left_out = 0  # one behind the other, until now
         self._window: list[BatchContents] = []  # of the step that is being made
         config = kwargs["model"].config
         use_cache = vars(config).get("use_cache")
@@ -123,6 +130,44 @@ class MonkeyTrainer(Trainer):
         if self.args.world_size > 1:
             dist.all_reduce(supervised)
         return supervised
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Any]:
+        """The batches of a step without the records that turned out to be bad; one with no other learns nothing."""
+        batches, supervised = super().get_batch_samples(epoch_iterator, num_batches, device)
+        bad = self._left_out(batch["contents"] for batch in batches)
+        if not bad or supervised is None or int(supervised):
+            self._steps_left_out = 0
+            return batches, supervised
+        self._steps_left_out += 1
+        if self._steps_left_out == _MOST_STEPS_LEFT_OUT:
+            raise ValueError(
+                f"no record of the last {_MOST_STEPS_LEFT_OUT} steps could be read, lastly {bad[-1]}{self._saved()}"
+            )
+        return batches, supervised.clamp(min=1)
+
+    def _left_out(self, contents: Iterable[BatchContents]) -> list[str]:
+        """What is wrong with bad records there, in any process; lists them, or stops the run in all processes."""
+        own = [sample for one in contents for sample in one.bad]
+        if not any_process(bool(own), self.args.device):
+            return []
+        bad = [sample for samples in gathered(own) for sample in samples]
+        for sample in bad:
+            if not (self.skip_bad_rows and sample.of_one_record):
+                saved = self._saved()
+                advice = ["mend it" + (" and continue with --resume_from_checkpoint True" if saved else "")]
+                if sample.of_one_record:
+                    advice.append("leave such records out with --skip_bad_rows True")
+                raise ValueError(f"{sample.sentence}{saved}; {', or '.join(advice)}")
+        listed = self.run_record["left_out"]
+        for sentence in dict.fromkeys(sample.sentence for sample in bad):
+            if sentence not in listed:
+                listed.append(sentence)
+                if self.args.process_index == 0:
+                    print(f"left out: {sentence}")
+        self.run_record["data"]["left_out"] = len(listed)
+        return [sample.sentence for sample in bad]
 
     # Steps
 
@@ -181,15 +226,20 @@ class MonkeyTrainer(Trainer):
     def _stop(self, what: str) -> NoReturn:
         """Save the state before this step, then raise in every process."""
         sources = self._sources()
-        step = self.state.global_step
-        saved = ""
         # DeepSpeed has already made the step by the time that it tells its gradient norm.
-        if step and not (self.is_deepspeed_enabled and "norm" in what):
-            folder = Path(self.args.output_dir) / f"checkpoint-{step}"
-            if not folder.is_dir():
-                self._save_checkpoint(self.model, None)
-            saved = f"; the state before it is in {folder}"
-        raise ValueError(f"step {step + 1}: {what}, so the run stopped before using it: {_records(sources)}{saved}")
+        saved = "" if self.is_deepspeed_enabled and "norm" in what else self._saved()
+        step = self.state.global_step + 1
+        raise ValueError(f"step {step}: {what}, so the run stopped before using it: {_records(sources)}{saved}")
+
+    def _saved(self) -> str:
+        """Save the state as it is, and say where; nothing where no step was made. All processes call it."""
+        step = self.state.global_step
+        folder = Path(self.args.output_dir) / f"checkpoint-{step}"
+        is_there = gathered(folder.is_dir())[0]
+        if not is_there and step > self._initial_global_step:
+            self._save_checkpoint(self.model, None)
+            is_there = True
+        return f"; the state before it is in {folder}" if is_there else ""
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The library's optimiser, its groups divided by the parts' own learning rates and decays."""
@@ -235,17 +285,25 @@ class MonkeyTrainer(Trainer):
         was_training = model.training
         model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        all_contents, not_finite = [], []
         for batch in tqdm(loader, desc="held-out loss", unit="batch", leave=False, disable=self._quiet()):
             contents = batch.pop("contents")
             inputs = self._prepare_inputs(batch)
             with self.accelerator.autocast():
                 loss = model(**inputs, num_items_in_batch=1).loss
             if not torch.isfinite(loss):
-                raise ValueError(f"the held-out loss is {loss.item():g}: {_records(contents.sources)}")
+                not_finite += contents.sources
             total += torch.tensor([loss.item(), contents.supervised], dtype=torch.float64, device=self.args.device)
+            all_contents.append(contents)
         model.train(was_training)
+        self._left_out(all_contents)
         if self.args.world_size > 1:
             dist.all_reduce(total)
+        if not torch.isfinite(total[0]):
+            sources = [source for sources in gathered(not_finite) for source in sources]
+            raise ValueError(f"the held-out loss is {total[0].item():g}: {_records(sources)}{self._saved()}")
+        if not total[1]:
+            raise ValueError(f"no held-out record could be read{self._saved()}")
         return float(total[0] / total[1])
 
     @contextlib.contextmanager
