@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune_multitask import main
 from monkey.training.places import checkpoints
 from monkey.training.resuming import is_finished, warn_of_other_threads
+from monkey.training.trainer import MonkeyTrainer
 from tests.training_start import PACKED, SAVE, losses, same_weights, train, words_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,6 +213,67 @@ class TestFinished:
             train(start, disk, *WITHIN_AN_EPOCH, "--resume_from_checkpoint", "True")
             assert _end(disk) == _end(output), number
             assert losses(disk) == losses(output), number
+
+
+class TestCtrlC:
+    MORE = ("--save_strategy", "steps", "--save_steps", "100", "--max_steps", "3", "--report_to", "none")
+
+    def _pressed(self, monkeypatch, at_step: int, times: int) -> None:
+        original = MonkeyTrainer.training_step
+
+        def press(self, *args, **kwargs):
+            if self.state.global_step == at_step - 1:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGINT)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(MonkeyTrainer, "training_step", press)
+
+    def test_once_saves_the_state_after_the_step_and_goes_on_when_resumed(self, start, tmp_path, monkeypatch, capfd):
+        output = tmp_path / "out"
+        with monkeypatch.context() as patch:
+            self._pressed(patch, at_step=2, times=1)
+            assert main(words_of(start, output, *self.MORE)) == 130
+        said = capfd.readouterr().err
+        assert "Ctrl-C: the run stops after this step" in said
+        assert f"stopped by SIGINT after step 2; {output / 'checkpoint-2'} holds the state" in said
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        train(start, output, *self.MORE, "--resume_from_checkpoint", "True")
+        straight = train(start, tmp_path / "straight", *self.MORE)
+        assert losses(output) == losses(straight)
+        assert same_weights(output, straight)
+
+    def test_twice_stops_at_once_in_a_sentence(self, start, tmp_path, monkeypatch, capfd):
+        self._pressed(monkeypatch, at_step=2, times=2)
+        assert main(words_of(start, tmp_path / "out", *self.MORE)) == 130
+        assert capfd.readouterr().err.endswith(
+            "interrupted; --resume_from_checkpoint True goes on from the last checkpoint\n"
+        )
+        assert not checkpoints(tmp_path / "out")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_before_the_first_step_it_is_a_sentence(self, start, tmp_path, monkeypatch, capfd):
+        def pressed(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("monkey.training.finetune.open_model", pressed)
+        assert main(words_of(start, tmp_path / "out")) == 130
+        assert capfd.readouterr().err.splitlines()[-1].startswith("interrupted; ")
+
+    def test_torchrun_hands_it_on_and_that_is_no_second_one(self, start, tmp_path, monkeypatch):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+        self._pressed(monkeypatch, at_step=1, times=2)
+        assert main(words_of(start, tmp_path / "out", *self.MORE)) == 130
+        assert [folder.name for folder in checkpoints(tmp_path / "out")] == ["checkpoint-1"]
+
+
+def test_a_full_disk_under_a_log_is_a_sentence_too(start, tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transformers.integrations.TensorBoardCallback.on_log", full)
+    with pytest.raises(OSError, match=r"out could not be written \(No space left on device\); make room"):
+        train(start, tmp_path / "out", "--report_to", "tensorboard")
 
 
 def test_another_number_of_threads_is_said(start, tmp_path, recwarn):

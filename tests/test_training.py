@@ -324,6 +324,10 @@ class TestFailures:
         [
             ("safetensors.torch.serialize_file", SafetensorError("I/O error: No space left on device (os error 28)")),
             ("torch.save", RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")),
+            (
+                "torch.save",
+                RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0: No space"),
+            ),
             ("torch.save", OSError(28, "No space left on device")),
         ],
     )

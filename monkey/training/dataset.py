@@ -23,6 +23,7 @@ from monkey.data.records import Record, Records, Turn
 from monkey.images import FORMATS, open_image
 from monkey.processing import UNSUPERVISED, MonkeyImageProcessor, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
+from monkey.training.loading import leave_signals_to_the_run
 
 SHARING = ("apart", "branches", "turns")
 """What becomes of several records about one picture: each for itself; questions behind one picture that do not see
@@ -165,7 +166,12 @@ class ConversationDataset(Dataset):
         stand_in = _HeadersOnly(self.processor.image_processor) if check_pictures else _NoPixels()
         measured = _Measured(self, _with_pixels(self.processor, stand_in))
         loader = DataLoader(
-            measured, batch_size=64, num_workers=workers, collate_fn=_joined, generator=torch.Generator().manual_seed(0)
+            measured,
+            batch_size=64,
+            num_workers=workers,
+            collate_fn=_joined,
+            generator=torch.Generator().manual_seed(0),
+            worker_init_fn=leave_signals_to_the_run,
         )
         parts = []
         with tqdm(total=len(self), desc="measuring records", unit="record", leave=False, disable=None) as progress:

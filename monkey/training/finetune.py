@@ -31,8 +31,10 @@ from monkey.training.model_card import write_model_card
 from monkey.training.opening import open_model
 from monkey.training.overfit import OverfitReport, overfit_report
 from monkey.training.places import (
+    MAKE_ROOM,
     checkpoint_to_resume,
     clear_places,
+    full_disk_named,
     logs_inside,
     move_into_place,
     nothing_left_of_a_false_start,
@@ -109,17 +111,25 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         print(FORMULA)
         print(flags.table())
 
-    with nothing_left_of_a_false_start(output_dir), logs_inside(output_dir), errors_as_raised():
+    with (
+        nothing_left_of_a_false_start(output_dir),
+        full_disk_named(output_dir),
+        logs_inside(output_dir),
+        errors_as_raised(),
+    ):
         with missing_packages_named():
             trainer = _trainer(flags, model, processor, train_set, eval_set, batches, record, evaluator, resume_from)
             clear_places(flags, resume_from)
-            trainer.train(resume_from_checkpoint=resume_from)
+            try:
+                trainer.train(resume_from_checkpoint=resume_from)
+            finally:
+                _stop_on_signal(trainer).restore()
         _refuse_unfinished(trainer, flags)
         if (eval_set is not None or evaluator is not None) and not _evaluated_at_the_end(trainer):
             trainer.evaluate()
         # Before the merged checkpoint is written, for which one process leaves ZeRO-3's setting.
         report = _overfit_report(trainer, flags, train_set, processor) if flags.run.overfit else None
-        with writing(output_dir, "make room, then --resume_from_checkpoint True where checkpoints were saved"):
+        with writing(output_dir, MAKE_ROOM):
             _save(trainer, flags, output_dir)
         if report is not None:
             report.check()
@@ -258,9 +268,13 @@ def _trainer(
 # After the run
 
 
+def _stop_on_signal(trainer: MonkeyTrainer) -> StopOnSignal:
+    return next(call for call in trainer.callback_handler.callbacks if isinstance(call, StopOnSignal))
+
+
 def _refuse_unfinished(trainer: MonkeyTrainer, flags: Flags) -> None:
     """Stopped where a signal ended the run; ValueError where it made no step."""
-    stop = next(call for call in trainer.callback_handler.callbacks if isinstance(call, StopOnSignal))
+    stop = _stop_on_signal(trainer)
     if stop.stopped_at is not None:
         raise Stopped(stop.stopped_at, stop.received or signal.SIGTERM, Path(flags.training.output_dir))
     if trainer.state.global_step == 0:
