@@ -390,6 +390,15 @@ class MonkeyTrainer(Trainer):
         if dist.is_initialized():
             dist.barrier()
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{checkpoint}: optimizer.pt and scheduler.pt are of another optimiser than this run's ({error}): "
+                "resume with the flags that it was made with, or start from its weights with --model_name_or_path"
+            ) from error
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Put a checkpoint's weights into the model; the library's own reads files by the names in memory."""
         model = self.model if model is None else model
