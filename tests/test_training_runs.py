@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from finetune_multitask import main
 from monkey.data.render.__main__ import main as render
+from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.training.arguments import parse_flags
@@ -396,6 +397,31 @@ class TestWholeRuns:
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         assert any("c_attn_lora" in name for name in moved)
         assert not [name for name in moved if name.startswith("transformer.h.") and "_lora." not in name]
+
+    def test_dropout_of_built_in_adapters_is_set_and_another_size_is_refused(self, start, tmp_path):
+        config = small_config(grid=(2, 2), adapter_rank=4)
+        random_model(config).save_pretrained(tmp_path / "base")
+        words = words_of(SimpleNamespace(base=tmp_path / "base", data=start.data), tmp_path / "out")
+        for recipe in ("lora-llm", "full-llm"):
+            flags = parse_flags([*words, "--recipe", recipe, "--lora_dropout", "0.25"])
+            model, _ = open_model(flags)
+            adapters = [module for module in model.modules() if isinstance(module, LowRankAdapter)]
+            assert adapters
+            assert {adapter.dropout for adapter in adapters} == {0.25}
+            assert model.config.text_config.adapter_dropout == 0.25
+        open_model(parse_flags([*words, "--recipe", "lora-llm", "--lora_r", "4", "--lora_alpha", "4"]))
+        for name in ("lora_r", "lora_alpha"):
+            with pytest.raises(ValueError, match=rf"--{name} 8 would have no effect: .* built in, of rank 4"):
+                open_model(parse_flags([*words, "--recipe", "lora-llm", f"--{name}", "8"]))
+
+    def test_dropout_of_adapters_that_are_not_there_is_refused(self, start, tmp_path):
+        with pytest.raises(ValueError, match=r"--lora_dropout 0\.2 would have no effect: neither the recipe full-llm"):
+            open_model(parse_flags(words_of(start, tmp_path / "out", "--lora_dropout", "0.2")))
+
+    def test_a_grid_too_large_for_a_sample_is_a_sentence(self, start, tmp_path):
+        with pytest.raises(ValueError, match=r"--grid 1000000,1000000 makes .* tokens of a picture, .* holds fewer"):
+            train(start, tmp_path / "out", "--grid", "1000000,1000000")
+        assert not (tmp_path / "out").exists()
 
     def test_overfit_passes_when_the_records_come_back_and_fails_in_one_sentence(self, start, tmp_path, capsys):
         words = ("--overfit", "2", "--per_device_train_batch_size", "2", "--learning_rate", "1e-2")

@@ -89,6 +89,7 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         refuse_other_recipe(Path(resume_from), flags.recipe)
     set_seed(training.seed)
     processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, grid=flags.model.grid_shape)
+    _refuse_large_grid(flags, processor)
     train_set = training_samples(flags, processor)
     eval_set = held_out_samples(flags, processor) if flags.data.eval_data_path else None
     if evaluator is not None:
@@ -151,6 +152,16 @@ def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -
     if first:
         print(f"{output_dir} holds a finished run, whose {checkpoint.name} was its last: nothing is left to train")
     return True
+
+
+def _refuse_large_grid(flags: Flags, processor: MonkeyProcessor) -> None:
+    """ValueError for a grid of which no picture fits into a sample, before any is made."""
+    limit = flags.data.model_max_length
+    if flags.model.grid_shape is not None and processor.image_tokens > limit:
+        raise ValueError(
+            f"--grid {flags.model.grid} makes {processor.image_tokens:,} tokens of a picture, and --model_max_length "
+            f"{limit:,} holds fewer: give a smaller grid or raise it"
+        )
 
 
 def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -> MemoryPlan:
