@@ -98,6 +98,9 @@ def writing(place: Path, advice: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(name in str(error) for name in _ARCHIVE_WRITER):
             raise
         said = " ".join(str(error).split())
+        if isinstance(error, RuntimeError):  # whose words are about positions in an archive
+            nearest = next(path for path in (place, *place.absolute().parents) if path.exists())
+            said = f"torch could write no further, {shutil.disk_usage(nearest).free // 2**20:,} MiB are free there"
         raise OSError(f"{place} could not be written ({said}); {advice}") from error
 
 
