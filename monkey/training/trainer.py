@@ -38,6 +38,9 @@ from monkey.training.recipes import base_model, part_of
 from monkey.training.record import write_json
 from monkey.training.scoring import BestCheckpoint, Scoring, score_metrics
 
+_UNLOGGED = "unlogged loss"
+"""Where a checkpoint keeps what the next logged loss is a mean of, besides the steps to come."""
+
 _MOST_STEPS_LEFT_OUT = 8
 """Steps one behind the other without a record that can be read, after which more than a few records are bad."""
 
@@ -173,6 +176,12 @@ class MonkeyTrainer(Trainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Make no step after the last: the library makes one more where a run is resumed at its end within an epoch."""
+        unlogged = self.state.stateful_callbacks.pop(_UNLOGGED, None)
+        if unlogged is not None and self.state.global_step == self._initial_global_step:  # as it was loaded
+            losses = unlogged["losses"]
+            alike = len(losses) == self.args.world_size
+            self._tr_loss += losses[self.args.process_index] if alike else sum(losses) / len(losses)
+            self._globalstep_last_logged = unlogged["since"]
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
@@ -350,6 +359,10 @@ class MonkeyTrainer(Trainer):
             self.guard.check(self.state.global_step)
         with self.written_aside(output_dir / f".{name}.partial") as aside, self._paused_meter():
             self._checkpoint_parent = aside
+            self.state.stateful_callbacks.pop(_UNLOGGED, None)
+            if not self._window:  # within a step, the losses of its first batches would come twice
+                losses = gathered(self._tr_loss.item())
+                self.state.stateful_callbacks[_UNLOGGED] = {"losses": losses, "since": self._globalstep_last_logged}
             advice = "earlier checkpoints are whole: make room and continue with --resume_from_checkpoint True"
             try:
                 with writing(output_dir / name, advice):
