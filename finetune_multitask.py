@@ -9,9 +9,11 @@ Several GPUs: `scripts/finetune_ds.sh`. Every flag: `--help`.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+from monkey.command_line import INTERRUPTED, MISTAKE
 from monkey.training.flag_names import look_over, print_help
 
 
@@ -35,7 +37,11 @@ def main(words: list[str]) -> int:
     except (ValueError, OSError) as error:
         # In one piece, since all processes of a run may say it at once.
         sys.stderr.write(f"error: {error}\n")
-        return 2
+        return MISTAKE
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted; --resume_from_checkpoint True goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
     if flags.training.process_index == 0:
         print(f"trained checkpoint: {folder}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune_multitask import main
 from monkey.training.places import checkpoints
-from monkey.training.resuming import warn_of_other_threads
+from monkey.training.resuming import is_finished, warn_of_other_threads
+from monkey.training.trainer import MonkeyTrainer
 from tests.training_start import PACKED, SAVE, losses, same_weights, train, words_of
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def _log(folder: Path) -> list[dict]:
+    return json.loads((folder / "training_log.json").read_text())
 
 
 def _command(start, output: Path, *more: str) -> list[str]:
@@ -51,12 +58,12 @@ class TestCutShort:
     def _resumed(self, start, output: Path) -> Path:
         return train(start, output, *self.MORE, "--resume_from_checkpoint", "True")
 
-    @pytest.mark.parametrize("moment", [2, 5])
+    @pytest.mark.parametrize("moment", [".checkpoint-3.partial", ".checkpoint-6.partial", ".final.partial"])
     def test_a_killed_run_resumes_bit_for_bit(self, start, tmp_path, straight, moment):
         output = tmp_path / "out"
         process = subprocess.Popen(_command(start, output, *self.MORE), env=_environment(), stderr=subprocess.PIPE)
-        # As the next checkpoint is being written, so that half of it lies there.
-        _wait_for(lambda: (output / f".checkpoint-{moment + 1}.partial").exists(), process)
+        # As a checkpoint or the end is being written, so that half of it lies there.
+        _wait_for(lambda: (output / moment).exists(), process)
         process.kill()
         process.wait()
         whole = checkpoints(output)
@@ -115,6 +122,158 @@ class TestCutShort:
         assert [folder.name for folder in checkpoints(output)] == ["checkpoint-1"]
         self._resumed(start, output)
         assert same_weights(output, straight)
+
+
+# Twelve records in batches of eight: three steps are an epoch and a half.
+WITHIN_AN_EPOCH = (
+    *("--max_steps", "3", "--per_device_train_batch_size", "8"),
+    *(*SAVE, "--save_total_limit", "1", "--report_to", "none"),
+)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _end(output: Path) -> dict[str, bytes]:
+    """Files of a run's end that are the same whenever it was made: the record names its flags, the log has a clock."""
+    kept = {name: content for name, content in _files(output).items() if not name.startswith("checkpoint-")}
+    return {name: content for name, content in kept.items() if Path(name).name not in ("run.json", "training_log.json")}
+
+
+class TestFinished:
+    @pytest.mark.parametrize(
+        "more",
+        [
+            WITHIN_AN_EPOCH,
+            (*WITHIN_AN_EPOCH, "--max_steps", "-1", "--num_train_epochs", "1.5"),
+            (*WITHIN_AN_EPOCH, "--recipe", "lora-llm", "--bf16", "True"),
+        ],
+        ids=["steps", "epochs", "lora-llm in bf16"],
+    )
+    def test_resuming_it_changes_no_byte_and_a_lost_end_is_made_again(self, start, tmp_path, capsys, more):
+        output = train(start, tmp_path / "out", *more)
+        before, steps = _files(output), [entry["step"] for entry in _log(output) if "loss" in entry]
+        train(start, output, *more, "--resume_from_checkpoint", "True")
+        assert "holds a finished run, whose checkpoint-3 was its last" in capsys.readouterr().out
+        assert _files(output) == before
+        end = _end(output)
+        for name in end:
+            (output / name).unlink()
+        train(start, output, *more, "--resume_from_checkpoint", "True")
+        assert _end(output) == end
+        log = _log(output)
+        assert [entry["step"] for entry in log if "loss" in entry] == steps == [1, 2, 3]
+        assert not [entry for entry in log if "train_loss" in entry]  # of the no steps that were made
+
+    def test_more_steps_are_trained_when_asked_for(self, start, tmp_path):
+        output = train(start, tmp_path / "out", *WITHIN_AN_EPOCH)
+        train(start, output, *WITHIN_AN_EPOCH, "--max_steps", "4", "--resume_from_checkpoint", "True")
+        assert len(losses(output)) == 4
+
+    def test_the_end_of_an_earlier_run_in_the_folder_is_not_this_runs(self, start, tmp_path):
+        output = train(start, tmp_path / "out", *WITHIN_AN_EPOCH)
+        earlier = {name: content for name, content in _files(output).items() if not name.startswith("checkpoint-")}
+        other = (*WITHIN_AN_EPOCH, "--learning_rate", "2e-3")
+        train(start, output, *other, "--overwrite_output_dir", "True")
+        end = _end(output)
+        for name, content in earlier.items():  # as if it had been killed before it moved its own end in
+            (output / name).write_bytes(content)
+        train(start, output, *other, "--resume_from_checkpoint", "True")
+        assert _end(output) == end
+
+    def test_killed_at_any_write_of_its_end_it_ends_as_if_it_had_not_been(self, start, tmp_path):
+        """The disk as each write of the last checkpoint and of the end found it is what a kill there leaves."""
+        output = tmp_path / "out"
+        disks = {"recording": True}
+
+        def keep_the_disk(event: str, arguments: tuple) -> None:
+            writes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+            if not disks["recording"] or not writes or not str(arguments[0]).startswith(str(output)):
+                return
+            disks["recording"] = False
+            if (output / ".checkpoint-3.partial").exists() or (output / "checkpoint-3").exists():
+                shutil.copytree(output, tmp_path / "disks" / f"{len(list((tmp_path / 'disks').glob('*'))):03}")
+            disks["recording"] = True
+
+        (tmp_path / "disks").mkdir()
+        sys.addaudithook(keep_the_disk)  # for as long as Python runs
+        try:
+            train(start, output, *WITHIN_AN_EPOCH)
+        finally:
+            disks["recording"] = False
+        kept = sorted((tmp_path / "disks").iterdir())
+        finished = [is_finished(checkpoints(disk)[-1], disk, 3) for disk in kept]
+        assert finished == sorted(finished)  # once it is, it stays so
+        last = [(disk / "checkpoint-3").exists() for disk in kept].index(True)
+        half = [(disk / "README.md").exists() for disk in kept].index(True)
+        assert 0 < last < half < finished.index(True)
+        for number in (last - 1, last, half, finished.index(True) - 1, finished.index(True)):
+            disk = kept[number]
+            train(start, disk, *WITHIN_AN_EPOCH, "--resume_from_checkpoint", "True")
+            assert _end(disk) == _end(output), number
+            assert losses(disk) == losses(output), number
+
+
+class TestCtrlC:
+    MORE = ("--save_strategy", "steps", "--save_steps", "100", "--max_steps", "3", "--report_to", "none")
+
+    def _pressed(self, monkeypatch, at_step: int, times: int) -> None:
+        original = MonkeyTrainer.training_step
+
+        def press(self, *args, **kwargs):
+            if self.state.global_step == at_step - 1:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGINT)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(MonkeyTrainer, "training_step", press)
+
+    def test_once_saves_the_state_after_the_step_and_goes_on_when_resumed(self, start, tmp_path, monkeypatch, capfd):
+        output = tmp_path / "out"
+        with monkeypatch.context() as patch:
+            self._pressed(patch, at_step=2, times=1)
+            assert main(words_of(start, output, *self.MORE)) == 130
+        said = capfd.readouterr().err
+        assert "Ctrl-C: the run stops after this step" in said
+        assert f"stopped by SIGINT after step 2; {output / 'checkpoint-2'} holds the state" in said
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        train(start, output, *self.MORE, "--resume_from_checkpoint", "True")
+        straight = train(start, tmp_path / "straight", *self.MORE)
+        assert losses(output) == losses(straight)
+        assert same_weights(output, straight)
+
+    def test_twice_stops_at_once_in_a_sentence(self, start, tmp_path, monkeypatch, capfd):
+        self._pressed(monkeypatch, at_step=2, times=2)
+        assert main(words_of(start, tmp_path / "out", *self.MORE)) == 130
+        assert capfd.readouterr().err.endswith(
+            "interrupted; --resume_from_checkpoint True goes on from the last checkpoint\n"
+        )
+        assert not checkpoints(tmp_path / "out")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_before_the_first_step_it_is_a_sentence(self, start, tmp_path, monkeypatch, capfd):
+        def pressed(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("monkey.training.finetune.open_model", pressed)
+        assert main(words_of(start, tmp_path / "out")) == 130
+        assert capfd.readouterr().err.splitlines()[-1].startswith("interrupted; ")
+
+    def test_torchrun_hands_it_on_and_that_is_no_second_one(self, start, tmp_path, monkeypatch):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+        self._pressed(monkeypatch, at_step=1, times=2)
+        assert main(words_of(start, tmp_path / "out", *self.MORE)) == 130
+        assert [folder.name for folder in checkpoints(tmp_path / "out")] == ["checkpoint-1"]
+
+
+def test_a_full_disk_under_a_log_is_a_sentence_too(start, tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transformers.integrations.TensorBoardCallback.on_log", full)
+    with pytest.raises(OSError, match=r"out could not be written \(No space left on device\); make room"):
+        train(start, tmp_path / "out", "--report_to", "tensorboard")
 
 
 def test_another_number_of_threads_is_said(start, tmp_path, recwarn):

@@ -75,7 +75,12 @@ def starts(start, tmp_path_factory) -> SimpleNamespace:
     """Records as they are; mostly without picture; and a checkpoint that cannot read one of the records."""
     few = with_records(start, tmp_path_factory.mktemp("few"), *start.records[:3], *start.records[10:], *_texts(4))
     held_out = with_records(start, tmp_path_factory.mktemp("held-out"), start.records[4])
-    return SimpleNamespace(whole=start, few=few, held_out=held_out, broken=_broken(start, tmp_path_factory))
+    spoiled = with_records(start, tmp_path_factory.mktemp("spoiled"), *start.records)
+    (spoiled.folder / "5.png").write_bytes(b"")
+    cut = spoiled.folder / "3.png"  # which has a sound header and is met on the way
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    broken = _broken(start, tmp_path_factory)
+    return SimpleNamespace(whole=start, few=few, held_out=held_out, spoiled=spoiled, broken=broken)
 
 
 def _texts(count: int) -> list[dict]:
@@ -116,11 +121,15 @@ def runs(starts, output: Path, processes: int) -> dict[str, list[str]]:
         "padded": words_of(starts.whole, output / "padded", *padded, *held_out),
         "packed": words_of(starts.whole, output / "packed", *packed),
         "lonely": words_of(starts.few, output / "lonely", *LONELY, *batches(processes, 2, 2)),
+        "spoiled": words_of(starts.spoiled, output / "spoiled", *packed, "--skip_bad_rows", "True"),
     }
     if processes > 1:
         for name, flags in (("padded", padded), ("packed", packed)):
             saved = ["--resume_from_checkpoint", str(output / name / "checkpoint-3")]
             words[f"{name} resumed"] = words_of(starts.whole, output / f"{name} resumed", *flags, *saved)
+        words["padded again"] = [*words["padded"], "--resume_from_checkpoint", "True"]
+        lazy = ["--lazy_preprocess", "True", "--max_steps", "9", *batches(processes, 2, 1)]
+        words["spoiled stops"] = words_of(starts.spoiled, output / "spoiled stops", *lazy)
         words["broken"] = words_of(starts.broken, output / "broken", *broken)
     return words
 
@@ -201,7 +210,7 @@ def log(folder: Path, name: str) -> list[float]:
     return [entry[name] for entry in entries if name in entry]
 
 
-@pytest.mark.parametrize("name", ["padded", "packed", "lonely"])
+@pytest.mark.parametrize("name", ["padded", "packed", "lonely", "spoiled"])
 class TestTwoProcessesAreOne:
     def test_losses_and_gradient_norms_are_those_of_one_process(self, alone, together, name):
         assert together.ended[name] == (None, None)
@@ -216,6 +225,27 @@ class TestTwoProcessesAreOne:
         for tensor in one:
             # Four steps of rate 1e-3 over gradients that differ by rounding.
             torch.testing.assert_close(two[tensor], one[tensor], atol=2e-6, rtol=0, msg=tensor)
+
+
+def test_both_leave_out_the_same_bad_records_and_list_them(alone, together):
+    listed = [json.loads((folder / "spoiled" / "run.json").read_text()) for folder in (alone, together.folder)]
+    for record in listed:
+        assert record["data"]["samples"]["train"] == 11
+    assert listed[0]["left_out"] == listed[1]["left_out"]
+    assert ["train.json[5]" in sentence for sentence in listed[0]["left_out"]] == [True, False]
+    assert ["train.json[3]" in sentence for sentence in listed[0]["left_out"]] == [False, True]
+
+
+def test_a_bad_record_of_one_process_stops_both_with_one_message(together):
+    first, second = together.ended["spoiled stops"]
+    assert first == second
+    assert "leave such records out with --skip_bad_rows True" in first
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(together):
+    assert together.ended["padded again"] == (None, None)
+    folder = together.folder / "padded"
+    assert (folder / "run.json").stat().st_mtime < (together.folder / "padded resumed" / "run.json").stat().st_mtime
 
 
 @pytest.mark.parametrize("name", ["padded", "packed"])

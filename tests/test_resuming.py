@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune_multitask import main
+from monkey.training.resuming import check_whole
 from tests.training_start import losses, train, with_records, words_of
 
 SAVE = ("--save_strategy", "steps", "--save_steps", "1", "--report_to", "none")
@@ -52,6 +55,49 @@ def test_a_damaged_file_is_named_in_one_sentence(start, saved, tmp_path, capsys,
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert f"{name} is not " in line
     assert not (tmp_path / "out").exists()
+
+
+class _Planted:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "list", "other keys"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "run.json"])
+def test_a_state_of_another_form_is_refused_by_name_and_never_executed(saved, tmp_path, name, kind):
+    checkpoint, planted = tmp_path / "checkpoint-1", tmp_path / "executed"
+    shutil.copytree(saved["full-llm"], checkpoint)
+    content = {"pickle": _Planted(planted), "list": [1, 2], "other keys": {"state": 1, "recipe": 2}}[kind]
+    if name.endswith(".json"):
+        (checkpoint / name).write_bytes(pickle.dumps(content) if kind == "pickle" else json.dumps(content).encode())
+    else:
+        torch.save(content, checkpoint / name)
+    with pytest.raises(ValueError, match=rf"{name} is not .*: resume from an earlier checkpoint, or copy") as caught:
+        check_whole(checkpoint, sharded=False)
+    assert "\n" not in str(caught.value)
+    assert not planted.exists()
+
+
+def test_deep_json_is_a_sentence(saved, tmp_path):
+    checkpoint = tmp_path / "checkpoint-1"
+    shutil.copytree(saved["full-llm"], checkpoint)
+    (checkpoint / "run.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"run\.json is not whole"):
+        check_whole(checkpoint, sharded=False)
+
+
+def test_the_state_of_another_optimiser_is_refused(start, saved, tmp_path):
+    checkpoint = tmp_path / "checkpoint-1"
+    shutil.copytree(saved["full-llm"], checkpoint)
+    state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    torch.save({**state, "param_groups": state["param_groups"] * 2}, checkpoint / "optimizer.pt")
+    with pytest.raises(ValueError, match=r"checkpoint-1: optimizer\.pt and scheduler\.pt are of another optimiser"):
+        train(start, tmp_path / "out", *_resume(start, checkpoint, tmp_path / "out", "full-llm"))
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from finetune_multitask import main
-from monkey.training.arguments import Flags, parse_flags
+from monkey.training.arguments import (
+    DataArguments,
+    Flags,
+    LoraArguments,
+    PartArguments,
+    RunArguments,
+    TrainingArguments,
+    parse_flags,
+)
 from monkey.training.idle_flags import refuse_idle
 from monkey.training.recipes import RECIPES
 
@@ -132,6 +142,9 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--vision_adapter_dropout", "1"], r"--vision_adapter_dropout 1 is not a part"),
         (["--overfit", "-1"], r"--overfit -1 does not work"),
         (["--peak_tflops", "0"], r"--peak_tflops 0 does not work"),
+        (["--model_max_length", "0"], r"--model_max_length 0 does not work: give 1 or more"),
+        (["--neftune_noise_alpha", "-1"], r"--neftune_noise_alpha -1 does not work: give 0 or more"),
+        (["--ddp_timeout", "-1"], r"--ddp_timeout -1 does not work: give 1 or more"),
         (["--auto_find_batch_size", "True"], r"--auto_find_batch_size True is not taken: scripts/plan_memory\.py"),
         (["--label_smoothing_factor", "0.1"], r"--label_smoothing_factor 0.1 is not taken: the loss is the plain"),
         (["--average_tokens_across_devices", "False"], r"--average_tokens_across_devices False is not taken"),
@@ -162,6 +175,16 @@ def test_a_wrong_flag_is_one_sentence(words, message):
     with pytest.raises(ValueError, match=message) as caught:
         _flags(*words)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_flag_takes_a_number_that_is_none(value):
+    for group in (DataArguments, LoraArguments, PartArguments, RunArguments, TrainingArguments):
+        for field in dataclasses.fields(group):
+            if field.init and "float" in str(field.type) and "list" not in str(field.type):
+                needed = {"output_dir": "out"} if group is TrainingArguments else {}
+                with pytest.raises(ValueError, match=rf"--{field.name} {value:g} "):
+                    group(**needed, **{field.name: value})
 
 
 def test_a_line_of_the_file_may_become_idle_by_the_command_line(tmp_path):
@@ -260,6 +283,7 @@ def test_an_error_of_the_file_system_is_one_line(monkeypatch, capsys):
         raise OSError(28, "No space left on device", "out/model.safetensors")
 
     monkeypatch.setattr("monkey.training.finetune.finetune", full_disk)
+    monkeypatch.setattr("finetune_multitask.look_over", lambda words: None)
     assert main(REQUIRED) == 2
     assert "error: [Errno 28] No space left on device: 'out/model.safetensors'\n" in capsys.readouterr().err
 

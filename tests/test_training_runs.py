@@ -13,12 +13,16 @@ from safetensors.torch import load_file
 
 from finetune_multitask import main
 from monkey.data.render.__main__ import main as render
+from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.processing import MonkeyProcessor
+from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.training.arguments import parse_flags
+from monkey.training.dataset import Tolerant
 from monkey.training.finetune import finetune
+from monkey.training.opening import open_model
 from monkey.training.places import checkpoints
 from monkey.training.recipes import part_of
+from monkey.training.samples import batch_plan, training_samples
 from monkey.training.trainer import MonkeyTrainer
 from tests.conftest import random_model
 from tests.small_processor import small_config
@@ -27,6 +31,7 @@ from tests.training_start import (
     PACKED,
     SAVE,
     conversation,
+    dataset_of,
     losses,
     same_weights,
     train,
@@ -140,6 +145,114 @@ class TestPackedRuns:
         with pytest.raises(ValueError, match=r"train\.json\[\d+\]: .* tokens long .* 8 allowed"):
             train(start, tmp_path / "out", *PACKED, "--model_max_length", "8")
         assert not (tmp_path / "out").exists()
+
+
+def _cut(picture: Path) -> None:
+    """Leave half of a picture: its header is sound, its pixels are not."""
+    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
+
+
+class TestBadRecords:
+    SKIP = ("--skip_bad_rows", "True", "--max_steps", "3", "--report_to", "none")
+
+    @pytest.mark.parametrize("more", [(), PACKED], ids=["padded", "packed"])
+    def test_what_the_check_would_name_is_left_out_before_the_first_step(self, start, tmp_path, capsys, more):
+        good = start.records[:10]
+        bad = [
+            conversation("<img>10.png</img> What colour? Answer: ", "red"),
+            conversation("<img>11.png</img> What colour? Answer: ", "red"),
+            conversation("Say yes. Answer: ", "yes " * 3000),
+            {"conversations": [{"from": "user", "value": "And now?"}]},
+        ]
+        moved = with_records(start, tmp_path, *bad[:2], *good, *bad[2:])
+        (moved.folder / "11.png").write_bytes(b"")
+        folder = train(moved, tmp_path / "out", *self.SKIP, *more)
+        record = json.loads((folder / "run.json").read_text())
+        assert (record["data"]["samples"]["train"], record["data"]["left_out"]) == (10, 4)
+        said = capsys.readouterr().out
+        for number, why in ((0, "no picture 10.png"), (1, "11.png"), (12, "tokens long"), (13, "the last turn")):
+            (sentence,) = [line for line in record["left_out"] if f"train.json[{number}]" in line]
+            assert why in sentence
+            assert f"left out: {sentence}" in said
+        moved.data.write_text(json.dumps(good))
+        assert losses(folder) == losses(train(moved, tmp_path / "good", *self.SKIP, *more))
+
+    @pytest.mark.parametrize("more", [(), (*PACKED, "--dataloader_num_workers", "2")], ids=["padded", "packed"])
+    def test_what_is_met_on_the_way_is_left_out_and_the_rest_of_its_batch_trains(self, start, tmp_path, more):
+        moved = with_records(start, tmp_path, *start.records)
+        _cut(moved.folder / "3.png")
+        more = (*self.SKIP, "--max_steps", "-1", "--save_strategy", "epoch", "--eval_data_path", str(moved.data), *more)
+        folder = train(moved, tmp_path / "out", *more, "--num_train_epochs", "1")
+        seen = sum(entry["supervised_tokens"] for entry in _log(folder) if "loss" in entry)
+        dataset = dataset_of(start)
+        others = [label for number in range(12) if number != 3 for label in dataset[number]["labels"]]
+        assert seen == sum(label != UNSUPERVISED for label in others)
+        record = json.loads((folder / "run.json").read_text())
+        assert record["data"]["left_out"] == len(record["left_out"]) == 1
+        assert "train.json[3]" in record["left_out"][0]
+        assert record["data"]["samples"] == {"train": 12, "eval": 12}
+        # A run that goes on after it remembers what it had left out.
+        train(moved, folder, *more, "--num_train_epochs", "2", "--resume_from_checkpoint", "True")
+        assert json.loads((folder / "run.json").read_text())["left_out"] == record["left_out"]
+
+    @pytest.mark.parametrize("more", [(), PACKED], ids=["padded", "packed"])
+    def test_without_the_flag_the_run_stops_with_its_state_and_goes_on_when_mended(self, start, tmp_path, more):
+        moved = with_records(start, tmp_path, *start.records)
+        more = ("--max_steps", "3", "--report_to", "none", *more)
+        straight = train(moved, tmp_path / "straight", *more)
+        flags = parse_flags(words_of(moved, tmp_path / "out", *more))
+        rows = batch_plan(flags, training_samples(flags, MonkeyProcessor.from_pretrained(moved.base))).epoch(0)
+        flat = [{number for unit in row for number in (unit if isinstance(unit, tuple) else (unit,))} for row in rows]
+        number = min(flat[2] & set(range(10)))  # of the third step, with a picture
+        sound = (moved.folder / f"{number}.png").read_bytes()
+        _cut(moved.folder / f"{number}.png")
+        with pytest.raises(ValueError, match=rf"train\.json\[{number}\].*checkpoint-2; mend it .*--skip_bad_rows True"):
+            train(moved, tmp_path / "out", *more)
+        (moved.folder / f"{number}.png").write_bytes(sound)
+        train(moved, tmp_path / "out", *more, "--resume_from_checkpoint", "True")
+        assert losses(tmp_path / "out") == losses(straight)
+        assert same_weights(tmp_path / "out", straight)
+
+    def test_a_bad_held_out_record_stops_the_run_with_its_state(self, start, tmp_path):
+        held = with_records(start, tmp_path, *start.records)
+        _cut(held.folder / "3.png")
+        more = ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_data_path", str(held.data))
+        with pytest.raises(ValueError, match=r"train\.json\[3\].*checkpoint-1; mend it"):
+            train(start, tmp_path / "out", *more, "--report_to", "none")
+
+    def test_a_run_whose_pictures_are_gone_stops(self, start, tmp_path):
+        moved = with_records(start, tmp_path, *start.records[:10])
+        for picture in moved.folder.glob("*.png"):
+            _cut(picture)
+        more = (*self.SKIP, "--max_steps", "20", "--per_device_train_batch_size", "1")
+        with pytest.raises(ValueError, match=r"no record of the last 8 steps could be read.*checkpoint-7"):
+            train(moved, tmp_path / "out", *more)
+
+    def test_all_bad_is_a_sentence(self, start, tmp_path):
+        moved = with_records(start, tmp_path, *start.records[:2])
+        for number in range(2):
+            (moved.folder / f"{number}.png").write_bytes(b"")
+        with pytest.raises(ValueError, match=r"all 2 records are bad; the first: .*train\.json\[0\]"):
+            train(moved, tmp_path / "out", *self.SKIP)
+
+    @pytest.mark.parametrize(("bad", "left"), [(0, (1, 2)), (1, (0, 2)), (2, (0, 1))])
+    def test_a_bad_record_costs_its_unit_only_itself(self, start, tmp_path, bad, left):
+        answers = ["yes" if number != bad else "yes " * 99 for number in range(3)]
+        same = [conversation("<img>0.png</img> What? Answer: ", answer) for answer in answers]
+        dataset = dataset_of(with_records(start, tmp_path, *same), sharing="branches", max_length=99)
+        *samples, fault = Tolerant(dataset)[(0, 1, 2)]
+        assert [sample["source"] for sample in samples] == [dataset.source(number) for number in left]
+        assert ["pixel_values" in sample for sample in samples] == [True, False]
+        assert fault.sentence.startswith(dataset.source(bad))
+
+    def test_a_file_that_changes_meanwhile_is_no_bad_record(self, start, tmp_path, monkeypatch):
+        moved = with_records(start, tmp_path, *start.records)
+        monkeypatch.setattr(
+            "monkey.training.finetune.open_model",
+            lambda flags: (moved.data.write_text(json.dumps(start.records[:4])), open_model(flags))[1],
+        )
+        with pytest.raises(ValueError, match=r"train\.json: has .* bytes now and had .*; mend it$"):
+            train(moved, tmp_path / "out", *self.SKIP)
 
 
 class TestParts:
@@ -308,6 +421,31 @@ class TestWholeRuns:
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         assert any("c_attn_lora" in name for name in moved)
         assert not [name for name in moved if name.startswith("transformer.h.") and "_lora." not in name]
+
+    def test_dropout_of_built_in_adapters_is_set_and_another_size_is_refused(self, start, tmp_path):
+        config = small_config(grid=(2, 2), adapter_rank=4)
+        random_model(config).save_pretrained(tmp_path / "base")
+        words = words_of(SimpleNamespace(base=tmp_path / "base", data=start.data), tmp_path / "out")
+        for recipe in ("lora-llm", "full-llm"):
+            flags = parse_flags([*words, "--recipe", recipe, "--lora_dropout", "0.25"])
+            model, _ = open_model(flags)
+            adapters = [module for module in model.modules() if isinstance(module, LowRankAdapter)]
+            assert adapters
+            assert {adapter.dropout for adapter in adapters} == {0.25}
+            assert model.config.text_config.adapter_dropout == 0.25
+        open_model(parse_flags([*words, "--recipe", "lora-llm", "--lora_r", "4", "--lora_alpha", "4"]))
+        for name in ("lora_r", "lora_alpha"):
+            with pytest.raises(ValueError, match=rf"--{name} 8 would have no effect: .* built in, of rank 4"):
+                open_model(parse_flags([*words, "--recipe", "lora-llm", f"--{name}", "8"]))
+
+    def test_dropout_of_adapters_that_are_not_there_is_refused(self, start, tmp_path):
+        with pytest.raises(ValueError, match=r"--lora_dropout 0\.2 would have no effect: neither the recipe full-llm"):
+            open_model(parse_flags(words_of(start, tmp_path / "out", "--lora_dropout", "0.2")))
+
+    def test_a_grid_too_large_for_a_sample_is_a_sentence(self, start, tmp_path):
+        with pytest.raises(ValueError, match=r"--grid 1000000,1000000 makes .* tokens of a picture, .* holds fewer"):
+            train(start, tmp_path / "out", "--grid", "1000000,1000000")
+        assert not (tmp_path / "out").exists()
 
     def test_overfit_passes_when_the_records_come_back_and_fails_in_one_sentence(self, start, tmp_path, capsys):
         words = ("--overfit", "2", "--per_device_train_batch_size", "2", "--learning_rate", "1e-2")

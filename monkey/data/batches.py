@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,6 +19,14 @@ from monkey.processing import UNSUPERVISED, MonkeyProcessor
 
 Sample = Mapping[str, Any]
 """`input_ids`, `labels` (lists), `source`, and `pixel_values` [I, 3, H, W] if it has images."""
+
+
+class BadSample(NamedTuple):
+    """Comes in the place of a sample that could not be made: a sentence that names its record."""
+
+    sentence: str
+    of_one_record: bool = True
+    """Whether the other records can still be read."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class BatchContents:
         tokens: tokens that the decoder reads, without padding.
         slots: tokens that there was room for, padding included.
         images: pictures that are encoded.
+        bad: sentences about the samples that were to be in it and could not be made.
     """
 
     sources: tuple[str, ...]
@@ -43,6 +52,7 @@ class BatchContents:
     tokens: int
     slots: int
     images: int
+    bad: tuple[BadSample, ...] = ()
 
 
 def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor, equal_means: bool = False) -> dict[str, Any]:

@@ -26,6 +26,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
     yield from IndexedRows(path)
 
 
+class ChangedFile(ValueError):
+    """The file is another one than it was when it was opened, so none of its rows can be read any more."""
+
+
 class IndexedRows(Sequence[tuple[str, Any]]):
     """`rows[index]` is (source, row); a source is `file:line` for `.jsonl` and `file[index]` for `.json`.
 
@@ -33,7 +37,8 @@ class IndexedRows(Sequence[tuple[str, Any]]):
         FileNotFoundError: no such file.
         MalformedRows: from here, a list that is no JSON or a file without rows; from `rows[index]`, a row that cannot
             be read. Both are ValueErrors of one sentence that names the file and the line.
-        ValueError: a folder, another ending, or, from `rows[index]`, a file that changed its size since it was opened.
+        ValueError: a folder or another ending.
+        ChangedFile: from `rows[index]`, a file that went or changed its size since it was opened.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -77,11 +82,14 @@ class IndexedRows(Sequence[tuple[str, Any]]):
     def _read(self, start: int, count: int) -> bytes:
         """Bytes of the file. The position is an argument, so that forked processes do not move each other's."""
         if self._file is None:
-            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (kept open; closed with the reader)
+            try:
+                self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (kept open; closed with the reader)
+            except FileNotFoundError:
+                raise ChangedFile(f"{self.path}: is not there any more; put it back and start again") from None
         size = os.fstat(self._file.fileno()).st_size
         content = _read_at(self._file.fileno(), count, start)
         if size != self._size or len(content) != count:
-            raise ValueError(
+            raise ChangedFile(
                 f"{self.path}: has {size:,} bytes now and had {self._size:,} when it was opened; start again and leave "
                 "the file alone meanwhile"
             )

@@ -73,7 +73,9 @@ class DataArguments:
         None, "How often an epoch goes through each file of --data_path: 2 is twice, 0.5 a half drawn anew each time."
     )
     skip_bad_rows: bool = flag(
-        False, "List the rows that cannot be read and leave them out, instead of stopping before the run starts."
+        False,
+        "List the records that scripts/check_data.py would call bad (unreadable, a missing or damaged picture, too "
+        "long) and leave them out, instead of stopping: before the first step, or where they are met later.",
     )
     eval_data_path: str | None = flag(
         None,
@@ -133,8 +135,8 @@ class DataArguments:
                 "--cache_tokens True needs --packing True and --share_images apart or branches: tokens are kept as "
                 "the rows are planned, record by record"
             )
-        for name in ("look_ahead", "most_shared"):
-            if getattr(self, name) < 1:
+        for name in ("model_max_length", "pack_tokens", "look_ahead", "most_shared"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)} does not work: give 1 or more")
 
     @property
@@ -197,7 +199,7 @@ class RunArguments:
         for name in ("eval_limit", "overfit"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)} does not work: give 0 or more")
-        if self.peak_tflops is not None and self.peak_tflops <= 0:
+        if self.peak_tflops is not None and not 0 < self.peak_tflops < float("inf"):
             raise ValueError(f"--peak_tflops {self.peak_tflops:g} does not work: give a number above 0")
 
 

@@ -40,6 +40,11 @@ _RANGES = {
     "dataloader_num_workers": _AT_LEAST_ZERO,
     "dataloader_prefetch_factor": _AT_LEAST_ONE,
     "seed": (lambda value: 0 <= value < 2**32, "give a whole number from 0 to 4294967295"),
+    "neftune_noise_alpha": _AT_LEAST_ZERO,
+    "torch_empty_cache_steps": _AT_LEAST_ONE,
+    "eval_delay": _AT_LEAST_ZERO,
+    "ddp_bucket_cap_mb": _AT_LEAST_ONE,
+    "ddp_timeout": _AT_LEAST_ONE,
     "data_seed": (lambda value: 0 <= value < 2**32, "give a whole number from 0 to 4294967295"),
 }
 

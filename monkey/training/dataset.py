@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,22 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from monkey.data.batches import packed_batch, padded_batch, shared_tokens
+from monkey.data.batches import BadSample, packed_batch, padded_batch, shared_tokens
+from monkey.data.indexed_rows import ChangedFile
 from monkey.data.packing import SampleSizes, Unit
 from monkey.data.records import Record, Records, Turn
 from monkey.images import DECODER_ERRORS, FORMATS, open_image
 from monkey.processing import UNSUPERVISED, MonkeyImageProcessor, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
+from monkey.training.loading import leave_signals_to_the_run
 
 SHARING = ("apart", "branches", "turns")
 """What becomes of several records about one picture: each for itself; questions behind one picture that do not see
 each other; turns of one conversation."""
+
+
+BAD = (ValueError, FileNotFoundError)
+"""What is raised for a record that cannot become a sample."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class ConversationDataset(Dataset):
         cache_images: keep the pixels of every picture, in each process that loads; see `cache_bytes`.
         sharing: one of `SHARING`, for units of several records.
         cache_tokens: keep what `sizes` reads in `tokens`; not with "turns", whose samples are made of several records.
+        skip_bad: `check` and `sizes` note bad records in `bad`, by their numbers, instead of raising for the first;
+            `leave_out` takes them out, and `left_out` has the sentences about all that were.
 
     Raises (from `dataset[index]`):
         ValueError, FileNotFoundError: a record that cannot become a sample; the message begins with its source.
@@ -76,12 +84,16 @@ class ConversationDataset(Dataset):
         cache_images: bool = False,
         sharing: str = "apart",
         cache_tokens: bool = False,
+        skip_bad: bool = False,
     ):
         self.records = records
         self.max_length = max_length
         self.sharing = sharing
         self.cache_tokens = cache_tokens
         self.tokens: KeptTokens | None = None
+        self.skip_bad = skip_bad
+        self.bad: dict[int, str] = {}
+        self.left_out: list[str] = []
         self.processor = _with_pixels(processor, _Canvases(processor.image_processor, keep=cache_images))
 
     def __len__(self) -> int:
@@ -106,14 +118,16 @@ class ConversationDataset(Dataset):
             return self._sample(self.records[number], processor)
         sample: dict[str, Any] = self.tokens.sample(number)
         if not pixels:
-            records = self.records
-            source = records.source(number) if isinstance(records, Records) else records[number].source
-            return {**sample, "source": source}
+            return {**sample, "source": self.source(number)}
         record = self.records[number]
         if record.images:
             with _named(record):
                 sample |= self.processor.image_processor(list(record.images), return_tensors="pt")
         return {**sample, "source": record.source}
+
+    def source(self, number: int) -> str:
+        """Where a record stands."""
+        return self.records.source(number) if isinstance(self.records, Records) else self.records[number].source
 
     def _sample(self, record: Record, processor: MonkeyProcessor) -> dict[str, Any]:
         turns = [{"role": turn.role, "text": turn.text} for turn in record.turns]
@@ -122,13 +136,28 @@ class ConversationDataset(Dataset):
         return {**sample, "source": record.source}
 
     def check(self) -> None:
-        """Read every record as a sample, its pictures' headers instead of their pixels; raise for the first bad one."""
+        """Read every record as a sample, its pictures' headers instead of their pixels."""
         checker = _with_pixels(self.processor, _HeadersOnly(self.processor.image_processor))
-        for record in tqdm(self.records, desc="checking records", unit="record", leave=False, disable=None):
-            self._sample(record, checker)
+        for number in tqdm(range(len(self)), desc="checking records", unit="record", leave=False, disable=None):
+            try:
+                self._sample(self.records[number], checker)
+            except BAD as error:
+                if not self.skip_bad:
+                    raise
+                self.bad[number] = str(error)
+
+    def leave_out(self, bad: Mapping[int, str]) -> None:
+        """Take records out, by the numbers that they have now; ValueError where none is left."""
+        if bad and len(bad) == len(self):
+            raise ValueError(f"all {len(bad):,} records are bad; the first: {next(iter(bad.values()))}")
+        self.left_out += bad.values()
+        if isinstance(self.records, Records):
+            self.records.leave_out(list(bad))
+        else:
+            self.records = [record for number, record in enumerate(self.records) if number not in bad]
 
     def sizes(self, check_pictures: bool, workers: int = 0) -> SampleSizes:
-        """Lengths of all samples, and what they share, for the plan of the rows; keeps the tokens if asked to.
+        """Lengths of all good samples, and what they share, for the plan of the rows; keeps the tokens if asked to.
 
         Args:
             check_pictures: also read each picture's header.
@@ -137,13 +166,19 @@ class ConversationDataset(Dataset):
         stand_in = _HeadersOnly(self.processor.image_processor) if check_pictures else _NoPixels()
         measured = _Measured(self, _with_pixels(self.processor, stand_in))
         loader = DataLoader(
-            measured, batch_size=64, num_workers=workers, collate_fn=_joined, generator=torch.Generator().manual_seed(0)
+            measured,
+            batch_size=64,
+            num_workers=workers,
+            collate_fn=_joined,
+            generator=torch.Generator().manual_seed(0),
+            worker_init_fn=leave_signals_to_the_run,
         )
         parts = []
         with tqdm(total=len(self), desc="measuring records", unit="record", leave=False, disable=None) as progress:
-            for part in loader:
+            for *part, bad in loader:
                 parts.append(part)
-                progress.update(len(part[0]))
+                self.bad |= bad
+                progress.update(len(part[0]) + len(bad))
         rows, ids, targets = (np.concatenate(column) for column in zip(*parts, strict=True))
         tokens, shared, prefix, images, supervised = rows.T
         if self.cache_tokens:
@@ -168,9 +203,15 @@ class _Measured(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
-        record = self.dataset.records[index]
-        sample = self.dataset._sample(record, self.processor)
+    def __getitem__(self, index: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray] | tuple[int, str]:
+        """That of a sample, or the number of a bad one and what is wrong with it."""
+        try:
+            record = self.dataset.records[index]
+            sample = self.dataset._sample(record, self.processor)
+        except BAD as error:
+            if not self.dataset.skip_bad:
+                raise
+            return index, str(error)
         ids = sample["input_ids"]
         shared = shared_tokens(ids, sample["labels"], self.processor.tokenizer.image_end_id)
         if self.dataset.sharing == "turns" and not _can_join(record):
@@ -183,10 +224,40 @@ class _Measured(Dataset):
         return row, np.array(ids[:kept], np.int32), supervised[:kept]
 
 
-def _joined(measured: Sequence[tuple[tuple[int, ...], np.ndarray, np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """Several of `_Measured` as three arrays, which go from process to process at once."""
-    rows, ids, supervised = zip(*measured, strict=True)
-    return np.array(rows, dtype=np.int64), np.concatenate(ids), np.concatenate(supervised)
+def _joined(measured: Sequence[tuple[Any, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]:
+    """Several of `_Measured` as three arrays, which go from process to process at once, and the bad ones."""
+    good = [one for one in measured if len(one) == 3]
+    rows, ids, supervised = zip(*good, strict=True) if good else ([], [[]], [[]])
+    whole = np.concatenate(ids).astype(np.int32), np.concatenate(supervised).astype(bool)
+    return np.array(rows, np.int64).reshape(-1, 5), *whole, dict(one for one in measured if len(one) == 2)
+
+
+class Tolerant(Dataset):
+    """The samples of a dataset where a bad one is a `BadSample` instead of an error, and costs its unit only itself."""
+
+    def __init__(self, dataset: ConversationDataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int | Unit) -> Any:
+        try:
+            return self.dataset[index]
+        except BAD as error:
+            if not isinstance(index, tuple):
+                return _bad_sample(error, self.dataset.source(index))
+            if len(index) == 1:
+                return [_bad_sample(error, self.dataset.source(index[0]))]
+        alone = {number: self[number] for number in index}
+        bad = [sample for sample in alone.values() if isinstance(sample, BadSample)]
+        good = tuple(number for number, sample in alone.items() if not isinstance(sample, BadSample))
+        return [*(self.dataset[good] if good else ()), *bad]
+
+
+def _bad_sample(error: Exception, source: str) -> BadSample:
+    sentence = str(error)
+    return BadSample(sentence if source in sentence else f"{source}: {sentence}", not isinstance(error, ChangedFile))
 
 
 @contextlib.contextmanager
@@ -284,10 +355,13 @@ class Collator:
         self.processor = processor
         self.equal_means = equal_means
 
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        if not samples:
-            return packed_batch([], 1, self.processor.tokenizer.eod_id, self.equal_means)
-        return padded_batch(samples, self.processor, self.equal_means)
+    def __call__(self, samples: Sequence[dict[str, Any] | BadSample]) -> dict[str, Any]:
+        good = [sample for sample in samples if not isinstance(sample, BadSample)]
+        if good:
+            batch = padded_batch(good, self.processor, self.equal_means)
+        else:
+            batch = packed_batch([], 1, self.processor.tokenizer.eod_id, self.equal_means)
+        return _with_bad(batch, samples)
 
 
 class PackedCollator:
@@ -298,8 +372,15 @@ class PackedCollator:
         self.room = room
         self.equal_means = equal_means
 
-    def __call__(self, units: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-        return packed_batch(units, self.room, self.filler_id, self.equal_means)
+    def __call__(self, units: Sequence[Sequence[dict[str, Any] | BadSample]]) -> dict[str, Any]:
+        good = [[sample for sample in unit if not isinstance(sample, BadSample)] for unit in units]
+        batch = packed_batch([unit for unit in good if unit], self.room, self.filler_id, self.equal_means)
+        return _with_bad(batch, [sample for unit in units for sample in unit])
+
+
+def _with_bad(batch: dict[str, Any], samples: Sequence[dict[str, Any] | BadSample]) -> dict[str, Any]:
+    bad = tuple(sample for sample in samples if isinstance(sample, BadSample))
+    return {**batch, "contents": replace(batch["contents"], bad=bad)} if bad else batch
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ Everything that can be wrong with the flags, the data and the checkpoint is foun
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from monkey.data.records import Records, holds_images
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import Flags
 from monkey.training.checks import missing_packages_named
-from monkey.training.dataset import Collator, ConversationDataset, PackedCollator, errors_as_raised
+from monkey.training.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
 from monkey.training.flops import FORMULA
-from monkey.training.guards import FrozenGuard, StopOnSignal
+from monkey.training.guards import FrozenGuard, StopOnSignal, gathered
 from monkey.training.memory_plan import MemoryPlan, plan, plan_of_gpu, refusal
 from monkey.training.memory_settings import settings_of_flags
 from monkey.training.merging import merged_peft
@@ -31,8 +32,10 @@ from monkey.training.model_card import write_model_card
 from monkey.training.opening import open_model
 from monkey.training.overfit import OverfitReport, overfit_report
 from monkey.training.places import (
+    MAKE_ROOM,
     checkpoint_to_resume,
     clear_places,
+    full_disk_named,
     logs_inside,
     move_into_place,
     nothing_left_of_a_false_start,
@@ -42,6 +45,8 @@ from monkey.training.recipes import PartCount, base_model, recipe_table
 from monkey.training.record import run_record, write_json, write_loss_curve
 from monkey.training.resuming import (
     check_whole,
+    is_finished,
+    recorded,
     refuse_other_model,
     refuse_other_recipe,
     warn_of_other_flags,
@@ -85,16 +90,20 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         refuse_other_recipe(Path(resume_from), flags.recipe)
     set_seed(training.seed)
     processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, grid=flags.model.grid_shape)
+    _refuse_large_grid(flags, processor)
     train_set = training_samples(flags, processor)
     eval_set = held_out_samples(flags, processor) if flags.data.eval_data_path else None
     if evaluator is not None:
         evaluator.check(processor)
     batches = batch_plan(flags, train_set)
+    if resume_from is not None and _is_finished(flags, Path(resume_from), batches):
+        clear_places(flags, resume_from)
+        return output_dir
     model, counts = open_model(flags)
     if resume_from is not None:
         refuse_other_model(Path(resume_from), base_model(model))
     memory = _memory_plan(flags, model, batches)
-    record = _record(flags, counts, train_set, eval_set, batches, memory)
+    record = _record(flags, counts, train_set, eval_set, batches, memory, resume_from)
     if resume_from is not None and training.process_index == 0:
         warn_of_other_threads(Path(resume_from), training.device)
         warn_of_other_flags(Path(resume_from), record["flags"], record["data"])
@@ -109,17 +118,25 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         print(FORMULA)
         print(flags.table())
 
-    with nothing_left_of_a_false_start(output_dir), logs_inside(output_dir), errors_as_raised():
+    with (
+        nothing_left_of_a_false_start(output_dir),
+        full_disk_named(output_dir),
+        logs_inside(output_dir),
+        errors_as_raised(),
+    ):
         with missing_packages_named():
             trainer = _trainer(flags, model, processor, train_set, eval_set, batches, record, evaluator, resume_from)
             clear_places(flags, resume_from)
-            trainer.train(resume_from_checkpoint=resume_from)
+            try:
+                trainer.train(resume_from_checkpoint=resume_from)
+            finally:
+                _stop_on_signal(trainer).restore()
         _refuse_unfinished(trainer, flags)
         if (eval_set is not None or evaluator is not None) and not _evaluated_at_the_end(trainer):
             trainer.evaluate()
         # Before the merged checkpoint is written, for which one process leaves ZeRO-3's setting.
         report = _overfit_report(trainer, flags, train_set, processor) if flags.run.overfit else None
-        with writing(output_dir, "make room, then --resume_from_checkpoint True where checkpoints were saved"):
+        with writing(output_dir, MAKE_ROOM):
             _save(trainer, flags, output_dir)
         if report is not None:
             report.check()
@@ -127,6 +144,30 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
 
 
 # Before the run
+
+
+def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -> bool:
+    """Whether the run has made all its steps and saved its end; says so. A self-test has its answers to give yet."""
+    training, output_dir = flags.training, Path(flags.training.output_dir)
+    # As the library counts them.
+    an_epoch = max(1, math.ceil(batches.rows_an_epoch / training.gradient_accumulation_steps))
+    steps = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * an_epoch)
+    first = training.process_index == 0
+    if flags.run.overfit or not gathered(first and is_finished(checkpoint, output_dir, steps))[0]:
+        return False
+    if first:
+        print(f"{output_dir} holds a finished run, whose {checkpoint.name} was its last: nothing is left to train")
+    return True
+
+
+def _refuse_large_grid(flags: Flags, processor: MonkeyProcessor) -> None:
+    """ValueError for a grid of which no picture fits into a sample, before any is made."""
+    limit = flags.data.model_max_length
+    if flags.model.grid_shape is not None and processor.image_tokens > limit:
+        raise ValueError(
+            f"--grid {flags.model.grid} makes {processor.image_tokens:,} tokens of a picture, and --model_max_length "
+            f"{limit:,} holds fewer: give a smaller grid or raise it"
+        )
 
 
 def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -> MemoryPlan:
@@ -161,6 +202,7 @@ def _record(
     eval_set: ConversationDataset | None,
     batches: RowPlan | BatchPlan,
     memory: MemoryPlan,
+    resume_from: str | None,
 ) -> dict[str, Any]:
     parts = [{"part": count.part, "trains": count.trains, "parameters": count.parameters} for count in counts]
     data: dict[str, Any] = {"samples": {"train": len(train_set), "eval": len(eval_set or ())}}
@@ -171,7 +213,10 @@ def _record(
             {"path": str(file.path), "records": file.stop - file.start, "weight": file.weight}
             for file in train_set.records.files
         ]
-        data["left_out"] = len(train_set.records.skipped)
+    left_out = [*train_set.left_out, *(eval_set.left_out if eval_set is not None else ())]
+    if resume_from is not None:  # what it had met on its way
+        left_out = list(dict.fromkeys([*left_out, *recorded(Path(resume_from)).get("left_out", ())]))
+    data["left_out"] = len(left_out)
     if isinstance(batches, RowPlan):
         data["rows_an_epoch"] = batches.rows_an_epoch * batches.processes
         data["fill_rate"] = round(fill_rate(batches.epoch(0), batches.sizes, batches.settings.budget), 4)
@@ -181,7 +226,7 @@ def _record(
         data=data,
         seed=flags.training.seed,
     )
-    return {**record, "planned_bytes": dict(memory.lines)}
+    return {**record, "left_out": left_out, "planned_bytes": dict(memory.lines)}
 
 
 def _trainer(
@@ -223,8 +268,9 @@ def _trainer(
     trainer = MonkeyTrainer(
         model=model,
         args=training,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
+        train_dataset=Tolerant(train_set),
+        eval_dataset=None if eval_set is None else Tolerant(eval_set),
+        skip_bad_rows=flags.data.skip_bad_rows,
         data_collator=collator,
         held_out_collator=Collator(processor),
         processing_class=processor,
@@ -245,9 +291,13 @@ def _trainer(
 # After the run
 
 
+def _stop_on_signal(trainer: MonkeyTrainer) -> StopOnSignal:
+    return next(call for call in trainer.callback_handler.callbacks if isinstance(call, StopOnSignal))
+
+
 def _refuse_unfinished(trainer: MonkeyTrainer, flags: Flags) -> None:
     """Stopped where a signal ended the run; ValueError where it made no step."""
-    stop = next(call for call in trainer.callback_handler.callbacks if isinstance(call, StopOnSignal))
+    stop = _stop_on_signal(trainer)
     if stop.stopped_at is not None:
         raise Stopped(stop.stopped_at, stop.received or signal.SIGTERM, Path(flags.training.output_dir))
     if trainer.state.global_step == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable
 from typing import Any
@@ -11,8 +12,11 @@ import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-# What a scheduler sends before it kills: SIGTERM, and SIGUSR1 where asked to warn early.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# What a scheduler sends before it kills: SIGTERM, and SIGUSR1 where asked to warn early. SIGINT is Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+# torchrun hands Ctrl-C on to processes that the terminal has told already.
+_LAUNCHED = "TORCHELASTIC_RUN_ID"
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -72,7 +76,10 @@ class FrozenGuard(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM or SIGUSR1 in any process: finish the step, write a checkpoint, stop all of them."""
+    """On SIGTERM, SIGUSR1 or Ctrl-C in any process: finish the step, write a checkpoint, stop all of them.
+
+    A second Ctrl-C stops at once, by KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -83,7 +90,13 @@ class StopOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         def remember(number: int, _frame: Any) -> None:
-            self.received = number
+            if number == signal.SIGINT and _LAUNCHED not in os.environ:
+                if self.received == signal.SIGINT:
+                    raise KeyboardInterrupt
+                # Not print, which the signal may have interrupted.
+                os.write(2, b"\nCtrl-C: the run stops after this step and saves its state; again to stop at once\n")
+            if self.received is None:
+                self.received = number
 
         try:
             self._before = {number: signal.signal(number, remember) for number in SIGNALS}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from monkey.language import MonkeyAttention
+from monkey.language import LowRankAdapter, MonkeyAttention
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.training.arguments import Flags, TrainingArguments
 from monkey.training.lora import add_decoder_lora
@@ -31,8 +31,15 @@ def open_model(flags: Flags) -> tuple[nn.Module, list[PartCount]]:
     recipe = flags.recipe
     model = open_base(flags)
     built_in = bool(model.config.text_config.adapter_rank)
-    if recipe.decoder_lora and not built_in:
+    if built_in:
+        _use_built_in_adapters(model, flags)
+    elif recipe.decoder_lora:
         model = add_decoder_lora(model, flags.lora)
+    elif flags.lora.lora_dropout and "lora_dropout" in flags.given:
+        raise ValueError(
+            f"--lora_dropout {flags.lora.lora_dropout:g} would have no effect: neither the recipe {recipe.name} nor "
+            f"{flags.model.model_name_or_path} gives the decoder adapters; leave it out, or add --recipe lora-llm"
+        )
     if recipe.trains == {"window adapters"} and not base_model(model).config.num_adapters:
         raise ValueError(
             f"--recipe {recipe.name}: {flags.model.model_name_or_path} has no window adapters; open it on a grid, for "
@@ -47,6 +54,23 @@ def open_model(flags: Flags) -> tuple[nn.Module, list[PartCount]]:
         without_dropout(model)
     set_checkpointing(base_model(model), flags.parts, flags.training)
     return model, counts
+
+
+def _use_built_in_adapters(model: MonkeyForConditionalGeneration, flags: Flags) -> None:
+    """Set the dropout of adapters that the checkpoint was built with; ValueError for a size that they do not have."""
+    text_config = model.config.text_config
+    rank = text_config.adapter_rank
+    for name in ("lora_r", "lora_alpha"):  # as many of both: the scale, which trains, starts as 1
+        if name in flags.named and getattr(flags.lora, name) != rank:
+            raise ValueError(
+                f"--{name} {getattr(flags.lora, name)} would have no effect: {flags.model.model_name_or_path} has "
+                f"decoder adapters built in, of rank {rank} and with scales that train; leave it out"
+            )
+    if "lora_dropout" in flags.named:
+        text_config.adapter_dropout = flags.lora.lora_dropout
+        for module in model.modules():
+            if isinstance(module, LowRankAdapter):
+                module.dropout = flags.lora.lora_dropout
 
 
 def open_base(flags: Flags) -> MonkeyForConditionalGeneration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -29,6 +30,11 @@ _RUN_FILES = (
     "adapter/adapter_config.json",
 )
 
+MAKE_ROOM = "make room, then --resume_from_checkpoint True where checkpoints were saved"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ARCHIVE_WRITER = ("PytorchStreamWriter", "inline_container.cc")
+
 _LOGGING_DIR = "TENSORBOARD_LOGGING_DIR"
 
 
@@ -51,8 +57,12 @@ def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint, or only the link where it is one."""
     if folder.is_symlink():
         folder.unlink()
-    else:
-        shutil.rmtree(folder)
+        return
+    # By another name first: what a killed run leaves of it must not look like a checkpoint.
+    going = folder.with_name(f".{folder.name}.gone.partial")
+    shutil.rmtree(going, ignore_errors=True)
+    os.replace(folder, going)
+    shutil.rmtree(going)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -84,11 +94,26 @@ def writing(place: Path, advice: str) -> Iterator[None]:
     except FileNotFoundError:
         raise  # names a file of its own, and no room would bring it back
     except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save tells of a disk by an error of its archive's writer.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        # torch.save tells of a disk by an error of its archive's writer, or of the end that it cannot write after that.
+        if isinstance(error, RuntimeError) and not any(name in str(error) for name in _ARCHIVE_WRITER):
             raise
         said = " ".join(str(error).split())
+        if isinstance(error, RuntimeError):  # whose words are about positions in an archive
+            nearest = next(path for path in (place, *place.absolute().parents) if path.exists())
+            said = f"torch could write no further, {shutil.disk_usage(nearest).free // 2**20:,} MiB are free there"
         raise OSError(f"{place} could not be written ({said}); {advice}") from error
+
+
+@contextlib.contextmanager
+def full_disk_named(output_dir: Path) -> Iterator[None]:
+    """A full disk under whatever else writes, logs for instance, is one sentence that names its file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        place = error.filename or output_dir
+        raise OSError(f"{place} could not be written ({error.strerror}); {MAKE_ROOM}") from error
 
 
 def checkpoint_to_resume(flags: Flags) -> str | None:

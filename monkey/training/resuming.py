@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
+import pickle
+import random
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from transformers import TrainerState
+from transformers.trainer_pt_utils import safe_globals
 
 from monkey.checkpoint import published_shapes
 from monkey.checkpoint_files import file_shapes
 from monkey.configuration import MonkeyConfig
 from monkey.location import required_file
+from monkey.training.places import weight_files
 from monkey.training.recipes import Recipe
 
 # Which samples make which step.
 _ORDER = (
-    "data_path", "data_weights", "skip_bad_rows", "seed", "data_seed", "model_max_length", "packing", "pack_tokens",
+    "data_path", "data_weights", "seed", "data_seed", "model_max_length", "packing", "pack_tokens",
     "share_images", "look_ahead", "most_shared", "per_device_train_batch_size", "gradient_accumulation_steps",
 )  # fmt: skip
 
@@ -31,15 +38,48 @@ _KEPT = (
 )  # fmt: skip
 
 
+_INSTEAD = "resume from an earlier checkpoint, or copy this one again"
+
+
+def _sets_generators(state: Any) -> bool:
+    """Whether random states can be set; tried on generators that nothing draws from."""
+    random.Random().setstate(state["python"])
+    np.random.RandomState().set_state(state["numpy"])
+    torch.Generator().set_state(state["cpu"])
+    return True
+
+
+def _is_trainer_state(content: Any) -> bool:
+    history = TrainerState(**content).log_history
+    return isinstance(content["global_step"], int) and all(isinstance(entry["step"], int) for entry in history or ())
+
+
+# File of a checkpoint -> whether its content is of the form that a run goes on from.
+_STATES: dict[str, Callable[[Any], bool]] = {
+    "trainer_state.json": _is_trainer_state,
+    "run.json": lambda content: all(
+        isinstance(content.get(name, kind()), kind)
+        for name, kind in {"flags": dict, "recipe": dict, "data": dict, "left_out": list}.items()
+    ),
+    "optimizer.pt": lambda content: (
+        isinstance(content["state"], dict)
+        and all(isinstance(group["params"], list) for group in content["param_groups"])
+    ),
+    "scheduler.pt": lambda content: isinstance(content["last_epoch"], int),
+    "rng_state.pth": _sets_generators,
+    "scaler.pt": lambda content: isinstance(content, dict),
+}
+
+
 def check_whole(checkpoint: Path, sharded: bool) -> None:
     """ValueError or FileNotFoundError for a file of a checkpoint that is damaged, or missing where a run needs it.
 
     Args:
         sharded: DeepSpeed keeps the optimiser's state in files of its own, and looks at them itself.
     """
-    for name in ("trainer_state.json", "run.json"):
-        if (checkpoint / name).is_file():
-            _json(checkpoint / name)
+    for name in _STATES:
+        if name.endswith(".json") and (checkpoint / name).is_file():
+            _check_state(checkpoint / name, _json(checkpoint / name), _STATES[name])
     if not sharded:
         for name in ("optimizer.pt", "scheduler.pt"):
             if not (checkpoint / name).is_file():
@@ -51,14 +91,55 @@ def check_whole(checkpoint: Path, sharded: bool) -> None:
     for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
         # torch.save writes a zip archive, whose end is its table of contents.
         if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is not whole: resume from an earlier checkpoint, or copy this one again")
+            raise ValueError(f"{path} is not whole: {_INSTEAD}")
+        name = "rng_state.pth" if path.name.startswith("rng_state") else path.name
+        if name in _STATES:
+            _check_state(path, _tensors(path), _STATES[name])
     if (checkpoint / "adapter_config.json").is_file():
         file_shapes(required_file(checkpoint, "adapter_model.safetensors", "the adapter's weights"))
 
 
+def _check_state(path: Path, content: Any, is_one: Callable[[Any], bool]) -> None:
+    """ValueError for a file that can be read, and holds something else than a run goes on from."""
+    try:
+        good = isinstance(content, dict) and is_one(content)
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError):  # what is not of its form has no such parts
+        good = False
+    if not good:
+        raise ValueError(f"{path} is not what a run saves there ({type(content).__name__}): {_INSTEAD}")
+
+
+def _tensors(path: Path) -> Any:
+    """Content of a file of `torch.save`; nothing but tensors, numbers and their containers is ever unpickled."""
+    try:
+        with safe_globals():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} is not what a run saves there: it holds other things than tensors and numbers, and unpickling "
+            f"them could run code: {_INSTEAD}"
+        ) from None
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not whole ({' '.join(str(error).split())[:200]}): {_INSTEAD}") from None
+
+
+def is_finished(checkpoint: Path, output_dir: Path, steps: int) -> bool:
+    """Whether `output_dir` holds the end of a run of `steps` steps, made from this checkpoint.
+
+    The files of an end are moved to their places with config.json as the last. An end of other weights is an earlier
+    run's, or of fewer steps.
+    """
+    if _json(checkpoint / "trainer_state.json")["global_step"] < steps or not (output_dir / "config.json").is_file():
+        return False
+    is_adapter = (checkpoint / "adapter_config.json").is_file()
+    names = ["adapter_model.safetensors"] if is_adapter else [path.name for path in weight_files(checkpoint)]
+    end = output_dir / "adapter" if is_adapter else output_dir
+    return all((end / name).is_file() and filecmp.cmp(checkpoint / name, end / name, shallow=False) for name in names)
+
+
 def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
     """A checkpoint's optimiser knows only what its own recipe trained."""
-    trained = _record(checkpoint).get("recipe", {}).get("name", recipe.name)
+    trained = recorded(checkpoint).get("recipe", {}).get("name", recipe.name)
     if trained != recipe.name:
         raise ValueError(
             f"--resume_from_checkpoint {checkpoint} was trained as {trained}, but these flags ask for {recipe.name}: "
@@ -95,7 +176,7 @@ def warn_of_other_flags(checkpoint: Path, flags: Mapping[str, Any], data: Mappin
         flags: this run's, resolved.
         data: what this run's record says of its data.
     """
-    record = _record(checkpoint)
+    record = recorded(checkpoint)
     before = record.get("flags", {})
     # As JSON gives them back, tuples as lists.
     now = json.loads(json.dumps(dict(flags), default=str))
@@ -115,7 +196,7 @@ def warn_of_other_flags(checkpoint: Path, flags: Mapping[str, Any], data: Mappin
 def warn_of_other_threads(checkpoint: Path, device: torch.device) -> None:
     """On a CPU sums are split over the threads, so only with as many as before does a run go on bit for bit."""
     now = torch.get_num_threads()
-    before = _record(checkpoint).get("cpu_threads", now)
+    before = recorded(checkpoint).get("cpu_threads", now)
     if device.type == "cpu" and before != now:
         _warn(
             f"{checkpoint} was written with {before} CPU threads and this process has {now}: the run goes on, but not "
@@ -132,7 +213,7 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=3)
 
 
-def _record(checkpoint: Path) -> dict[str, Any]:
+def recorded(checkpoint: Path) -> dict[str, Any]:
     """The run's record in a checkpoint; empty where there is none."""
     path = checkpoint / "run.json"
     return _json(path) if path.is_file() else {}
@@ -141,7 +222,5 @@ def _record(checkpoint: Path) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not whole ({error}): resume from an earlier checkpoint, or copy this one again"
-        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not whole ({error}): {_INSTEAD}") from None

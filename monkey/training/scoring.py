@@ -15,7 +15,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -241,7 +241,8 @@ class BestCheckpoint:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             record = BestRecord(**{field.name: content[field.name] for field in fields(BestRecord)})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            record = replace(record, step=int(record.step), value=float(record.value), scores=dict(record.scores))
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): move {self.folder} away") from None
         if record.metric != self.metric:
             raise ValueError(

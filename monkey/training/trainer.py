@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,12 @@ from monkey.training.recipes import base_model, part_of
 from monkey.training.record import write_json
 from monkey.training.scoring import BestCheckpoint, Scoring, score_metrics
 
+_UNLOGGED = "unlogged loss"
+"""Where a checkpoint keeps what the next logged loss is a mean of, besides the steps to come."""
+
+_MOST_STEPS_LEFT_OUT = 8
+"""Steps one behind the other without a record that can be read, after which more than a few records are bad."""
+
 
 class MonkeyTrainer(Trainer):
     """Trainer for a Monkey model, wrapped in PEFT or not.
@@ -55,6 +61,7 @@ class MonkeyTrainer(Trainer):
         best: keeps the weights of the best evaluation.
         guard: checks that frozen parameters stay.
         held_out_collator: makes the batches of the held-out loss.
+        skip_bad_rows: leave out records that turn out to be bad on the way, instead of stopping.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class MonkeyTrainer(Trainer):
         best: BestCheckpoint | None = None,
         guard: FrozenGuard | None = None,
         held_out_collator: Any = None,
+        skip_bad_rows: bool = False,
         **kwargs: Any,
     ):
         self._checkpoint_parent: Path | None = None
@@ -81,6 +89,8 @@ class MonkeyTrainer(Trainer):
         self.best = best
         self.guard = guard
         self.held_out_collator = held_out_collator
+        self.skip_bad_rows = skip_bad_rows
+        self._steps_left_out = 0  # one behind the other, until now
         self._window: list[BatchContents] = []  # of the step that is being made
         config = kwargs["model"].config
         use_cache = vars(config).get("use_cache")
@@ -130,7 +140,56 @@ class MonkeyTrainer(Trainer):
             dist.all_reduce(weight)
         return weight
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Any]:
+        """The batches of a step without the records that turned out to be bad; one with no other learns nothing."""
+        batches, supervised = super().get_batch_samples(epoch_iterator, num_batches, device)
+        bad = self._left_out(batch["contents"] for batch in batches)
+        if not bad or supervised is None or int(supervised):
+            self._steps_left_out = 0
+            return batches, supervised
+        self._steps_left_out += 1
+        if self._steps_left_out == _MOST_STEPS_LEFT_OUT:
+            raise ValueError(
+                f"no record of the last {_MOST_STEPS_LEFT_OUT} steps could be read, lastly {bad[-1]}{self._saved()}"
+            )
+        return batches, supervised.clamp(min=1)
+
+    def _left_out(self, contents: Iterable[BatchContents]) -> list[str]:
+        """What is wrong with bad records there, in any process; lists them, or stops the run in all processes."""
+        own = [sample for one in contents for sample in one.bad]
+        if not any_process(bool(own), self.args.device):
+            return []
+        bad = [sample for samples in gathered(own) for sample in samples]
+        for sample in bad:
+            if not (self.skip_bad_rows and sample.of_one_record):
+                saved = self._saved()
+                advice = ["mend it" + (" and continue with --resume_from_checkpoint True" if saved else "")]
+                if sample.of_one_record:
+                    advice.append("leave such records out with --skip_bad_rows True")
+                raise ValueError(f"{sample.sentence}{saved}; {', or '.join(advice)}")
+        listed = self.run_record["left_out"]
+        for sentence in dict.fromkeys(sample.sentence for sample in bad):
+            if sentence not in listed:
+                listed.append(sentence)
+                if self.args.process_index == 0:
+                    print(f"left out: {sentence}")
+        self.run_record["data"]["left_out"] = len(listed)
+        return [sample.sentence for sample in bad]
+
     # Steps
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Make no step after the last: the library makes one more where a run is resumed at its end within an epoch."""
+        unlogged = self.state.stateful_callbacks.pop(_UNLOGGED, None)
+        if unlogged is not None and self.state.global_step == self._initial_global_step:  # as it was loaded
+            losses = unlogged["losses"]
+            alike = len(losses) == self.args.world_size
+            self._tr_loss += losses[self.args.process_index] if alike else sum(losses) / len(losses)
+            self._globalstep_last_logged = unlogged["since"]
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -182,15 +241,20 @@ class MonkeyTrainer(Trainer):
     def _stop(self, what: str) -> NoReturn:
         """Save the state before this step, then raise in every process."""
         sources = self._sources()
-        step = self.state.global_step
-        saved = ""
         # DeepSpeed has already made the step by the time that it tells its gradient norm.
-        if step and not (self.is_deepspeed_enabled and "norm" in what):
-            folder = Path(self.args.output_dir) / f"checkpoint-{step}"
-            if not folder.is_dir():
-                self._save_checkpoint(self.model, None)
-            saved = f"; the state before it is in {folder}"
-        raise ValueError(f"step {step + 1}: {what}, so the run stopped before using it: {_records(sources)}{saved}")
+        saved = "" if self.is_deepspeed_enabled and "norm" in what else self._saved()
+        step = self.state.global_step + 1
+        raise ValueError(f"step {step}: {what}, so the run stopped before using it: {_records(sources)}{saved}")
+
+    def _saved(self) -> str:
+        """Save the state as it is, and say where; nothing where no step was made. All processes call it."""
+        step = self.state.global_step
+        folder = Path(self.args.output_dir) / f"checkpoint-{step}"
+        is_there = gathered(folder.is_dir())[0]
+        if not is_there and step > self._initial_global_step:
+            self._save_checkpoint(self.model, None)
+            is_there = True
+        return f"; the state before it is in {folder}" if is_there else ""
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As the library's, which spares biases and norms; the published script decays the decoder's norms too."""
@@ -244,17 +308,25 @@ class MonkeyTrainer(Trainer):
         was_training = model.training
         model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        all_contents, not_finite = [], []
         for batch in tqdm(loader, desc="held-out loss", unit="batch", leave=False, disable=self._quiet()):
             contents = batch.pop("contents")
             inputs = self._prepare_inputs(batch)
             with self.accelerator.autocast():
                 loss = model(**inputs, num_items_in_batch=1).loss
             if not torch.isfinite(loss):
-                raise ValueError(f"the held-out loss is {loss.item():g}: {_records(contents.sources)}")
+                not_finite += contents.sources
             total += torch.tensor([loss.item(), contents.supervised], dtype=torch.float64, device=self.args.device)
+            all_contents.append(contents)
         model.train(was_training)
+        self._left_out(all_contents)
         if self.args.world_size > 1:
             dist.all_reduce(total)
+        if not torch.isfinite(total[0]):
+            sources = [source for sources in gathered(not_finite) for source in sources]
+            raise ValueError(f"the held-out loss is {total[0].item():g}: {_records(sources)}{self._saved()}")
+        if not total[1]:
+            raise ValueError(f"no held-out record could be read{self._saved()}")
         return float(total[0] / total[1])
 
     @contextlib.contextmanager
@@ -269,6 +341,8 @@ class MonkeyTrainer(Trainer):
         return True if self.args.disable_tqdm or self.args.process_index else None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs and self.state.global_step == self._initial_global_step:
+            return  # the library's summary of no step at all
         if self.meter is not None and "loss" in logs:
             logs = {**logs, **self.meter.since_last(self.args.device)}
         super().log(logs, start_time)
@@ -300,6 +374,10 @@ class MonkeyTrainer(Trainer):
             self.guard.check(self.state.global_step)
         with self.written_aside(output_dir / f".{name}.partial") as aside, self._paused_meter():
             self._checkpoint_parent = aside
+            self.state.stateful_callbacks.pop(_UNLOGGED, None)
+            if not self._window:  # within a step, the losses of its first batches would come twice
+                losses = gathered(self._tr_loss.item())
+                self.state.stateful_callbacks[_UNLOGGED] = {"losses": losses, "since": self._globalstep_last_logged}
             advice = "earlier checkpoints are whole: make room and continue with --resume_from_checkpoint True"
             try:
                 with writing(output_dir / name, advice):
@@ -339,6 +417,15 @@ class MonkeyTrainer(Trainer):
     def _wait_for_everyone(self) -> None:
         if dist.is_initialized():
             dist.barrier()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{checkpoint}: optimizer.pt and scheduler.pt are of another optimiser than this run's ({error}): "
+                "resume with the flags that it was made with, or start from its weights with --model_name_or_path"
+            ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Put a checkpoint's weights into the model; the library's own reads files by the names in memory."""
