@@ -218,6 +218,18 @@ class TestFinished:
 class TestCtrlC:
     MORE = ("--save_strategy", "steps", "--save_steps", "100", "--max_steps", "3", "--report_to", "none")
 
+    @pytest.fixture(autouse=True)
+    def as_in_a_terminal(self):
+        """Where the tests run in the background, Ctrl-C is ignored."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
+    def test_ignored_it_stays_ignored(self, start, tmp_path, monkeypatch):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._pressed(monkeypatch, at_step=1, times=2)
+        assert main(words_of(start, tmp_path / "out", *self.MORE)) == 0
+
     def _pressed(self, monkeypatch, at_step: int, times: int) -> None:
         original = MonkeyTrainer.training_step
 

@@ -475,7 +475,7 @@ class TestPictures:
         def opened(*_, **__):
             raise AssertionError("something was opened")
 
-        monkeypatch.setattr("monkey.images._read_file", opened)
+        monkeypatch.setattr("monkey.images.read_picture_file", opened)
         monkeypatch.setattr(socket, "getaddrinfo", opened)
         content = [picture_part(url), text_part("What?")]
         body = {"model": "tiny", "messages": [{"role": "user", "content": content}]}

@@ -61,11 +61,21 @@ def answerer():
 
 
 @shipped
-@pytest.mark.parametrize("page", ["README.md", "models/small/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "README_cn.md", "models/small/README.md"])
 def test_the_first_question_of_a_page_is_answered_rightly(answerer, page):
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     picture, question = re.search(r'monkey\.ask .*?--image (\S+) "(.+?)"', text).groups()
     assert answerer.ask(REPOSITORY / picture, question).text == READ_RIGHTLY[picture, question]
+
+
+@shipped
+@pytest.mark.parametrize("page", ["README.md", "README_cn.md"])
+def test_the_lines_that_open_a_page_print_what_stands_beside_them(monkeypatch, capsys, page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    lines = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1]
+    monkeypatch.chdir(REPOSITORY)
+    exec(lines, {})
+    assert capsys.readouterr().out.split() == re.findall(r"  # (.+)", lines)
 
 
 @shipped

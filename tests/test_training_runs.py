@@ -443,7 +443,9 @@ class TestWholeRuns:
             open_model(parse_flags(words_of(start, tmp_path / "out", "--lora_dropout", "0.2")))
 
     def test_a_grid_too_large_for_a_sample_is_a_sentence(self, start, tmp_path):
-        with pytest.raises(ValueError, match=r"--grid 1000000,1000000 makes .* tokens of a picture, .* holds fewer"):
+        with pytest.raises(ValueError, match=r"--grid 30,30 makes .* tokens of a picture, .* holds fewer"):
+            train(start, tmp_path / "out", "--grid", "30,30", "--model_max_length", "64")
+        with pytest.raises(ValueError, match=r"grid=\(1000000, 1000000\) has more than 1,024 windows"):
             train(start, tmp_path / "out", "--grid", "1000000,1000000")
         assert not (tmp_path / "out").exists()
 

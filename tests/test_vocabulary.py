@@ -16,7 +16,7 @@ from monkey.data.render.sheet import Scene
 from monkey.data.render.tasks import TASKS
 from monkey.data.render.vocabulary import SPLITS, split_vocabulary
 from monkey.data.vocabulary import byte_order, read_texts, tiktoken_file, train_vocabulary
-from monkey.tokenization import QwenTokenizer, read_ranks
+from monkey.tokenization import SPLIT_PATTERN, QwenTokenizer, read_ranks
 
 ROOT = Path(__file__).parents[1]
 SMALL = ROOT / "configs" / "model" / "small"
@@ -69,7 +69,7 @@ def test_ids_agree_with_tiktokens_own_reader():
     tokens = train_vocabulary(["the cat sat on the mat"], 264)
     encoding = tiktoken.Encoding(
         "small",
-        pat_str=vocabulary.SPLIT_PATTERN,
+        pat_str=SPLIT_PATTERN,
         mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
         special_tokens={},
     )
@@ -90,9 +90,7 @@ def test_answers_and_questions_take_one_token_a_word(tokenizer):
         for number in range(20):
             for question in task.draw(random.Random(number), scene).questions:
                 prompt = prompts.after_image(prompts.VQA_AS_TRAINED).format(question=question.text)
-                assert len(tokenizer.tokenize(prompt)) == len(
-                    vocabulary.regex.findall(vocabulary.SPLIT_PATTERN, prompt)
-                )
+                assert len(tokenizer.tokenize(prompt)) == len(vocabulary.regex.findall(SPLIT_PATTERN, prompt))
                 if question.answer.isdigit():
                     assert len(tokenizer.tokenize(question.answer)) == len(question.answer)
                 elif question.kind != "name":

@@ -99,7 +99,9 @@ class StopOnSignal(TrainerCallback):
                 self.received = number
 
         try:
-            self._before = {number: signal.signal(number, remember) for number in SIGNALS}
+            # What is ignored stays so: a job behind `nohup` or `&` is not meant by the terminal's Ctrl-C.
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, remember) for number in heard}
         except ValueError:  # not the main thread, which alone may handle signals
             self._before = {}
 
