@@ -97,6 +97,17 @@ def _upload(page, path: Path) -> None:
     page.locator("#tray img").nth(count).wait_for()
 
 
+def _set(page, selector: str, value: str) -> None:
+    """Type a setting until it stays: a drawer that is still being laid out gives its fields their first values."""
+    for _ in range(20):
+        page.fill(selector, value)
+        page.press(selector, "Tab")
+        page.wait_for_timeout(500)
+        if page.input_value(selector) == value:
+            return
+    pytest.fail(f"{selector} does not keep {value!r}")
+
+
 def _ask(page, question: str) -> None:
     page.fill("#question textarea", question)
     page.press("#question textarea", "Enter")
@@ -396,9 +407,8 @@ def test_the_prompt_of_a_description_is_chosen_and_edited_and_settings_are_heard
     page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('Explain the visual')")
     page.fill("#prompt textarea", "Explain the picture.")
     page.click("#settings button >> nth=0")
-    page.fill("#descriptions-longest input[type=number]", "33")
-    page.fill("#seed input", "")
-    page.press("#seed input", "Tab")
+    _set(page, "#descriptions-longest input[type=number]", "33")
+    _set(page, "#seed input", "")
     page.click("#describe")
     _wait_for_text(page, "#chat-0", f"{PHOTO}: Explain the picture.")
     decoding = answerer.decodings[-1]

@@ -120,6 +120,7 @@ def runs(starts, output: Path, processes: int) -> dict[str, list[str]]:
     words = {
         "padded": words_of(starts.whole, output / "padded", *padded, *held_out),
         "packed": words_of(starts.whole, output / "packed", *packed),
+        "published": words_of(starts.whole, output / "published", *packed, "--published", "True"),
         "lonely": words_of(starts.few, output / "lonely", *LONELY, *batches(processes, 2, 2)),
         "spoiled": words_of(starts.spoiled, output / "spoiled", *packed, "--skip_bad_rows", "True"),
     }
@@ -210,7 +211,7 @@ def log(folder: Path, name: str) -> list[float]:
     return [entry[name] for entry in entries if name in entry]
 
 
-@pytest.mark.parametrize("name", ["padded", "packed", "lonely", "spoiled"])
+@pytest.mark.parametrize("name", ["padded", "packed", "published", "lonely", "spoiled"])
 class TestTwoProcessesAreOne:
     def test_losses_and_gradient_norms_are_those_of_one_process(self, alone, together, name):
         assert together.ended[name] == (None, None)
