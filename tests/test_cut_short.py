@@ -16,9 +16,8 @@ import pytest
 import torch
 
 from finetune_multitask import main
-from monkey.training.places import checkpoints
-from monkey.training.resuming import is_finished, warn_of_other_threads
-from monkey.training.trainer import MonkeyTrainer
+from monkey.training.run import is_finished, warn_of_other_threads
+from monkey.training.trainer import MonkeyTrainer, checkpoints
 from tests.training_start import PACKED, SAVE, losses, same_weights, train, words_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -268,7 +267,7 @@ class TestCtrlC:
         def pressed(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("monkey.training.finetune.open_model", pressed)
+        monkeypatch.setattr("monkey.training.run.open_model", pressed)
         assert main(words_of(start, tmp_path / "out")) == 130
         assert capfd.readouterr().err.splitlines()[-1].startswith("interrupted; ")
 

@@ -392,7 +392,7 @@ class TestFailures:
         kept.parent.mkdir(parents=True)
         kept.write_text("mine")
         more = ("--save_strategy", "steps", "--save_steps", "2", "--overwrite_output_dir", "True")
-        with pytest.raises(ValueError, match="checkpoint-2 in it is no checkpoint of a run"):
+        with pytest.raises(ValueError, match="checkpoint-2 in it is no folder of a run"):
             train(start, tmp_path / "out", *more)
         assert kept.read_text() == "mine"
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monkey.training.arguments import Flags, parse_flags
-from monkey.training.part_arguments import GROUPS
+from monkey.training.arguments import GROUPS, Flags, parse_flags
 from monkey.training.recipes import RECIPES
 from scripts.plan_memory import main as plan_memory
 

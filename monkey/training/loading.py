@@ -11,7 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from monkey.data.packing import BatchPlan, RowPlan
-from monkey.training.guards import SIGNALS
+
+# What a scheduler sends before it kills: SIGTERM, and SIGUSR1 where asked to warn early. SIGINT is Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def leave_signals_to_the_run(_worker: int) -> None:
