@@ -85,7 +85,7 @@ PROGRAMS: dict[str, list[str]] = {
         *("convert --help", "view --help", "stats --help", "sweep --help"),
     ],
     "monkey.data.render": [],
-    "monkey.data.render.documents": [],
+    "monkey.data.documents": [],
     "monkey.data.vocabulary": [],
     "eval.check_questions": [],
     "eval.compare": ["none none"],

@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from monkey.boxes import GRID
-from monkey.data.render.documents.charts import draw_bars, draw_lines
-from monkey.data.render.documents.fields import draw_form, draw_label, draw_receipt, draw_ticket
-from monkey.data.render.documents.page import Line, Page, Question
-from monkey.data.render.documents.scenes import draw_paragraph, draw_scene, draw_sign
-from monkey.data.render.documents.tables import draw_table
-from monkey.data.render.documents.words import Words
+from monkey.data.documents.charts import draw_bars, draw_lines
+from monkey.data.documents.fields import draw_form, draw_label, draw_receipt, draw_ticket
+from monkey.data.documents.page import Line, Page, Question
+from monkey.data.documents.scenes import draw_paragraph, draw_scene, draw_sign
+from monkey.data.documents.tables import draw_table
+from monkey.data.documents.words import Words
 from monkey.prompts import REGION_QUESTION
 
 Draw = Callable[[Page, Words], list[Question]]

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from monkey.boxes import GRID
+from monkey.data.documents import __main__ as program
+from monkey.data.documents import sets
+from monkey.data.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES, capital_height, file_of, font
+from monkey.data.documents.fields import FIELDS
+from monkey.data.documents.kinds import DOCUMENTS, QUESTION_KINDS, UNSEEN_LAYOUT, rows_of
+from monkey.data.documents.page import HELD_OUT_SLOTS, SLOTS, Line, Page
+from monkey.data.documents.sets import SHARD, Settings, draw, write_set
+from monkey.data.documents.words import ADJECTIVES, FIRST_NAMES, NOUNS, SHARED, Words, is_held_out
 from monkey.data.records import open_records, read_questions
-from monkey.data.render.documents import __main__ as program
-from monkey.data.render.documents import sets
-from monkey.data.render.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES, capital_height, file_of, font
-from monkey.data.render.documents.fields import FIELDS
-from monkey.data.render.documents.kinds import DOCUMENTS, QUESTION_KINDS, UNSEEN_LAYOUT, rows_of
-from monkey.data.render.documents.page import HELD_OUT_SLOTS, SLOTS, Line, Page
-from monkey.data.render.documents.sets import SHARD, Settings, draw, write_set
-from monkey.data.render.documents.words import ADJECTIVES, FIRST_NAMES, NOUNS, SHARED, Words, is_held_out
 
 SIDES = (112, 224)
 EVERY_KIND = dict.fromkeys(DOCUMENTS, 1)

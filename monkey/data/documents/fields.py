@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from monkey.data.documents.page import Line, Page, Question, contrasting
+from monkey.data.documents.words import Words, article
 from monkey.data.render.difficulty import COLOURS
-from monkey.data.render.documents.page import Line, Page, Question, contrasting
-from monkey.data.render.documents.words import Words, article
 
 SMALLEST = 10
 """Smallest type size in pixels."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from monkey.data.documents.fields import SMALLEST
+from monkey.data.documents.page import Page, Question, contrasting
+from monkey.data.documents.words import Words
 from monkey.data.render.difficulty import COLOURS
-from monkey.data.render.documents.fields import SMALLEST
-from monkey.data.render.documents.page import Page, Question, contrasting
-from monkey.data.render.documents.words import Words
 
 
 def draw_table(page: Page, words: Words) -> list[Question]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from monkey.data.documents import faces
+from monkey.data.documents.page import INKS, PAPERS, Page, contrasting
+from monkey.data.documents.words import Words
 from monkey.data.render.difficulty import COLOURS
-from monkey.data.render.documents import faces
-from monkey.data.render.documents.page import INKS, PAPERS, Page, contrasting
-from monkey.data.render.documents.words import Words
 
 SIZES = 10, 20
 """Type sizes in pixels, as `Page.size` draws them."""

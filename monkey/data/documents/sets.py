@@ -22,10 +22,10 @@ from typing import Any
 
 import PIL
 
-from monkey.data.render.documents import faces
-from monkey.data.render.documents.kinds import DOCUMENTS, UNSEEN_LAYOUT, asked, reading
-from monkey.data.render.documents.page import INKS, PAPERS, Page, Question
-from monkey.data.render.documents.words import Words
+from monkey.data.documents import faces
+from monkey.data.documents.kinds import DOCUMENTS, UNSEEN_LAYOUT, asked, reading
+from monkey.data.documents.page import INKS, PAPERS, Page, Question
+from monkey.data.documents.words import Words
 from monkey.prompts import IMAGE_PLACE, REGION_QUESTION, VQA_AS_TRAINED
 
 FORMAT = "monkey rendered documents, 3"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from monkey.data.documents.fields import SMALLEST
+from monkey.data.documents.page import Page, Question, contrasting
+from monkey.data.documents.words import Words, article
 from monkey.data.render.difficulty import COLOURS
-from monkey.data.render.documents.fields import SMALLEST
-from monkey.data.render.documents.page import Page, Question, contrasting
-from monkey.data.render.documents.words import Words, article
 
 SHAPES = ("circle", "square", "triangle", "bar")
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from monkey.data.render.documents import faces
-from monkey.data.render.documents.faces import Family
+from monkey.data.documents import faces
+from monkey.data.documents.faces import Family
 
 Colour = tuple[int, int, int]
 

@@ -1,4 +1,4 @@
-"""python -m monkey.data.render.documents --output outputs/documents --train 8000 --heldout 300 --known 300"""
+"""python -m monkey.data.documents --output outputs/documents --train 8000 --heldout 300 --known 300"""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from monkey.data.render.documents.kinds import DOCUMENTS
-from monkey.data.render.documents.sets import SPLITS, Settings, write_set
+from monkey.data.documents.kinds import DOCUMENTS
+from monkey.data.documents.sets import SPLITS, Settings, write_set
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m monkey.data.render.documents",
+        prog="python -m monkey.data.documents",
         description="Draws dense little documents with questions and answers, for training and for evaluation.",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to make; one with the same set is reused")
