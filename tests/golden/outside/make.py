@@ -78,7 +78,7 @@ def make_answers() -> None:
         with program_at_work(*words, log=log) as program:
             address = f"http://127.0.0.1:{port}/"
             wait_until_open(address, program, log)
-            found["demo.py"] = [observed.answer_of_demo(address, *one) for one in given]
+            found["demo.py"] = observed.answers_of_demo(address, given, 1)
     for name in ("generate as text", "monkey.ask --input", "monkey.serve", "demo.py"):
         print(name, _differences(found["monkey.load"], found[name]) or "the same")
     write("answers.json", found)

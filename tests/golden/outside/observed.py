@@ -219,15 +219,25 @@ def answer_of_server(client: Any, image: Path, question: str, **fields: Any) -> 
     return told.choices[0].message.content
 
 
-def answer_of_demo(address: str, image: Path, question: str) -> str:
-    """What the demo's conversation shows as its answer, asked by gradio's client."""
+def answers_of_demo(address: str, given: Sequence[tuple[Path, str]], people: int) -> list[str]:
+    """What the demo's conversation shows as its answers, asked by so many of gradio's clients, each in their turn."""
     from gradio_client import Client, handle_file
 
-    client = Client(address, verbose=False)
-    tray = [{"image": handle_file(str(image)), "caption": None}]
-    messages, *_ = client.predict(tray, question, "en", 0, 1, LONGEST, api_name="/ask")
-    parts = [part for message in messages[1:] for part in message["content"]]
-    return "".join(html.unescape(part["text"]) for part in parts if part["type"] == "text")
+    found: dict[int, str] = {}
+
+    def ask_own(person: int) -> None:
+        client = Client(address, verbose=False)
+        for number in range(person, len(given), people):
+            image, question = given[number]
+            tray = [{"image": handle_file(str(image)), "caption": None}]
+            messages, *_ = client.predict(tray, question, "en", 0, 1, LONGEST, api_name="/ask")
+            parts = [part for message in messages[1:] for part in message["content"]]
+            found[number] = "".join(html.unescape(part["text"]) for part in parts if part["type"] == "text")
+            client.reset_session()
+        client.close()
+
+    at_once(ask_own, range(people))
+    return [found[number] for number in range(len(given))]
 
 
 # A run of 200 questions
