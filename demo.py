@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monkey.command_line import MISTAKE, OneLineParser
+from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def positive(text: str) -> int:
 
 
 def parse_flags(words: list[str]) -> argparse.Namespace:
-    parser = OneLineParser(
+    parser = ArgumentParser(
         prog="demo.py",
         description="Ask a model about pictures in the browser.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -133,7 +133,7 @@ def main(words: list[str]) -> int:
         )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     return 0
 
 

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from monkey.command_line import INTERRUPTED, MISTAKE
+from monkey.cli import EXIT_INTERRUPTED, EXIT_USAGE
 from monkey.training.flag_names import look_over, print_help
 
 
@@ -37,11 +37,11 @@ def main(words: list[str]) -> int:
     except (ValueError, OSError) as error:
         # In one piece, since all processes of a run may say it at once.
         sys.stderr.write(f"error: {error}\n")
-        return MISTAKE
+        return EXIT_USAGE
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             print("interrupted; --resume_from_checkpoint True goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     if flags.training.process_index == 0:
         print(f"trained checkpoint: {folder}")
     return 0

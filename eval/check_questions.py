@@ -27,7 +27,7 @@ from eval.metrics import METRICS, metric_named, score
 from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
 from eval.trained_images import trained_images
-from monkey.command_line import OneLineParser
+from monkey.cli import ArgumentParser
 from monkey.data import check_report as kinds
 from monkey.data.check import in_order
 from monkey.data.check_reading import ImageRead, ImageTask
@@ -38,7 +38,7 @@ from monkey.data.json_rows import MalformedRows
 from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import Question, read_question
 
-CLEAN, PROBLEMS, MISTAKE, STOPPED = 0, 1, 2, 130
+CLEAN, PROBLEMS, EXIT_USAGE, STOPPED = 0, 1, 2, 130
 
 MISSING_FILE = "missing file"
 BAD_ANNOTATIONS = "annotation file"
@@ -398,7 +398,7 @@ def _not_negative(text: str) -> int:
 
 
 def _parse(words: Collection[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(
+    parser = ArgumentParser(
         prog="python -m eval.check_questions",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -437,7 +437,7 @@ def main(words: Collection[str] | None = None) -> int:
             os.replace(beside, flags.json)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return STOPPED

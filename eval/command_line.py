@@ -11,7 +11,7 @@ from eval.opening import BACKENDS
 from eval.prompting import AS_TRAINED
 from eval.tasks import DEFAULT_SELECTION
 from eval.work import RunSettings
-from monkey.command_line import OneLineParser
+from monkey.cli import ArgumentParser
 
 
 def positive(text: str) -> int:
@@ -44,7 +44,7 @@ def grid(text: str) -> tuple[int, int]:
 
 
 def arguments(documentation: str | None) -> argparse.ArgumentParser:
-    parser = OneLineParser(
+    parser = ArgumentParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = parser.add_argument_group("what")

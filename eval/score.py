@@ -25,7 +25,7 @@ from eval.run_folder import PREDICTIONS, RESULTS, Run, TaskRun, json_text, lines
 from eval.run_lock import RunLock
 from eval.score_table import score_table
 from eval.tables import FORMATS, table_row, write_summary
-from monkey.command_line import MISTAKE, OneLineParser
+from monkey.cli import EXIT_USAGE, ArgumentParser
 
 SAME, DIFFERENT = 0, 1
 
@@ -105,8 +105,8 @@ def write_rescored(run: Run, rescored: Sequence[Rescored]) -> list[Mapping[str, 
     return results
 
 
-def parser_of(documentation: str | None, program: str) -> OneLineParser:
-    return OneLineParser(
+def parser_of(documentation: str | None, program: str) -> ArgumentParser:
+    return ArgumentParser(
         prog=f"python -m {program}",
         description=documentation,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -127,10 +127,10 @@ def exit_status(work: Callable[[argparse.Namespace], int], options: argparse.Nam
         return work(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
 
 
-def arguments() -> OneLineParser:
+def arguments() -> ArgumentParser:
     parser = parser_of(__doc__, "eval.score")
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--tasks", type=comma_list, help="only these tasks; commas between")

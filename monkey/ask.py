@@ -26,7 +26,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monkey.command_line import INTERRUPTED, MISTAKE, SOME_FAILED, OneLineParser, print_any_name
+from monkey.cli import EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, print_any_name
 from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
+    parser = ArgumentParser(
         prog="python -m monkey.ask",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -96,11 +96,11 @@ def main(words: Sequence[str] | None = None) -> int:
         return _run_file(options) if options.input else _run(options)
     except (ValueError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     except KeyboardInterrupt:
         kept = f"; answers so far are in {options.output}.part, and the same command goes on" if options.output else ""
         print(f"interrupted{kept}", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def check(options: argparse.Namespace) -> None:
@@ -239,7 +239,7 @@ def _run(options: argparse.Namespace) -> int:
                     raise
                 failed += 1
                 print(f"error: {error}", file=sys.stderr)
-    return SOME_FAILED if failed else 0
+    return EXIT_PARTIAL if failed else 0
 
 
 def _in_flight(
@@ -368,7 +368,7 @@ def _run_file(options: argparse.Namespace) -> int:
     _name_faults({source: fault for source, fault in faults.items() if source not in named})
     if faults:
         print(f"{len(faults):,} of {len(questions):,} rows have no answer; the same command asks them", file=sys.stderr)
-    return SOME_FAILED if faults else 0
+    return EXIT_PARTIAL if faults else 0
 
 
 def _name_faults(faults: Mapping[str, str]) -> None:

@@ -34,7 +34,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from monkey.adapter_base import check_base, read_base_record, record_of_checkpoint
 from monkey.checkpoint_files import file_tensors, not_enough_memory, read_tensors
-from monkey.command_line import library_bars
+from monkey.cli import library_bars
 from monkey.configuration import MonkeyConfig
 from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence
 from monkey.published_config import check_field

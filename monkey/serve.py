@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from monkey.ask import checkpoint_of, model_flags
-from monkey.command_line import INTERRUPTED, MISTAKE, OneLineParser
+from monkey.cli import EXIT_INTERRUPTED, EXIT_USAGE, ArgumentParser
 
 KEY_VARIABLE = "MONKEY_API_KEY"
 
@@ -27,7 +27,7 @@ PACKAGES = ("httpcore", "prometheus_client", "pydantic", "starlette", "uvicorn")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
+    parser = ArgumentParser(
         prog="python -m monkey.serve",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -81,10 +81,10 @@ def main(words: Sequence[str] | None = None) -> int:
         run(options)
     except (ValueError, FileNotFoundError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     return 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import monkey
 from monkey.checkpoint_card import card_of
-from monkey.command_line import MISTAKE, OneLineParser
+from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.location import refuse_missing
 
 
@@ -54,7 +54,7 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="checkpoint folder")
     parser.add_argument("after", type=Path, help="checkpoint folder")
     parser.add_argument("target", type=Path, help="new folder")
@@ -64,7 +64,7 @@ def main(words: list[str] | None = None) -> int:
         print(average(options.before, options.after, options.target, options.part))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     return 0
 
 

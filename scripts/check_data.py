@@ -15,11 +15,11 @@ import os
 import sys
 from pathlib import Path
 
-from monkey.command_line import OneLineParser
+from monkey.cli import ArgumentParser
 from monkey.data.check import CHECKS, check_data
 from monkey.data.check_report import Report, drawn
 
-CLEAN, PROBLEMS, MISTAKE, STOPPED = 0, 1, 2, 130
+CLEAN, PROBLEMS, EXIT_USAGE, STOPPED = 0, 1, 2, 130
 
 
 def positive(text: str) -> int:
@@ -36,7 +36,7 @@ def not_negative(text: str) -> int:
 
 
 def parse_flags(words: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="training conversations: .json, .jsonl or .yaml")
@@ -92,7 +92,7 @@ def main(words: list[str] | None = None) -> int:
             report.write_json(flags.json, settings)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return STOPPED

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import monkey
 from monkey.checkpoint_card import card_of
-from monkey.command_line import MISTAKE, OneLineParser
+from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.location import read_json, refuse_missing
 from monkey.published_config import published_config
 
@@ -137,7 +137,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="folder or hub name")
     parser.add_argument("target", help="new folder")
     parser.add_argument("--format", choices=sorted(WEIGHT_SUFFIXES), default="safetensors")
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     return 0
 
 

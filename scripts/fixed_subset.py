@@ -21,7 +21,7 @@ import monkey
 from eval.runner import run
 from eval.tasks import select_tasks
 from eval.work import RunSettings
-from monkey.command_line import MISTAKE, OneLineParser
+from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.data.documents.kinds import DOCUMENTS
 from monkey.data.documents.sets import Settings, write_set
 from monkey.location import refuse_missing
@@ -62,7 +62,7 @@ def fixed_subset_score(checkpoint: Path, folder: Path) -> dict[str, dict[str, An
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--write", action="store_true", help=f"state the scores in the checkpoint's {STATED}")
     options = parser.parse_args(words)
@@ -77,7 +77,7 @@ def main(words: list[str] | None = None) -> int:
         before = json.loads(stated.read_text(encoding="utf-8")) if stated.is_file() else {}
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     for task, figures in scores.items():
         line = f"{task:<20} {figures['questions']:>5} questions  {figures['value']:.1f}"
         print(line + (f"  (stated {before[task]['value']:.1f}, {before[task]['interval']})" if task in before else ""))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import monkey
 from monkey.checkpoint_card import card_of
-from monkey.command_line import MISTAKE, OneLineParser
+from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.location import refuse_missing
 from monkey.settings_files import read_settings_file
 
@@ -98,7 +98,7 @@ def training_arguments(flags: list[str]) -> TrainingArguments:
     """The flags of transformers.TrainingArguments; a wrong one ends the program with one sentence."""
     from transformers import HfArgumentParser, TrainingArguments
 
-    class Settings(OneLineParser, HfArgumentParser):
+    class Settings(ArgumentParser, HfArgumentParser):
         pass
 
     (arguments,) = Settings(TrainingArguments).parse_args_into_dataclasses(flags)
@@ -107,7 +107,7 @@ def training_arguments(flags: list[str]) -> TrainingArguments:
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path, help="checkpoint folder of an untrained model")
     parser.add_argument("target", type=Path, help="new folder")
     parser.add_argument("--config", type=Path, required=True, help="YAML of transformers.TrainingArguments")
@@ -120,7 +120,7 @@ def main(words: list[str] | None = None) -> int:
         shares = learn(options.base, options.target, training_arguments(flags))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     named = ", ".join(f"{share:.1%} ({split})" for split, share in shares.items())
     print(f"{options.target}: letters of held-out pictures that are named: {named}")
     return 0

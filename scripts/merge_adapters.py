@@ -22,12 +22,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from monkey.command_line import OneLineParser
+from monkey.cli import ArgumentParser
 from monkey.location import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", help="PEFT adapter folder, or checkpoint with built-in adapters")
     parser.add_argument("output", help="new folder")
     parser.add_argument("--base", help="folder or hub name of the adapter's base, where it has moved")

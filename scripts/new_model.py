@@ -14,7 +14,7 @@ from pathlib import Path
 
 import monkey
 from monkey.checkpoint_card import CARD_FILE, CheckpointCard, read_card
-from monkey.command_line import MISTAKE, OneLineParser
+from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.location import checkpoint_file, refuse_missing
 
 
@@ -52,7 +52,7 @@ def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="folder with config.json and qwen.tiktoken")
     parser.add_argument("output", help="new folder")
     parser.add_argument("--seed", type=int, default=0)
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = new_model(options.source, options.output, options.seed, options.merge)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     print(f"{folder}: untrained, {sum(p.stat().st_size for p in folder.iterdir()) / 2**20:.1f} MiB")
     return 0
 

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from monkey.command_line import OneLineParser
+from monkey.cli import ArgumentParser
 from scripts.stages import REPOSITORY, run
 
 MODEL = "models/small"
@@ -50,7 +50,7 @@ def table(before: dict[str, dict], after: dict[str, dict]) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "quickstart")
     parser.add_argument("--pictures", type=int, default=2000, help="to train on")
     parser.add_argument("--heldout", type=int, default=80, help="pictures to ask about, which share no text with them")

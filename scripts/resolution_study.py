@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.statistics import difference, estimate, mean_units
-from monkey.command_line import OneLineParser
+from monkey.cli import ArgumentParser
 from scripts.stages import REPOSITORY, evaluate, run, train
 
 TASK = "documents_heldout"
@@ -310,7 +310,7 @@ def measure(
 
 def main(words: list[str] | None = None) -> int:
     """Runs the study; 2 on what the user can mend."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     base = REPOSITORY / "models" / "small-base"
     parser.add_argument("base", type=Path, nargs="?", default=base, help="checkpoint at one window, without adapters")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "study")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import monkey
 from monkey.checkpoint_card import card_of
-from monkey.command_line import MISTAKE, OneLineParser
+from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.grid import check_grid
 from monkey.location import refuse_missing
 
@@ -68,7 +68,7 @@ def set_grid(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="checkpoint folder, or hub name in the offline cache")
     parser.add_argument("target", help="new folder")
     parser.add_argument("--grid", required=True, metavar="R,C", help="rows and columns of windows")
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     config = monkey.MonkeyConfig.from_pretrained(folder)
     print(f"{folder}: {config.canvas_size[0]}×{config.canvas_size[1]} pixels, {config.image_tokens} tokens a picture")
     return 0

@@ -17,13 +17,13 @@ from pathlib import Path
 from PIL import Image
 
 import monkey
-from monkey.command_line import MISTAKE, OneLineParser
+from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.images import open_image
 from monkey.location import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path)
     parser.add_argument("output", type=Path, help="PNG to write")
     parser.add_argument("--checkpoint", help="folder or hub name whose geometry to use")
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         sheet.save(options.output, optimize=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     print(f"{options.output}: {config.num_views} views, {config.image_tokens} tokens")
     return 0
 

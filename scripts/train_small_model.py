@@ -25,7 +25,7 @@ from pathlib import Path
 import yaml
 
 from monkey.checkpoint_card import card_of
-from monkey.command_line import OneLineParser
+from monkey.cli import ArgumentParser
 from scripts.stages import REPOSITORY, evaluate, results, run, train
 
 BASE_SIDE, MONKEY_SIDE, GRID = 112, 224, "2,2"
@@ -85,7 +85,7 @@ def score_lines(result: Path, name: str) -> list[str]:
 
 def main(words: list[str] | None = None) -> int:
     """Runs the stages; 2 on what the user can mend."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "small")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if not given")
     parser.add_argument("--pictures", type=int, help="to train the base on; three quarters as many for Monkey")

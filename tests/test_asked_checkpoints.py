@@ -109,7 +109,7 @@ def test_an_adapter_answers_otherwise_than_its_base(checkpoints):
 
 @pytest.mark.usefixtures("offline")
 def test_a_name_that_is_not_in_the_cache_is_said_in_a_sentence(checkpoints, capsys):
-    assert ask.main([*words("echo840/Monkey-Chat"), "What?"]) == ask.MISTAKE
+    assert ask.main([*words("echo840/Monkey-Chat"), "What?"]) == ask.EXIT_USAGE
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: echo840/Monkey-Chat: no ")
     assert "in the hub's offline cache" in message

@@ -77,7 +77,7 @@ def client_of(url: str, key: str = "none") -> openai.OpenAI:
 
 def refused(capsys, *words: str) -> str:
     """The one sentence that the command ends with."""
-    assert serve.main(list(words)) == serve.MISTAKE
+    assert serve.main(list(words)) == serve.EXIT_USAGE
     said = capsys.readouterr()
     assert said.out == ""
     (line,) = (line for line in said.err.splitlines() if line.startswith("error: "))

@@ -18,13 +18,13 @@ from typing import Any
 
 from eval.prepare.manifest import manifest_path, prepare
 from eval.prepare.table import PREPARERS, preparer_named, target_of
-from monkey.command_line import OneLineParser
+from monkey.cli import ArgumentParser
 
-DONE, MISTAKE, STOPPED = 0, 2, 130
+DONE, EXIT_USAGE, STOPPED = 0, 2, 130
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = OneLineParser(
+    parser = ArgumentParser(
         prog="python -m eval.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -108,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return STOPPED

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monkey.command_line import INTERRUPTED, MISTAKE, OneLineParser, print_any_name
+from monkey.cli import EXIT_INTERRUPTED, EXIT_USAGE, ArgumentParser, print_any_name
 
 SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("monkey.describe.run", "describe the pictures of a folder"),
@@ -36,16 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return module.main(flags)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def _opened(name: str) -> tuple[argparse.ArgumentParser, Any]:
     """Parser and module of a command."""
     module = importlib.import_module(SUBCOMMANDS[name][0])
-    parser = OneLineParser(
+    parser = ArgumentParser(
         prog=f"python -m monkey.describe {name}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -64,7 +64,7 @@ def _overview(words: Sequence[str]) -> int:
         return 0
     given = f"unknown command {words[0]!r}" if words else "a command is missing"
     print(f"error: {given}; there is {', '.join(SUBCOMMANDS)}", file=sys.stderr)
-    return MISTAKE
+    return EXIT_USAGE
 
 
 if __name__ == "__main__":

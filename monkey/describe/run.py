@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from monkey.command_line import SOME_FAILED
+from monkey.cli import EXIT_PARTIAL
 from monkey.describe.configuration import Configuration, read_configuration
 from monkey.describe.outputs import write_outputs
 from monkey.describe.pictures import list_pictures, of_shard
@@ -55,7 +55,7 @@ def main(flags: argparse.Namespace) -> int:
             manifest = write_outputs(flags.output, whole, configuration, place.problems())
     print(report(flags.output, manifest, configuration))
     failed = sum(entry["failed"] for stage, entry in manifest["stages"].items() if stage != "images")
-    return SOME_FAILED if failed else 0
+    return EXIT_PARTIAL if failed else 0
 
 
 def require_place(output: Path) -> None:

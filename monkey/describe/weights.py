@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monkey.command_line import library_bars
+from monkey.cli import library_bars
 from monkey.describe.expert import ExpertSettings, how
 from monkey.location import read_json, required_file
 

@@ -10,32 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import permutations
 
-from eval.answers import collapse_blanks
+from rapidfuzz.distance import Levenshtein
 
 THRESHOLD = 0.5
 LIST_SEPARATOR, MOST_PARTS = ", ", 5
-_CACHED_PAIRS = 1 << 16
 _HAN = re.compile("[\u2e80-\u9fff\uf900-\ufaff]")
-
-
-@lru_cache(maxsize=_CACHED_PAIRS)
-def edit_distance(first: str, second: str) -> int:
-    """Levenshtein distance in characters (insertion, deletion and substitution cost one each)."""
-    if len(first) > len(second):
-        first, second = second, first
-    previous = list(range(len(first) + 1))
-    for row, other in enumerate(second, start=1):
-        current = [row]
-        for column, character in enumerate(first, start=1):
-            if character == other:
-                current.append(previous[column - 1])
-            else:
-                current.append(1 + min(previous[column - 1], previous[column], current[column - 1]))
-        previous = current
-    return previous[-1]
 
 
 def original(prediction: str, references: Sequence[str]) -> float:
@@ -48,7 +29,7 @@ def original(prediction: str, references: Sequence[str]) -> float:
     answer = prediction.strip()
 
     def distance(reference: str) -> float:
-        edits = edit_distance(reference.lower().strip(), answer.lower().strip())
+        edits = Levenshtein.distance(reference.lower().strip(), answer.lower().strip())
         return _normalised(edits, len(reference), len(answer))
 
     return _keep_half(1 - min(map(distance, references)))
@@ -62,7 +43,7 @@ def official(prediction: str, references: Sequence[str]) -> float:
     """
 
     def distance(reference: str) -> float:
-        edits = edit_distance(collapse_blanks(reference.lower()), collapse_blanks(prediction.lower()))
+        edits = Levenshtein.distance(_collapse_blanks(reference.lower()), _collapse_blanks(prediction.lower()))
         return _normalised(edits, len(reference.upper()), len(prediction.upper()))
 
     return _keep_half(1 - min(map(distance, references)))
@@ -92,7 +73,7 @@ def strict(prediction: str, references: Sequence[str]) -> float:
 
     def distance(reference: str) -> float:
         first, second = reference.lower(), prediction.lower()
-        return _normalised(edit_distance(first, second), len(first), len(second))
+        return _normalised(Levenshtein.distance(first, second), len(first), len(second))
 
     similarity = 1 - min(map(distance, references))
     return similarity if similarity > THRESHOLD else 0.0
@@ -128,9 +109,13 @@ def stripped(prediction: str, references: Sequence[str]) -> float:
 
     def distance(reference: str) -> float:
         first, second = reference.lower().strip(), prediction.lower().strip()
-        return _normalised(edit_distance(first, second), len(first), len(second))
+        return _normalised(Levenshtein.distance(first, second), len(first), len(second))
 
     return _keep_half(1 - min(map(distance, references)))
+
+
+def _collapse_blanks(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _normalised(edits: int, first_length: int, second_length: int) -> float:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.corpus_metrics import CorpusVariant, Item, Population, Sums, by_unit, ratio
+from eval.metrics.corpus import CorpusVariant, Item, Population, Sums, by_unit, ratio
 
 ABSENT = "NONE"
 """What an answer in capitals says of a key that its document does not have."""

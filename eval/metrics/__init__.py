@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import difflib
 import math
-import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from eval import anls, box_overlap, choice, cider, denotation, due_f1, ocrbench, relaxed_accuracy, vqa_score
-from eval.corpus_metrics import CorpusVariant, Item, Population, mean_variant
-from eval.corpus_metrics import score as corpus_score
+from eval.metrics import (
+    anls,
+    box_overlap,
+    captions,
+    choice,
+    denotation,
+    due_f1,
+    matching,
+    relaxed_accuracy,
+    vqa,
+)
+from eval.metrics.corpus import CorpusVariant, Item, Population, mean_variant
+from eval.metrics.corpus import score as corpus_score
 
 Scorer = Callable[[str, Sequence[str]], float]
 
@@ -33,7 +42,7 @@ class Variant:
 class Metric:
     """A metric by its published name: a sentence on what it measures, and its variants by name.
 
-    `variants` score a row by itself; `corpus` (see `eval.corpus_metrics`) score all rows together. No name is in both.
+    `variants` score a row by itself; `corpus` (see `eval.metrics.corpus`) score all rows together. No name is in both.
     `best_answers(references)` lists the predictions among which the best possible one is looked for when the ceiling
     is computed; for a corpus variant it is the first of them. With fewer than `minimum_references` references no
     prediction can reach 1, so such data are refused.
@@ -50,100 +59,11 @@ class Metric:
         return {**self.corpus, **self.variants}
 
 
-def contained(prediction: str, references: Sequence[str]) -> float:
-    """OCRBench's and TextMonkey's accuracy: 1 when a reference occurs anywhere in the prediction, case aside.
-
-    Odd: 'woman' is right for 'man', 'snow' for 'no', '25%' for '5%', and anything for an empty reference.
-    """
-    answer = prediction.strip().lower()
-    return 1.0 if any(reference.strip().lower() in answer for reference in references) else 0.0
-
-
-def contained_without_dots(prediction: str, references: Sequence[str]) -> float:
-    """The published script's accuracy: `contained`, after every '.' is deleted from the prediction.
-
-    Odd: the references keep their dots, so '2.5', '$1,250.00' or 'U.S.' can never be answered rightly; and '5' is
-    contained in '50'.
-    """
-    answer = prediction.strip().lower().replace(".", "")
-    return 1.0 if any(reference.strip().lower() in answer for reference in references) else 0.0
-
-
-def exact(prediction: str, references: Sequence[str]) -> float:
-    """1 when the prediction is one of the references, case and outer blanks aside (Qwen-VL's accuracy)."""
-    answer = prediction.strip().lower()
-    return 1.0 if any(reference.strip().lower() == answer for reference in references) else 0.0
-
-
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def exact_without_punctuation(prediction: str, references: Sequence[str]) -> float:
-    """`exact` without ASCII punctuation on either side (lmms-eval's exact_match); odd: '2.5' and '25' are the same."""
-    bare_prediction, *bare_references = (
-        text.strip().lower().translate(_NO_PUNCTUATION) for text in (prediction, *references)
-    )
-    return float(bare_prediction in bare_references)
-
-
-# Cut in this order; text before the first marker is dropped, text between the first and the second kept.
-_GQA_CUTS = ("is ", "are ", "a ", "an ", "the ")
-
-
-def cut_gqa_answer(prediction: str) -> str:
-    """The published script's attempt to find the noun of a sentence before GQA answers are compared.
-
-    Odd: the markers also match inside words, so 'tennis ball' becomes 'ball' and 'panda bear' 'bear', and of 'it is
-    red and is big' only the middle is left.
-    """
-    answer = prediction.strip()
-    for mark in ".,!":
-        answer = answer.split(mark)[0]
-    answer = answer.lower()
-    for marker in _GQA_CUTS:
-        if marker in answer:
-            answer = answer.split(marker)[1]
-    return answer.split(" of")[0].strip()
-
-
-def gqa_original(prediction: str, references: Sequence[str]) -> float:
-    """The published script's GQA accuracy: `contained_without_dots` of what `cut_gqa_answer` leaves."""
-    return contained_without_dots(cut_gqa_answer(prediction), references)
-
-
-def gqa_official(prediction: str, references: Sequence[str]) -> float:
-    """GQA's string equality, after the usual preparation of model output: lower case and no full stops at the end."""
-    return float(prediction.rstrip(".").lower() in references)
-
-
-def identical(prediction: str, references: Sequence[str]) -> float:
-    """1 when the prediction is one of the references, character for character (GQA's own eval.py)."""
-    return float(prediction in references)
-
-
-_VERDICTS = {"yes": True, "true": True, "1": True, "entailed": True, "supported": True, "correct": True}
-_VERDICTS |= {"no": False, "false": False, "0": False, "refuted": False, "incorrect": False, "wrong": False}
-
-
-def verdict(prediction: str, references: Sequence[str]) -> float:
-    """TabFact: the first word of the answer says yes or no as the reference does ('yes', 'true', 'entailed' and '1').
-
-    An answer that begins with no such word is right only when it is the reference, case aside.
-    """
-
-    def said(text: str) -> bool | str:
-        word = text.lower().split()[:1]
-        plain = word[0].strip(string.punctuation) if word else ""
-        return _VERDICTS.get(plain, text.strip().lower())
-
-    return float(any(said(prediction) == said(reference) for reference in references))
-
-
 _CONTAINED_WITHOUT_DOTS = Variant(
-    contained_without_dots, "a reference occurs in the prediction after all its dots are deleted"
+    matching.contained_without_dots, "a reference occurs in the prediction after all its dots are deleted"
 )
-_CONTAINED = Variant(contained, "a reference occurs in the prediction (OCRBench, TextMonkey)")
-_EXACT = Variant(exact, "the prediction is a reference, case and outer blanks aside")
+_CONTAINED = Variant(matching.contained, "a reference occurs in the prediction (OCRBench, TextMonkey)")
+_EXACT = Variant(matching.exact, "the prediction is a reference, case and outer blanks aside")
 
 METRICS: Mapping[str, Metric] = {
     "anls": Metric(
@@ -183,33 +103,35 @@ METRICS: Mapping[str, Metric] = {
             "official": _EXACT,
             "original": _CONTAINED_WITHOUT_DOTS,
             "contained": _CONTAINED,
-            "without_punctuation": Variant(exact_without_punctuation, "equal without case and punctuation (lmms-eval)"),
+            "without_punctuation": Variant(
+                matching.exact_without_punctuation, "equal without case and punctuation (lmms-eval)"
+            ),
         },
     ),
     "gqa_accuracy": Metric(
         "The prediction is the one-or-two-word reference.",
         {
-            "official": Variant(gqa_official, "equal in lower case without final full stops"),
-            "original": Variant(gqa_original, "cut at 'is ', 'a ', 'the '…, then a reference occurs in it"),
-            "identical": Variant(identical, "equal, character for character (GQA's eval.py)"),
+            "official": Variant(matching.gqa_official, "equal in lower case without final full stops"),
+            "original": Variant(matching.gqa_original, "cut at 'is ', 'a ', 'the '…, then a reference occurs in it"),
+            "identical": Variant(matching.identical, "equal, character for character (GQA's eval.py)"),
         },
     ),
     "vqa_score": Metric(
         "Agreement with ten people: min(matches / 3, 1), averaged over leaving each of them out.",
         {
-            "official": Variant(vqa_score.official, "both sides normalised, always (visualqa.org)"),
-            "original": Variant(vqa_score.original, "the script of before 2021: only the prediction fully normalised"),
+            "official": Variant(vqa.official, "both sides normalised, always (visualqa.org)"),
+            "original": Variant(vqa.original, "the script of before 2021: only the prediction fully normalised"),
             "original_without_answer_id": Variant(
-                vqa_score.original_without_answer_id,
+                vqa.original_without_answer_id,
                 "the same on annotations without answer_id: people of one answer vanish together",
             ),
             "script_2021": Variant(
-                vqa_score.script_2021, "both sides normalised unless all people agree (official repository since 2021)"
+                vqa.script_2021, "both sides normalised unless all people agree (official repository since 2021)"
             ),
-            "evalai": Variant(vqa_score.evalai, "EvalAI's processor on both sides (TextVQA, VizWiz)"),
-            "stemmed": Variant(vqa_score.stemmed, "as official, on the stems of the words (OK-VQA)"),
+            "evalai": Variant(vqa.evalai, "EvalAI's processor on both sides (TextVQA, VizWiz)"),
+            "stemmed": Variant(vqa.stemmed, "as official, on the stems of the words (OK-VQA)"),
         },
-        minimum_references=vqa_score.MINIMUM_REFERENCES,
+        minimum_references=vqa.MINIMUM_REFERENCES,
     ),
     "denotation_accuracy": Metric(
         "The prediction denotes the same values as the reference's items, all of them and no other.",
@@ -244,7 +166,7 @@ METRICS: Mapping[str, Metric] = {
     "verdict_accuracy": Metric(
         "The statement was called true or false as the reference does.",
         {
-            "official": Variant(verdict, "the first word means yes or no as the reference does (TabFact)"),
+            "official": Variant(matching.verdict, "the first word means yes or no as the reference does (TabFact)"),
             "exact": _EXACT,
         },
     ),
@@ -259,12 +181,16 @@ METRICS: Mapping[str, Metric] = {
         "The reference occurs in the prediction.",
         {
             "original": _CONTAINED,
-            "in_a_line": Variant(ocrbench.in_a_line, "the same, line breaks as blanks (OCRBench but for its formulas)"),
-            "formula": Variant(ocrbench.formula, "case counts, blanks do not (OCRBench's formulas)"),
+            "in_a_line": Variant(matching.in_a_line, "the same, line breaks as blanks (OCRBench but for its formulas)"),
+            "formula": Variant(matching.formula, "case counts, blanks do not (OCRBench's formulas)"),
             "exact": _EXACT,
             "anls": Variant(anls.official, "ANLS of the Robust Reading Competition"),
         },
-        {"official": mean_variant("by kind: formula where LaTeX is asked for, else in_a_line", ocrbench.scores)},
+        {
+            "official": mean_variant(
+                "by kind: formula where LaTeX is asked for, else in_a_line", matching.ocrbench_scores
+            )
+        },
     ),
     "due_f1": Metric(
         "The pairs of key and value found in each document, against those of its reference.",
@@ -273,9 +199,9 @@ METRICS: Mapping[str, Metric] = {
     ),
     "cider": Metric(
         "Agreement of a caption with people's captions, words weighted by how rare they are; at most 1000, not 100.",
-        {"rouge_l": Variant(cider.rouge_l, "longest common subsequence of words (coco-caption)")},
-        {"official": cider.CIDER_D, "bleu_4": cider.BLEU_4},
-        best_answers=lambda references: (cider.most_agreed(references),),
+        {"rouge_l": Variant(captions.rouge_l, "longest common subsequence of words (coco-caption)")},
+        {"official": captions.CIDER_D, "bleu_4": captions.BLEU_4},
+        best_answers=lambda references: (captions.most_agreed(references),),
     ),
 }
 ALIASES = {"paper": "original"}
@@ -297,7 +223,7 @@ def score(metric: str, variant: str, prediction: str, references: str | Sequence
     row = metric_named(metric)
     variant = ALIASES.get(variant, variant)
     if variant in row.corpus:
-        raise ValueError(f"{metric} {variant} scores all answers of a set together; eval.corpus_metrics.score does")
+        raise ValueError(f"{metric} {variant} scores all answers of a set together; eval.metrics.corpus.score does")
     if variant not in row.variants:
         raise ValueError(f"metric {metric} has no variant {variant!r}; it has {', '.join(row.all_variants)}")
     return row.variants[variant].score(prediction, _checked(references))

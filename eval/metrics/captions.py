@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.corpus_metrics import CorpusVariant, Item, Population, Sums, by_unit, mean_variant, ratio
-from eval.penn_treebank import caption_tokens
+from eval.metrics.corpus import CorpusVariant, Item, Population, Sums, by_unit, mean_variant, ratio
+from eval.metrics.penn_treebank import caption_tokens
 
 LONGEST = 4
 """n-grams of one to this many words."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from eval.corpus_metrics import Item, Population
+from eval.metrics.corpus import Item, Population
 
 NUMBER_TOLERANCE = 1e-6
 _CACHED_VALUES = 1 << 16

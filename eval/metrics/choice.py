@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 from string import ascii_uppercase
 
-from eval.anls import edit_distance
-from eval.corpus_metrics import Item, Population
+from rapidfuzz.distance import Levenshtein
+
+from eval.metrics.corpus import Item, Population
 
 _DECORATION = " ().:[]{}\"'"
 _MARKDOWN = "*_` "
@@ -108,7 +109,7 @@ def nearest_option(item: Item) -> float:
     named = [letter for letter in options if answer in (letter.lower(), texts[letter])]
 
     def distance(letter: str) -> float:
-        return edit_distance(answer, texts[letter]) / max(len(answer), len(texts[letter]))
+        return Levenshtein.distance(answer, texts[letter]) / max(len(answer), len(texts[letter]))
 
     lettered = _LETTERED.match(item.prediction)
     if lettered and lettered.group(1).upper() in options:

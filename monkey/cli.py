@@ -1,0 +1,57 @@
+"""What command lines share: exit statuses, mistakes as one sentence, and what stands on the screen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+EXIT_PARTIAL, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+"""Exit statuses: a part failed, a mistake that the user can mend, Ctrl-C."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
+
+
+def run_program(program: Callable[[], int | None], stopped: str = "stopped") -> int:
+    """Run a program and return its exit status; mistakes of the user become one sentence on standard error.
+
+    Args:
+        stopped: what to say after Ctrl-C.
+    """
+    print_any_name()
+    try:
+        return program() or 0
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print(f"\n{stopped}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def print_any_name() -> None:
+    """Let standard output spell out the bytes of a file's name that is not UTF-8, where it would raise an error."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def library_bars(are_shown: bool) -> Iterator[None]:
+    """Show transformers' own progress bars, of weights being loaded, or keep them back."""
+    from transformers.utils import logging
+
+    were_shown = logging.is_progress_bar_enabled()
+    if were_shown and not are_shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_shown:
+            logging.enable_progress_bar()
