@@ -5,9 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 from monkey.data.documents.fields import SMALLEST
-from monkey.data.documents.page import Page, Question
+from monkey.data.documents.page import COLOURS, Page, Question
 from monkey.data.documents.words import Words
-from monkey.data.render.difficulty import COLOURS
 
 
 def _entries(page: Page, words: Words, count: int, room: float, size: int) -> tuple[list[str], list[str]]:

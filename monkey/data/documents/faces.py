@@ -14,8 +14,6 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-from monkey.data.render.fonts import load_font
-
 MATPLOTLIB = "matplotlib", "mpl-data/fonts/ttf"
 SOURCE_SANS = "font_source_sans_pro", "files"
 SOURCE_SERIF = "font_source_serif_pro", "files"
@@ -74,7 +72,7 @@ def _folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
-        raise ValueError(f"a typeface of the rendered documents is missing: pip install {name} (see requirements.txt)")
+        raise ValueError(f"a typeface of the drawn documents is missing: pip install {name} (see requirements.txt)")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -86,9 +84,16 @@ def file_of(family: Family, bold: bool) -> str | None:
     return str(_folder(family.package) / family.folder / (family.bold if bold else family.regular))
 
 
+@lru_cache(maxsize=512)
 def font(family: Family, size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font at `size` pixels. Raises ValueError where its package is not installed."""
-    return load_font(file_of(family, bold), size)
+    """The font at `size` pixels. Raises ValueError where its package is not installed, or Pillow lacks FreeType."""
+    file = file_of(family, bold)
+    if file is not None:
+        return ImageFont.truetype(file, size)
+    loaded = ImageFont.load_default(size)
+    if not isinstance(loaded, ImageFont.FreeTypeFont):
+        raise ValueError("this Pillow was built without FreeType; install its wheel from PyPI")
+    return loaded
 
 
 @cache

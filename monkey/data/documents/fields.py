@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from monkey.data.documents.page import Line, Page, Question, contrasting
+from monkey.data.documents.page import COLOURS, Line, Page, Question, contrasting
 from monkey.data.documents.words import Words, article
-from monkey.data.render.difficulty import COLOURS
 
 SMALLEST = 10
 """Smallest type size in pixels."""

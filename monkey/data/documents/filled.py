@@ -10,9 +10,8 @@ import random
 from collections.abc import Callable
 
 from monkey.data.documents import faces
-from monkey.data.documents.page import INKS, PAPERS, Page, contrasting
+from monkey.data.documents.page import COLOURS, INKS, PAPERS, Page, contrasting
 from monkey.data.documents.words import Words
-from monkey.data.render.difficulty import COLOURS
 
 SIZES = 10, 20
 """Type sizes in pixels, as `Page.size` draws them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,17 @@ Colour = tuple[int, int, int]
 SLOTS = 10
 HELD_OUT_SLOTS = (2, 5, 8)
 
+COLOURS: Mapping[str, Colour] = {
+    "red": (206, 38, 38),
+    "green": (40, 150, 60),
+    "blue": (40, 84, 204),
+    "yellow": (240, 200, 30),
+    "purple": (134, 52, 164),
+    "orange": (240, 126, 24),
+    "black": (36, 36, 36),
+    "brown": (120, 76, 40),
+}
+"""Colours by the names that answers use."""
 INKS: tuple[Colour, ...] = ((20, 20, 24), (30, 30, 90), (90, 20, 20), (20, 70, 40), (60, 60, 66))
 PAPERS: tuple[Colour, ...] = (
     *((255, 255, 255), (250, 248, 240), (240, 244, 250), (246, 238, 226), (232, 240, 232)),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from monkey.data.documents.fields import SMALLEST
-from monkey.data.documents.page import Page, Question, contrasting
+from monkey.data.documents.page import COLOURS, Page, Question, contrasting
 from monkey.data.documents.words import Words, article
-from monkey.data.render.difficulty import COLOURS
 
 SHAPES = ("circle", "square", "triangle", "bar")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from monkey.data.documents.fields import SMALLEST
-from monkey.data.documents.page import Page, Question, contrasting
+from monkey.data.documents.page import COLOURS, Page, Question, contrasting
 from monkey.data.documents.words import Words
-from monkey.data.render.difficulty import COLOURS
 
 
 def draw_table(page: Page, words: Words) -> list[Question]:
