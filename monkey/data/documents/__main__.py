@@ -8,13 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from monkey.data.documents.kinds import DOCUMENTS
-from monkey.data.documents.sets import SPLITS, Settings, write_set
+from monkey.cli import ArgumentParser, run_program
+from monkey.data.documents.sets import DOCUMENTS, SPLITS, Settings, write_set
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m monkey.data.documents",
         description="Draws dense little documents with questions and answers, for training and for evaluation.",
     )
@@ -37,7 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def settings_of(flags: argparse.Namespace) -> Settings:
-    """The settings that the flags ask for. Raises ValueError naming the flag."""
+    """Return the settings that the flags ask for. Raises ValueError naming the flag."""
     weights = {}
     for text in flags.documents:
         name, equals, weight = text.partition("=")
@@ -53,17 +52,16 @@ def settings_of(flags: argparse.Namespace) -> Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 2 on what the user can mend."""
     flags = parse(arguments)
-    try:
-        manifest, reused = write_set(flags.output, settings_of(flags), flags.workers)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_program(lambda: draw_set(flags), stopped="stopped; the same command goes on where it was")
+
+
+def draw_set(flags: argparse.Namespace) -> None:
+    """Draw the set, or find it drawn, and print what it holds."""
+    manifest, reused = write_set(flags.output, settings_of(flags), flags.workers)
     print(f"{'reusing' if reused else 'wrote'} {flags.output}")
     for split, found in manifest["counts"].items():
         print(f"  {split:<15} {found['pictures']:>6} pictures {sum(found['questions'].values()):>7} questions")
-    return 0
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ HELD_OUT_FAMILIES = (
 
 @cache
 def _folder(package: str) -> Path:
-    """Folder of an installed package. Raises ValueError saying what to install."""
+    """Return the folder of an installed package. Raises ValueError saying what to install."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
@@ -78,7 +78,7 @@ def _folder(package: str) -> Path:
 
 @lru_cache(maxsize=256)
 def file_of(family: Family, bold: bool) -> str | None:
-    """The font file of a family; None for Pillow's own."""
+    """Return the font file of a family; None for Pillow's own."""
     if not family.package:
         return None
     return str(_folder(family.package) / family.folder / (family.bold if bold else family.regular))
@@ -86,7 +86,7 @@ def file_of(family: Family, bold: bool) -> str | None:
 
 @lru_cache(maxsize=512)
 def font(family: Family, size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font at `size` pixels. Raises ValueError where its package is not installed, or Pillow lacks FreeType."""
+    """Open a font at `size` pixels. Raises ValueError where its package is not installed, or Pillow lacks FreeType."""
     file = file_of(family, bold)
     if file is not None:
         return ImageFont.truetype(file, size)
@@ -98,19 +98,19 @@ def font(family: Family, size: int, bold: bool = False) -> ImageFont.FreeTypeFon
 
 @cache
 def capital_height(family: Family, size: int, bold: bool = False) -> int:
-    """Height of a capital letter in pixels."""
+    """Return the height of a capital letter in pixels."""
     _, top, _, bottom = font(family, size, bold).getbbox("H")
     return int(bottom - top)
 
 
 @lru_cache(maxsize=65536)
 def advance(family: Family, size: int, bold: bool, character: str) -> float:
-    """Pixels from one character to the next, kerning aside."""
+    """Return the pixels from one character to the next, kerning aside."""
     return font(family, size, bold).getlength(character)
 
 
 def pick(rng: random.Random, held_out_face: bool, held_out: bool) -> Family:
-    """A family to draw a page with.
+    """Choose a family to draw a page with.
 
     Args:
         held_out_face: one that no train picture uses.
