@@ -19,9 +19,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to make; one with the same set is reused")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same set (default 0)")
-    parser.add_argument("--side", type=int, default=224, metavar="PIXELS", help="of each picture (default 224)")
+    parser.add_argument("--side", type=int, default=224, metavar="PIXELS", help="of each image (default 224)")
     for split, holds in SPLITS.items():
-        parser.add_argument(f"--{split.replace('_', '-')}", type=int, default=0, metavar="N", help=f"pictures: {holds}")
+        parser.add_argument(f"--{split.replace('_', '-')}", type=int, default=0, metavar="N", help=f"images: {holds}")
     parser.add_argument(
         "--documents",
         nargs="+",
@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="KIND[=WEIGHT]",
         help=f"kinds to draw, and how often against the others ({', '.join(DOCUMENTS)})",
     )
-    parser.add_argument("--questions", type=int, default=6, help="most of a picture, reading it aside (default 6)")
+    parser.add_argument("--questions", type=int, default=6, help="most per image, reading it aside (default 6)")
     parser.add_argument("--damage", type=float, default=0.25, help="how often turned, noisy, compressed (default 0.25)")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes (default 2)")
     return parser.parse_args(arguments)
@@ -61,7 +61,7 @@ def draw_set(flags: argparse.Namespace) -> None:
     manifest, reused = write_set(flags.output, settings_of(flags), flags.workers)
     print(f"{'reusing' if reused else 'wrote'} {flags.output}")
     for split, found in manifest["counts"].items():
-        print(f"  {split:<15} {found['pictures']:>6} pictures {sum(found['questions'].values()):>7} questions")
+        print(f"  {split:<15} {found['pictures']:>6} images {sum(found['questions'].values()):>7} questions")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from monkey.data.documents import faces
-from monkey.data.documents.page import COLOURS, INKS, PAPERS, SMALLEST, Page, contrasting
+from monkey.data.documents.page import COLOURS, INKS, PAPERS, SMALLEST, Colour, Page, contrasting
 from monkey.data.documents.words import Words, article
 
+Entry = tuple[str, str]
+"""Name and value of a bar or a point."""
 SHAPES = ("circle", "square", "triangle", "bar")
 RULE = (110, 110, 116)
 GUIDE = (205, 205, 210)
@@ -106,7 +108,7 @@ def _chart_title(page: Page, words: Words, size: int) -> str:
     return title
 
 
-def _chart_entries(page: Page, words: Words, count: int, room: float, size: int) -> list[tuple[str, str]]:
+def _chart_entries(page: Page, words: Words, count: int, room: float, size: int) -> list[Entry]:
     """Make different short names with clearly different values."""
     names = _different_names(page, words, count, size, room - 2, longest=6, tries=300)
     while True:
@@ -115,7 +117,7 @@ def _chart_entries(page: Page, words: Words, count: int, room: float, size: int)
             return list(zip(names, values, strict=True))
 
 
-def _ask_of_chart(page: Page, what: str, chart: str, title: str, entries: list[tuple[str, str]], shown: bool) -> None:
+def _ask_of_chart(page: Page, what: str, chart: str, title: str, entries: Sequence[Entry], shown: bool) -> None:
     line, values = page.lines[-1], {name: float(value) for name, value in entries}
     first, second = page.rng.sample(list(values), 2)
     larger = max(first, second, key=values.get)
@@ -154,28 +156,40 @@ def draw_bars(page: Page, words: Words) -> None:
     if len(entries) < 2:
         return
     if is_lying:
-        start = max(page.width(name, size) for name, _ in entries) + 6
-        length = page.side - start - (size * 1.7 if shown else 4)
-        for place, (name, value) in enumerate(entries):
-            y = top + place * pitch
-            end = start + length * float(value) / 100
-            page.write(start - 3, y + (pitch - size) / 2, name, size, "right")
-            page.draw.rectangle((start, y + 1, end, y + pitch * 0.8), fill=fills[place % len(fills)])
-            if shown:
-                page.write(end + 3, y + (pitch - size) / 2, value, size)
+        _draw_lying_bars(page, entries, fills, top, pitch, size, shown)
     else:
-        slot = (page.side - 6) / len(entries)
-        base = page.side - size * 1.5
-        for place, (name, value) in enumerate(entries):
-            x = 3 + slot * (place + 0.5)
-            y = base - (base - top - size) * float(value) / 100
-            half = slot * 0.34
-            page.draw.rectangle((x - half, y, x + half, base), fill=fills[place % len(fills)])
-            page.write(x, base + size * 0.35, name, size, "middle")
-            if shown:
-                page.write(x, y - size * 0.9, value, size, "middle")
-        page.rule(3, base, page.side - 3, base)
+        _draw_upright_bars(page, entries, fills, top, size, shown)
     _ask_of_chart(page, "bar", "bar", title, entries, shown)
+
+
+def _draw_lying_bars(
+    page: Page, entries: Sequence[Entry], fills: Sequence[Colour], top: float, pitch: float, size: int, shown: bool
+) -> None:
+    start = max(page.width(name, size) for name, _ in entries) + 6
+    length = page.side - start - (size * 1.7 if shown else 4)
+    for place, (name, value) in enumerate(entries):
+        y = top + place * pitch
+        end = start + length * float(value) / 100
+        page.write(start - 3, y + (pitch - size) / 2, name, size, "right")
+        page.draw.rectangle((start, y + 1, end, y + pitch * 0.8), fill=fills[place % len(fills)])
+        if shown:
+            page.write(end + 3, y + (pitch - size) / 2, value, size)
+
+
+def _draw_upright_bars(
+    page: Page, entries: Sequence[Entry], fills: Sequence[Colour], top: float, size: int, shown: bool
+) -> None:
+    slot = (page.side - 6) / len(entries)
+    base = page.side - size * 1.5
+    for place, (name, value) in enumerate(entries):
+        x = 3 + slot * (place + 0.5)
+        y = base - (base - top - size) * float(value) / 100
+        half = slot * 0.34
+        page.draw.rectangle((x - half, y, x + half, base), fill=fills[place % len(fills)])
+        page.write(x, base + size * 0.35, name, size, "middle")
+        if shown:
+            page.write(x, y - size * 0.9, value, size, "middle")
+    page.rule(3, base, page.side - 3, base)
 
 
 def draw_lines(page: Page, words: Words) -> None:
