@@ -1,8 +1,4 @@
-"""Which questions of a run go into its report, and their pictures, under stated limits.
-
-Notable rows go first: cut-off answers, variants that disagree and, with two runs, scores that differ. The rest is
-drawn at random, the same each time. Tables and charts count every row, whatever is shown here.
-"""
+"""Which questions of a run go into its report, and their images, under stated limits."""
 
 from __future__ import annotations
 
@@ -26,15 +22,13 @@ LONGEST_TEXT = 4000
 """Characters of a question, answer, prompt or reference."""
 
 LONGEST_KIND = 80
-
 MOST_REFERENCES = 30
-
 _EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`questions` a task, `pictures` in all, `picture_bytes` of them in all; a picture's longest side in pixels."""
+    """`questions` per task, `pictures` in all, `picture_bytes` of them in all; an image's longest side in pixels."""
 
     questions: int = 500
     pictures: int = 600
@@ -44,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shown:
-    """The chosen rows of a task, each with a line a run, in order of row."""
+    """The chosen rows of a task, each with a line per run, in order of row."""
 
     task: TaskRun
     rows: Sequence[tuple[Line, ...]]
@@ -55,16 +49,15 @@ class Shown:
     def sentence(self) -> str:
         if len(self.rows) == self.total:
             return f"{self.task.name}: all {self.total}."
-        drawn = len(self.rows) - self.notable
         return (
             f"{self.task.name}: {len(self.rows)} of {self.total}, of which {self.notable} were chosen because an "
-            f"answer is cut off, variants disagree or the runs differ, and {drawn} at random."
+            f"answer is cut off, variants disagree or the runs differ, and {len(self.rows) - self.notable} at random."
         )
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Thumbnails as data URIs, and the number of each image's; `missing` could not be read, `left_out` had no room."""
+class Thumbnails:
+    """Small images as data URIs, and the number of each; `missing` could not be read, `left_out` had no room."""
 
     uris: Sequence[str]
     numbers: dict[str, int]
@@ -72,7 +65,7 @@ class Pictures:
     left_out: int
 
 
-def cut_off(line: Line) -> bool:
+def is_cut_off(line: Line) -> bool:
     return line.get("stop") == STOPPED_AT_LENGTH
 
 
@@ -82,13 +75,17 @@ def variants_disagree(line: Line) -> bool:
 
 
 def chosen_rows(tasks: Sequence[TaskRun], limit: int) -> Shown:
-    """The rows to show of one task of one run, or of two runs that were checked to have the same rows."""
+    """Choose the rows to show of one task of one run, or of two runs that were checked to have the same rows.
+
+    Notable rows go first: cut-off answers, variants that disagree and, with two runs, scores that differ. The rest is
+    drawn at random, the same each time. Tables and charts count every row, whatever is shown.
+    """
     rows = list(zip(*(task.lines for task in tasks), strict=True))
     headline = tasks[0].results["headline"]
 
     def is_notable(row: tuple[Line, ...]) -> bool:
         scores = [line["scores"].get(headline, 0.0) for line in row]
-        return any(cut_off(line) or variants_disagree(line) for line in row) or max(scores) - min(scores) > _EQUAL
+        return any(is_cut_off(line) or variants_disagree(line) for line in row) or max(scores) - min(scores) > _EQUAL
 
     if len(rows) <= limit:
         return Shown(tasks[0], rows, len(rows), 0)
@@ -96,12 +93,11 @@ def chosen_rows(tasks: Sequence[TaskRun], limit: int) -> Shown:
     notable = [row for row in shuffled if is_notable(row)][: int(limit * NOTABLE_SHARE)]
     taken = {row[0]["row"] for row in notable}
     drawn = [row for row in shuffled if row[0]["row"] not in taken][: limit - len(notable)]
-    kept = sorted([*notable, *drawn], key=lambda row: row[0]["row"])
-    return Shown(tasks[0], kept, len(rows), len(notable))
+    return Shown(tasks[0], sorted([*notable, *drawn], key=lambda row: row[0]["row"]), len(rows), len(notable))
 
 
-def thumbnails(shown: Sequence[Shown], limits: Limits, root: Path | None = None) -> Pictures:
-    """Small pictures of the shown rows, taken from the tasks in turn until a limit is reached.
+def thumbnails(shown: Sequence[Shown], limits: Limits, root: Path | None = None) -> Thumbnails:
+    """Make small images of the shown rows, taken from the tasks in turn until a limit is reached.
 
     Images are looked for where the run found them, which may be relative to the current folder, and then under `root`.
     """
@@ -121,11 +117,11 @@ def thumbnails(shown: Sequence[Shown], limits: Limits, root: Path | None = None)
         numbers[image] = len(uris)
         uris.append(f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}")
         used += len(content)
-    return Pictures(uris, numbers, missing, left_out)
+    return Thumbnails(uris, numbers, missing, left_out)
 
 
 def thumbnail(image: str, side: int, root: Path | None = None) -> bytes | None:
-    """A JPEG of at most side × side pixels, without metadata; None for what cannot be found or opened."""
+    """Return a JPEG of at most side × side pixels, without metadata; None for what cannot be found or opened."""
     from PIL import Image, ImageOps
 
     from monkey.images import DECODER_ERRORS, FORMATS
@@ -145,13 +141,12 @@ def thumbnail(image: str, side: int, root: Path | None = None) -> bytes | None:
             on_white.paste(with_alpha, mask=with_alpha.getchannel("A"))
             on_white.save(stream, "JPEG", quality=68, optimize=True)
     except (*DECODER_ERRORS, Image.DecompressionBombError):
-        # Files that are no image, cut short, or too large to be one.
-        return None
+        return None  # no image, cut short, or too large to be one
     return stream.getvalue()
 
 
-def page_data(shown: Sequence[Shown], run_names: Sequence[str], pictures: Pictures) -> dict[str, Any]:
-    """What the page's script reads."""
+def page_data(shown: Sequence[Shown], run_names: Sequence[str], pictures: Thumbnails) -> dict[str, Any]:
+    """Return what the page's script reads."""
     return {
         "runs": list(run_names),
         "pictures": list(pictures.uris),
@@ -159,7 +154,7 @@ def page_data(shown: Sequence[Shown], run_names: Sequence[str], pictures: Pictur
     }
 
 
-def _task_data(shown: Shown, pictures: Pictures) -> dict[str, Any]:
+def _task_data(shown: Shown, pictures: Thumbnails) -> dict[str, Any]:
     scored = set.intersection(*({*line["scores"]} for row in shown.rows for line in row)) if shown.rows else set()
     variants = [name for name in shown.task.results["scores"] if name in scored]
     headline = shown.task.results["headline"]
@@ -174,13 +169,13 @@ def _task_data(shown: Shown, pictures: Pictures) -> dict[str, Any]:
 
 
 def _kinds(results: Mapping[str, Any], line: Line) -> list[str]:
-    """What the row is by each name that the set's parts are told apart by: 'kind: receipt'."""
+    """Return what the row is by each name that the set's parts are told apart by: 'kind: receipt'."""
     item = item_of(line)
     parts = {name: part_of(results["metric"], name, item) for name in results.get("parts", ())}
     return [clipped(f"{name}: {part}", LONGEST_KIND) for name, part in parts.items() if part is not None]
 
 
-def _row_data(row: tuple[Line, ...], variants: Sequence[str], pictures: Pictures) -> dict[str, Any]:
+def _row_data(row: tuple[Line, ...], variants: Sequence[str], pictures: Thumbnails) -> dict[str, Any]:
     first = row[0]
     references = first["references"]
     more = [f"… and {len(references) - MOST_REFERENCES} more"] if len(references) > MOST_REFERENCES else []
@@ -196,7 +191,7 @@ def _row_data(row: tuple[Line, ...], variants: Sequence[str], pictures: Pictures
             {
                 "text": clipped(line["answer"]),
                 "scores": [round(line["scores"][name], 4) for name in variants],
-                "cut_off": cut_off(line),
+                "cut_off": is_cut_off(line),
             }
             for line in row
         ],
