@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.serving.api.app import Api
-from monkey.serving.api.server import bound_socket, served
+from monkey.serving.access import bind
+from monkey.serving.server import Api, Server
 from monkey.serving.session import Answerer
 from tests.conftest import random_model
 from tests.small_processor import EOD, small_config
@@ -63,10 +63,19 @@ class Running:
 
 @contextmanager
 def running(answerer: Answerer, *settings, **more) -> Iterator[Running]:
-    """The server of an answerer; settings are those of `Api`."""
+    """The server of an answerer, in a thread of its own; settings are those of `Api`."""
+    listener = bind("127.0.0.1", 0)
     api = Api(answerer, *settings, **more)
-    with served(api, bound_socket("127.0.0.1", 0)) as server:
+    server = Server(api, listener)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive())
         yield Running(server.url, api, server.interrupt, lambda: len(server.server_state.connections))
+    finally:
+        server.interrupt()
+        thread.join()
+        api.close()
 
 
 def talkative_model() -> MonkeyForConditionalGeneration:
@@ -93,7 +102,7 @@ def data_uri(image: Image.Image | bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def picture_part(url: str) -> dict:
+def image_part(url: str) -> dict:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
@@ -103,7 +112,7 @@ def text_part(text: str) -> dict:
 
 def asking(text: str, *numbers: int) -> list[dict]:
     """A question about pictures as parts of a message."""
-    return [*(picture_part(data_uri(photo(number))) for number in numbers), text_part(text)]
+    return [*(image_part(data_uri(photo(number))) for number in numbers), text_part(text)]
 
 
 def connected(server: Running, room: int | None = None) -> socket.socket:

@@ -17,9 +17,10 @@ import openai
 import pytest
 
 from monkey import serve
-from monkey.serving import session
-from monkey.serving.api import server
-from monkey.serving.api.app import Api
+from monkey.cli import EXIT_USAGE
+from monkey.serving import server, session
+from monkey.serving.access import bind
+from monkey.serving.server import Api
 from monkey.serving.session import Answerer, Decoding
 from tests.running_server import PATIENCE, asking, photo, talkative_model, text_part, until
 from tests.small_processor import small_processor
@@ -39,7 +40,7 @@ sys.exit(main(sys.argv[1:]))
 """
 """The program with steps that take 50 ms."""
 
-QUICK = "import monkey.serving.api.server; monkey.serving.api.server.GRACE = 1"
+QUICK = "import monkey.serving.server; monkey.serving.server.GRACE = 1"
 """What is waited for at the end is not waited for long."""
 
 
@@ -77,7 +78,7 @@ def client_of(url: str, key: str = "none") -> openai.OpenAI:
 
 def refused(capsys, *words: str) -> str:
     """The one sentence that the command ends with."""
-    assert serve.main(list(words)) == serve.EXIT_USAGE
+    assert serve.main(list(words)) == EXIT_USAGE
     said = capsys.readouterr()
     assert said.out == ""
     (line,) = (line for line in said.err.splitlines() if line.startswith("error: "))
@@ -165,7 +166,7 @@ def test_a_signal_after_the_end_of_serving_ends_the_process(monkeypatch, sign):
     """The model's thread may still be at work then, and is not waited for."""
     monkeypatch.setattr(server.Server, "run", lambda self, sockets: None)
     before = signal.getsignal(signal.SIGINT)
-    with Answerer(talkative_model(), small_processor()) as answerer, server.bound_socket("127.0.0.1", 0) as listening:
+    with Answerer(talkative_model(), small_processor()) as answerer, bind("127.0.0.1", 0) as listening:
         try:
             server.serve(Api(answerer), listening)
             assert signal.getsignal(sign) == signal.SIG_DFL
@@ -263,7 +264,7 @@ class Served:
             self.api, self.address = api, listening.getsockname()
             api.close()
 
-        monkeypatch.setattr("monkey.serving.api.server.serve", serve_once)
+        monkeypatch.setattr("monkey.serving.server.serve", serve_once)
 
 
 class TestSettings:
@@ -278,9 +279,9 @@ class TestSettings:
         words = [word for name, value in {**flags, **numbers}.items() for word in (f"--{name}", str(value))]
         api = self.run(checkpoint, monkeypatch, *words).api
         assert (api.answerer.name, api.form, api.answerer.engine.max_rows) == ("other", "plain", 3)
-        assert (api.limits.queue, api.limits.seconds, api.limits.pictures) == (5, 7.0, 2)
+        assert (api.limits.queue, api.limits.seconds, api.limits.images) == (5, 7.0, 2)
         assert api.answerer.patience == 7.0
-        assert api.limits.body_bytes == api.fetcher.limits.max_bytes == api.answerer.max_bytes == 2**20
+        assert api.limits.body_bytes == api.fetcher.max_bytes == api.answerer.max_bytes == 2**20
         assert api.answerer.processor.image_processor.max_pixels == 1000
         assert api.fetcher.hosts == {"a.example", "b.example:8080"}
         assert api.picture_labels
@@ -289,8 +290,7 @@ class TestSettings:
     def test_pages_and_labels_reach_the_server(self, checkpoint, monkeypatch):
         origins = "http://localhost:3000, HTTPS://a.example"
         api = self.run(checkpoint, monkeypatch, "--no-picture-labels", "--cors-origins", origins).api
-        (pages,) = (one.kwargs for one in api.app.user_middleware if "allow_origins" in one.kwargs)
-        assert pages["allow_origins"] == ["http://localhost:3000", "https://a.example"]
+        assert api.origins == ["http://localhost:3000", "https://a.example"]
         assert not api.picture_labels
 
     def test_it_is_for_its_own_machine_and_fetches_nothing_unless_told(self, checkpoint, monkeypatch, capsys):
