@@ -22,7 +22,7 @@ from monkey.serving import server, session
 from monkey.serving.access import bind
 from monkey.serving.server import Api
 from monkey.serving.session import Answerer, Decoding
-from tests.running_server import PATIENCE, asking, photo, talkative_model, text_part, until
+from tests.running_server import PATIENCE, talkative_model, until
 from tests.small_processor import small_processor
 
 PROJECT = Path(serve.__file__).parent.parent
@@ -85,54 +85,40 @@ def refused(capsys, *words: str) -> str:
     return line.removeprefix("error: ")
 
 
-@pytest.mark.slow
-def test_it_serves_with_keys_of_the_environment_and_ends_at_a_signal(checkpoint):
-    with started(checkpoint, "--api-key", "flag", MONKEY_API_KEY="one,two") as (process, url):
-        assert url.startswith("http://127.0.0.1:")
-        messages = [{"role": "user", "content": asking("What?", 0)}]
-        with Answerer(talkative_model(), small_processor()) as answerer:
-            image = {"type": "image", "image": photo(0)}
-            expected = answerer.chat([{"role": "user", "content": [image, text_part("What?")]}], Decoding(8)).text
-        for key in ("one", "two", "flag"):
-            told = client_of(url, key).chat.completions.create(model="tiny", messages=messages, max_tokens=8)
-            assert told.choices[0].message.content == expected
-        with pytest.raises(openai.AuthenticationError):
-            client_of(url, "one,two").models.list()
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=PATIENCE)
-    lines = err.splitlines()
-    assert (process.returncode, out) == (0, "")
-    assert (lines[0], lines[-1]) == (f"opening {checkpoint}", "the server has ended")
-    assert "Traceback" not in err
+def asked(text: str, limit: int) -> dict:
+    return {"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": limit}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
-def test_a_signal_lets_running_answers_finish_and_refuses_new_ones(checkpoint, sign):
-    with started(checkpoint, program=("-c", SLOW)) as (process, url), ThreadPoolExecutor(1) as threads:
-        client = client_of(url)
-        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
-        stream = iter(client.chat.completions.create(**asked, max_tokens=60, stream=True))
+def test_it_serves_until_a_signal_which_lets_running_answers_finish_and_refuses_new_ones(checkpoint, sign):
+    words, keys = ("--api-key", "flag"), {"MONKEY_API_KEY": "one,two"}
+    with started(checkpoint, *words, program=("-c", SLOW), **keys) as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        first, *others = (client_of(url, key) for key in ("one", "two", "flag"))
+        assert len({client.chat.completions.create(**asked("Hello", 2)).usage.total_tokens for client in others}) == 1
+        with pytest.raises(openai.AuthenticationError):
+            client_of(url, "one,two").models.list()
+        stream = iter(first.chat.completions.create(**asked("Hello", 60), stream=True))
         pieces = [next(stream).choices[0].delta.content]
         process.send_signal(sign)
         assert "finishing 1 requests" in _line_of(process.stderr, "finishing")
         with pytest.raises(openai.InternalServerError) as caught:
-            client.chat.completions.create(**asked)
+            first.chat.completions.create(**asked("Hello", 2))
         assert caught.value.code == "shutting_down"
-        rest = threads.submit(lambda: [chunk.choices[0].delta.content or "" for chunk in stream]).result()
-        process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0
+        pieces += [chunk.choices[0].delta.content or "" for chunk in stream]
+        out, err = process.communicate(timeout=PATIENCE)
     with Answerer(talkative_model(), small_processor()) as answerer:
-        expected = answerer.chat(asked["messages"], Decoding(60)).text
-    assert "".join(pieces + rest) == expected
+        assert "".join(pieces) == answerer.chat(asked("Hello", 60)["messages"], Decoding(60)).text
+    assert (process.returncode, out) == (0, "")
+    assert err.splitlines()[-1] == "the server has ended"
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(checkpoint):
     with started(checkpoint, program=("-c", SLOW)) as (process, url):
-        client = client_of(url)
-        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
-        stream = iter(client.chat.completions.create(**asked, max_tokens=480, stream=True))
+        stream = iter(client_of(url).chat.completions.create(**asked("Hello", 480), stream=True))
         next(stream)
         process.send_signal(signal.SIGTERM)
         _line_of(process.stderr, "finishing")
@@ -149,8 +135,7 @@ def test_a_second_signal_ends_the_process_though_a_thread_does_not(checkpoint):
     stuck = SLOW.replace("0.05", "600").replace("from monkey.serve ", f"{QUICK}\nfrom monkey.serve ")
     with started(checkpoint, program=("-c", stuck)) as (process, url), ThreadPoolExecutor(1) as threads:
         client = client_of(url)
-        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
-        answer = threads.submit(client.chat.completions.create, **asked)
+        answer = threads.submit(client.chat.completions.create, **asked("Hello", 8))
         until(lambda: b"monkey_running_rows 1.0" in client._client.get(url.replace("/v1", "/metrics")).content)
         process.send_signal(signal.SIGTERM)
         _line_of(process.stderr, "finishing")
@@ -176,17 +161,6 @@ def test_a_signal_after_the_end_of_serving_ends_the_process(monkeypatch, sign):
 
 def _line_of(stream, word: str) -> str:
     return next(line for line in stream if word in line)
-
-
-@pytest.mark.slow
-def test_a_mistake_is_one_sentence_and_status_2(tmp_path):
-    command = [sys.executable, "-m", "monkey.serve", "-c", str(tmp_path / "nowhere"), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "nowhere" in done.stderr.splitlines()[-1]
 
 
 class TestMistakes:
