@@ -158,7 +158,10 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--report_to", "nobody"], r"--report_to nobody is no logger"),
         (["--lr_scheduler_kwargs", "{x"], r"--lr_scheduler_kwargs:1: malformed JSON at column 2"),
         (["--lr_scheduler_kwargs", "x"], r"--lr_scheduler_kwargs:1: malformed JSON at column 1"),
-        (["--accelerator_config", '{"splits": 1}'], r"a flag of JSON has what it cannot have: AcceleratorConfig.* 'splits'"),
+        (
+            ["--accelerator_config", '{"splits": 1}'],
+            r"a flag of JSON has what it cannot have: AcceleratorConfig.* 'splits'",
+        ),
         (["--load_best_model_at_end", "True"], r"--load_best_model_at_end .* the best checkpoint is always kept"),
     ],
 )

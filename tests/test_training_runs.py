@@ -264,14 +264,10 @@ class TestParts:
         [
             (("--recipe", "adapters-only"), {"window adapters"}),
             (("--published", "True"), {"window adapters", "resampler", "decoder", "position table"}),
-            (
-                ("--recipe", "everything"),
-                {"window adapters", "resampler", "decoder", "vision transformer", "vision projection"},
-            ),
             (("--resampler_learning_rate", "0"), {"window adapters", "decoder"}),
             (("--vision_adapter_learning_rate", "0", "--decoder_learning_rate", "0"), {"resampler"}),
         ],
-        ids=["adapters-only", "published", "everything", "resampler at rest", "resampler alone"],
+        ids=["adapters-only", "published", "resampler at rest", "resampler alone"],
     )
     def test_exactly_the_parts_asked_for_move(self, start, tmp_path, more, parts):
         assert self._moved(start, train(start, tmp_path / "out", *more)) == parts
