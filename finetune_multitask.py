@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 from monkey.cli import EXIT_INTERRUPTED, EXIT_USAGE
-from monkey.training.arguments import look_over, names_parser, parse_flags
+from monkey.training.arguments import look_over, parse_flags, print_help
 
 
 def main(words: list[str]) -> int:
     # The libraries take seconds to import, which help, a wrong name and a wrong path do not wait for.
     if {"-h", "--help"} & set(words):
-        names_parser(__doc__).print_help()
+        print_help(__doc__)
         return 0
     try:
         look_over(words)

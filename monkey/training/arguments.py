@@ -515,43 +515,56 @@ class _OneLineParser(argparse.ArgumentParser):
         raise ValueError(re.sub(r"^argument (--\w+)[^\s:]*", r"\1", message))
 
 
-def names_parser(description: str | None = None, nargs: str | None = None) -> argparse.ArgumentParser:
-    """Return a parser that knows every flag's name and help; with `nargs="*"` it takes any words for its values."""
-    parser = _OneLineParser(
+def print_help(description: str) -> None:
+    """Print every flag with what it is for."""
+    parser = argparse.ArgumentParser(
         usage="finetune_multitask.py [--FLAG VALUE ...]",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="Flags in a file; the command line overrides them.")
-    for group in _GROUPS:
-        flags = dict(_library_flags()) if group is TrainingFlags else {}
-        flags |= {one.name: (one.metadata["help"], one.default) for one in dataclasses.fields(group)}
-        section = parser.add_argument_group(group.__doc__.rstrip("."))
+    for title, flags in _declared_flags().items():
+        section = parser.add_argument_group(title.rstrip("."))
         for name, (text, default) in flags.items():
             shown = "" if default is None else f" (default: {default})"
-            section.add_argument(
-                f"--{name}", metavar=name.upper(), nargs=nargs, help=f"{text}{shown}".replace("%", "%%")
-            )
-            if default is True:
-                parser.add_argument(f"--no_{name}", nargs=nargs, help=argparse.SUPPRESS)
-    return parser
+            section.add_argument(f"--{name}", metavar=name.upper(), help=f"{text}{shown}".replace("%", "%%"))
+    parser.print_help()
 
 
-def _refuse_unknown(name: str, parser: argparse.ArgumentParser, place: str) -> None:
-    options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
-    if f"--{name}" not in options:
-        near = difflib.get_close_matches(f"--{name}", sorted(options), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see --help"
+def _declared_flags() -> dict[str, dict[str, tuple[str, Any]]]:
+    """Return what each group of flags says of itself -> its flags by name, each with its help and its default."""
+    groups = {}
+    for group in _GROUPS:
+        flags = dict(_library_flags()) if group is TrainingFlags else {}
+        groups[group.__doc__] = flags | {
+            one.name: (one.metadata["help"], one.default) for one in dataclasses.fields(group)
+        }
+    return groups
+
+
+@functools.cache
+def known_names() -> frozenset[str]:
+    """Return the name of every flag, `no_…` of those that are on by default too."""
+    names = {"config", "help"}
+    for flags in _declared_flags().values():
+        for name, (_, default) in flags.items():
+            names |= {name, f"no_{name}"} if default is True else {name}
+    return frozenset(names)
+
+
+def _refuse_unknown(name: str, place: str) -> None:
+    known = known_names()
+    if name.replace("-", "_") not in known:
+        near = difflib.get_close_matches(name.replace("-", "_"), sorted(known), n=3)
+        hint = f"did you mean --{' or --'.join(near)}?" if near else "see --help"
         raise ValueError(f"{place}: there is no flag --{name}; {hint}")
 
 
-def read_config(path: str, parser: argparse.ArgumentParser | None = None) -> dict[str, Any]:
+def read_config(path: str) -> dict[str, Any]:
     """Return the entries of a `--config` file, all of them flags."""
     entries = read_settings_file(path, f"--config {path}")
     for name in entries:
-        _refuse_unknown(str(name), parser or names_parser(), f"--config {path}")
+        _refuse_unknown(str(name), f"--config {path}")
     return {name: value for name, value in entries.items() if value is not None}
 
 
@@ -575,16 +588,17 @@ _MISSING = {
 
 def given_flags(words: Sequence[str]) -> Given:
     """Return what was given for each flag; ValueError for a name that is none, and for one that a run needs."""
-    parser = names_parser(nargs="*")
-    # A flag may be spelled with dashes.
-    parsed, unknown = parser.parse_known_args(
-        [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", word) for word in words]
-    )
-    if unknown:
-        _refuse_unknown(unknown[0].removeprefix("--").split("=")[0], parser, "command line")
-    named = vars(parsed)
+    named: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in words:
+        if word.startswith("--") and " " not in word:
+            name, _, value = word[2:].partition("=")
+            _refuse_unknown(name, "command line")
+            named[name.replace("-", "_")] = values = [value] if value else []
+        else:
+            values.append(word)
     config = named.pop("config", None)
-    given = Given(named, {} if config is None else read_config(config, parser))
+    given = Given(named, read_config(config[-1]) if config else {})
     for name, advice in _MISSING.items():
         if not given[name]:
             raise ValueError(f"--{name} is missing: {advice}")
