@@ -43,10 +43,10 @@ from PIL import Image
 from benchmarks.evaluation import QUESTIONS, build, byte_tokenizer
 from benchmarks.measure import arguments, report
 from monkey import MonkeyProcessor
+from monkey.engine import computing_thread
 from monkey.serving.api.app import Api
 from monkey.serving.api.limits import Limits
 from monkey.serving.api.server import base_url, bound_socket, serve
-from monkey.serving.engine import computing_thread
 from monkey.serving.session import Answerer
 
 CLIENTS = (1, 4, 16)

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from monkey.reply import Reply
 from monkey.serving.api.access import Access
 from monkey.serving.api.errors import ApiError, shown
 from monkey.serving.api.fetching import Fetcher
@@ -31,7 +32,6 @@ from monkey.serving.api.pictures import picture_sources
 from monkey.serving.api.request import ChatRequest, parse_request
 from monkey.serving.api.streaming import Completion, EventStream, event, pieces_of
 from monkey.serving.dialogue import FORMS, Form
-from monkey.serving.reply import Reply
 from monkey.serving.session import Answerer, PromptTooLong
 
 OPENED_AT_ONCE = 2

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from monkey.serving.engine import Engine
-from monkey.serving.reply import Reply
+from monkey.engine import Engine
+from monkey.reply import Reply
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

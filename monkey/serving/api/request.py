@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from monkey.decoding import Decoding
 from monkey.serving.api.errors import ApiError, shown
 from monkey.serving.api.pictures import clean_address
-from monkey.serving.decoding import Decoding
 from monkey.serving.dialogue import Form
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any
 
-from monkey.serving.reply import Reply
+from monkey.reply import Reply
 
 DONE = b"data: [DONE]\n\n"
 
