@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import monkey
+from monkey.conversation import Conversation
 from monkey.serving import session
 from monkey.serving.reply import Delivery
 from monkey.serving.session import Answerer, Decoding, PromptTooLong, default_checkpoint, open_model
