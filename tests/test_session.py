@@ -206,7 +206,7 @@ def test_questions_about_no_picture_and_about_several(answerer, photo, prompts):
 
 def test_bad_input_is_refused_before_the_model_runs(answerer, photo, prompts):
     assert "question is empty" in refusal(lambda: answerer.ask(photo, " \n"))
-    assert "not a picture" in refusal(lambda: answerer.ask(b"hello", "What?"))
+    assert "not an image" in refusal(lambda: answerer.ask(b"hello", "What?"))
     message = refusal(lambda: answerer.ask(photo, "why " * 600), PromptTooLong)
     assert "with its 1 image of 10, more than the 512 allowed" in message
     refusal(lambda: answerer.ask("/nowhere.png", "What?"), FileNotFoundError)
