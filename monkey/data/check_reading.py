@@ -20,7 +20,7 @@ from monkey.data.json_rows import MalformedRows
 from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import Record, examine_record, read_question
 from monkey.images import open_image
-from monkey.places import kept_positions
+from monkey.processing import kept_positions
 
 _DIGEST = 16
 """Bytes of a hash: among 10⁹ contents, two different ones agree with a probability of 10⁻²¹."""
