@@ -7,6 +7,7 @@ changes the door, not what is recorded; what a door returns is said by its docst
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -139,7 +140,23 @@ def float32_copy(folder: Path) -> Path:
     return folder
 
 
+def tiny_experts(folder: Path) -> Path:
+    """Folder with `blip2`, `matcher`, `sam` and `florence2`: models with random weights, the same each time.
+
+    A half-done run knows its models by their bytes, so another seed here would begin it anew.
+    """
+    from tests import describe_models
+
+    for name in ("blip2", "matcher", "sam", "florence2"):
+        describe_models.FAMILIES[name](folder / name)
+    return folder
+
+
 # What stands in the record in a shorter form
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def in_runs(ids: Sequence[int]) -> list[Any]:
