@@ -32,11 +32,8 @@ from monkey.data import check_report as kinds
 from monkey.data.check import in_order
 from monkey.data.check_reading import ImageRead, ImageTask
 from monkey.data.check_report import Finding
-from monkey.data.fields import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, RowFault
-from monkey.data.indexed_rows import IndexedRows
-from monkey.data.json_rows import MalformedRows
-from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import Question, read_question
+from monkey.data.rows import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, ImagePaths, IndexedRows, MalformedRows, RowFault
 
 CLEAN, PROBLEMS, EXIT_USAGE, STOPPED = 0, 1, 2, 130
 
@@ -190,7 +187,7 @@ def _check_rows(task: Task, data_root: Path | None) -> TaskCheck:
         sentence = f"task {task.name}: {check.file} is missing{hint}"
         check.add(MISSING_FILE, str(check.file), sentence)
         return check
-    pictures = PicturePaths(check.file, image_root, "--data-root")
+    pictures = ImagePaths(check.file, image_root, "--data-root")
     try:
         rows = IndexedRows(check.file)
     except ValueError as error:
@@ -216,7 +213,7 @@ def _check_rows(task: Task, data_root: Path | None) -> TaskCheck:
     return check
 
 
-def _read(check: TaskCheck, index: int, fields: Any, source: str, pictures: PicturePaths) -> Question | None:
+def _read(check: TaskCheck, index: int, fields: Any, source: str, pictures: ImagePaths) -> Question | None:
     """The question of a row; one without a reference that has text is a note and is kept."""
     try:
         return read_question(index, fields, source, pictures)

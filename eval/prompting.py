@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eval.tasks import Task
 from monkey import prompts
-from monkey.data.markers import IMAGE, PLACE, find_foreign_markers
+from monkey.data.foreign import IMAGE, PLACE, find_foreign_markers
 from monkey.prompts import IMAGE_PLACE
 
 AS_TRAINED, PUBLISHED = "as-trained", "published"

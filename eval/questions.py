@@ -18,10 +18,8 @@ from eval.corpus_scores import needs_whole_set
 from eval.metrics import metric_named
 from eval.parts import check_parts
 from eval.tasks import Task
-from monkey.data.fields import EMPTY_ANSWER, RowFault
-from monkey.data.indexed_rows import read_rows
-from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import Question, read_question
+from monkey.data.rows import EMPTY_ANSWER, ImagePaths, IndexedRows, RowFault
 
 _HASH_BLOCK = 1 << 20
 _HASHING_THREADS = 4
@@ -149,7 +147,7 @@ def read_asked(
     pictures = _Pictures(file, image_root, allow_missing)
     questions: list[Question] = []
     seen: dict[str, str] = {}
-    for row, (source, fields) in enumerate(read_rows(file)):
+    for row, (source, fields) in enumerate(IndexedRows(file)):
         question = _question(row, fields, source, pictures)
         # Result files key answers by the id's text, where 7 and "7" are one.
         key = str(question.question_id)
@@ -178,7 +176,7 @@ def image_digests(paths: Iterable[Path]) -> dict[Path, str]:
         return dict(zip(ordered, pool.map(file_digest, ordered), strict=True))
 
 
-class _Pictures(PicturePaths):
+class _Pictures(ImagePaths):
     """Paths that may name no file, if allowed; `missing` has a sentence on each."""
 
     def __init__(self, records: Path, image_root: Path | None, allow_missing: bool):
@@ -198,7 +196,7 @@ class _Pictures(PicturePaths):
             return place
 
 
-def _question(row: int, fields: Any, source: str, pictures: PicturePaths) -> Question:
+def _question(row: int, fields: Any, source: str, pictures: ImagePaths) -> Question:
     try:
         return read_question(row, fields, source, pictures)
     except RowFault as fault:

@@ -9,8 +9,8 @@ from pathlib import Path
 from monkey.data.check import holds_questions
 from monkey.data.check_reading import OpenedFile, RowTask
 from monkey.data.check_report import Finding
-from monkey.data.indexed_rows import IndexedRows
 from monkey.data.mixture import record_sets
+from monkey.data.rows import IndexedRows
 
 _ROWS_A_STRETCH = 256
 

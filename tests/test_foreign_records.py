@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from monkey.data.check import check_data
-from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import Turn, examine_record, holds_images, open_records, read_records
+from monkey.data.rows import ImagePaths
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED
 from scripts.check_data import main
 
@@ -321,7 +321,7 @@ ODD = (None, 7, -1.5, float("nan"), True, "", "x", "<image>", "\ud800", [], [[]]
 @pytest.mark.parametrize("name", [*FORMS, "boxes"])
 def test_whatever_stands_in_a_row_is_read_or_refused_in_a_sentence(folder, name):
     row = FORMS[name][0] if name in FORMS else grounding()
-    pictures = PicturePaths(folder / "train.json", None)
+    pictures = ImagePaths(folder / "train.json", None)
     for path, value in itertools.product(list(parts_of(row)), ODD):
         found, faults = examine_record(replaced(row, path, value), "train.json[0]", pictures)
         assert all(isinstance(fault, (ValueError, FileNotFoundError)) for fault in faults)

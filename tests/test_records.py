@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from monkey.data.indexed_rows import read_rows
 from monkey.data.records import Turn, read_questions, read_records
+from monkey.data.rows import IndexedRows
 
 
 def record(user="<img>a.png</img> What? Answer: ", answer="this", **changes) -> dict:
@@ -241,7 +241,7 @@ BAD_FILES = {
 def test_bad_file_is_named_by_line(folder, name, content, message):
     (folder / name).write_bytes(content)
     # Rows alone where the lines before the faulty one are no records.
-    reader = read_records if name != "rows.jsonl" else (lambda path: list(read_rows(path)))
+    reader = read_records if name != "rows.jsonl" else (lambda path: list(IndexedRows(path)))
     with pytest.raises(ValueError) as caught:
         reader(folder / name)
     assert str(caught.value).startswith(str(folder))

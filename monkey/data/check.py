@@ -31,10 +31,9 @@ from monkey.data import check_report as kinds
 from monkey.data.check_reading import ImageRead, ImageTask, OpenedFile, RowTask, SampleEncoder, digest
 from monkey.data.check_report import Finding, Report, pieces_of
 from monkey.data.foreign import find_form
-from monkey.data.indexed_rows import IndexedRows
-from monkey.data.json_rows import MalformedRows
 from monkey.data.mixture import RecordSet, record_sets
 from monkey.data.records import examine_record
+from monkey.data.rows import IndexedRows, MalformedRows
 
 CHECKS = ("images", "lengths", "duplicates", "leakage")
 """Checks that may be left out; rows are always read."""

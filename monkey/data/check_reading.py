@@ -14,11 +14,8 @@ from typing import Any, NamedTuple
 import monkey
 from monkey.data import check_report as kinds
 from monkey.data.check_report import Finding
-from monkey.data.fields import RowFault
-from monkey.data.indexed_rows import IndexedRows
-from monkey.data.json_rows import MalformedRows
-from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import Record, examine_record, read_question
+from monkey.data.rows import ImagePaths, IndexedRows, MalformedRows, RowFault
 from monkey.images import open_image
 from monkey.places import kept_positions
 
@@ -44,8 +41,8 @@ class OpenedFile:
         described = {"path": str(self.rows.path), "role": role, "rows": len(self.rows), "weight": self.weight}
         return {**described, "forms": dict(self.forms)} if self.forms else described
 
-    def pictures(self) -> PicturePaths:
-        return PicturePaths(
+    def pictures(self) -> ImagePaths:
+        return ImagePaths(
             self.rows.path, self.image_root, "--eval-image-root" if self.is_evaluation else "--image-root"
         )
 
@@ -139,7 +136,7 @@ class RowTask:
         return result
 
     def _conversation(
-        self, file: OpenedFile, index: int, source: str, row: Any, pictures: PicturePaths, result: RowsRead
+        self, file: OpenedFile, index: int, source: str, row: Any, pictures: ImagePaths, result: RowsRead
     ) -> RowsRead:
         record, faults = examine_record(row, source, pictures)
         result.findings.extend(Finding(_kind_of(fault), source, str(fault)) for fault in faults)
@@ -157,7 +154,7 @@ class RowTask:
         return result
 
     def _question(
-        self, file: OpenedFile, index: int, source: str, row: Any, pictures: PicturePaths, result: RowsRead
+        self, file: OpenedFile, index: int, source: str, row: Any, pictures: ImagePaths, result: RowsRead
     ) -> RowsRead:
         try:
             question = read_question(index, row, source, pictures)

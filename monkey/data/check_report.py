@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import monkey
-from monkey.data.fields import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, OUT_OF_ORDER
 from monkey.data.records import Record
+from monkey.data.rows import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, OUT_OF_ORDER
 from monkey.prompts import IMAGE_PLACE
 
 UNREADABLE = "unreadable row"

@@ -27,12 +27,20 @@ import numpy as np
 from tqdm import tqdm
 
 from monkey.boxes import find_box_fault
-from monkey.data.fields import EMPTY_ANSWER, OUT_OF_ORDER, RowFault, fail, field_of, kind_of, require_encodable, text_of
-from monkey.data.foreign import ROLES, role_of, to_our_record
-from monkey.data.indexed_rows import IndexedRows, read_rows
-from monkey.data.markers import AUDIO, CONTROL, IMAGE, PLACE, VIDEO, find_foreign_markers
+from monkey.data.foreign import AUDIO, CONTROL, IMAGE, PLACE, ROLES, VIDEO, find_foreign_markers, role_of, to_our_record
 from monkey.data.mixture import RecordSet, record_sets
-from monkey.data.picture_paths import PicturePaths
+from monkey.data.rows import (
+    EMPTY_ANSWER,
+    OUT_OF_ORDER,
+    ImagePaths,
+    IndexedRows,
+    RowFault,
+    fail,
+    field_of,
+    kind_of,
+    require_encodable,
+    text_of,
+)
 from monkey.images import stored_size
 
 _TAG = re.compile(r"<img>|</img>")
@@ -98,8 +106,8 @@ def read_records(path: str | Path, image_root: str | Path | None = None, root_na
     `root_name` is what messages call `image_root`: the flag that a program has for it.
     """
     path = Path(path)
-    pictures = PicturePaths(path, image_root, root_name)
-    return [_record(row, source, pictures) for source, row in read_rows(path)]
+    pictures = ImagePaths(path, image_root, root_name)
+    return [_record(row, source, pictures) for source, row in IndexedRows(path)]
 
 
 class RecordFile(NamedTuple):
@@ -252,7 +260,7 @@ class _FileOfRecords:
         self.kept = np.arange(len(self.rows))
         self.weight = one.weight
         self._place = (one.path, one.image_root, root_name)
-        self._pictures = PicturePaths(*self._place)
+        self._pictures = ImagePaths(*self._place)
         self._reads = 0
 
     def __len__(self) -> int:
@@ -267,7 +275,7 @@ class _FileOfRecords:
     def record(self, row: int) -> Record:
         self._reads += 1
         if self._reads % _PATHS_KEPT == 0:
-            self._pictures = PicturePaths(*self._place)
+            self._pictures = ImagePaths(*self._place)
         source, fields = self.rows[row]
         return _record(fields, source, self._pictures)
 
@@ -281,7 +289,7 @@ class _FileOfRecords:
         return [f"{self.rows.path}: {count} in {first.form}, read as ours"] * bool(first.form) + list(first.notes)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pictures": PicturePaths(*self._place)}
+        return {**self.__dict__, "_pictures": ImagePaths(*self._place)}
 
 
 def holds_images(records: Sequence[Record]) -> bool:
@@ -305,10 +313,10 @@ def read_questions(
 ) -> list[Question]:
     """The questions of an evaluation file, with ids that occur once. Pictures are looked up as in `read_records`."""
     path = Path(path)
-    pictures = PicturePaths(path, image_root, root_name)
+    pictures = ImagePaths(path, image_root, root_name)
     questions = []
     seen: dict[str, str] = {}
-    for row, (source, fields) in enumerate(read_rows(path)):
+    for row, (source, fields) in enumerate(IndexedRows(path)):
         question = read_question(row, fields, source, pictures)
         # Result files key answers by the id's text, where 7 and "7" are one.
         key = str(question.question_id)
@@ -321,7 +329,7 @@ def read_questions(
     return questions
 
 
-def _record(row: Any, source: str, pictures: PicturePaths) -> Record:
+def _record(row: Any, source: str, pictures: ImagePaths) -> Record:
     record, faults = examine_record(row, source, pictures)
     if faults:
         raise faults[0]
@@ -329,7 +337,7 @@ def _record(row: Any, source: str, pictures: PicturePaths) -> Record:
 
 
 def examine_record(
-    row: Any, source: str, pictures: PicturePaths
+    row: Any, source: str, pictures: ImagePaths
 ) -> tuple[Record, list[RowFault | ValueError | FileNotFoundError]]:
     """What is sound of a training row, and what is wrong with it: of each turn the first fault and every picture's."""
     turns: list[Turn] = []
@@ -383,7 +391,7 @@ def examine_record(
     return Record(tuple(turns), tuple(images), source, form, tuple(notes)), faults
 
 
-def _size_for_boxes(pictures: PicturePaths, path: str, where: str) -> tuple[int, int]:
+def _size_for_boxes(pictures: ImagePaths, path: str, where: str) -> tuple[int, int]:
     """Width and height of a picture whose boxes are given in pixels."""
     found = pictures.find(path, where)
     try:
@@ -474,7 +482,7 @@ def _reference(value: Any, source: str) -> str:
     return str(value)
 
 
-def read_question(row: int, fields: Any, source: str, pictures: PicturePaths) -> Question:
+def read_question(row: int, fields: Any, source: str, pictures: ImagePaths) -> Question:
     """One row of an evaluation file.
 
     Raises:

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from monkey.data.batches import BadSample, packed_batch, padded_batch, shared_tokens
-from monkey.data.indexed_rows import ChangedFile
 from monkey.data.packing import SampleSizes, Unit
 from monkey.data.records import Record, Records, Turn
+from monkey.data.rows import ChangedFile
 from monkey.images import DECODER_ERRORS, FORMATS, open_image
 from monkey.processing import UNSUPERVISED, MonkeyImageProcessor, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
