@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from monkey.data.mixture import read_mixture
-from monkey.data.records import open_records, read_records
+from monkey.data.mixture import open_records, read_mixture
+from monkey.data.records import read_records
 from tests.small_processor import refusal
 
 PAPER_MIXTURE = Path(__file__).resolve().parent.parent / "configs" / "data" / "paper_mixture.yaml"

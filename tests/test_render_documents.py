@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from monkey.boxes import GRID
-from monkey.data.records import open_records, read_questions
+from monkey.data.mixture import open_records
+from monkey.data.records import read_questions
 from monkey.data.render.documents import __main__ as program
 from monkey.data.render.documents import sets
 from monkey.data.render.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES, capital_height, file_of, font

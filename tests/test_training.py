@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from finetune_multitask import main
 from monkey.checkpoint import SAMPLED_VALUES
 from monkey.configuration import MonkeyConfig
+from monkey.data.dataset import Collator, errors_as_raised
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
-from monkey.training.dataset import Collator, errors_as_raised
 from monkey.training.lora import add_decoder_lora
 from monkey.training.quantised import open_four_bit
 from monkey.training.recipes import PARTS, RECIPES, apply_recipe, part_of

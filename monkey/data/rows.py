@@ -5,7 +5,7 @@
 
 Opening a JSON list or a JSONL file scans it once for the byte ranges of its rows, 16 bytes of memory per row; a row is
 read and parsed when it is asked for, so that a file of any size costs no process its memory. Against the text loader of
-`datasets`, with 200 MB: opened in 0.6 s instead of 6.5, 31 MB of memory instead of 160, and no copy on the disk.
+`datasets`, with 200 MB: opened in 0.15 s instead of 2.4, 31 MB of memory instead of 167, and no copy on the disk.
 
 Every fault is one sentence that names the file and the line (JSONL) or the row's index (JSON list).
 """
@@ -355,6 +355,11 @@ class ImagePaths:
         self._roots = [(folder, os.path.realpath(folder)) for folder in folders]
         self._found: dict[str, Path] = {}  # many records ask about one image
         self._listed: dict[str, dict[str, str]] = {}
+
+    @property
+    def roots(self) -> list[str]:
+        """The folders that paths start from, without links."""
+        return [real for _, real in self._roots]
 
     def find(self, path: str, where: str) -> Path:
         """Return the file that `path` names. `where` begins the message of a ValueError or FileNotFoundError."""

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-# What a scheduler sends before it kills: SIGTERM, and SIGUSR1 where asked to warn early. SIGINT is Ctrl-C.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from monkey.data.dataset import STOP_SIGNALS
 
 # torchrun hands Ctrl-C on to processes that the terminal has told already.
 _LAUNCHED = "TORCHELASTIC_RUN_ID"
@@ -100,7 +99,7 @@ class StopOnSignal(TrainerCallback):
 
         try:
             # What is ignored stays so: a job behind `nohup` or `&` is not meant by the terminal's Ctrl-C.
-            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
             self._before = {number: signal.signal(number, remember) for number in heard}
         except ValueError:  # not the main thread, which alone may handle signals
             self._before = {}
