@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eval.tasks import Task
 from monkey import prompts
+from monkey.conversation import Text, split_box_markers
 from monkey.data.foreign import IMAGE, PLACE, find_foreign_markers
 from monkey.prompts import IMAGE_PLACE
 
@@ -48,17 +49,13 @@ class PromptForm:
         """The prompt with the question in its place; braces in the question mean nothing."""
         return self.text.replace(QUESTION_PLACE, question)
 
-    def segments(self, question: str) -> list[tuple[str, bool]]:
-        """The prompt behind the image's place, in texts and whether each is a control token.
+    def parts(self, question: str) -> list[Text]:
+        """The prompt behind the image's place.
 
-        Those are the marks that the form itself holds; in the question they are characters like any other.
+        Control tokens are the marks that the form itself holds; in the question they are characters like any other.
         """
-        pieces = _MARKS.split(self.text.removeprefix(IMAGE_PLACE))
-        return [
-            (piece, True) if _MARKS.fullmatch(piece) else (piece.replace(QUESTION_PLACE, question), False)
-            for piece in pieces
-            if piece
-        ]
+        parts = split_box_markers(self.text.removeprefix(IMAGE_PLACE))
+        return [part if part.trusted else Text(part.text.replace(QUESTION_PLACE, question)) for part in parts]
 
 
 def find_inert_sign(question: str) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from monkey.processing import UNSUPERVISED, MonkeyProcessor
+from monkey.processing import UNSUPERVISED, MonkeyProcessor, TooLong
 from tests.small_processor import (
     CHECKPOINT,
     END,
@@ -122,8 +122,8 @@ def test_long_conversations_are_refused_or_cut_at_the_end(processor):
     turns = [USER, {"role": "assistant", "text": "one two three four five six seven"}]
     whole = processor.encode_conversation(turns, [picture()])
     length = len(whole["input_ids"])
-    message = refusal(lambda: processor.encode_conversation(turns, [picture()], max_length=length - 1))
-    assert message.startswith(f"the conversation is {length} tokens long with its 1 images of 10, more than")
+    message = refusal(lambda: processor.encode_conversation(turns, [picture()], max_length=length - 1), TooLong)
+    assert message.startswith(f"the conversation is {length} tokens long with its 1 image of 10, more than")
     cut = processor.encode_conversation(turns, [picture()], max_length=length - 3, truncation=True)
     assert cut["input_ids"] == whole["input_ids"][:-3]
     assert cut["labels"] == whole["labels"][:-3]

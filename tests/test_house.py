@@ -37,6 +37,7 @@ LAYERS = (
         "monkey.file_locks",
         "monkey.images",
         "monkey.boxes",
+        "monkey.conversation",
         "monkey.html_page",
     ),
     (
@@ -46,7 +47,7 @@ LAYERS = (
         "monkey.checkpoint_files",
         "monkey.tokenization",
     ),
-    ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing", "monkey.places", "monkey.chat"),
+    ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing"),
     ("monkey.modeling", "monkey.processing", "monkey.prefix_generation"),
     ("monkey", "monkey.data"),
     ("monkey.training", "monkey.serving", "monkey.describe"),

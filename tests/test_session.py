@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 import monkey
-from monkey.chat import chat_segments
 from monkey.serving import session
 from monkey.serving.reply import Delivery
 from monkey.serving.session import Answerer, Decoding, PromptTooLong, default_checkpoint, open_model
@@ -269,9 +268,10 @@ class TestOpening:
                 for labels in (True, False)
             ]
         # The published code writes `<img>…</img>` and the question, and nothing between.
-        segments, images = chat_segments(messages, add_generation_prompt=True, picture_labels=False)
-        assert lengths[1] == len(processor.encode_segments(segments)) < lengths[0]
-        assert images == [photo]
+        conversation = Conversation.from_messages(messages)
+        published = processor.encode(conversation, "chatml", add_generation_prompt=True, picture_labels=False)
+        assert lengths[1] == len(published.ids) < lengths[0]
+        assert published.images == [photo]
 
     def test_the_type_may_be_named(self, folder):
         with monkey.load(folder, dtype="bfloat16") as opened:

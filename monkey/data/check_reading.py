@@ -17,7 +17,7 @@ from monkey.data.check_report import Finding
 from monkey.data.records import Record, examine_record, read_question
 from monkey.data.rows import ImagePaths, IndexedRows, MalformedRows, RowFault
 from monkey.images import open_image
-from monkey.places import kept_positions
+from monkey.processing import kept_positions
 
 _DIGEST = 16
 """Bytes of a hash: among 10⁹ contents, two different ones agree with a probability of 10⁻²¹."""

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from monkey.conversation import TEMPLATES, Template
 from monkey.serving.api.access import Access
 from monkey.serving.api.errors import ApiError, shown
 from monkey.serving.api.fetching import Fetcher
@@ -30,7 +31,6 @@ from monkey.serving.api.metrics import CONTENT_TYPE, Metrics, Record
 from monkey.serving.api.pictures import picture_sources
 from monkey.serving.api.request import ChatRequest, parse_request
 from monkey.serving.api.streaming import Completion, EventStream, event, pieces_of
-from monkey.serving.dialogue import FORMS, Form
 from monkey.serving.reply import Reply
 from monkey.serving.session import Answerer, PromptTooLong
 
@@ -61,7 +61,7 @@ class Api:
         answerer: Answerer,
         limits: Limits | None = None,
         *,
-        form: Form | None = None,
+        form: Template | None = None,
         fetcher: Fetcher | None = None,
         keys: Iterable[str] = (),
         is_loopback: bool = True,
@@ -133,7 +133,7 @@ class Api:
             "object": "model",
             "created": self._created,
             "owned_by": OWNER,
-            "forms": list(FORMS),
+            "forms": list(TEMPLATES),
             "card": self.answerer.card.as_json(),
         }
 

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from monkey.conversation import Template
 from monkey.serving.api.errors import ApiError, shown
 from monkey.serving.api.pictures import clean_address
 from monkey.serving.decoding import Decoding
-from monkey.serving.dialogue import Form
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
 """OpenAI's number of stop texts; and how long one may be, since each is looked for at every token."""
@@ -180,7 +180,7 @@ class StreamOptions(_Strict):
 
 
 class ChatRequest(_Strict):
-    """What is asked for. Three fields are not OpenAI's: `form` and `picture_labels` are of `monkey.serving.dialogue`,
+    """What is asked for. Three fields are not OpenAI's: `form` and `picture_labels` are of `monkey.conversation.write`,
     and with `skip_special_tokens`, which vLLM has too, an answer comes without the markers of boxes."""
 
     model_config = ConfigDict(extra="allow")
@@ -195,7 +195,7 @@ class ChatRequest(_Strict):
     max_completion_tokens: int | None = Field(None, ge=1)
     stop: str | list[str] | None = None
     seed: int | None = None
-    form: Form | None = None
+    form: Template | None = None
     picture_labels: bool | None = None
     skip_special_tokens: bool | None = None
 
@@ -210,7 +210,7 @@ class ChatRequest(_Strict):
         return [part.image_url.url for message in self.messages for part in message.parts if _is_picture(part)]
 
     def conversation(self, pictures: list[bytes | str]) -> list[dict[str, Any]]:
-        """The messages as `monkey.chat.chat_segments` takes them, with the pictures in their places.
+        """The messages as `Conversation.from_messages` takes them, with the pictures in their places.
 
         Instructions (of the system or a developer) may be several and stand anywhere; they are one message at the
         beginning here, with empty lines between. An assistant's empty message at the end, which some clients send to
