@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monkey.data.check import check_data, in_order
-from monkey.data.check_report import KINDS, Piece, drawn, pieces_of
+from monkey.data.check import KINDS, Piece, check_data, draw_pieces, in_order, pieces_of
 from monkey.data.records import read_records
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
@@ -210,10 +209,7 @@ class TestLengths:
     def test_lengths_are_those_that_training_counts(self, folder, checkpoint):
         path = write(folder / "train.json", SOUND)
         processor = MonkeyProcessor.from_pretrained(checkpoint)
-        lengths = [
-            len(processor.encode_conversation([vars(turn) for turn in record.turns], list(record.images))["input_ids"])
-            for record in read_records(path)
-        ]
+        lengths = [len(processor.encode(record.conversation, labels=True).ids) for record in read_records(path)]
         longest = check_data(path, checkpoint=str(checkpoint)).longest
         assert longest == (max(lengths), f"{path}[{lengths.index(max(lengths))}]")
 
@@ -344,11 +340,11 @@ class TestProgram:
         def interrupted(*arguments):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("monkey.data.check._open_all_images", interrupted)
+        monkeypatch.setattr("monkey.data.check.read_images", interrupted)
         path = write(folder / "train.json", [row()])
         before = sorted(os.listdir(folder))
         assert main([str(path), "--json", str(folder / "report.json")]) == 130
-        assert capsys.readouterr().err == "stopped; nothing was written\n"
+        assert capsys.readouterr().err.strip() == "stopped; nothing was written"
         assert sorted(os.listdir(folder)) == before
 
     def test_a_file_of_which_nothing_can_be_read_is_a_problem(self, folder, capsys):
@@ -430,4 +426,4 @@ class TestPreview:
         assert len(check_data(folder / "train.json", preview=100).previews) == 8
 
     def test_an_answer_between_marks_reads_as_text(self):
-        assert drawn([Piece("Q ", "prompt"), Piece("A", "answer")], in_colour=False) == "Q «A»"
+        assert draw_pieces([Piece("Q ", "prompt"), Piece("A", "answer")], in_colour=False) == "Q «A»"

@@ -66,7 +66,7 @@ class TestSequence:
     def test_a_row_is_validated_when_it_is_asked_for(self, folder):
         path = write(folder / "c.json", [*rows("c", 2), bad_row()])
         records = open_records(path)
-        assert records[1].turns[1].text == "1"
+        assert records[1].conversation.messages[1].text == "1"
         for read in (lambda: records[2], records.check_all):
             with pytest.raises(ValueError) as caught:
                 read()
@@ -200,7 +200,7 @@ class TestMixtureFiles:
             (folder / "sets" / "b.jsonl", 10, 16, 1.5),
             (folder / "c.json", 16, 17, 1.5),
         ]
-        assert records[16].images == (folder / "pictures" / "x.png",)
+        assert records[16].images == [folder / "pictures" / "x.png"]
         assert records.notices == ()
 
     def test_mixtures_and_files_together(self, folder):

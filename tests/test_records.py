@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monkey.data.records import Turn, read_questions, read_records
+from monkey.data.records import read_questions, read_records
 from monkey.data.rows import IndexedRows
 
 
@@ -23,6 +23,10 @@ def record(user="<img>a.png</img> What? Answer: ", answer="this", **changes) -> 
 
 def question(number=0, **changes) -> dict:
     return {"image": "a.png", "question": "What?", "answer": "this", "question_id": number, **changes}
+
+
+def turns(record) -> list[tuple[str, str]]:
+    return [(message.role, message.text) for message in record.conversation.messages]
 
 
 @pytest.fixture
@@ -53,8 +57,8 @@ def write_lines(folder: Path, *rows) -> Path:
 def test_paths_leave_the_text_and_keep_their_order(folder):
     path = write_list(folder, record("one <img>a.png</img> two <img>b.png</img> three"))
     (found,) = read_records(path)
-    assert found.turns == (Turn("user", "one <img></img> two <img></img> three"), Turn("assistant", "this"))
-    assert found.images == (folder / "a.png", folder / "b.png")
+    assert turns(found) == [("user", "one <img></img> two <img></img> three"), ("assistant", "this")]
+    assert found.images == [folder / "a.png", folder / "b.png"]
     assert found.source == f"{path}[0]"
 
 
@@ -62,15 +66,15 @@ def test_lines_and_list_give_the_same_records(folder):
     rows = [record(), record("no picture")]
     from_list = read_records(write_list(folder, *rows))
     from_lines = read_records(write_lines(folder, *rows))
-    assert [(r.turns, r.images) for r in from_list] == [(r.turns, r.images) for r in from_lines]
+    assert [record.conversation for record in from_list] == [record.conversation for record in from_lines]
     assert from_lines[1].source.endswith("rows.jsonl:2")
-    assert from_lines[1].images == ()
+    assert from_lines[1].images == []
 
 
 def test_both_naming_habits_and_several_turns(folder):
-    turns = [{"from": role, "value": f"{role} says"} for role in ("human", "gpt", "user", "assistant")]
-    (found,) = read_records(write_list(folder, {"conversations": turns}))
-    assert [turn.role for turn in found.turns] == ["user", "assistant", "user", "assistant"]
+    said = [{"from": role, "value": f"{role} says"} for role in ("human", "gpt", "user", "assistant")]
+    (found,) = read_records(write_list(folder, {"conversations": said}))
+    assert [turn.role for turn in found.conversation.messages] == ["user", "assistant", "user", "assistant"]
 
 
 def readme_records() -> list[str]:
@@ -93,7 +97,9 @@ def test_every_example_of_the_readme_is_read(folder, block):
     assert len(records) == len(rows) > 0
     for record, row in zip(records, rows, strict=True):
         written = [turn["value"] for turn in row["conversations"]]
-        assert [re.sub("<img>.*?</img>", "<img></img>", text) for text in written] == [t.text for t in record.turns]
+        assert [re.sub("<img>.*?</img>", "<img></img>", text) for text in written] == [
+            text for _, text in turns(record)
+        ]
         assert len(record.images) == "".join(written).count("<img>")
 
 
@@ -111,7 +117,7 @@ def test_the_readme_shows_every_kind_of_record(folder):
 
 def test_prompt_bytes_survive(folder):
     (found,) = read_records(write_list(folder, record(" \u2028 <ref>é</ref> Answer: ")))
-    assert found.turns[0].text == " \u2028 <ref>é</ref> Answer: "
+    assert turns(found)[0][1] == " \u2028 <ref>é</ref> Answer: "
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n \n"])
@@ -190,14 +196,14 @@ def test_root_folder_decides_where_pictures_lie(folder):
     path = write_list(folder, record("<img>data/a.png</img>"))
     with pytest.raises(FileNotFoundError):
         read_records(path)
-    assert read_records(path, image_root=folder.parent)[0].images == (folder / "a.png",)
+    assert read_records(path, image_root=folder.parent)[0].images == [folder / "a.png"]
     with pytest.raises(FileNotFoundError, match="the folder of the pictures does not exist"):
         read_records(path, image_root=folder / "none")
 
 
 def test_absolute_path_only_inside_a_given_root(folder):
     path = write_list(folder, record(f"<img>{folder / 'a.png'}</img>"))
-    assert read_records(path, image_root=folder)[0].images == (folder / "a.png",)
+    assert read_records(path, image_root=folder)[0].images == [folder / "a.png"]
     with pytest.raises(ValueError, match="is absolute"):
         read_records(path)
     with pytest.raises(ValueError, match="leads out of"):
@@ -218,9 +224,9 @@ def test_a_program_names_its_own_flag_for_the_root_folder(folder):
 def test_current_folder_comes_after_the_files_own(folder):
     (Path("c.png")).write_bytes(b"")
     path = write_list(folder, record("<img>c.png</img>"))
-    assert read_records(path)[0].images == (Path("c.png"),)
+    assert read_records(path)[0].images == [Path("c.png")]
     (folder / "c.png").write_bytes(b"")
-    assert read_records(path)[0].images == (folder / "c.png",)
+    assert read_records(path)[0].images == [folder / "c.png"]
 
 
 BAD_FILES = {

@@ -115,7 +115,7 @@ def test_files_are_what_the_readers_expect(rendered):
     by_task = [read_questions(rendered / "heldout" / f"{task}.jsonl", image_root=rendered) for task in TASKS]
     assert sorted(q.question_id for q in questions) == sorted(q.question_id for task in by_task for q in task)
     # A picture's conversation asks and answers what the evaluation rows do, in their order, the picture only at first.
-    turns = {record.images[0]: [turn.text for turn in record.turns] for record in records}
+    turns = {record.images[0]: [turn.text for turn in record.conversation.messages] for record in records}
     expected: dict[Path, list[str]] = {}
     for question in questions:
         prompt = VQA_AS_TRAINED.format(question=question.question)

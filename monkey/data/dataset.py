@@ -174,9 +174,7 @@ class ConversationDataset(Dataset):
                 try:
                     tokens = tokens.keep(folder)
                 except OSError as error:
-                    self.notices.append(
-                        f"tokens are not kept for the next run: {error}"
-                    )
+                    self.notices.append(f"tokens are not kept for the next run: {error}")
         self.tokens = tokens
 
     def take_up(self, folder: Path) -> Tokens | None:

@@ -299,18 +299,18 @@ def read_questions(
     seen: dict[str, str] = {}
     for row, (source, fields) in enumerate(IndexedRows(path)):
         questions.append(read_question(row, fields, source, images, accept_blank))
-        if sentence := find_repeated_id(questions[-1], seen):
+        if sentence := find_repeated_id(questions[-1].question_id, source, seen):
             raise ValueError(sentence)
     return questions
 
 
-def find_repeated_id(question: Question, seen: dict[str, str]) -> str | None:
+def find_repeated_id(question_id: int | str, source: str, seen: dict[str, str]) -> str | None:
     """Return what is wrong where an earlier question had the same id; `seen` has each id's first place."""
     # Result files key answers by the id's text, where 7 and "7" are one.
-    first = seen.setdefault(str(question.question_id), question.source)
-    if first == question.source:
+    first = seen.setdefault(str(question_id), source)
+    if first == source:
         return None
-    return f"{question.source}: question_id {question.question_id!r} was given before, at {first}; ids must differ"
+    return f"{source}: question_id {question_id!r} was given before, at {first}; ids must differ"
 
 
 def read_question(row: int, fields: Any, source: str, images: ImagePaths, accept_blank: bool = False) -> Question:
