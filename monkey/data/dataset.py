@@ -278,7 +278,7 @@ def _collate_examined(examined: Sequence[tuple]) -> tuple[EncodedPart, bool, dic
     return part, all(are_lasting), bad, len(examined)
 
 
-def _has_sound_header(path: Path, max_bytes: int, max_pixels: int) -> bool:
+def _has_sound_header(path: Path, max_bytes: int, max_pixels: int, **_: Any) -> bool:
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
