@@ -39,6 +39,7 @@ LAYERS = (
         "monkey.boxes",
         "monkey.conversation",
         "monkey.html_page",
+        "monkey.page",
     ),
     (
         "monkey.vision",

@@ -34,7 +34,7 @@ from monkey.journal import digest
 from monkey.processing import Encoded, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """What a scheduler sends before it kills: SIGTERM, and SIGUSR1 where asked to warn early. SIGINT is Ctrl-C."""
 
 _PROBES = 8
@@ -421,7 +421,7 @@ class PlannedLoader(DataLoader):
 
 def leave_signals_to_the_run(_worker: int) -> None:
     """Schedulers and torchrun signal whole process groups; a loading process that ended of it would fail the step."""
-    for number in STOP_SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from monkey.data.dataset import STOP_SIGNALS
+from monkey.data.dataset import SIGNALS
 
 # torchrun hands Ctrl-C on to processes that the terminal has told already.
 _LAUNCHED = "TORCHELASTIC_RUN_ID"
@@ -99,7 +99,7 @@ class StopOnSignal(TrainerCallback):
 
         try:
             # What is ignored stays so: a job behind `nohup` or `&` is not meant by the terminal's Ctrl-C.
-            heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
             self._before = {number: signal.signal(number, remember) for number in heard}
         except ValueError:  # not the main thread, which alone may handle signals
             self._before = {}
