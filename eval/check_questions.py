@@ -278,16 +278,14 @@ def _read_trained_images(
         FileNotFoundError: a file that is not there.
         ValueError: one that cannot be opened, or files that name no image, where comparing would find nothing.
     """
-    files = []
-    for one in record_sets([Path(path) for path in train], image_root):
-        rows = IndexedRows(one.path)
-        files.append(DataFile(rows, one.image_root, one.weight, False, holds_questions(rows)))
     first_row: dict[str, str] = {}
     faults: list[Finding] = []
-    for row in read_rows(files, workers=0):
-        faults += [finding for finding in row.findings if finding.kind in check.KINDS]
-        for path in row.images:
-            first_row.setdefault(path, row.source)
+    for one in record_sets(train, image_root):
+        rows = IndexedRows(one.path)
+        for row in read_rows(DataFile(rows, one.image_root, one.weight, False, holds_questions(rows)), workers=0):
+            faults += [finding for finding in row.findings if finding.kind in check.KINDS]
+            for path in row.images:
+                first_row.setdefault(path, row.source)
     if not first_row:
         names = ", ".join(map(str, train))
         first = f" ({faults[0].sentence})" if faults else ""

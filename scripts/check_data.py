@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
-from monkey.data.check import CHECKS, Report, check_data, draw_pieces
+from monkey.data.check import CHECKS, Report, check_data
+from monkey.data.preview import draw_pieces
 
 
 def positive(text: str) -> int:

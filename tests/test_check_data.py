@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monkey.data.check import KINDS, Piece, check_data, draw_pieces, in_order, pieces_of
+from monkey.data.check import KINDS, check_data, in_order
+from monkey.data.preview import Piece, draw_pieces, pieces_of
 from monkey.data.records import read_records
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer

@@ -30,6 +30,7 @@ from tqdm import tqdm
 import monkey
 from monkey.data.foreign import find_form
 from monkey.data.mixture import RecordSet, record_sets
+from monkey.data.preview import Piece, escape, pieces_of
 from monkey.data.records import BAD, Record, examine_record, find_repeated_id, read_question
 from monkey.data.rows import (
     EMPTY_ANSWER,
@@ -42,7 +43,6 @@ from monkey.data.rows import (
 )
 from monkey.images import open_image
 from monkey.journal import write_json
-from monkey.prompts import END_OF_TEXT, IMAGE_PLACE, IMAGE_START
 
 CHECKS = ("images", "lengths", "duplicates", "leakage")
 """Checks that may be left out; rows are always read."""
@@ -174,11 +174,6 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def escape(text: str, kept: str = "") -> str:
-    """Return a text that cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
-
-
 # The check of training data
 
 
@@ -228,11 +223,12 @@ def check_data(
     opened += [_open(one, True, found) for one in record_sets(evaluation, evaluation_image_root)] if evaluation else []
     opened = [file for file in opened if file is not None]
     count_tokens = None if "lengths" in skipped else partial(_examine_length, processor, max_length)
-    rows = list(read_rows(opened, count_tokens, workers))
+    read = [list(read_rows(file, count_tokens, workers)) for file in opened]
+    rows = list(itertools.chain(*read))
+    trained = rows[: sum(len(file.rows) for file in opened if not file.is_evaluation)]
+    held_out = rows[len(trained) :]
     found += [finding for row in rows for finding in row.findings]
-    trained = [row for row in rows if not row.file.is_evaluation]
-    held_out = [row for row in rows if row.file.is_evaluation]
-    found += [*_find_repeated_ids(rows), *_find_no_images(trained, opened)]
+    found += [*itertools.chain(*map(_find_repeated_ids, read)), *_find_no_images(trained, opened)]
     paths = list(dict.fromkeys(path for row in rows for path in row.images))
     images: dict[str, ImageRead] = {}
     if "images" not in skipped:
@@ -243,12 +239,12 @@ def check_data(
     if "leakage" not in skipped:
         found += _find_leaked(trained, held_out, images)
     return Report(
-        files=[file.describe(row for row in rows if row.file is file) for file in opened],
+        files=[file.describe(own) for file, own in zip(opened, read, strict=True)],
         findings=found,
         images=len(paths),
         longest=max(((row.tokens, row.source) for row in rows), key=lambda pair: pair[0], default=(0, "")),
         skipped=skipped,
-        previews=_make_previews([row for row in trained if row.turns], processor, preview),
+        previews=_make_previews(opened, trained, processor, preview),
     )
 
 
@@ -269,13 +265,29 @@ def _open(one: RecordSet, is_evaluation: bool, found: list[Finding]) -> DataFile
     return file
 
 
+def _make_previews(
+    files: Sequence[DataFile], trained: Sequence[RowRead], processor: Any, most: int
+) -> list[tuple[str, list[Piece]]]:
+    """Return pieces of records that are evenly spaced over the sound ones."""
+    places = [(file, index) for file in files if not file.is_evaluation for index in range(len(file.rows))]
+    sound = [place for place, row in zip(places, trained, strict=True) if row.turns] if most else []
+    count = min(most, len(sound))
+    previews = []
+    for file, index in (sound[number * len(sound) // count] for number in range(count)):
+        source, fields = file.rows[index]
+        record, _ = examine_record(fields, source, file.image_paths())
+        try:
+            previews.append((source, pieces_of(record, processor)))
+        except ValueError as error:
+            previews.append((source, [Piece(f"{NOT_ENCODABLE}: {error}", "prompt")]))
+    return previews
+
+
 def _find_repeated_ids(rows: Iterable[RowRead]) -> Iterator[Finding]:
-    seen: dict[int, dict[str, str]] = {}  # of each file
+    seen: dict[str, str] = {}
     for row in rows:
-        if row.question_id is not None:
-            sentence = find_repeated_id(row.question_id, row.source, seen.setdefault(id(row.file), {}))
-            if sentence:
-                yield Finding(ID_TWICE, row.source, sentence)
+        if row.question_id is not None and (sentence := find_repeated_id(row.question_id, row.source, seen)):
+            yield Finding(ID_TWICE, row.source, sentence)
 
 
 def _find_no_images(trained: Sequence[RowRead], files: Sequence[DataFile]) -> Iterator[Finding]:
@@ -384,12 +396,10 @@ def holds_questions(rows: IndexedRows) -> bool:
     return True
 
 
-@dataclass(slots=True)
-class RowRead:
+class RowRead(NamedTuple):
     """What was found in one row."""
 
-    file: DataFile
-    index: int
+    source: str
     findings: Sequence[Finding] = ()
     images: Sequence[str] = ()
     """Paths of those that are there."""
@@ -399,71 +409,47 @@ class RowRead:
     form: str = ""
     question_id: int | str | None = None
 
-    @property
-    def source(self) -> str:
-        return self.file.rows.source(self.index)
-
 
 CountTokens = Callable[[Record], tuple[int, Finding | None]]
 
 
-def read_rows(
-    files: Sequence[DataFile], count_tokens: CountTokens | None = None, workers: int | None = None
-) -> Iterator[RowRead]:
-    """Examine every row of the files, in their order, in processes if it is worth it."""
-    stretches = [
-        (number, start, min(start + _ROWS_PER_TASK, len(file.rows)))
-        for number, file in enumerate(files)
-        for start in range(0, len(file.rows), _ROWS_PER_TASK)
-    ]
-    total = sum(len(file.rows) for file in files)
+def read_rows(file: DataFile, count_tokens: CountTokens | None = None, workers: int | None = None) -> Iterator[RowRead]:
+    """Examine every row of a file, in processes if it is worth it."""
+    total = len(file.rows)
+    stretches = [range(start, min(start + _ROWS_PER_TASK, total)) for start in range(0, total, _ROWS_PER_TASK)]
+    processes = _process_count(workers, total, _ROWS_WORTH_A_PROCESS)
     paths: dict[str, str] = {}  # each once in memory, however many rows show it
     with tqdm(total=total, desc="reading rows", unit="row", leave=False, disable=None) as bar:
-        task = partial(_examine_rows, files, count_tokens)
-        for (number, *_), rows in zip(
-            stretches, in_order(task, stretches, _process_count(workers, total, _ROWS_WORTH_A_PROCESS)), strict=True
-        ):
+        for rows in in_order(partial(_examine_rows, file, count_tokens), stretches, processes):
             for row in rows:
-                row.file = files[number]
-                row.images = tuple(paths.setdefault(path, path) for path in row.images)
-                yield row
+                yield row._replace(images=[paths.setdefault(path, path) for path in row.images])
             bar.update(len(rows))
 
 
-def _examine_rows(
-    files: Sequence[DataFile], count_tokens: CountTokens | None, stretch: tuple[int, int, int]
-) -> list[RowRead]:
-    number, start, stop = stretch
-    file, images = files[number], files[number].image_paths()
-    rows = [_examine_row(RowRead(file, index), images, count_tokens) for index in range(start, stop)]
-    for row in rows:
-        row.file = None  # which is not sent back with every row
-    return rows
+def _examine_rows(file: DataFile, count_tokens: CountTokens | None, stretch: range) -> list[RowRead]:
+    images = file.image_paths()
+    return [_examine_row(file, index, images, count_tokens) for index in stretch]
 
 
-def _examine_row(read: RowRead, images: ImagePaths, count_tokens: CountTokens | None) -> RowRead:
-    source = read.source
+def _examine_row(file: DataFile, index: int, images: ImagePaths, count_tokens: CountTokens | None) -> RowRead:
+    source = file.rows.source(index)
     try:
-        _, row = read.file.rows[read.index]
-        if read.file.holds_questions:
-            question = read_question(read.index, row, source, images)
-            read.question_id, read.images = question.question_id, [str(question.image)]
-            return read
+        _, row = file.rows[index]
+        if file.holds_questions:
+            question = read_question(index, row, source, images)
+            return RowRead(source, images=[str(question.image)], question_id=question.question_id)
     except BAD as fault:
-        read.findings = [Finding(kind_of_fault(fault), source, str(fault))]
-        return read
+        return RowRead(source, [Finding(kind_of_fault(fault), source, str(fault))])
     record, faults = examine_record(row, source, images)
-    read.findings = [Finding(kind_of_fault(fault), source, str(fault)) for fault in faults]
-    read.findings += [Finding(NOT_READ, source, note) for note in record.notes]
-    read.images, read.form = [str(path) for path in record.images], record.form
-    finding = None
-    if count_tokens is not None and not faults:
-        read.tokens, finding = count_tokens(record)
-        read.findings += [finding] if finding else []
+    findings = [Finding(kind_of_fault(fault), source, str(fault)) for fault in faults]
+    findings += [Finding(NOT_READ, source, note) for note in record.notes]
+    tokens, finding = count_tokens(record) if count_tokens is not None and not faults else (0, None)
+    findings += [finding] if finding else []
+    turns = b""
     if not faults and (finding is None or finding.kind == TOO_LONG):
-        turns = [(message.role, message.text) for message in record.conversation.messages]
-        read.turns = hash_bytes(repr(turns).encode())
-    return read
+        said = [(message.role, message.text) for message in record.conversation.messages]
+        turns = hash_bytes(repr(said).encode())
+    return RowRead(source, findings, [str(path) for path in record.images], turns, tokens, record.form)
 
 
 def kind_of_fault(fault: Exception) -> str:
@@ -613,72 +599,3 @@ def _install(task: Callable[[Any], Any]) -> None:
 
 def _run(argument: Any) -> Any:
     return _task(argument)
-
-
-# A look at what is supervised
-
-
-class Piece(NamedTuple):
-    """A stretch of a sample: `kind` is "prompt", "answer" (supervised) or "image"."""
-
-    text: str
-    kind: str
-
-
-def _make_previews(sound: Sequence[RowRead], processor: Any, most: int) -> list[tuple[str, list[Piece]]]:
-    """Return pieces of records that are evenly spaced over the sound ones."""
-    count = min(most, len(sound))
-    previews = []
-    for row in (sound[number * len(sound) // count] for number in range(count)):
-        source, fields = row.file.rows[row.index]
-        record, _ = examine_record(fields, source, row.file.image_paths())
-        try:
-            previews.append((source, pieces_of(record, processor)))
-        except ValueError as error:
-            previews.append((source, [Piece(f"{NOT_ENCODABLE}: {error}", "prompt")]))
-    return previews
-
-
-def pieces_of(record: Record, processor: Any) -> list[Piece]:
-    """Return a record as what the model reads and learns; with a processor from the very ids and labels of training."""
-    if processor is None:
-        return [piece for message in record.conversation.messages for piece in _pieces_of_message(message)]
-    from monkey.processing import UNSUPERVISED
-
-    ids, labels, _ = processor.encode(record.conversation, labels=True)
-    tokenizer = processor.tokenizer
-    pieces, start = [], 0
-    while start < len(ids):
-        stop = start + 1
-        if ids[start] == tokenizer.image_start_id:
-            stop = ids.index(tokenizer.image_end_id, start) + 1
-            pieces.append(Piece(f"{IMAGE_START}×{stop - start - 2}", "image"))
-        else:
-            is_answer = labels[start] != UNSUPERVISED
-            while (
-                stop < len(ids)
-                and (labels[stop] != UNSUPERVISED) == is_answer
-                and ids[stop] != tokenizer.image_start_id
-            ):
-                stop += 1
-            pieces.append(Piece(tokenizer.decode(ids[start:stop]), "answer" if is_answer else "prompt"))
-        start = stop
-    return pieces
-
-
-def _pieces_of_message(message: Any) -> list[Piece]:
-    if message.role == "assistant":
-        return [Piece(message.text + END_OF_TEXT, "answer")]
-    texts = [Piece(part, "prompt") for part in message.text.split(IMAGE_PLACE)]
-    pieces = [piece for text in texts for piece in (Piece(IMAGE_START, "image"), text)][1:]
-    return [piece for piece in pieces if piece.text]
-
-
-_STYLES = {"prompt": "\x1b[2m{}\x1b[0m", "answer": "\x1b[1;32m{}\x1b[0m", "image": "\x1b[36m{}\x1b[0m"}
-_MARKS = {"prompt": "{}", "answer": "«{}»", "image": "{}"}
-
-
-def draw_pieces(pieces: Sequence[Piece], in_colour: bool) -> str:
-    """Return pieces for a terminal: what is supervised in green, or between « and »."""
-    forms = _STYLES if in_colour else _MARKS
-    return "".join(forms[piece.kind].format(escape(piece.text, kept="\n").replace("\n", "↵\n  ")) for piece in pieces)

@@ -246,7 +246,7 @@ class _Examined(Dataset):
         except BAD as error:
             if not dataset.skip_bad:
                 raise
-            return index, str(error)
+            return index, _describe(error, dataset.source(index))
         shared = shared_tokens(ids, labels, dataset.processor.tokenizer.image_end_id)
         if dataset.sharing == "turns" and not _can_join(record):
             shared = 0
@@ -329,8 +329,12 @@ class Tolerant(Dataset):
 
 
 def _bad_sample(error: Exception, source: str) -> BadSample:
+    return BadSample(_describe(error, source), not isinstance(error, ChangedFile))
+
+
+def _describe(error: Exception, source: str) -> str:
     sentence = str(error)
-    return BadSample(sentence if source in sentence else f"{source}: {sentence}", not isinstance(error, ChangedFile))
+    return sentence if source in sentence else f"{source}: {sentence}"
 
 
 # Batches

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from monkey.data.records import BAD, Record, read_record
 from monkey.data.rows import ImagePaths, IndexedRows
@@ -47,7 +46,6 @@ def open_records(
     image_root: str | Path | None = None,
     root_name: str = "image_root",
     weights: Sequence[float] | None = None,
-    skip_bad_rows: bool = False,
 ) -> Records:
     """Return the conversations of JSON lists, JSONL files and mixtures (`.yaml`) as one sequence.
 
@@ -56,17 +54,12 @@ def open_records(
         image_root: where images are looked up, for sets whose mixture names no root; see `read_records`.
         root_name: what messages call `image_root`.
         weights: one per path: how often an epoch visits the file; see `Records.epoch`.
-        skip_bad_rows: read everything now and leave bad rows out; `Records.skipped` lists them.
 
     Raises:
         FileNotFoundError: a missing file or folder.
-        ValueError: a file that cannot be read as rows, a mixture that is not of its form, a count that disagrees, or,
-            with `skip_bad_rows`, no good row.
+        ValueError: a file that cannot be read as rows, a mixture that is not of its form, or a count that disagrees.
     """
-    records = Records(record_sets(paths, image_root, weights), root_name)
-    if skip_bad_rows:
-        records.check_all(skip=True)
-    return records
+    return Records(record_sets(paths, image_root, weights), root_name)
 
 
 class RecordFile(NamedTuple):
@@ -82,7 +75,7 @@ class Records(Sequence[Record]):
     """Records of several files, each parsed and validated when it is asked for; may be pickled and forked.
 
     `notices` are sentences for the user: row counts that differ from recalled ones, files whose first row is of another
-    project's form. `skipped` lists (source, sentence) of the bad rows that `check_all(skip=True)` left out.
+    project's form.
     """
 
     def __init__(self, sets: Sequence[RecordSet], root_name: str = "image_root") -> None:
@@ -90,7 +83,6 @@ class Records(Sequence[Record]):
         found = [one.check_count(len(file)) for one, file in zip(sets, self._files, strict=True)]
         found += [notice for file in self._files for notice in file.describe_form()]
         self.notices = tuple(notice for notice in found if notice)
-        self.skipped: list[tuple[str, str]] = []
         self._count()
 
     def _count(self) -> None:
@@ -147,30 +139,6 @@ class Records(Sequence[Record]):
                 visits.append(every[_permutation(len(file), seed, number)][places])
         indices = np.concatenate(visits) if visits else np.empty(0, np.int64)
         return indices[_permutation(len(indices), seed, epoch, len(self._files))]
-
-    def check_all(self, skip: bool = False) -> list[tuple[str, str]]:
-        """Read every row once, and return (source, sentence) of each bad one; images are looked for, not opened.
-
-        Args:
-            skip: leave bad rows out of the sequence from now on, instead of raising for the first.
-
-        Raises:
-            ValueError, FileNotFoundError: the first bad row; with `skip`, that no good one is left.
-        """
-        bad: dict[int, str] = {}
-        for index in tqdm(range(len(self)), desc="reading records", unit="record", leave=False, disable=None):
-            try:
-                self[index]
-            except BAD as error:
-                if not skip:
-                    raise
-                bad[index] = str(error)
-        found = [(self.source(index), sentence) for index, sentence in bad.items()]
-        if bad and len(bad) == len(self):
-            raise ValueError(f"all {len(bad):,} rows are bad; the first: {found[0][1]}")
-        self.leave_out(list(bad))
-        self.skipped += found
-        return found
 
     def fingerprint(self) -> str:
         """Return a digest of the files' bytes, of the rows that are kept, and of where their images are looked up."""

@@ -19,39 +19,33 @@ from monkey.training.arguments import Flags
 def training_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDataset:
     """Return the samples of `--data_path`; with `--overfit N` the first N records alone."""
     data = flags.data
-    records = open_records(data.data_path, data.image_root, "--image_root", data.data_weights, data.skip_bad_rows)
+    records = open_records(data.data_path, data.image_root, "--image_root", data.data_weights)
     if flags.training.process_index == 0:
         for notice in records.notices:
             print(f"note: {notice}")
     chosen = [records[index] for index in range(min(flags.run.overfit, len(records)))] if flags.run.overfit else records
-    return _dataset(flags, " ".join(data.data_path), chosen, records.skipped, processor, data.packing)
+    return _dataset(flags, " ".join(data.data_path), chosen, processor, data.packing)
 
 
 def held_out_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDataset:
     """Return the samples of `--eval_data_path`."""
     data = flags.data
-    records = open_records(data.eval_data_path, data.image_root, "--image_root", skip_bad_rows=data.skip_bad_rows)
-    return _dataset(flags, data.eval_data_path, records, records.skipped, processor, packing=False)
+    records = open_records(data.eval_data_path, data.image_root, "--image_root")
+    return _dataset(flags, data.eval_data_path, records, processor, packing=False)
 
 
 def _dataset(
-    flags: Flags,
-    path: str,
-    records: Sequence[Record],
-    skipped: Sequence[tuple[str, str]],
-    processor: MonkeyProcessor,
-    packing: bool,
+    flags: Flags, path: str, records: Sequence[Record], processor: MonkeyProcessor, packing: bool
 ) -> ConversationDataset:
-    """Return records as samples, encoded now where rows are planned from their lengths, or unless --lazy_preprocess."""
+    """Return records as samples: encoded now unless they are met as they come, which a plan or a list cannot do."""
     data = flags.data
     is_first = flags.training.process_index == 0
     dataset = ConversationDataset(
         records, processor, data.model_max_length, data.cache_images, data.sharing, data.skip_bad_rows
     )
-    dataset.left_out += [sentence if source in sentence else f"{source}: {sentence}" for source, sentence in skipped]
     if data.cache_images and is_first:
         print(f"--cache_images: up to {dataset.cache_bytes() / 2**20:,.0f} MiB for {path} in each loading process")
-    if packing or not data.lazy_preprocess:
+    if packing or data.skip_bad_rows or not data.lazy_preprocess:
         _prepare_together(flags, dataset)
         dataset.leave_out(dataset.bad)
     if is_first:
