@@ -35,6 +35,7 @@ from monkey.data.rows import (
     OUT_OF_ORDER,
     ImagePaths,
     IndexedRows,
+    MissingImage,
     RowFault,
     fail,
     field_of,
@@ -358,6 +359,6 @@ class _Absent(ImagePaths):
     def find(self, path: str, where: str) -> Path:
         try:
             return super().find(path, where)
-        except FileNotFoundError as error:
+        except MissingImage as error:
             self._missing.setdefault(self._expected / path, str(error))
             return self._expected / path

@@ -337,6 +337,10 @@ NOT_IN_PATHS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What a record cannot name a file by: control characters, ends of lines, and bytes that are not UTF-8."""
 
 
+class MissingImage(FileNotFoundError):
+    """A row names an image that is not there."""
+
+
 class ImagePaths:
     """Finds the images of one file of records.
 
@@ -399,7 +403,7 @@ class ImagePaths:
                 if os.path.isfile(real):
                     return folder / spelling
         tried = " and ".join(real_folder for _, real_folder in self._roots)
-        raise FileNotFoundError(f"{where}: no picture {path} in {tried}{self._describe_likeness(path)}")
+        raise MissingImage(f"{where}: no picture {path} in {tried}{self._describe_likeness(path)}")
 
     def _describe_escape(self, root: str, path: str, real: str) -> str:
         if Path(os.path.normpath(os.path.join(root, path))).is_relative_to(root):
