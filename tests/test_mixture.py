@@ -60,9 +60,6 @@ class TestSequence:
             with pytest.raises(IndexError, match=f"no record {index}; there are 16"):
                 records[index]
 
-    def test_one_path_needs_no_list(self, folder):
-        assert list(open_records(folder / "a.json")) == read_records(str(folder / "a.json"))
-
     def test_a_row_is_validated_when_it_is_asked_for(self, folder):
         path = write(folder / "c.json", [*rows("c", 2), bad_row()])
         records = open_records(path)

@@ -36,6 +36,7 @@ from monkey.data.rows import (
     EMPTY_ANSWER,
     NOT_OF_THE_SCHEMA,
     OUT_OF_ORDER,
+    ChangedFile,
     ImagePaths,
     IndexedRows,
     MalformedRows,
@@ -453,7 +454,9 @@ def _examine_row(file: DataFile, index: int, images: ImagePaths, count_tokens: C
 
 
 def kind_of_fault(fault: Exception) -> str:
-    """Return the kind of problem that a row's fault is."""
+    """Return the kind of problem that a row's fault is; raise it where no other row can be read either."""
+    if isinstance(fault, ChangedFile):
+        raise fault
     if isinstance(fault, MalformedRows):
         return UNREADABLE
     if isinstance(fault, FileNotFoundError):
