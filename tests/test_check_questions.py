@@ -130,7 +130,7 @@ def test_whole_numbers_are_answers_by_their_digits(root):
 @pytest.mark.parametrize(
     ("question", "words"),
     [
-        ("<image>\nWhat?", "holds '<image>', which is read as characters; the picture stands in 'image'"),
+        ("<image>\nWhat?", "holds '<image>', which is read as characters; the image stands in 'image'"),
         ("Where is <ref>the cat</ref>?", "holds '<ref>', which is read as characters; to ask for a box, make the bare"),
         ("<|im_start|>user What?", "holds '<|im_start|>', which is read as characters; leave it out"),
         ("What is in <|box_start|>(1,2),(3,4)<|box_end|>?", "holds '<|box_start|>', which is read as characters"),

@@ -24,7 +24,6 @@ LAYERS = (
     ("monkey.settings_files",),
     ("monkey.location",),
     (
-        "monkey.grid",
         "monkey.published_config",
         "monkey.configuration",
         "monkey.cache",

@@ -128,7 +128,7 @@ def test_more_or_fewer_images_than_places_are_refused_with_both_numbers(processo
         ({"text": "a", "padding": "most"}, "padding='most' is not True"),
         ({"text": "a", "padding": True, "padding_side": "top"}, "padding_side='top' is not 'left' or 'right'"),
         ({"text": "a", "truncation": "longest_first"}, "truncation='longest_first' is not True or False"),
-        ({"text": "a", "images": "missing.png"}, "missing.png: no such picture"),
+        ({"text": "a", "images": "missing.png"}, "missing.png: no such image"),
     ],
 )
 def test_bad_calls_are_refused_in_a_sentence(processor, call, message):
@@ -139,7 +139,7 @@ def test_bad_calls_are_refused_in_a_sentence(processor, call, message):
 def test_a_bad_picture_among_several_is_named_by_text_and_number(processor):
     images = [[picture()], [picture(), b"no picture"]]
     message = refusal(lambda: processor(text=["a", "b"], images=images, padding=True))
-    assert message.startswith("image 2 of text 2 is not a picture")
+    assert message.startswith("image 2 of text 2 is not an image")
 
 
 def test_empty_text_with_an_image_is_a_prompt(processor):

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import monkey
+from monkey.conversation import Conversation
 from monkey.serving import session
 from monkey.serving.reply import Delivery
 from monkey.serving.session import Answerer, Decoding, PromptTooLong, default_checkpoint, open_model
@@ -205,7 +206,7 @@ def test_questions_about_no_picture_and_about_several(answerer, photo, prompts):
 
 def test_bad_input_is_refused_before_the_model_runs(answerer, photo, prompts):
     assert "question is empty" in refusal(lambda: answerer.ask(photo, " \n"))
-    assert "not a picture" in refusal(lambda: answerer.ask(b"hello", "What?"))
+    assert "not an image" in refusal(lambda: answerer.ask(b"hello", "What?"))
     message = refusal(lambda: answerer.ask(photo, "why " * 600), PromptTooLong)
     assert "with its 1 image of 10, more than the 512 allowed" in message
     refusal(lambda: answerer.ask("/nowhere.png", "What?"), FileNotFoundError)
