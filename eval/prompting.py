@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eval.tasks import Task
 from monkey.conversation import Text, split_box_markers
-from monkey.data.markers import IMAGE, PLACE, find_foreign_markers
+from monkey.data.foreign import IMAGE, PLACE, find_foreign_markers
 from monkey.prompts import AS_TRAINED, FORMS, IMAGE_PLACE, PUBLISHED
 
 QUESTION_PLACE = "{question}"

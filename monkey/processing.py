@@ -198,6 +198,9 @@ class MonkeyProcessor(ProcessorMixin):
                     ids += own
                     targets += own if segment.supervised else [UNSUPERVISED] * len(own)
         name = name or ("the conversation" if labels else "the prompt")
+        placed = ids.count(self.tokenizer.image_start_id)
+        if placed != len(conversation.images):
+            raise ValueError(f"{name} has {placed} placeholders in its text for {len(conversation.images)} images")
         if truncation:
             kept = self._kept_positions(ids, max_length, name)
             ids, targets = [ids[position] for position in kept], [targets[position] for position in kept]

@@ -37,8 +37,8 @@ def encode_records(path: Path, image_root: Path, checkpoint: Path) -> list[dict[
     Each has `ids` and `labels` (lists of equal length, -100 where nothing is learnt) and `images` (paths).
     """
     from monkey import MonkeyProcessor
-    from monkey.data.records import open_records
-    from monkey.training.dataset import ConversationDataset
+    from monkey.data.dataset import ConversationDataset
+    from monkey.data.mixture import open_records
 
     records = open_records(path, image_root)
     samples = ConversationDataset(records, MonkeyProcessor.from_pretrained(checkpoint), max_length=2048)

@@ -169,10 +169,8 @@ def test_what_is_transparent_is_seen_on_white(form, tolerance):
     assert np.abs(opened - SEEN[:, :, None]).max() <= tolerance
     published = np.asarray(open_image(form(ink_on_clear()), published_pixels=True))
     assert published.max() <= tolerance
-
-
-def test_grey_that_holds_its_transparency_already_is_seen_on_white():
-    assert np.array_equal(np.asarray(open_image(ink_on_clear().convert("LA").convert("La")))[:, :, 0], SEEN)
+    premultiplied = ink_on_clear().convert("LA").convert("La")
+    assert np.array_equal(np.asarray(open_image(premultiplied))[:, :, 0], SEEN)
 
 
 def test_a_colour_that_is_named_transparent_is_white():
@@ -203,25 +201,6 @@ def test_pngs_of_few_and_of_many_bits_are_transparent_where_they_say(data, seen)
     assert np.asarray(open_image(data))[0, :, 0].tolist() == seen
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
-def test_sixteen_bits_are_scaled_and_not_clipped(mode):
-    values = np.linspace(0, 65535, 54).reshape(6, 9).astype(np.uint16)
-    image = Image.fromarray(values)
-    image = image if mode == "I;16" else image.convert("I")
-    if mode == "I;16B":
-        image = image.convert(mode)
-    assert image.mode == mode
-    meant = np.rint(values / 257)
-    for form in (image, file_of(image, "TIFF")) if mode != "I" else (image,):
-        assert np.array_equal(np.asarray(open_image(form))[:, :, 0], meant)
-
-
-def test_sixteen_bit_png_is_scaled():
-    values = np.linspace(0, 65535, 54).reshape(6, 9).astype(np.uint16)
-    opened = np.asarray(open_image(file_of(Image.fromarray(values), "PNG")))
-    assert np.array_equal(opened[:, :, 1], np.rint(values / 257))
-
-
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
 def test_a_scan_of_fewer_bits_in_a_file_of_sixteen_is_not_black(bits):
     values = np.linspace(0, 2**bits - 1, 54).reshape(6, 9).astype(np.uint16)
@@ -230,7 +209,9 @@ def test_a_scan_of_fewer_bits_in_a_file_of_sixteen_is_not_black(bits):
         values,
         Image.fromarray(values),
         Image.fromarray(values.astype(np.int32)),
+        Image.fromarray(values.astype(np.int32)).convert("I;16B"),
         file_of(Image.fromarray(values)),
+        file_of(Image.fromarray(values), "TIFF"),
     ):
         assert np.array_equal(np.asarray(open_image(form))[:, :, 0], meant)
     assert "from 0 to 65536, and 0 to 65535 are known" in refusal(Image.fromarray(np.int32([[0, 65536]])))
@@ -252,13 +233,6 @@ def test_float_images_are_known_in_both_ranges():
         opened = open_image(file_of(Image.fromarray(values * scale), "TIFF"))
         assert np.array_equal(np.asarray(opened)[:, :, 0], np.rint(values * 255))
     assert "from -3 to 900" in refusal(Image.fromarray(np.array([[-3, 900]], np.float32)))
-
-
-def test_cmyk_jpeg_keeps_its_colours():
-    red = Image.new("RGB", (32, 32), (200, 30, 40))
-    opened = np.asarray(open_image(file_of(red.convert("CMYK"), "JPEG", quality=95))).astype(int)
-    # JPEG at quality 95 on one flat colour; an inverted image would be off by more than 100.
-    assert np.abs(opened - [200, 30, 40]).max() <= 4
 
 
 @pytest.mark.parametrize(("file_format", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
@@ -306,29 +280,15 @@ def test_the_callers_image_is_left_as_it_was():
     assert np.array_equal(np.asarray(image), random_pixels())
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5000, 3), (3, 5000)])
-def test_odd_sizes_open(size):
-    assert open_image(file_of(Image.new("RGB", size))).size == size
-
-
-def test_two_hundred_megapixels_are_refused_with_both_numbers(tmp_path):
-    path = tmp_path / "huge.png"
-    path.write_bytes(png_header(20_000, 10_000))
-    for source, name in ((path, "huge.png"), (path.read_bytes(), "the image")):
-        message = refusal(source)
-        assert name in message
-        assert "200,000,000 pixels" in message
-        assert "100,000,000 allowed" in message
-
-
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_pixels_are_limited_before_anything_is_decoded():
-    assert "120,000,000 pixels (12000 × 10000), more than the 100,000,000 allowed" in refusal(
-        png_header(12_000, 10_000)
-    )
+    assert "120,000,000 pixels (12000 × 10000), more than the 100,000,000" in refusal(png_header(12_000, 10_000))
+    # Beyond twice its own limit, Pillow refuses by itself.
+    assert "200,000,000 pixels, more than the 100,000,000 allowed" in refusal(png_header(20_000, 10_000))
     assert "54 pixels (9 × 6), more than the 53 allowed" in refusal(Image.fromarray(random_pixels()), max_pixels=53)
     assert "54 pixels (9 × 6), more than the 53 allowed" in refusal(random_pixels(), max_pixels=53)
     assert open_image(random_pixels(), max_pixels=54).size == (9, 6)
+    assert refusal(Image.new("RGB", (0, 5))) == "the image has no pixels (0 × 5)"
 
 
 def test_bytes_are_limited_before_anything_is_decoded(tmp_path):
@@ -339,12 +299,6 @@ def test_bytes_are_limited_before_anything_is_decoded(tmp_path):
         assert "200 bytes, more than the 199 allowed (max_bytes)" in refusal(source, max_bytes=199)
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
     assert "more than the 100 allowed (max_bytes)" in refusal(uri, max_bytes=100)
-
-
-def test_pils_own_limits_are_left_alone():
-    before = Image.MAX_IMAGE_PIXELS
-    open_image(random_pixels(), max_pixels=10**12)
-    assert before == Image.MAX_IMAGE_PIXELS
 
 
 WRITTEN = ("PNG", "JPEG", "WEBP", "AVIF", "JPEG2000", "BMP", "DIB", "TIFF", "GIF", "PPM", "PCX", "SGI", "TGA")
@@ -368,24 +322,8 @@ def test_the_endings_of_a_folder_are_those_that_pillow_has_for_the_formats():
     of_pillow = {ending for ending, name in Image.EXTENSION.items() if name in (*FORMATS, "MPO")}
     assert of_pillow <= set(IMAGE_ENDINGS)
     assert set(FORMATS) <= set(Image.OPEN)
-    refused = {
-        "EPS",
-        "WMF",
-        "FITS",
-        "IPTC",
-        "ICO",
-        "ICNS",
-        "QOI",
-        "XPM",
-        "DDS",
-        "BLP",
-        "PDF",
-        "HDF5",
-        "GRIB",
-        "BUFR",
-        "MPEG",
-    }
-    assert not refused & set(FORMATS)
+    for refused in ("EPS", "WMF", "FITS", "ICO", "ICNS", "QOI", "XPM", "DDS", "PDF", "HDF5", "GRIB", "MPEG"):
+        assert refused not in FORMATS
     documented = (
         (Path(__file__).parent.parent / "data/README.md").read_text(encoding="utf-8").split("a picture may be")[1]
     )
@@ -393,7 +331,7 @@ def test_the_endings_of_a_folder_are_those_that_pillow_has_for_the_formats():
 
 
 @pytest.mark.parametrize("file_format", WRITTEN)
-def test_a_image_cut_off_is_refused_by_name(tmp_path, file_format):
+def test_an_image_cut_off_is_refused_by_name(tmp_path, file_format):
     whole = file_of(Image.fromarray(random_pixels(60, 90)), file_format)
     path = tmp_path / f"half.{file_format.lower()}"
     path.write_bytes(whole[: len(whole) // 2])
@@ -442,14 +380,6 @@ def test_what_is_no_image_is_told_as_what_it_is(tmp_path, content, advice):
     path = tmp_path / "scan.png"
     path.write_bytes(content)
     assert refusal(path).startswith(f"{path} {advice}")
-
-
-def test_postscript_is_never_given_to_a_decoder(monkeypatch):
-    opened = []
-    original = Image.open
-    monkeypatch.setattr(Image, "open", lambda *args, **options: opened.append(options) or original(*args, **options))
-    refusal(b"%!PS-Adobe-3.0 EPSF-3.0\n")
-    assert [set(options["formats"]) & {"EPS", "PDF", "WMF", "FITS"} for options in opened] == [set()]
 
 
 def test_places_that_hold_no_image_are_named(tmp_path):
@@ -515,10 +445,6 @@ def test_other_objects_are_refused_by_their_type(thing):
     assert message.startswith(f"image 1 of text 3 is a {type(thing).__name__}, and an image is")
 
 
-def test_an_empty_pil_image_is_refused():
-    assert refusal(Image.new("RGB", (0, 5))) == "the image has no pixels (0 × 5)"
-
-
 def test_pixels_are_the_published_ones():
     figures = load_file(GOLDEN / "cases.safetensors")
     pixels = MonkeyImageProcessor.from_pretrained(CHECKPOINT)(GOLDEN / "images" / "receipt.png")["pixel_values"]
@@ -536,23 +462,12 @@ def test_the_canvas_is_filled_and_the_aspect_ratio_not_kept():
     assert (white["pixel_values"] == 1).all()
 
 
-def test_image_processor_is_saved_and_opened(tmp_path):
-    processor = MonkeyImageProcessor(size={"height": 28, "width": 56}, apply_exif=False, max_pixels=1000)
-    processor.save_pretrained(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["preprocessor_config.json"]
-    for opened in (MonkeyImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
-        assert type(opened) is MonkeyImageProcessor
-        assert opened.to_dict() == processor.to_dict()
-    changed = MonkeyImageProcessor.from_pretrained(tmp_path, apply_exif=True, published_pixels=True)
-    assert (changed.apply_exif, changed.published_pixels) == (True, True)
-
-
 def test_published_folder_gives_the_canvas_of_its_config():
     assert MonkeyImageProcessor.from_pretrained(CHECKPOINT).size == {"height": 896, "width": 896}
     assert MonkeyImageProcessor().size == {"height": 896, "width": 896}
 
 
-def test_both_switches_reach_the_pixels():
+def test_both_switches_reach_the_pixels_and_settings_are_saved(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3
     data = file_of(Image.fromarray(random_pixels()), exif=exif)
@@ -562,7 +477,11 @@ def test_both_switches_reach_the_pixels():
     assert torch.equal(turned, as_stored.flip(-1, -2))
     clear = Image.new("RGBA", (5, 5), (0, 0, 0, 0))
     assert MonkeyImageProcessor(size=size).canvas(clear).min() == 255
-    assert MonkeyImageProcessor(size=size, published_pixels=True).canvas(clear).max() == 0
+    published = MonkeyImageProcessor(size=size, published_pixels=True)
+    assert published.canvas(clear).max() == 0
+    published.save_pretrained(tmp_path)
+    opened = AutoImageProcessor.from_pretrained(tmp_path, apply_exif=False)
+    assert opened.to_dict() == {**published.to_dict(), "apply_exif": False}
 
 
 @pytest.mark.parametrize(
