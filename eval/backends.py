@@ -6,6 +6,7 @@ accounting, journal and ceilings can be tried and tested in seconds.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from eval.metrics import best_answer
 from eval.prompting import PromptForm
 from eval.tasks import Task
+from monkey.conversation import Conversation, Image, Message, Part, Text
 from monkey.data.records import Question
 from monkey.prompts import IMAGE_PLACE
 
@@ -23,9 +25,9 @@ STOPPED_AT_LENGTH = "length"
 
 @dataclass(frozen=True)
 class Shot:
-    """An example that is shown before a question: its picture, and its prompt with the answer written after it.
+    """An example that is shown before a question: its image, and its prompt with the answer written after it.
 
-    `text` begins with the picture's place.
+    `text` begins with the image's place.
     """
 
     image: Path
@@ -47,30 +49,36 @@ class Request:
 
     @property
     def prompt(self) -> str:
-        """The exact prompt, with each picture's place as `<img></img>`."""
-        return "".join(shot.text for shot in self.shots) + self.form.ask(self.question.question)
+        """The exact prompt, with each image's place as `<img></img>`."""
+        return self.conversation.messages[0].text
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """The pictures in the order of their places; the question's own is the last."""
-        return (*(shot.image for shot in self.shots), self.question.image)
+        """The images in the order of their places; the question's own is the last."""
+        return tuple(self.conversation.images)
 
     @property
     def parts(self) -> list[Path | str]:
-        """The prompt as pictures and texts in their order. The texts are inert: no character in them is a control."""
-        texts = (*(shot.text for shot in self.shots), self.form.ask(self.question.question))
+        """The prompt as images and texts in their order, for models that know no marks of ours."""
         parts: list[Path | str] = []
-        for image, text in zip(self.images, texts, strict=True):
-            parts += [image, text.removeprefix(IMAGE_PLACE)]
+        for part in self.conversation.messages[0].parts:
+            if isinstance(part, Image):
+                parts += [part.source, ""]
+            else:
+                parts[-1] += part.text
         return parts
 
-    @property
-    def segments(self) -> list[tuple[str, bool]]:
-        """The prompt in texts and whether each is a control: a picture's place, or a mark of the prompt's own form."""
-        segments = []
+    @functools.cached_property
+    def conversation(self) -> Conversation:
+        """One message: each example behind its image, then the question behind its own.
+
+        Control tokens are the images' places and the marks that the prompt's form holds; what users wrote is inert.
+        """
+        parts: list[Part] = []
         for shot in self.shots:
-            segments += [(IMAGE_PLACE, True), (shot.text.removeprefix(IMAGE_PLACE), False)]
-        return [*segments, (IMAGE_PLACE, True), *self.form.segments(self.question.question)]
+            parts += [Image(shot.image), Text(shot.text.removeprefix(IMAGE_PLACE))]
+        parts += [Image(self.question.image), *self.form.parts(self.question.question)]
+        return Conversation((Message("user", tuple(parts)),))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +74,7 @@ def prepare(processor: MonkeyProcessor, plan: PlannedBatch) -> PreparedBatch:
     ready, prompts, failures = [], [], []
     for request in plan.requests:
         try:
-            prompt = encode_prompt(processor, request)
+            prompt = processor.encode(request.conversation).ids
             for image in dict.fromkeys(request.images):
                 if image != plan.carried:
                     _open(processor, image, canvases, faults)
@@ -110,15 +109,3 @@ def _open(
     except (OSError, ValueError) as error:
         faults[image] = error
         raise
-
-
-def encode_prompt(processor: MonkeyProcessor, request: Request) -> list[int]:
-    """Ids of a request's prompt, or ValueError when it is longer than the model allows."""
-    ids: list[int] = processor.encode_segments(request.segments)
-    limit: Any = processor.max_positions
-    if limit is not None and len(ids) > limit:
-        raise ValueError(
-            f"the prompt is {len(ids):,} tokens long with its {len(request.images)} images of "
-            f"{processor.image_tokens + 2:,}, more than the {limit:,} allowed (the model's max_positions); shorten it"
-        )
-    return ids

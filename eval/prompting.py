@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.tasks import Task
-from monkey import prompts
-from monkey.data.markers import IMAGE, PLACE, find_foreign_markers
-from monkey.prompts import IMAGE_PLACE
+from monkey.conversation import Text, split_box_markers
+from monkey.data.foreign import IMAGE, PLACE, find_foreign_markers
+from monkey.prompts import AS_TRAINED, FORMS, IMAGE_PLACE, PUBLISHED
 
-AS_TRAINED, PUBLISHED = "as-trained", "published"
 QUESTION_PLACE = "{question}"
 _MARKS = re.compile("(</?(?:ref|box|quad)>)")
 """Control tokens that a form may hold, Qwen-VL's marks of what is asked for and of where it is."""
@@ -21,16 +20,6 @@ _MARKS = re.compile("(</?(?:ref|box|quad)>)")
 _HOW_TO_ASK_FOR_BOXES = (
     'to ask for a box, make the bare phrase the question and give the set prompt = "region" in a .toml file'
 )
-
-FORMS = {
-    "vqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_PUBLISHED},
-    "vizwiz": {AS_TRAINED: prompts.VIZWIZ_AS_TRAINED, PUBLISHED: prompts.VIZWIZ_PUBLISHED},
-    "caption": {AS_TRAINED: prompts.CAPTION_AS_TRAINED, PUBLISHED: prompts.CAPTION_QWEN_VL},
-    "scienceqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.SCIENCEQA_QWEN_VL},
-    "region": {AS_TRAINED: prompts.REGION_AS_TRAINED, PUBLISHED: prompts.REGION_AS_TRAINED},
-    "ocrbench": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_AS_TRAINED},
-}
-"""A task's prompt by the name in its row and the choice of `--prompt`."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +37,13 @@ class PromptForm:
         """The prompt with the question in its place; braces in the question mean nothing."""
         return self.text.replace(QUESTION_PLACE, question)
 
-    def segments(self, question: str) -> list[tuple[str, bool]]:
-        """The prompt behind the image's place, in texts and whether each is a control token.
+    def parts(self, question: str) -> list[Text]:
+        """The prompt behind the image's place.
 
-        Those are the marks that the form itself holds; in the question they are characters like any other.
+        Control tokens are the marks that the form itself holds; in the question they are characters like any other.
         """
-        pieces = _MARKS.split(self.text.removeprefix(IMAGE_PLACE))
-        return [
-            (piece, True) if _MARKS.fullmatch(piece) else (piece.replace(QUESTION_PLACE, question), False)
-            for piece in pieces
-            if piece
-        ]
+        parts = split_box_markers(self.text.removeprefix(IMAGE_PLACE))
+        return [part if part.trusted else Text(part.text.replace(QUESTION_PLACE, question)) for part in parts]
 
 
 def find_inert_sign(question: str) -> str | None:
@@ -68,7 +53,7 @@ def find_inert_sign(question: str) -> str | None:
     if not signs:
         return None
     _, sign, meaning = min(signs)
-    ways_out = {IMAGE: "the picture stands in 'image': leave the sign out", PLACE: _HOW_TO_ASK_FOR_BOXES}
+    ways_out = {IMAGE: "the image stands in 'image': leave the sign out", PLACE: _HOW_TO_ASK_FOR_BOXES}
     return f"the question holds {sign!r}, which is read as characters; {ways_out.get(meaning, 'leave it out')}"
 
 

@@ -11,17 +11,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from eval.corpus_metrics import Item
 from eval.corpus_scores import needs_whole_set
 from eval.metrics import metric_named
+from eval.metrics.corpus import Item
 from eval.parts import check_parts
 from eval.tasks import Task
-from monkey.data.fields import EMPTY_ANSWER, RowFault
-from monkey.data.indexed_rows import read_rows
-from monkey.data.picture_paths import PicturePaths
-from monkey.data.records import Question, read_question
+from monkey.data.records import Question, read_questions
+from monkey.data.rows import MissingImage
 
 _HASH_BLOCK = 1 << 20
 _HASHING_THREADS = 4
@@ -143,23 +140,15 @@ def read_asked(
 ) -> tuple[list[Question], dict[Path, str]]:
     """The questions of a file, with ids that occur once, and the image paths that no file has.
 
-    Differs from `monkey.data.records.read_questions` in what it lets pass: a lone empty reference and, if allowed,
-    missing images.
+    What it lets pass: references without a text, as the published sets have some, and, if allowed, missing images.
     """
-    pictures = _Pictures(file, image_root, allow_missing)
-    questions: list[Question] = []
-    seen: dict[str, str] = {}
-    for row, (source, fields) in enumerate(read_rows(file)):
-        question = _question(row, fields, source, pictures)
-        # Result files key answers by the id's text, where 7 and "7" are one.
-        key = str(question.question_id)
-        if key in seen:
-            raise ValueError(
-                f"{source}: question_id {question.question_id!r} was given before, at {seen[key]}; ids must differ"
-            )
-        seen[key] = source
-        questions.append(question)
-    return questions, pictures.missing
+    missing: dict[Path, str] = {}
+    try:
+        kept = missing if allow_missing else None
+        questions = read_questions(file, image_root, ROOT_NAME, accept_blank=True, missing=kept)
+    except MissingImage as error:
+        raise FileNotFoundError(f"{error}; --allow-missing goes on without it") from error
+    return questions, missing
 
 
 def file_digest(path: Path) -> str:
@@ -176,38 +165,6 @@ def image_digests(paths: Iterable[Path]) -> dict[Path, str]:
     ordered = sorted(paths)
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
         return dict(zip(ordered, pool.map(file_digest, ordered), strict=True))
-
-
-class _Pictures(PicturePaths):
-    """Paths that may name no file, if allowed; `missing` has a sentence on each."""
-
-    def __init__(self, records: Path, image_root: Path | None, allow_missing: bool):
-        super().__init__(records, image_root, ROOT_NAME)
-        self._allow_missing = allow_missing
-        self._expected = records.parent if image_root is None else image_root
-        self.missing: dict[Path, str] = {}
-
-    def find(self, path: str, where: str) -> Path:
-        try:
-            return super().find(path, where)
-        except FileNotFoundError as error:
-            if not self._allow_missing:
-                raise FileNotFoundError(f"{error}; --allow-missing goes on without it") from error
-            place = self._expected / path
-            self.missing.setdefault(place, str(error))
-            return place
-
-
-def _question(row: int, fields: Any, source: str, pictures: PicturePaths) -> Question:
-    try:
-        return read_question(row, fields, source, pictures)
-    except RowFault as fault:
-        # An empty list is no reference at all.
-        if fault.kind != EMPTY_ANSWER or not (fields["answer"] == "" or fields["answer"]):
-            raise
-        answer = fields["answer"]
-        question = read_question(row, {**fields, "answer": "-"}, source, pictures)
-        return replace(question, answers=(answer,) if isinstance(answer, str) else tuple(answer))
 
 
 def _drawn_by_image(questions: Sequence[Question], number: int, seed: int, file: Path) -> list[Question]:

@@ -15,7 +15,7 @@ from typing import Any
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request, in_batches
 from eval.questions import QuestionSet, file_digest
 from eval.run_folder import PREDICTIONS
-from monkey.data.indexed_rows import read_rows
+from monkey.data.rows import IndexedRows
 
 ID_KEYS = ("question_id", "questionId", "qid", "id", "image")
 """What an id is called, by precedence; the published script writes the ids of some tasks under `image`."""
@@ -112,7 +112,7 @@ def read_predictions_of_anyone(path: Path) -> Mapping[str | int, list[Prediction
     """
     found: dict[str | int, list[Prediction]] = {}
     named = None
-    for place, (source, fields) in enumerate(read_rows(path)):
+    for place, (source, fields) in enumerate(IndexedRows(path)):
         one = _prediction(fields, source)
         if named is None:
             named = one.question_id is not None

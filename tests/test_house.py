@@ -24,7 +24,6 @@ LAYERS = (
     ("monkey.settings_files",),
     ("monkey.location",),
     (
-        "monkey.grid",
         "monkey.published_config",
         "monkey.configuration",
         "monkey.attention",
@@ -36,7 +35,9 @@ LAYERS = (
         "monkey.file_locks",
         "monkey.images",
         "monkey.boxes",
+        "monkey.conversation",
         "monkey.html_page",
+        "monkey.page",
     ),
     (
         "monkey.vision",
@@ -47,7 +48,7 @@ LAYERS = (
         "monkey.decoding",
         "monkey.reply",
     ),
-    ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing", "monkey.places", "monkey.chat"),
+    ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing"),
     ("monkey.modeling", "monkey.processing"),
     ("monkey.engine",),
     ("monkey", "monkey.data"),

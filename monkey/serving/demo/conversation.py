@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from monkey.decoding import Decoding
+from monkey.prompts import is_prompt
 from monkey.serving.demo.pictures import KeptPicture
-from monkey.serving.dialogue import is_prompt
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def messages_for(conversation: Conversation, place: int, form: str) -> list[dict
 
     Args:
         place: of the model among those that answer.
-        form: how its chats are written, see `monkey.serving.dialogue`.
+        form: how its chats are written, see `monkey.conversation`.
     """
     messages: list[dict[str, Any]] = []
     for exchange in conversation:
