@@ -20,12 +20,11 @@ from typing import Any
 from eval.corpus_scores import with_row_scores
 from eval.metrics import metric_named, score_all
 from eval.parts import part_scores
-from eval.published_files import write_published_files
-from eval.run_folder import PREDICTIONS, RESULTS, Run, TaskRun, json_text, lines_text, open_run, write_whole
-from eval.run_lock import RunLock
+from eval.run_folder import LOCK, RESULTS, Run, TaskRun, open_run, write_published_files, write_task
 from eval.score_table import score_table
 from eval.tables import FORMATS, table_row, write_summary
-from monkey.cli import EXIT_USAGE, ArgumentParser
+from monkey.cli import ArgumentParser, run_program
+from monkey.journal import hold
 
 SAME, DIFFERENT = 0, 1
 
@@ -96,8 +95,7 @@ def differences(rescored: Rescored) -> list[str]:
 def write_rescored(run: Run, rescored: Sequence[Rescored]) -> list[Mapping[str, Any]]:
     """Write tasks and the run's summaries; returns the results of all its tasks, those not scored again as stored."""
     for one in rescored:
-        write_whole(one.stored.folder / PREDICTIONS, lines_text(one.lines))
-        write_whole(one.stored.folder / RESULTS, json_text(one.results))
+        write_task(one.stored.folder, one.results, one.lines)
         write_published_files(run.folder, one.results, one.lines)
     anew = {one.stored.name: one.results for one in rescored}
     results = [anew.get(name, task.results) for name, task in run.tasks.items()]
@@ -122,12 +120,8 @@ def comma_list(text: str) -> list[str]:
 
 
 def exit_status(work: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """What `work` returns; what a user has wrong is one sentence."""
-    try:
-        return work(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    """Return what `work` returns; what a user has wrong is one sentence."""
+    return run_program(lambda: work(options))
 
 
 def arguments() -> ArgumentParser:
@@ -149,7 +143,7 @@ def score_again(options: argparse.Namespace) -> int:
         if not sentences:
             print(f"{run.folder}: the stored scores of {len(rescored)} tasks are those of the metrics as they stand")
         return DIFFERENT if sentences else SAME
-    with RunLock(run.folder):
+    with hold(run.folder / LOCK, "wait for it to end"):
         results = write_rescored(run, rescored)
     print(FORMATS[options.format]([table_row(one) for one in results]), end="")
     return SAME

@@ -1,20 +1,50 @@
-"""The data sets: one row a task, and how a selection of them is named.
+"""The data sets: a row per task, tasks of the user's own, how a selection is named, and what `--list` and `--show` say.
 
 The fourteen rows of the published evaluator keep their names and the places of their files, relative to the data root.
-A new data set is one more row and no other change.
+A new data set is one more row and no other change. A task of the user's own is a small TOML or YAML file:
+
+    name = "receipts"                # default: the file's name
+    file = "receipts.jsonl"          # beside this file, or an absolute path
+    metric = "anls"
+    headline = "strict"              # the metric's variant that tables show first; default "official"
+    max_new_tokens = 20              # default 100
+    prompt = "<img></img> {question} Answer: "
+    parts = ["shop"]                 # keys of the rows by whose values scores are given separately, too
+
+More fields: `n_expected` (another number of questions is remarked upon), `annotations` (a VQA annotation file with ten
+answers per question), `split` and `note` (text for the reader). `prompt` is a whole prompt, or the name of a row of
+`FORMS`. Images are looked up as for a bare .jsonl file.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from eval.metrics import metric_named, nearest
+from eval.corpus_metrics import CorpusVariant
+from eval.metrics import METRICS, Variant, metric_named, nearest
+from monkey import prompts
+from monkey.settings_files import read_settings_file
+
+AS_TRAINED, PUBLISHED = "as-trained", "published"
+
+FORMS: Mapping[str, Mapping[str, str]] = {
+    "vqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_PUBLISHED},
+    "vizwiz": {AS_TRAINED: prompts.VIZWIZ_AS_TRAINED, PUBLISHED: prompts.VIZWIZ_PUBLISHED},
+    "caption": {AS_TRAINED: prompts.CAPTION_AS_TRAINED, PUBLISHED: prompts.CAPTION_QWEN_VL},
+    "scienceqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.SCIENCEQA_QWEN_VL},
+    "region": {AS_TRAINED: prompts.REGION_AS_TRAINED, PUBLISHED: prompts.REGION_AS_TRAINED},
+    "ocrbench": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_AS_TRAINED},
+}
+"""A task's prompt by the name in its row and the choice of `--prompt`."""
 
 SHORT_ANSWER, LONG_ANSWER, CAPTION, WHOLE_TEXT = 10, 100, 30, 250
-"""Tokens that the published evaluator allows an answer, and Qwen-VL's a caption. Ten can cut off the longest option
+"""Tokens that the published evaluator allows per answer, and Qwen-VL's a caption. Ten can cut off the longest option
 texts of AI2D. All text of a small document needs more."""
 
 PAPER = "arXiv 2311.06607v3, tables"
@@ -35,11 +65,11 @@ class PublishedScores:
 class Task:
     """A data set to evaluate on.
 
-    `file` and `annotations` are relative to the data root. `annotations` is a VQA annotation file whose ten answers
-    a question replace the answer in `file`. `headline` is the metric's variant that is the data set's own rule.
+    `file` and `annotations` are relative to the data root. `annotations` is a VQA annotation file whose ten answers per
+    question replace the answer in `file`. `headline` is the metric's variant that is the data set's own rule.
     `n_expected` is the size of the published set, None where there is none. `own_file`: a file of the user's, whose
-    path is taken as it stands. `prompt` names a row of `eval.prompting.FORMS`. `parts` names what rows are told apart
-    by (see `eval.parts`) where they have it: keys of the rows or of the entries of `annotations`.
+    path is taken as it stands. `prompt` names a row of `FORMS`. `parts` names what rows are told apart by (see
+    `eval.parts`) where they have it: keys of the rows or of the entries of `annotations`.
     """
 
     name: str
@@ -62,6 +92,11 @@ class Task:
         if self.headline not in variants:
             known = ", ".join(variants)
             raise ValueError(f"task {self.name}: metric {self.metric} has no variant {self.headline!r}; it has {known}")
+
+    @property
+    def forms(self) -> Mapping[str, str]:
+        """The texts of the task's prompt by the choice of `--prompt`."""
+        return FORMS[self.prompt] if self.prompt_text is None else dict.fromkeys(FORMS["vqa"], self.prompt_text)
 
 
 _PAIRS_OR_CONTAINMENT = (
@@ -371,24 +406,17 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 DEFAULT_SELECTION = "published"
 
 
-def task_named(name: str) -> Task:
-    """The row of that name, or ValueError offering the nearest names."""
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; {nearest(name, (*TASKS, *GROUPS))}")
-    return TASKS[name]
-
-
 TASK_FILE_ENDINGS = (".toml", ".yaml", ".yml")
 QUESTION_FILE_ENDINGS = (".jsonl", ".json")
 OTHER_FILE_ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx", ".txt", ".json.gz")
 
 
 def select_tasks(selection: str, metric: str | None = None, max_new_tokens: int | None = None) -> tuple[Task, ...]:
-    """The tasks that `--dataset` names, each once, in the order named.
+    """Return the tasks that `--dataset` names, each once, in the order named.
 
     A comma separates task names, groups, patterns ('*vqa*') and paths: of questions (.jsonl, or .json for a list) and
-    of tasks of the user's own (.toml, .yaml, see `eval.task_files`). `metric` and `max_new_tokens` go with files of
-    questions and with nothing else, since a task has its own.
+    of tasks of the user's own (.toml, .yaml). `metric` and `max_new_tokens` go with files of questions and with nothing
+    else, since a task has its own.
 
     Raises:
         FileNotFoundError: a task file that is not there.
@@ -396,31 +424,23 @@ def select_tasks(selection: str, metric: str | None = None, max_new_tokens: int 
             a task file that is not of its form.
     """
     chosen: dict[str, Task] = {}
-    with_metric_of_its_own = False
-    for part in filter(None, (part.strip() for part in selection.split(","))):
-        if part.endswith(QUESTION_FILE_ENDINGS):
-            found = (_task_of_file(part, metric, max_new_tokens),)
-        else:
-            with_metric_of_its_own = True
-            found = _rows_for(part)
-        for task in found:
-            if task.name in chosen and chosen[task.name] != task:
+    names = list(filter(None, (name.strip() for name in selection.split(","))))
+    for name in names:
+        is_file = name.endswith(QUESTION_FILE_ENDINGS)
+        for task in (_task_of_questions(name, metric, max_new_tokens),) if is_file else _tasks_named(name):
+            if chosen.setdefault(task.name, task) != task:
                 raise ValueError(f"{chosen[task.name].file} and {task.file} would both be written as {task.name}")
-            chosen[task.name] = task
     if not chosen:
         raise ValueError(f"--dataset {selection!r} names no task; --list shows them")
-    if with_metric_of_its_own:
+    if not all(name.endswith(QUESTION_FILE_ENDINGS) for name in names):
         for flag, value in (("--metric", metric), ("--max-new-tokens", max_new_tokens)):
             if value is not None:
                 raise ValueError(f"{flag} goes with a .jsonl file of your own; the named tasks have theirs")
     return tuple(chosen.values())
 
 
-def _rows_for(name: str) -> tuple[Task, ...]:
+def _tasks_named(name: str) -> tuple[Task, ...]:
     if name.endswith(TASK_FILE_ENDINGS):
-        # It builds on this module.
-        from eval.task_files import read_task
-
         return (read_task(name),)
     if name.endswith(OTHER_FILE_ENDINGS):
         raise ValueError(
@@ -438,9 +458,137 @@ def _rows_for(name: str) -> tuple[Task, ...]:
     return matching
 
 
-def _task_of_file(path: str, metric: str | None, max_new_tokens: int | None) -> Task:
+def task_named(name: str) -> Task:
+    """Return the row of that name, or raise ValueError offering the nearest names."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; {nearest(name, (*TASKS, *GROUPS))}")
+    return TASKS[name]
+
+
+def _task_of_questions(path: str, metric: str | None, max_new_tokens: int | None) -> Task:
     if metric is None:
         raise ValueError(f"{path} needs a metric: give --metric with one of its names, for example --metric accuracy")
     metric_named(metric)
-    limit = LONG_ANSWER if max_new_tokens is None else max_new_tokens
-    return Task(Path(path).stem, path, metric, limit, own_file=True)
+    return Task(Path(path).stem, path, metric, max_new_tokens or LONG_ANSWER, own_file=True)
+
+
+# Tasks of the user's own
+
+_FIELDS: Mapping[str, type] = {
+    "name": str,
+    "file": str,
+    "metric": str,
+    "headline": str,
+    "max_new_tokens": int,
+    "n_expected": int,
+    "annotations": str,
+    "prompt": str,
+    "split": str,
+    "note": str,
+    "parts": list,
+}
+_REQUIRED = ("file", "metric")
+_KINDS = {str: "a text", int: "a whole number of at least 1", list: "a list of texts"}
+
+
+def read_task(path: str | Path) -> Task:
+    """Read the task that a .toml, .yaml or .yml file describes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not TOML or YAML, an unknown or missing field, a value of the wrong kind, an unknown metric or
+            variant, or the name of a task of the evaluator; file and field are named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--dataset {path}: there is no such task file")
+    given = read_settings_file(path)
+    for name, value in given.items():
+        if name not in _FIELDS:
+            raise ValueError(f"{path}: unknown field {name!r}; {nearest(str(name), _FIELDS)}")
+        if type(value) is not _FIELDS[name] or not _is_meant(value):
+            raise ValueError(f"{path}: {name} must be {_KINDS[_FIELDS[name]]}, not {value!r}")
+    for name in _REQUIRED:
+        if name not in given:
+            raise ValueError(f"{path}: the field {name} is missing; a task needs {' and '.join(_REQUIRED)}")
+    _check_names(path, given)
+    fields = {"name": path.stem, "max_new_tokens": LONG_ANSWER, "own_file": True, **given}
+    fields["file"] = str(path.parent / given["file"])
+    fields["parts"] = tuple(given.get("parts", ()))
+    if "annotations" in given:
+        # Absolute, since the annotation files of the rows start from the data root.
+        fields["annotations"] = str((path.parent / given["annotations"]).resolve())
+    if given.get("prompt", "vqa") not in FORMS:
+        fields["prompt_text"] = fields.pop("prompt")
+    return Task(**fields)
+
+
+def _is_meant(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(one, str) and one.strip() for one in value)
+    return value >= 1 if isinstance(value, int) else bool(value.strip())
+
+
+def _check_names(path: Path, given: Mapping[str, Any]) -> None:
+    name, metric, headline = given.get("name", path.stem), given["metric"], given.get("headline", "official")
+    if re.fullmatch(r"[\w.-]*\w[\w.-]*", name) is None:
+        raise ValueError(f"{path}: name {name!r} must be letters, digits, '_', '-' and '.'; a folder is named after it")
+    if name in TASKS:
+        raise ValueError(f"{path}: name {name!r} is a task of the evaluator; give yours another")
+    if metric not in METRICS:
+        raise ValueError(f"{path}: unknown metric {metric!r}; {nearest(metric, METRICS)}")
+    variants = METRICS[metric].all_variants
+    if headline not in variants:
+        raise ValueError(f"{path}: headline {headline!r} is no variant of {metric}; it has {', '.join(variants)}")
+
+
+# The tasks as text
+
+
+def task_list() -> str:
+    """Return one line per task, then the groups."""
+    width = max(map(len, TASKS))
+    lines = [
+        f"{row.name:<{width}}  {_size(row):>9}  {row.metric} ({row.headline}), {row.file}" for row in TASKS.values()
+    ]
+    return "\n".join([*lines, "", *(f"{name}: {' '.join(members)}" for name, members in GROUPS.items())])
+
+
+def task_sheet(task: Task) -> str:
+    """Return everything on one task; prompts stand in double quotes, so that a blank at their end shows."""
+    metric = METRICS[task.metric]
+    lines = [f"{task.name}: {_size(task)}" + (f", {task.split}" if task.split else "")]
+    lines.append(f"questions     {task.file}")
+    if task.annotations is not None:
+        lines.append(f"answers       {task.annotations}, when it is there, instead of those beside the questions")
+    lines += [f"{choice:<14}{json.dumps(text, ensure_ascii=False)}" for choice, text in task.forms.items()]
+    lines.append(f"answer        at most {task.max_new_tokens} tokens")
+    lines.append(f"metric        {task.metric}: {metric.meaning}")
+    lines += _variant_lines(metric.all_variants, task.headline)
+    if task.parts:
+        lines.append(f"parts         by {', '.join(task.parts)}, where the rows have it")
+    if (scores := task.published) is None:
+        lines.append("reported      nothing of Monkey or Qwen-VL is known here")
+    else:
+        shown = ["unknown" if value is None else value for value in (scores.monkey, scores.qwen_vl)]
+        lines.append(f"reported      Monkey {shown[0]}, Qwen-VL {shown[1]} ({scores.source})")
+    if task.note:
+        lines.append(f"note          {task.note}")
+    return "\n".join(lines)
+
+
+def _variant_lines(variants: Mapping[str, Variant | CorpusVariant], headline: str) -> list[str]:
+    """One line per variant, the headline first; what scores all answers together is marked."""
+    width = max(map(len, variants))
+    lines = []
+    for name in sorted(variants, key=lambda name: name != headline):
+        marks = "(headline) " if name == headline else ""
+        marks += "(all answers together) " if isinstance(variants[name], CorpusVariant) else ""
+        lines.append(f"  {name:<{width}}  {marks}{variants[name].meaning}")
+    return lines
+
+
+def _size(task: Task) -> str:
+    if task.n_expected is None:
+        return "n unknown" if task.published else "any size"
+    return f"n={task.n_expected}"

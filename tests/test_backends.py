@@ -13,14 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.backends import EchoBackend, Request, Shot
-from eval.openai_backend import OpenAIBackend, message_content
-from eval.opening import device_of_process
+from eval.backends import EchoBackend, OpenAIBackend, ReplayBackend, Request, Shot, device_of_process, message_content
 from eval.prompting import PromptForm
 from eval.questions import load_question_set
-from eval.replay_backend import ReplayBackend
-from eval.results import incompleteness
-from eval.runner import run
+from eval.run import run
+from eval.run_folder import incompleteness
 from eval.tasks import select_tasks
 from monkey.completions_client import ServerGone
 from tests.test_evaluation import lines_of, own_task, program, row, run_one, settings, write_set
@@ -150,7 +147,7 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer._lock:
                     outer.seen.append(body)
-                    outer.headers.append(dict(self.headers))
+                    outer.headers.append(self.headers)
                     step = outer.plan.pop(0) if outer.plan else 200
                     outer.busy += 1
                     outer.most_at_once = max(outer.most_at_once, outer.busy)
@@ -204,7 +201,7 @@ def serve():
 
 
 def opened(server: Server, **settings) -> OpenAIBackend:
-    return OpenAIBackend(server.url, **{"first_wait": 0.01, "attempts": 3, **settings})
+    return OpenAIBackend(server.url, **{"attempts": 3, **settings})
 
 
 class TestServer:

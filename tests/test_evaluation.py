@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 
 from eval.backends import Answer, EchoBackend, OracleBackend
-from eval.journal import Journal
 from eval.metrics import METRICS
-from eval.results import incompleteness, write_whole
-from eval.runner import RunSettings, run
+from eval.run import RunSettings, run
+from eval.run_folder import incompleteness
 from eval.tables import notes, table_row, text_table
 from eval.tasks import GROUPS, TASKS, Task, select_tasks
+from monkey.journal import Journal
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -300,15 +300,6 @@ def test_limit_asks_the_first_questions_and_says_so(sums, tmp_path):
     results = run_one(sums, tmp_path / "run", limit=4)
     assert (results["n"], results["n_expected"], results["dataset"]["rows_in_file"]) == (4, 4, 10)
     assert "4 of 10 questions were asked." in notes(results)
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "results.json"
-    write_whole(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "new" * 100_000 + "\ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def program(path: Path | str, output: Path, *flags: str, backend: str = "oracle") -> int:

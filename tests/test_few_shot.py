@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from eval.backends import EchoBackend, Request
-from eval.few_shot import Examples, FewShot, load_examples, shown
 from eval.model_backend import ModelBackend
 from eval.prompting import PromptForm
-from eval.questions import load_question_set
-from eval.runner import run
+from eval.questions import Examples, FewShot, load_examples, load_question_set, shown
+from eval.run import run
 from monkey.prompts import VQA_AS_TRAINED, VQA_PUBLISHED
 from tests.conftest import random_model
 from tests.small_processor import small_config, small_processor

@@ -33,6 +33,7 @@ LAYERS = (
         "monkey.prompts",
         "monkey.cli",
         "monkey.journal",
+        "monkey.provenance",
         "monkey.completions_client",
         "monkey.file_locks",
         "monkey.images",

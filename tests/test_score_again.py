@@ -12,16 +12,15 @@ import pytest
 
 from eval import score
 from eval.metrics import METRICS, Metric, Variant
-from eval.published_files import write_published_files
-from eval.run_folder import open_run, read_predictions, write_whole
-from eval.run_lock import RunLock
+from eval.run_folder import LOCK, open_run, read_predictions, write_published_files, write_whole
 from eval.score import rescored_run
 from eval.score_table import score_table
 from eval.tables import FORMATS, csv_table, latex_table, markdown_summary, markdown_table, table_row
+from monkey.journal import hold
 from tests.stored_run import answers, write_task
 
 ROOT = Path(__file__).resolve().parent.parent
-WITHOUT_A_MODEL = ("eval.score", "eval.compare", "eval.report", "eval.published_files", "eval.statistics")
+WITHOUT_A_MODEL = ("eval.score", "eval.compare", "eval.report", "eval.run_folder", "eval.statistics")
 
 
 @pytest.fixture
@@ -180,7 +179,7 @@ def test_a_damaged_run_is_one_sentence(run, tmp_path, capsys):
 
 def test_a_run_that_is_being_written_is_left_alone(run, capsys):
     before = files(run)
-    with RunLock(run):
+    with hold(run / LOCK, "wait"):
         assert "is being written by process" in error_of([str(run)], capsys)
         assert score.main([str(run), "--check"]) == 0
     assert files(run) == before

@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from eval.catalogue import task_sheet
 from eval.metrics import METRICS
 from eval.prompting import prompt_form
-from eval.tasks import GROUPS, TASKS, select_tasks
+from eval.tasks import GROUPS, TASKS, select_tasks, task_sheet
 
 PUBLISHED_TASKS = ["estvqa_test", "docvqa_test", "chartqa", "infovqa_test", "vizwiz_val", "deepform", "KLC", "WTQ"]
 PUBLISHED_TASKS += ["gqa_testdev", "okvqa_val", "textvqa_val", "stvqa_test", "ai2diagram_test", "vqav2_val"]

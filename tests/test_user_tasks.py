@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eval.catalogue import task_sheet
 from eval.prompting import prompt_form
-from eval.tasks import select_tasks
+from eval.tasks import select_tasks, task_sheet
 
 TOML = """
 name = "receipts"
