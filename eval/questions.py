@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.backends import Shot
-from eval.corpus_metrics import Item
 from eval.corpus_scores import needs_whole_set
 from eval.metrics import metric_named
+from eval.metrics.corpus import Item
 from eval.parts import check_parts
 from eval.prompting import PromptForm
 from eval.tasks import Task

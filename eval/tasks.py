@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.corpus_metrics import CorpusVariant
 from eval.metrics import METRICS, Variant, metric_named, nearest
+from eval.metrics.corpus import CorpusVariant
 from monkey import prompts
 from monkey.settings_files import read_settings_file
 
@@ -347,16 +347,6 @@ _ROWS = (
     ),
     *(
         Task(
-            f"sample_{kind}",
-            f"heldout/{kind}.jsonl",
-            "accuracy",
-            SHORT_ANSWER,
-            split="held-out pictures drawn by this project; --data-root is the folder they were written to",
-        )
-        for kind in ("signs", "receipts", "tables", "bars", "shapes")
-    ),
-    *(
-        Task(
             f"documents_{split}{suffix}",
             f"{split}{suffix}.jsonl",
             metric,
@@ -397,7 +387,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "caption": ("flickr30k", "textcaps_val"),
     "published": _PUBLISHED,
-    "sample": tuple(name for name in TASKS if name.startswith("sample_")),
     "documents": tuple(name for name in TASKS if name.startswith(("documents_heldout", "documents_known"))),
     "unseen_layout": tuple(name for name in TASKS if name.startswith("documents_layout_")),
 }

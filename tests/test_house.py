@@ -39,6 +39,7 @@ LAYERS = (
         "monkey.images",
         "monkey.boxes",
         "monkey.html_page",
+        "monkey.page",
     ),
     (
         "monkey.vision",
