@@ -33,8 +33,9 @@ from eval.questions import FewShot, question_file
 from eval.run import RunSettings, run
 from eval.run_folder import TIMING, incompleteness, is_complete
 from eval.tables import notes, table_row, text_table
-from eval.tasks import AS_TRAINED, DEFAULT_SELECTION, select_tasks, task_list, task_sheet
+from eval.tasks import DEFAULT_SELECTION, select_tasks, task_list, task_sheet
 from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, run_program
+from monkey.prompts import AS_TRAINED
 
 COMPLETE = 0
 

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.tasks import AS_TRAINED, PUBLISHED, Task
+from eval.tasks import Task
 from monkey.data.markers import IMAGE, PLACE, find_foreign_markers
-from monkey.prompts import IMAGE_PLACE
+from monkey.prompts import AS_TRAINED, IMAGE_PLACE, PUBLISHED
 
 QUESTION_PLACE = "{question}"
 _MARKS = re.compile("(</?(?:ref|box|quad)>)")

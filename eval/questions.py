@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.backends import Shot
-from eval.corpus_scores import needs_whole_set
 from eval.metrics import metric_named
 from eval.metrics.corpus import Item
-from eval.parts import check_parts
 from eval.prompting import PromptForm
+from eval.score import check_parts, needs_whole_set
 from eval.tasks import Task
 from monkey.data.fields import EMPTY_ANSWER, RowFault
 from monkey.data.indexed_rows import read_rows

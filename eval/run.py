@@ -27,9 +27,7 @@ from tqdm import tqdm
 
 from eval.asking import JOURNAL_FIELDS, Asker, Report, shard, throughput
 from eval.backends import Backend, Request
-from eval.corpus_scores import with_row_scores
 from eval.metrics import score_all
-from eval.parts import part_scores
 from eval.processes import Processes
 from eval.prompting import AS_TRAINED, PromptForm, asks_for_boxes_in_vain, find_inert_sign, prompt_form
 from eval.questions import Examples, FewShot, QuestionSet, Selection, load_examples, load_question_set
@@ -45,7 +43,7 @@ from eval.run_folder import (
     write_task,
     writing_to,
 )
-from eval.score_table import score_table
+from eval.score import part_scores, score_table, with_row_scores
 from eval.tables import table_row, write_summary
 from eval.tasks import Task
 from monkey.data.records import Question

@@ -13,7 +13,7 @@ A new data set is one more row and no other change. A task of the user's own is 
 
 More fields: `n_expected` (another number of questions is remarked upon), `annotations` (a VQA annotation file with ten
 answers per question), `split` and `note` (text for the reader). `prompt` is a whole prompt, or the name of a row of
-`FORMS`. Images are looked up as for a bare .jsonl file.
+`monkey.prompts.FORMS`. Images are looked up as for a bare .jsonl file.
 """
 
 from __future__ import annotations
@@ -28,20 +28,8 @@ from typing import Any
 
 from eval.metrics import METRICS, Variant, metric_named, nearest
 from eval.metrics.corpus import CorpusVariant
-from monkey import prompts
+from monkey.prompts import AS_TRAINED, FORMS, PUBLISHED
 from monkey.settings_files import read_settings_file
-
-AS_TRAINED, PUBLISHED = "as-trained", "published"
-
-FORMS: Mapping[str, Mapping[str, str]] = {
-    "vqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_PUBLISHED},
-    "vizwiz": {AS_TRAINED: prompts.VIZWIZ_AS_TRAINED, PUBLISHED: prompts.VIZWIZ_PUBLISHED},
-    "caption": {AS_TRAINED: prompts.CAPTION_AS_TRAINED, PUBLISHED: prompts.CAPTION_QWEN_VL},
-    "scienceqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.SCIENCEQA_QWEN_VL},
-    "region": {AS_TRAINED: prompts.REGION_AS_TRAINED, PUBLISHED: prompts.REGION_AS_TRAINED},
-    "ocrbench": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_AS_TRAINED},
-}
-"""A task's prompt by the name in its row and the choice of `--prompt`."""
 
 SHORT_ANSWER, LONG_ANSWER, CAPTION, WHOLE_TEXT = 10, 100, 30, 250
 """Tokens that the published evaluator allows per answer, and Qwen-VL's a caption. Ten can cut off the longest option
@@ -68,8 +56,8 @@ class Task:
     `file` and `annotations` are relative to the data root. `annotations` is a VQA annotation file whose ten answers per
     question replace the answer in `file`. `headline` is the metric's variant that is the data set's own rule.
     `n_expected` is the size of the published set, None where there is none. `own_file`: a file of the user's, whose
-    path is taken as it stands. `prompt` names a row of `FORMS`. `parts` names what rows are told apart by (see
-    `eval.parts`) where they have it: keys of the rows or of the entries of `annotations`.
+    path is taken as it stands. `prompt` names a row of `monkey.prompts.FORMS`. `parts` names what rows are told apart
+    by (see `eval.score`) where they have it: keys of the rows or of the entries of `annotations`.
     """
 
     name: str
@@ -96,7 +84,9 @@ class Task:
     @property
     def forms(self) -> Mapping[str, str]:
         """The texts of the task's prompt by the choice of `--prompt`."""
-        return FORMS[self.prompt] if self.prompt_text is None else dict.fromkeys(FORMS["vqa"], self.prompt_text)
+        if self.prompt_text is not None:
+            return {AS_TRAINED: self.prompt_text, PUBLISHED: self.prompt_text}
+        return FORMS[self.prompt]
 
 
 _PAIRS_OR_CONTAINMENT = (

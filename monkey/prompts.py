@@ -65,6 +65,19 @@ CHAT_PICTURE_LABEL = "Picture {number}: "
 """What Qwen-VL's chat writes before an image; the image's place and a line break follow. Numbers start at 1."""
 
 
+AS_TRAINED, PUBLISHED = "as-trained", "published"
+
+FORMS = {
+    "vqa": {AS_TRAINED: VQA_AS_TRAINED, PUBLISHED: VQA_PUBLISHED},
+    "vizwiz": {AS_TRAINED: VIZWIZ_AS_TRAINED, PUBLISHED: VIZWIZ_PUBLISHED},
+    "caption": {AS_TRAINED: CAPTION_AS_TRAINED, PUBLISHED: CAPTION_QWEN_VL},
+    "scienceqa": {AS_TRAINED: VQA_AS_TRAINED, PUBLISHED: SCIENCEQA_QWEN_VL},
+    "region": {AS_TRAINED: REGION_AS_TRAINED, PUBLISHED: REGION_AS_TRAINED},
+    "ocrbench": {AS_TRAINED: VQA_AS_TRAINED, PUBLISHED: VQA_AS_TRAINED},
+}
+"""The prompt of an evaluation task, by the name in its row and the choice of `--prompt`."""
+
+
 def after_image(prompt: str) -> str:
     """The prompt without the image place it begins with, for text that goes in as inert content.
 

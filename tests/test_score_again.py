@@ -13,8 +13,7 @@ import pytest
 from eval import score
 from eval.metrics import METRICS, Metric, Variant
 from eval.run_folder import LOCK, open_run, read_predictions, write_published_files, write_whole
-from eval.score import rescored_run
-from eval.score_table import score_table
+from eval.score import rescored_run, score_table
 from eval.tables import FORMATS, csv_table, latex_table, markdown_summary, markdown_table, table_row
 from monkey.journal import hold
 from tests.stored_run import answers, write_task
