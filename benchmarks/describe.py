@@ -8,8 +8,8 @@ A chain of experts goes over drawn documents: BLIP-2, Florence-2, SAM, a languag
 own models. FOLDER holds the models' folders, named as in MODELS; without it they are made here, with random weights and
 so tiny that their figures say what the code around them costs, not what a model does. The baseline asks each expert
 about one picture at a time and, in it, one crop at a time, as the published scripts do; ours hands over batches. SAM
-and RapidOCR take pictures one by one on both sides. In float32 outputs must be equal; below it, a batch rounds otherwise,
-words may change with it, and the share of pictures with equal outputs is a figure.
+and RapidOCR take pictures one by one on both sides. In float32 outputs must be equal; below it, a batch rounds
+otherwise, words may change with it, and the share of pictures with equal outputs is a figure.
 
 Ratios, baseline / ours in time: `describe_speedup` of the whole chain of models, `transformers_speedup` without
 opening, reading and filters, and `<stage>_speedup`. Figures: by stage pictures a second and the share of the
@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import arguments, compare, report
-from monkey.data.documents.kinds import DOCUMENTS
-from monkey.data.documents.sets import Settings, write_set
+from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
 from monkey.describe.configuration import ChosenExpert, configuration_of
 from monkey.describe.expert import Expert, Failure, Item
 from monkey.describe.pictures import list_pictures

@@ -21,8 +21,7 @@ import monkey
 from eval.run import RunSettings, run
 from eval.tasks import select_tasks
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.data.documents.kinds import DOCUMENTS
-from monkey.data.documents.sets import Settings, write_set
+from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
 from monkey.location import refuse_missing
 
 SEED, PICTURES = 2311, 60

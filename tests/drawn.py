@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from monkey.data.documents.kinds import DOCUMENTS
-from monkey.data.documents.sets import Settings, write_set
+from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
 
 COUNT = 5
 _KEPT = tempfile.TemporaryDirectory(prefix="drawn-documents-")

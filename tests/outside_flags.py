@@ -35,7 +35,7 @@ PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     },
     **{f"python -m eval.{name}": (f"eval.{name}", HELP) for name in ("report", "compare", "score", "prepare")},
     # The program that draws documents: its module moves, its flags do not.
-    "drawing of documents": ("monkey.data.render.documents", HELP),
+    "drawing of documents": ("monkey.data.documents", HELP),
     "python -m monkey.data.vocabulary": ("monkey.data.vocabulary", HELP),
     **{
         f"scripts/{name}.py": (f"scripts/{name}.py", HELP)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monkey.serving.api.request import ChatRequest
 from monkey.serving.dialogue import conversation_segments
+from monkey.serving.protocol import ChatRequest
 from monkey.serving.session import Answerer
 from monkey.tokenization import BOX_MARKERS
 from tests.conftest import random_model

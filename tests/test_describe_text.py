@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from monkey.data.documents.faces import FAMILIES
-from monkey.data.documents.kinds import DOCUMENTS
 from monkey.data.documents.page import Page
-from monkey.data.documents.sets import Settings, draw
+from monkey.data.documents.sets import DOCUMENTS, Settings, draw
 from monkey.describe.boxes import overlap
 from monkey.describe.expert import Item
 from monkey.describe.rapid_ocr import RapidReader, ReaderSettings

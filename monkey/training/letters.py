@@ -26,10 +26,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from monkey.data.documents.filled import filled_page
-from monkey.data.documents.kinds import DOCUMENTS
+from monkey.data.documents.figures import filled_page
 from monkey.data.documents.page import Letter
-from monkey.data.documents.sets import Settings, draw
+from monkey.data.documents.sets import DOCUMENTS, Settings, draw
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.vision import MonkeyVisionModel
 

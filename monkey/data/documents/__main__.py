@@ -8,21 +8,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from monkey.data.documents.kinds import DOCUMENTS
-from monkey.data.documents.sets import SPLITS, Settings, write_set
+from monkey.cli import ArgumentParser, run_program
+from monkey.data.documents.sets import DOCUMENTS, SPLITS, Settings, write_set
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m monkey.data.documents",
         description="Draws dense little documents with questions and answers, for training and for evaluation.",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to make; one with the same set is reused")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same set (default 0)")
-    parser.add_argument("--side", type=int, default=224, metavar="PIXELS", help="of each picture (default 224)")
+    parser.add_argument("--side", type=int, default=224, metavar="PIXELS", help="of each image (default 224)")
     for split, holds in SPLITS.items():
-        parser.add_argument(f"--{split.replace('_', '-')}", type=int, default=0, metavar="N", help=f"pictures: {holds}")
+        parser.add_argument(f"--{split.replace('_', '-')}", type=int, default=0, metavar="N", help=f"images: {holds}")
     parser.add_argument(
         "--documents",
         nargs="+",
@@ -30,14 +29,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="KIND[=WEIGHT]",
         help=f"kinds to draw, and how often against the others ({', '.join(DOCUMENTS)})",
     )
-    parser.add_argument("--questions", type=int, default=6, help="most of a picture, reading it aside (default 6)")
+    parser.add_argument("--questions", type=int, default=6, help="most per image, reading it aside (default 6)")
     parser.add_argument("--damage", type=float, default=0.25, help="how often turned, noisy, compressed (default 0.25)")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes (default 2)")
     return parser.parse_args(arguments)
 
 
 def settings_of(flags: argparse.Namespace) -> Settings:
-    """The settings that the flags ask for. Raises ValueError naming the flag."""
+    """Return the settings that the flags ask for. Raises ValueError naming the flag."""
     weights = {}
     for text in flags.documents:
         name, equals, weight = text.partition("=")
@@ -53,17 +52,16 @@ def settings_of(flags: argparse.Namespace) -> Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 2 on what the user can mend."""
     flags = parse(arguments)
-    try:
-        manifest, reused = write_set(flags.output, settings_of(flags), flags.workers)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_program(lambda: draw_set(flags), stopped="stopped; the same command goes on where it was")
+
+
+def draw_set(flags: argparse.Namespace) -> None:
+    """Draw the set, or find it drawn, and print what it holds."""
+    manifest, reused = write_set(flags.output, settings_of(flags), flags.workers)
     print(f"{'reusing' if reused else 'wrote'} {flags.output}")
     for split, found in manifest["counts"].items():
-        print(f"  {split:<15} {found['pictures']:>6} pictures {sum(found['questions'].values()):>7} questions")
-    return 0
+        print(f"  {split:<15} {found['pictures']:>6} images {sum(found['questions'].values()):>7} questions")
 
 
 if __name__ == "__main__":

@@ -66,30 +66,21 @@ HELD_OUT_FAMILIES = (
 """Families that no train picture uses: a sans, a serif and a geometric sans."""
 
 
-@cache
-def _folder(package: str) -> Path:
-    """Folder of an installed package. Raises ValueError saying what to install."""
-    spec = importlib.util.find_spec(package)
+def font_file(family: Family, bold: bool) -> Path:
+    """Return the font file of a family. Raises ValueError saying what to install."""
+    spec = importlib.util.find_spec(family.package)
     if spec is None or not spec.submodule_search_locations:
-        name = package.replace("_", "-")
+        name = family.package.replace("_", "-")
         raise ValueError(f"a typeface of the drawn documents is missing: pip install {name} (see requirements.txt)")
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-@lru_cache(maxsize=256)
-def file_of(family: Family, bold: bool) -> str | None:
-    """The font file of a family; None for Pillow's own."""
-    if not family.package:
-        return None
-    return str(_folder(family.package) / family.folder / (family.bold if bold else family.regular))
+    folder = Path(next(iter(spec.submodule_search_locations)), family.folder)
+    return folder / (family.bold if bold else family.regular)
 
 
 @lru_cache(maxsize=512)
 def font(family: Family, size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font at `size` pixels. Raises ValueError where its package is not installed, or Pillow lacks FreeType."""
-    file = file_of(family, bold)
-    if file is not None:
-        return ImageFont.truetype(file, size)
+    """Open a font at `size` pixels. Raises ValueError where its package is not installed, or Pillow lacks FreeType."""
+    if family.package:
+        return ImageFont.truetype(str(font_file(family, bold)), size)
     loaded = ImageFont.load_default(size)
     if not isinstance(loaded, ImageFont.FreeTypeFont):
         raise ValueError("this Pillow was built without FreeType; install its wheel from PyPI")
@@ -98,19 +89,19 @@ def font(family: Family, size: int, bold: bool = False) -> ImageFont.FreeTypeFon
 
 @cache
 def capital_height(family: Family, size: int, bold: bool = False) -> int:
-    """Height of a capital letter in pixels."""
+    """Return the height of a capital letter in pixels."""
     _, top, _, bottom = font(family, size, bold).getbbox("H")
     return int(bottom - top)
 
 
 @lru_cache(maxsize=65536)
 def advance(family: Family, size: int, bold: bool, character: str) -> float:
-    """Pixels from one character to the next, kerning aside."""
+    """Return the pixels from one character to the next, kerning aside."""
     return font(family, size, bold).getlength(character)
 
 
 def pick(rng: random.Random, held_out_face: bool, held_out: bool) -> Family:
-    """A family to draw a page with.
+    """Choose a family to draw a page with.
 
     Args:
         held_out_face: one that no train picture uses.

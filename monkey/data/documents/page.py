@@ -1,8 +1,8 @@
-"""The page that a document is drawn on, in pixels of the picture itself, so that the height of its text is exact.
+"""The page that a document is drawn on, in pixels of the image itself, so that the height of its text is exact.
 
 Every text goes through `Page.write`, which keeps its box: questions about a word's place, and how high the letters of
-an answer stand, come from there. Layouts of the held-out splits differ in their numbers too: `Page.vary` cuts every
-range into ten slots, of which three belong to the held-out splits alone.
+an answer are, come from there. Layouts of the held-out splits differ in their numbers too: `Page.vary` cuts every range
+into ten slots, of which three belong to the held-out splits alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ Colour = tuple[int, int, int]
 
 SLOTS = 10
 HELD_OUT_SLOTS = (2, 5, 8)
+SMALLEST = 10
+"""Smallest type size in pixels."""
 
 COLOURS: Mapping[str, Colour] = {
     "red": (206, 38, 38),
@@ -44,12 +46,12 @@ PAPERS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a picture.
+    """One question about an image.
 
     Attributes:
-        kind: the task it belongs to, a key of `kinds.QUESTION_KINDS`.
+        kind: the task it belongs to, a key of `sets.QUESTION_KINDS`.
         text, answer: as they are asked and answered.
-        height: pixels of a capital letter of what the answer stands in; 0 where the answer is no text of the picture.
+        height: pixels of a capital letter of the text that holds the answer; 0 where no text of the image does.
     """
 
     kind: str
@@ -79,7 +81,7 @@ class Letter:
 
 @dataclass
 class Page:
-    """A square picture being drawn.
+    """A square image being drawn.
 
     Attributes:
         side: pixels.
@@ -87,6 +89,7 @@ class Page:
         held_out: whether layouts and values of the held-out splits are wanted.
         lines: what was written, in reading order as long as the drawing code goes from top to bottom.
         letters: every character of it.
+        questions: what can be asked about it.
     """
 
     rng: random.Random
@@ -97,25 +100,27 @@ class Page:
     ink: Colour = INKS[0]
     lines: list[Line] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.image = Image.new("RGB", (self.side, self.side), self.paper)
         self.draw = ImageDraw.Draw(self.image)
 
     def vary(self, low: float, high: float) -> float:
-        """A number of a range, out of the slots of the split."""
+        """Return a number of a range, out of the slots of the split."""
         slots = [slot for slot in range(SLOTS) if (slot in HELD_OUT_SLOTS) == self.held_out]
         return low + (high - low) * (self.rng.choice(slots) + self.rng.random()) / SLOTS
 
     def size(self, low: int, high: int) -> int:
-        """A type size; small ones are more frequent, since they are harder and fill pages better."""
+        """Return a type size; small ones are more frequent, since they are harder and fill pages better."""
         return round(low + (high - low) * self.vary(0, 1) ** 1.6)
 
     def width(self, text: str, size: int, bold: bool = False) -> float:
+        """Return how many pixels wide a text is."""
         return faces.font(self.family, size, bold).getlength(text)
 
-    def fitting(self, text: str, size: int, room: float, bold: bool = False, least: int = 10) -> int:
-        """The largest type size up to `size` in which the text is no wider than `room`, but no less than `least`."""
+    def fitting(self, text: str, size: int, room: float, bold: bool = False, least: int = SMALLEST) -> int:
+        """Return the largest size up to `size` at which the text is no wider than `room`, but at least `least`."""
         width = self.width(text, size, bold)
         return size if width <= room else max(least, int(size * room / width))
 
@@ -129,7 +134,7 @@ class Page:
         fill: Colour | None = None,
         bold: bool = False,
     ) -> Line:
-        """Writes a text with the top of its capitals at `y`, and its left side, middle or right side at `x`."""
+        """Write a text with the top of its capitals at `y`, and its left side, middle or right side at `x`."""
         font = faces.font(self.family, size, bold)
         height = faces.capital_height(self.family, size, bold)
         width = font.getlength(text)
@@ -144,17 +149,21 @@ class Page:
             left += advance
         return line
 
+    def ask(self, kind: str, text: str, answer: str, line: Line | None = None) -> None:
+        """Add a question; `line` is the text that has to be read for its answer."""
+        self.questions.append(Question(kind, text, answer, line.height if line else 0))
+
     def rule(self, x: float, y: float, right: float, bottom: float, fill: Colour | None = None, width: int = 1) -> None:
-        """A straight line."""
+        """Draw a straight line."""
         self.draw.line((x, y, right, bottom), fill=fill or self.ink, width=width)
 
     def fits(self, line: Line) -> bool:
-        """Whether a text lies on the page."""
+        """Tell whether a text lies on the page."""
         left, top, right, bottom = line.box
         return left >= 0 and top >= 0 and right <= self.side and bottom <= self.side
 
     def finish(self, damage: float) -> Image.Image:
-        """The picture, now and then turned a little, blurred, noisy or compressed; lines and letters turn with it.
+        """Return the image, now and then turned a little, blurred, noisy or compressed; lines and letters turn with it.
 
         Args:
             damage: how often each of these happens, 0 to 1.
@@ -178,7 +187,7 @@ class Page:
 
 
 def _turned(box: Sequence[float], angle: float, side: int) -> tuple[float, float, float, float]:
-    """The upright box around one that is turned about the middle of the picture."""
+    """Return the upright box around one that is turned about the middle of the image."""
     left, top, right, bottom = box
     corners = [_turned_point(x, y, angle, side) for x in (left, right) for y in (top, bottom)]
     xs, ys = zip(*corners, strict=True)
@@ -192,7 +201,7 @@ def _turned_point(x: float, y: float, angle: float, side: int) -> tuple[float, f
 
 
 def _noisy(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Grain and a gradient of light, as a phone's camera leaves them."""
+    """Add grain and a gradient of light, as a phone's camera leaves them."""
     generator = np.random.default_rng(rng.getrandbits(32))
     pixels = np.asarray(image, dtype=np.float32)
     side = pixels.shape[0]
@@ -209,6 +218,6 @@ def _compressed(image: Image.Image, quality: int) -> Image.Image:
 
 
 def contrasting(colour: Colour) -> Colour:
-    """Black or white ink, whichever is read better on `colour` (Rec. 601 luma)."""
+    """Return black or white ink, whichever is read better on `colour` (Rec. 601 luma)."""
     red, green, blue = colour
     return INKS[0] if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)

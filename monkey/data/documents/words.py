@@ -28,11 +28,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 SHARED = frozenset(
-    _listed(
-        """
-    the a an is are was in on at of to and or for by from with no not only all our your it we you
-    """
-    )
+    _listed("the a an is are was in on at of to and or for by from with no not only all our your it we you")
 )
 
 NOUNS = _listed(
@@ -75,26 +71,14 @@ FIRST_NAMES = _listed(
     Paul Petra Rosa Ruth Sam Sara Sofia Tara Theo Tom Uma Vera Victor Wei Yara Zoe
     """
 )
-MONTHS = _listed(
-    """
-    Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec
-    """
-)
-_HEADS = _listed(
-    """
-    b br c ch cl d dr f fl g gr h j k l m n p pr qu r s sh st t th tr v w y z
-    """
-)
-_MIDDLES = _listed(
-    """
-    a e i o u ai ea ee ou
-    """
-)
+MONTHS = _listed("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec")
+_HEADS = _listed("b br c ch cl d dr f fl g gr h j k l m n p pr qu r s sh st t th tr v w y z")
+_MIDDLES = _listed("a e i o u ai ea ee ou")
 _TAILS = ("", "l", "n", "r", "s", "t", "m", "ck", "nd", "rt", "x", "ll", "ng", "p")
 
 
 def article(word: str) -> str:
-    """The word with "a" or "an" before it."""
+    """Return the word with "a" or "an" before it."""
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
@@ -123,34 +107,34 @@ class Words:
         )
 
     def drawn(self, make: Callable[[], str]) -> str:
-        """The first text that `make` comes up with and that the split may spell."""
+        """Make texts until one comes that the split may spell, and return it."""
         while True:
             text = make()
             if self.allowed(text):
                 return text
 
     def of(self, words: tuple[str, ...]) -> str:
-        """One word of a list; in training often one that no list has."""
+        """Return a word of a list; in training often one that no list has."""
         if not self.held_out and self.rng.random() < UNLISTED:
             made = self.made_up()
             return made.capitalize() if words[0][0].isupper() else made
         return self.rng.choice(_of_split(words, self.held_out))
 
     def some(self, make: Callable[[], str], count: int) -> list[str]:
-        """So many different texts."""
+        """Make so many different texts."""
         found: dict[str, None] = {}
         while len(found) < count:
             found[make()] = None
         return list(found)
 
     def name(self) -> str:
-        """A capitalised name: a noun, or one made from syllables."""
+        """Return a capitalised name: a noun, or one made from syllables."""
         if self.rng.random() < 0.5:
             return self.of(NOUNS).capitalize()
         return self.made_up().capitalize()
 
     def made_up(self) -> str:
-        """A word of no list: from syllables, in training as often from any letters."""
+        """Return a word of no list: from syllables, in training as often from any letters."""
         if not self.held_out and self.rng.random() < 0.5:
             return self.drawn(lambda: "".join(self.rng.choices(string.ascii_lowercase, k=self.rng.randint(2, 9))))
         return self.drawn(self._syllables)
@@ -161,25 +145,25 @@ class Words:
         return "".join(syllables) + rng.choice(_TAILS)
 
     def person(self) -> str:
-        """First name and surname."""
+        """Return a first name and a surname."""
         return f"{self.of(FIRST_NAMES)} {self.name()}"
 
     def digits(self, least: int, most: int) -> str:
-        """A whole number."""
+        """Return a whole number."""
         return self.drawn(lambda: str(self.rng.randint(least, most)))
 
     def value(self, least: int, most: int) -> str:
-        """A number to compare others with: whole, in training half of the time with one decimal."""
+        """Return a number to compare others with: whole, in training half of the time with one decimal."""
         if self.held_out or self.rng.random() < 0.5:
             return self.digits(least, most)
         return self.drawn(lambda: f"{self.rng.randint(least, most - 1)}.{self.rng.randint(0, 9)}")
 
     def price(self, most: int = 99) -> str:
-        """An amount with two decimals."""
+        """Return an amount with two decimals."""
         return self.drawn(lambda: f"{self.rng.randint(0, most)}.{self.rng.randint(0, 99):02d}")
 
     def date(self) -> str:
-        """A day, in one of three forms."""
+        """Return a day, in one of three forms."""
         rng = self.rng
         form = rng.choice(("{d:02d}.{m:02d}.{y}", "{d} {name} {y}", "{y}-{m:02d}-{d:02d}"))
 
@@ -194,11 +178,11 @@ class Words:
                 return text
 
     def time(self) -> str:
-        """Hours and minutes."""
+        """Return hours and minutes."""
         return self.drawn(lambda: f"{self.rng.randint(0, 23):02d}:{self.rng.randint(0, 59):02d}")
 
     def code(self) -> str:
-        """Letters and digits as on a parcel: AB-1234."""
+        """Return letters and digits as on a parcel: AB-1234."""
         rng = self.rng
         letters = "ABCDEFGHJKLMNPRSTUVWXYZ"
 
@@ -208,15 +192,15 @@ class Words:
         return self.drawn(make)
 
     def phone(self) -> str:
-        """A telephone number in one piece."""
+        """Return a telephone number in one piece."""
         return self.drawn(lambda: f"0{self.rng.randint(10, 99)}-{self.rng.randint(10000, 99999)}")
 
     def street(self) -> str:
-        """House number and street."""
+        """Return a house number and a street."""
         return f"{self.digits(2, 199)} {self.name()} {self.rng.choice(('St', 'Rd', 'Av'))}"
 
     def sentence(self) -> str:
-        """A plain sentence of known grammar, capitalised, with its full stop."""
+        """Return a plain sentence of known grammar, capitalised, with its full stop."""
         adjective, noun, other = self.of(ADJECTIVES), self.of(NOUNS), self.of(NOUNS)
         return self.rng.choice(
             (

@@ -6,6 +6,7 @@ Every function gives content for JSON. None of it depends on the time, the machi
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import html
 import json
@@ -23,6 +24,7 @@ from tests.outside_doors import (
     SMALL,
     encode_records,
     environment,
+    finetune,
     in_runs,
     succeeded,
     without,
@@ -273,3 +275,114 @@ def files_of_run(run: Path, task: str) -> dict[str, Any]:
             for row in rows_of(predictions)
         ],
     }
+
+
+# Training
+
+TRAIN = OUTSIDE / "train.json"
+CHECKPOINT = OUTSIDE / "made" / "checkpoint"
+
+IN_BOTH = (
+    "--data_path", TRAIN.relative_to(ROOT), "--image_root", DOCUMENTS.relative_to(ROOT), "--use_cpu", "True",
+    "--bf16", "False", "--dataloader_num_workers", "0", "--disable_tqdm", "True", "--logging_steps", "1",
+    "--report_to", "none",
+)  # fmt: skip
+
+TICKETS = ("--config", "configs/training/tickets.yaml", "--model_name_or_path", "models/small", "--max_steps", "30")
+PADDED = ("--packing", "False", "--per_device_train_batch_size", "2")
+
+TINY = (
+    "--model_name_or_path", CHECKPOINT.relative_to(ROOT), "--max_steps", "6", "--learning_rate", "1e-2",
+    "--vision_adapter_dropout", "0", "--pack_tokens", "640", "--model_max_length", "640", "--gradient_accumulation_steps", "1", "--warmup_ratio",
+    "0",
+)  # fmt: skip
+"""A run of a recipe on the checkpoint of a few thousand parameters; rows of its packing hold two or three images."""
+
+RECIPES: dict[str, tuple[str, ...]] = {
+    "full-llm": (),
+    "lora-llm": ("--lora_dropout", "0", "--lora_r", "2", "--lora_alpha", "4"),
+    # bitsandbytes unpacks whole blocks of 64 alone on a CPU, which the tiny checkpoint has not.
+    "qlora-llm": ("--lora_dropout", "0", "--model_name_or_path", "models/small", "--bf16", "True", "--max_steps", "3"),
+    "adapters-only": (),
+    "everything": (),
+}
+
+
+def words_of_recipe(recipe: str, *more: str | Path) -> list[str]:
+    """Words of a short run of a recipe's published file."""
+    words = ("--config", f"configs/training/{recipe}.yaml", *IN_BOTH, *TINY, "--save_strategy", "no")
+    return [str(word) for word in (*words, *RECIPES[recipe], *more)]
+
+
+def trained(words: Sequence[str | Path], output: Path) -> list[float]:
+    """The losses of a run in this process, by its step."""
+    with contextlib.chdir(ROOT):
+        status = finetune([*map(str, words), "--output_dir", str(output)])
+    assert status == 0
+    return losses_of_run(output)
+
+
+def losses_of_run(folder: Path) -> list[float]:
+    log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def tickets(folder: Path, how: str) -> list[float]:
+    """The first thirty losses of the quickstart's configuration, `how` being packed or padded."""
+    more = PADDED if how == "padded" else ()
+    return trained([*TICKETS, *IN_BOTH, "--save_strategy", "no", *more], folder / how)
+
+
+# What was made and left, some of it half done
+
+MADE = OUTSIDE / "made"
+ADAPTER, HALF_TRAINED = MADE / "adapter", MADE / "half_trained"
+HALF_EVALUATED, HALF_ASKED, HALF_DESCRIBED = MADE / "half_evaluated", MADE / "half_asked", MADE / "half_described"
+
+SAVING = ("--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1")
+
+KEPT = "kept "
+"""What the answers of a half-done run were made to begin with: one that is asked again loses it."""
+
+SIX_TOKENS = ("--max-new-tokens", "6")
+
+HALF_AN_EVALUATION = (
+    "--checkpoint", CHECKPOINT.relative_to(ROOT), "--save_name", "run", "--dataset", QUESTIONS.relative_to(ROOT),
+    "--data-root", DOCUMENTS.relative_to(ROOT), "--limit", "24", *SIX_TOKENS, *EVALUATION,
+)  # fmt: skip
+HALF_AN_ASK = (
+    "-c", CHECKPOINT.relative_to(ROOT), "--device", "cpu", "--dtype", "float32", *SIX_TOKENS, "--input",
+    ASKED.relative_to(ROOT), "--image-root", DOCUMENTS.relative_to(ROOT),
+)  # fmt: skip
+
+
+def answers_of_tiny(checkpoint: Path) -> list[str]:
+    """What a checkpoint or an adapter of the tiny model says to the first six rows."""
+    import monkey
+
+    decoding = monkey.Decoding(max_new_tokens=12, temperature=0.0)
+    with contextlib.chdir(ROOT), monkey.load(checkpoint, "cpu", "float32") as model:
+        return [model.ask(image, question, decoding).text for image, question in asked()[:6]]
+
+
+def merged(adapter: Path, output: Path) -> Path:
+    """The adapter of the tiny model in its base, by the program for it."""
+    succeeded("scripts/merge_adapters.py", adapter, output)
+    return output
+
+
+def resumed(half: Path) -> list[float]:
+    """The losses of the killed run when the same command goes on in its folder."""
+    return trained([*words_of_recipe("full-llm"), *SAVING, "--resume_from_checkpoint", "True"], half)
+
+
+def evaluated_on(folder: Path) -> list[list[Any]]:
+    """Id and answer of each of the 24 questions, by the evaluation that goes on in `folder`."""
+    succeeded("evaluate_vqa.py", *HALF_AN_EVALUATION, "--output-dir", folder)
+    return [[row["question_id"], row["raw"]] for row in rows_of(folder / "run" / "questions" / "predictions.jsonl")]
+
+
+def asked_on(output: Path) -> list[str]:
+    """The answers of the file that `ask --input` goes on with."""
+    succeeded("-m", "monkey.ask", *HALF_AN_ASK, "--output", output)
+    return [row["answer"] for row in rows_of(output)]
