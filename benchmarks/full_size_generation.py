@@ -32,7 +32,7 @@ from benchmarks.random_weights import random_model, tiny_config
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor
 from monkey.serving.engine import Engine
 from monkey.serving.request import Picture
-from monkey.training.record import package_versions
+from monkey.training.report import package_versions
 
 TARGETS = {
     "vision_images_per_second": 28,
