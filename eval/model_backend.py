@@ -1,7 +1,7 @@
 """The `hf` backend: our model answers, greedily, and reads each image once for all questions about it.
 
-Images are decoded in DataLoader workers, ahead of the model; the rest is `monkey.prefix_generation`. As in the
-published evaluator an answer has at least one token, ends at end-of-text or at the task's limit, and is decoded without
+Images are decoded in DataLoader workers, ahead of the model; the rest is `monkey.engine`. As in the published evaluator
+an answer has at least one token, ends at end-of-text or at the task's limit, and is decoded without
 special tokens.
 """
 
@@ -10,8 +10,6 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +26,10 @@ from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Re
 from eval.prepared_batches import PreparedBatch, failure_of, plan_batches, prepare, prepare_batch
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.checkpoint_files import weight_files
+from monkey.decoding import Decoding
+from monkey.engine import Canvas, Engine
+from monkey.engine import Request as EngineRequest
 from monkey.location import checkpoint_file, required_file
-from monkey.prefix_generation import GenerationStats, PrefixedImage, greedy_answers
 from monkey.serving import checkpoints as serving_checkpoints
 
 __all__ = ["ModelBackend", "check_checkpoint", "checkpoint_fingerprint", "choose_device", "prepare_batch"]
@@ -46,9 +46,6 @@ class ModelBackend:
         dtype: a name of DTYPES; None takes bfloat16 on a GPU that has it and float32 elsewhere.
         grid: (rows, columns) of windows, None for the checkpoint's own. A PEFT adapter has only the one it has.
         num_workers: processes that decode images ahead; 0 decodes in this one.
-
-    Attributes:
-        stats: counts and times, added up over all batches; None, as in a backend `around` a model, measures nothing.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint does not open, a GPU is asked for and there is none, or a grid
@@ -81,7 +78,6 @@ class ModelBackend:
         # The checkpoint's generation settings (sampling, the stop words of its chat) are no part of an evaluation.
         model.generation_config = GenerationConfig()
         self._hold(model, processor, dtype, fingerprint, num_workers)
-        self.stats = GenerationStats()
 
     @classmethod
     def around(
@@ -109,8 +105,12 @@ class ModelBackend:
         self.fingerprint = fingerprint
         self.num_workers = num_workers
         self.end_id = processor.tokenizer.eod_id
-        self.stats: GenerationStats | None = None
-        self._kept: dict[Path, PrefixedImage] = {}
+        # Between two batches stays what the last image's prefix takes, see `PreparedBatch.kept`.
+        text = model.config.text_config
+        width = 2 * text.num_key_value_heads * text.head_dim * text.num_hidden_layers * DTYPES[dtype].itemsize
+        self.engine = Engine(model, processor, cache_bytes=width * (model.config.image_tokens + 2))
+        self._kept: dict[Path, Canvas] = {}
+        self._counts = {"prompts": 0, "prompt_tokens": 0, "new_tokens": 0}
         self.settings: dict[str, Any] = {
             "do_sample": False,
             "num_beams": 1,
@@ -123,10 +123,20 @@ class ModelBackend:
 
     @property
     def work(self) -> dict[str, float]:
-        """The figures of `stats`, and the most memory that was in use at once; empty when nothing is measured."""
-        if self.stats is None:
-            return {}
-        return {**asdict(self.stats), "peak_bytes": peak_bytes(self.model.device)}
+        """What answering took so far, added up over batches, and the most memory that was in use at once."""
+        stats = self.engine.stats
+        return {
+            "prompts": self._counts["prompts"],
+            "images": stats.images,
+            "prompt_tokens": self._counts["prompt_tokens"],
+            "prefill_tokens": stats.read_tokens,
+            "padding_tokens": 0,
+            "new_tokens": self._counts["new_tokens"],
+            "vision_seconds": stats.vision_seconds,
+            "prefill_seconds": stats.prefill_seconds,
+            "decode_seconds": stats.decode_seconds,
+            "peak_bytes": peak_bytes(self.model.device),
+        }
 
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[PreparedBatch]:
         """Batches of `batch_size`; requests about one image follow each other in them."""
@@ -142,58 +152,58 @@ class ModelBackend:
     def generate_answers(self, batch: PreparedBatch) -> list[Answer | Failure]:
         if is_sharded(self.model):
             return [*batch.failures, *self._in_lock_step(batch)]
-        images, faults = self._read_images(batch)
+        images, faults = self._open_images(batch)
         results: list[Answer | Failure] = list(batch.failures)
-        asked = []
+        asked, requests = [], []
         for request, prompt in zip(batch.requests, batch.prompts, strict=True):
             fault = next((faults[image] for image in request.images if image in faults), None)
-            if fault is None:
-                asked.append((request, prompt))
-            else:
+            if fault is not None:
                 results.append(failure_of(request, fault))
-        generated = greedy_answers(
-            self.model,
-            [prompt for _, prompt in asked],
-            [[images[path] for path in request.images] for request, _ in asked],
-            [request.task.max_new_tokens for request, _ in asked],
-            self.end_id,
-            stats=self.stats,
-        )
-        results += [self._answer(request, ids) for (request, _), ids in zip(asked, generated, strict=True)]
-        if batch.kept in images:
-            self._kept = {batch.kept: images[batch.kept].alone()}
-        return results
+                continue
+            limit = request.task.max_new_tokens
+            canvases = [images[path] for path in request.images]
+            ends = frozenset([self.end_id])
+            requests.append(EngineRequest(list(prompt), canvases, Decoding(limit), limit, ends))
+            asked.append(request)
+        self._kept = {path: canvas for path, canvas in images.items() if path == batch.kept}
+        return [*results, *self._ask(asked, requests)]
 
-    def _read_images(self, batch: PreparedBatch) -> tuple[dict[Path, PrefixedImage], dict[Path, Exception]]:
-        """The images of a batch as the model sees them, and what is wrong with those that do not open.
+    def _ask(self, asked: Sequence[Request], requests: Sequence[EngineRequest]) -> list[Answer]:
+        self.engine.max_rows = max(1, len(requests))
+        replies = self.engine.run(requests)
+        for reply in replies:
+            if isinstance(reply.error, MemoryError):
+                raise torch.OutOfMemoryError(str(reply.error))
+            if reply.error is not None:
+                raise reply.error
+        answers = []
+        for request, reply in zip(asked, replies, strict=True):
+            has_ended = reply.finish_reason == "stop"
+            answers.append(self._answer(request, [*reply.token_ids, *[self.end_id] * has_ended]))
+            self._counts["prompts"] += 1
+            self._counts["prompt_tokens"] += reply.prompt_tokens
+            self._counts["new_tokens"] += reply.new_tokens + has_ended
+        return answers
+
+    def _open_images(self, batch: PreparedBatch) -> tuple[dict[Path, Canvas], dict[Path, Exception]]:
+        """Return the images of a batch, and what is wrong with those that do not open.
 
         One that the batch before should have left is opened here where that batch could not: it failed, or ran out of
         memory and is asked again in other batches.
         """
         images, self._kept = self._kept, {}
         faults: dict[Path, Exception] = {}
-        opened = {}
+        if batch.canvases is not None:
+            opened = zip(batch.images, batch.canvases.numpy(), strict=True)
+            images |= {path: Canvas(str(path).encode(), pixels) for path, pixels in opened}
         for path in {path: None for request in batch.requests for path in request.images}:
-            if path in images or path in batch.images:
+            if path in images:
                 continue
             try:
-                opened[path] = torch.from_numpy(self.processor.image_processor.canvas(path))
+                images[path] = Canvas(str(path).encode(), self.processor.image_processor.canvas(path))
             except (OSError, ValueError) as error:
                 faults[path] = error
-        parts = [] if batch.canvases is None else [batch.canvases]
-        parts += [canvas[None] for canvas in opened.values()]
-        if parts:
-            features = self._encode(torch.cat(parts))
-            images |= zip((*batch.images, *opened), map(PrefixedImage, features), strict=True)
         return images, faults
-
-    def _encode(self, canvases: torch.Tensor) -> torch.Tensor:
-        device = self.model.device
-        with self.stats.timed("vision", device) if self.stats else nullcontext():
-            features = self.model.get_image_features(self._pixels(canvases))
-        if self.stats:
-            self.stats.images += len(canvases)
-        return features
 
     def _pixels(self, canvases: torch.Tensor) -> torch.Tensor:
         return self.processor.image_processor.normalised(canvases.to(self.device)).to(DTYPES[self.dtype])

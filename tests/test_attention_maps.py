@@ -336,7 +336,7 @@ class TestAnswerer:
         with pytest.raises(TimeoutError, match=r"within 0\.2 seconds"):
             answerer.attention_maps(message(photo), "seven")
         assert begun.wait(30)
-        in_line = answerer.engine.between_steps(lambda: None)
+        in_line = answerer.engine.run_exclusive(lambda: None)
         closing = threading.Thread(target=answerer.close)
         closing.start()
         release.set()

@@ -12,8 +12,8 @@ pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo
 from monkey.checkpoint_card import CheckpointCard
 from monkey.conversation import Conversation, write
 from monkey.data.documents.sets import DOCUMENTS
+from monkey.decoding import FOR_ANSWERS
 from monkey.prompts import DESCRIPTION_PROMPTS
-from monkey.serving.decoding import FOR_ANSWERS
 from monkey.serving.demo.chinese import CHINESE
 from monkey.serving.demo.conversation import Answer, begun, last_alone, last_pictures, messages_for, settled, stopped
 from monkey.serving.demo.english import ENGLISH

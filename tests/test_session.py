@@ -15,8 +15,8 @@ from PIL import Image
 
 import monkey
 from monkey.conversation import Conversation
+from monkey.reply import Reply
 from monkey.serving import session
-from monkey.serving.reply import Delivery
 from monkey.serving.session import Answerer, Decoding, PromptTooLong, default_checkpoint, open_model
 from tests.conftest import random_model
 from tests.small_processor import EOD, IM_START, START, plain, refusal, small_config, small_processor, span
@@ -47,9 +47,9 @@ def prompts(answerer, monkeypatch) -> list[list[int]]:
 
     def submit(request):
         seen.append(request.ids)
-        delivery = Delivery(len(request.ids))
-        delivery.end("stop")
-        return delivery
+        reply = Reply(len(request.ids))
+        reply.end("stop")
+        return reply
 
     monkeypatch.setattr(answerer.engine, "submit", submit)
     return seen
@@ -134,7 +134,7 @@ def test_a_silent_model_is_given_up(answerer, photo, monkeypatch):
 def steps(answerer, monkeypatch) -> list[float]:
     """When each step of the model began; a step takes 20 ms, and never ends the answer."""
     begun: list[float] = []
-    logits = answerer.engine._steps.logits
+    logits = answerer.engine._logits
 
     def slow(last):
         begun.append(time.monotonic())
@@ -143,7 +143,7 @@ def steps(answerer, monkeypatch) -> list[float]:
         given[..., EOD] = -1e9
         return given
 
-    monkeypatch.setattr(answerer.engine._steps, "logits", slow)
+    monkeypatch.setattr(answerer.engine, "_logits", slow)
     return begun
 
 

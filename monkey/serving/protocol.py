@@ -31,8 +31,8 @@ from pydantic_core import PydanticCustomError
 from starlette.responses import JSONResponse
 
 from monkey.conversation import Template
-from monkey.serving.decoding import Decoding
-from monkey.serving.reply import Reply
+from monkey.decoding import Decoding
+from monkey.reply import Reply
 
 MAX_TEXT = 200_000
 """Characters of all messages together, far more than a model reads."""

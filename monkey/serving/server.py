@@ -37,11 +37,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monkey.conversation import TEMPLATES, Template
+from monkey.engine import Engine
+from monkey.reply import Reply
 from monkey.serving.access import Access, base_url, cannot_listen
-from monkey.serving.engine import Engine
 from monkey.serving.fetching import Fetcher, image_sources
 from monkey.serving.protocol import ApiError, ChatRequest, Completion, event, parse_request, shown
-from monkey.serving.reply import Reply
 from monkey.serving.session import Answerer, PromptTooLong
 
 OPENED_AT_ONCE = 2

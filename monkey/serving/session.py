@@ -12,7 +12,6 @@ tokens: `What is at <box>(520,40),(790,210)</box>?` is read as in training.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 import sys
@@ -29,15 +28,14 @@ from PIL import Image
 
 from monkey.checkpoint_card import CheckpointCard, card_of
 from monkey.conversation import Conversation, Template
+from monkey.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding, decoding_of
+from monkey.engine import Canvas, Engine, Request, computing_thread
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import Encoded, MonkeyProcessor, TooLong
 from monkey.prompts import after_image, is_prompt
+from monkey.reply import POLL_SECONDS, REPLY_TIMEOUT, Reply
 from monkey.serving.attention_maps import PictureAttention, picture_attentions
 from monkey.serving.checkpoints import processor_of
-from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding, decoding_of
-from monkey.serving.engine import Engine, computing_thread
-from monkey.serving.reply import POLL_SECONDS, Reply
-from monkey.serving.request import Picture, Request
 
 __all__ = [
     "FOR_ANSWERS",
@@ -54,9 +52,6 @@ __all__ = [
 
 DEFAULT_CHECKPOINT = "models/small"
 """The model that ships, below the project's own folder: what a program without a checkpoint opens."""
-
-PATIENCE_SECONDS = 600.0
-"""Longest wait for one piece. The first needs the whole prompt, which takes minutes at full size on a CPU."""
 
 MAX_ROWS = 8
 """Requests that are answered at the same time unless another number is given."""
@@ -165,7 +160,8 @@ def warm_up(answerer: Answerer) -> float:
     start = time.perf_counter()
     ids = answerer.processor.encode_segments([("Question: ", False)])
     request = Request(ids, [], Decoding(max_new_tokens=WARM_UP_TOKENS), WARM_UP_TOKENS, frozenset())
-    with Reply(answerer.engine.submit(request), answerer.patience) as reply:
+    with answerer.engine.submit(request) as reply:
+        reply.timeout = answerer.patience
         _ = reply.text
     return time.perf_counter() - start
 
@@ -239,7 +235,7 @@ class Answerer:
         patience: seconds to wait for one piece before TimeoutError.
         max_rows, cache_bytes: as of `load`.
         compiled: compile the step that writes a token; CUDA only.
-        thread: one worker to compute in, see `monkey.serving.engine.computing_thread`; a new one when None.
+        thread: one worker to compute in, see `monkey.engine.computing_thread`; a new one when None.
         card: of the checkpoint; as published, on unknown terms, when None.
 
     Attributes:
@@ -253,7 +249,7 @@ class Answerer:
         model: MonkeyForConditionalGeneration,
         processor: MonkeyProcessor,
         name: str = "Monkey",
-        patience: float = PATIENCE_SECONDS,
+        patience: float = REPLY_TIMEOUT,
         max_rows: int = MAX_ROWS,
         cache_bytes: int | None = None,
         compiled: bool = False,
@@ -408,12 +404,12 @@ class Answerer:
             raise ValueError("the answer is empty, so nothing looked at the picture")
         ids = self.processor.encode(Conversation.from_question([], answer.strip()), any_length=True).ids
         ids = ids[: self._room(prompt, max(1, len(ids)))]
-        canvases = torch.from_numpy(np.stack([picture.canvas for picture in self._pictures(images)]))
+        canvases = torch.from_numpy(np.stack([canvas.pixels for canvas in self._canvases(images)]))
         pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
-        return picture_attentions(self.model, prompt, ids, pixels, layers, self._between_steps)
+        return picture_attentions(self.model, prompt, ids, pixels, layers, self._run_exclusive)
 
-    def _between_steps(self, work: Callable[[], Any]) -> Any:
-        future = self.engine.between_steps(work)
+    def _run_exclusive(self, work: Callable[[], Any]) -> Any:
+        future = self.engine.run_exclusive(work)
         try:
             return future.result(self.patience)
         except TimeoutError as error:
@@ -430,8 +426,10 @@ class Answerer:
     ) -> Reply:
         """Make the inputs now, so that bad input is refused at once, and put the request in line."""
         room = self._room(ids, decoding.max_new_tokens)
-        request = Request(ids, self._pictures(images), decoding, room, frozenset(ends), is_conversation)
-        return Reply(self.engine.submit(request), self.patience)
+        request = Request(ids, self._canvases(images), decoding, room, frozenset(ends), is_conversation)
+        reply = self.engine.submit(request)
+        reply.timeout = self.patience
+        return reply
 
     def _room(self, ids: list[int], wanted: int) -> int:
         """How many new tokens there are at most, or ValueError where there is room for none."""
@@ -443,10 +441,7 @@ class Answerer:
             )
         return wanted if limit is None else min(wanted, limit - len(ids))
 
-    def _pictures(self, images: Sequence[Any]) -> list[Picture]:
+    def _canvases(self, images: Sequence[Any]) -> list[Canvas]:
         names = ["the picture"] if len(images) == 1 else [f"picture {number}" for number in range(1, len(images) + 1)]
-        return [self._picture(image, name) for image, name in zip(images, names, strict=True)]
-
-    def _picture(self, image: Any, name: str) -> Picture:
-        canvas = self.processor.image_processor.canvas(image, name)
-        return Picture(hashlib.sha256(np.ascontiguousarray(canvas)).digest(), canvas)
+        processor = self.processor.image_processor
+        return [Canvas.of(processor.canvas(image, name)) for image, name in zip(images, names, strict=True)]

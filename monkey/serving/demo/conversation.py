@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from monkey.decoding import Decoding
 from monkey.prompts import is_prompt
-from monkey.serving.decoding import Decoding
 from monkey.serving.demo.pictures import KeptPicture
 
 
@@ -21,7 +21,7 @@ class Answer:
         is_stopped: somebody stopped it before its end.
         drawn: a file of the last picture with the answer's boxes on it.
         prompt_tokens, new_tokens: of the whole prompt with its pictures, and of the answer.
-        confidence: see `monkey.serving.reply`.
+        confidence: see `monkey.reply`.
     """
 
     text: str = ""

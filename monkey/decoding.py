@@ -14,8 +14,8 @@ from monkey import checkpoint_card
 from monkey.checkpoint_card import Sampling
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 100.0
-"""Of sampling. Logits divided by much less are infinite, which would fail every answer of the running batch, and from
-far below the highest on every token is as likely as the next."""
+"""Logits divided by much less are infinite, which would fail every answer of the running batch; and long before the
+highest is reached, every token is as likely as the next."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Decoding:
     temperature: float = 0.0
     """0 takes the likeliest token every time; above, tokens are sampled."""
     seed: int | None = None
-    """Of sampling: the same picture, prompt and seed give the same text. None for another text every time."""
+    """For sampling: the same image, prompt and seed give the same text. None gives another text every time."""
     top_p: float = 1.0
-    """Of sampling: only the likeliest tokens that together have this probability."""
+    """For sampling: only the likeliest tokens that together have this probability."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer, and are no part of it."""
     confidence: bool = False
@@ -74,8 +74,8 @@ FOR_ANSWERS, FOR_DESCRIPTIONS = map(decoding_of, (checkpoint_card.FOR_ANSWERS, c
 """As the published demo answers questions and describes pictures; a checkpoint's card may say otherwise."""
 
 
-def generator_of(decoding: Decoding, device: torch.device) -> torch.Generator | None:
-    """Random numbers for one answer, on the device of its logits; None for a greedy one."""
+def make_generator(decoding: Decoding, device: torch.device) -> torch.Generator | None:
+    """Return random numbers for one answer, on the device of its logits; None for a greedy one."""
     if not decoding.temperature:
         return None
     import torch
@@ -88,19 +88,19 @@ def generator_of(decoding: Decoding, device: torch.device) -> torch.Generator | 
     return generator
 
 
-def chosen_tokens(
+def choose_tokens(
     logits: torch.Tensor, decodings: Sequence[Decoding], generators: Sequence[torch.Generator | None]
 ) -> list[int]:
-    """The next token of each row of `logits` [N, vocabulary], which are fp32."""
+    """Return the next token of each row of `logits` [N, vocabulary], which are fp32."""
     tokens = logits.argmax(dim=-1)
     for row, (decoding, generator) in enumerate(zip(decodings, generators, strict=True)):
         if generator is not None:
-            tokens[row] = _sampled(logits[row], decoding, generator)
+            tokens[row] = _sample(logits[row], decoding, generator)
     return tokens.tolist()
 
 
-def _sampled(logits: torch.Tensor, decoding: Decoding, generator: torch.Generator) -> torch.Tensor:
-    """A token by its probability among `logits` [vocabulary]."""
+def _sample(logits: torch.Tensor, decoding: Decoding, generator: torch.Generator) -> torch.Tensor:
+    """Draw a token by its probability among `logits` [vocabulary]."""
     import torch
 
     probabilities = (logits / decoding.temperature).softmax(dim=-1)
