@@ -368,7 +368,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "full-llm": (),
     "lora-llm": ("--lora_dropout", "0", "--lora_r", "2", "--lora_alpha", "4"),
     # bitsandbytes unpacks whole blocks of 64 alone on a CPU, which the tiny checkpoint has not.
-    "qlora-llm": ("--lora_dropout", "0", "--model_name_or_path", "models/small", "--bf16", "True", "--max_steps", "3"),
+    "qlora-llm": ("--lora_dropout", "0", "--model_name_or_path", "models/small", "--bf16", "True", "--max_steps", "3",
+        "--learning_rate", "1e-4"),
     "adapters-only": (),
     "everything": (),
 }
