@@ -43,10 +43,9 @@ from PIL import Image
 from benchmarks.evaluation import QUESTIONS, build, byte_tokenizer
 from benchmarks.measure import arguments, report
 from monkey import MonkeyProcessor
-from monkey.serving.api.app import Api
-from monkey.serving.api.limits import Limits
-from monkey.serving.api.server import base_url, bound_socket, serve
+from monkey.serving.access import base_url, bind
 from monkey.serving.engine import computing_thread
+from monkey.serving.server import Api, Limits, serve
 from monkey.serving.session import Answerer
 
 CLIENTS = (1, 4, 16)
@@ -84,7 +83,7 @@ def run_server(options: argparse.Namespace, max_rows: int, cache_bytes: int | No
         processor = MonkeyProcessor.from_config(model.config, tokenizer)
     with (
         Answerer(model, processor, "benchmark", max_rows=max_rows, cache_bytes=cache_bytes, thread=thread) as answerer,
-        bound_socket("127.0.0.1", 0) as listening,
+        bind("127.0.0.1", 0) as listening,
     ):
         sender.send(base_url(listening))
         serve(Api(answerer, Limits(queue=max(CLIENTS))), listening)

@@ -13,16 +13,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Sequence
 
 from monkey.ask import checkpoint_of, model_flags
-from monkey.cli import EXIT_INTERRUPTED, EXIT_USAGE, ArgumentParser
+from monkey.cli import ArgumentParser, run_program
 
 KEY_VARIABLE = "MONKEY_API_KEY"
 
-PACKAGES = ("httpcore", "prometheus_client", "pydantic", "starlette", "uvicorn")
+PACKAGES = ("fastapi", "httpx", "prometheus_client", "pydantic", "uvicorn")
 """That only the server needs."""
 
 
@@ -76,16 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     options = parser().parse_args(words)
-    try:
-        check(options)
-        run(options)
-    except (ValueError, FileNotFoundError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
+    return run_program(lambda: run(options), stopped="interrupted")
 
 
 def check(options: argparse.Namespace) -> None:
@@ -100,47 +90,24 @@ def check(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {value}, and at least {lowest} is needed")
 
 
-def keys_of(options: argparse.Namespace) -> list[str]:
-    """Keys of the flags and of the environment.
-
-    Raises:
-        ValueError: one that no header can carry.
-    """
-    listed = os.environ.get(KEY_VARIABLE, "")
-    keys = [*options.api_key, *(listed.split(",") if listed else [])]
-    if not all(re.fullmatch(r"[!-~]+", key) for key in keys):
-        raise ValueError(
-            f"a key of --api-key or {KEY_VARIABLE} is empty, or holds a blank or a character outside ASCII"
-        )
-    return keys
-
-
 def run(options: argparse.Namespace) -> None:
     """Open the model and serve it."""
-    keys, checkpoint = keys_of(options), checkpoint_of(options)
+    check(options)
+    checkpoint = checkpoint_of(options)
 
-    from monkey.serving.api.addresses import checked_hosts, checked_origins
-    from monkey.serving.api.app import Api
-    from monkey.serving.api.fetching import Fetcher, FetchLimits
-    from monkey.serving.api.limits import Limits
-    from monkey.serving.api.server import base_url, bound_socket, is_loopback, serve
+    from monkey.serving.access import base_url, bind, is_loopback, read_hosts, read_keys, read_origins
+    from monkey.serving.fetching import Fetcher
+    from monkey.serving.server import Api, Limits, serve
     from monkey.serving.session import load
 
-    hosts = checked_hosts(options.allow_hosts) if options.allow_hosts is not None else None
-    origins = checked_origins(options.cors_origins) if options.cors_origins is not None else []
-    limits = Limits(
-        body_bytes=int(options.max_body_mib * 2**20),
-        pictures=options.max_pictures,
-        queue=options.queue,
-        seconds=options.time_limit,
-    )
-    with bound_socket(options.host, options.port) as listening:
-        is_own = is_loopback(listening)
-        if not is_own and not keys:
-            print(
-                f"warning: everyone who reaches {options.host} can ask, since no key is set; set {KEY_VARIABLE}",
-                file=sys.stderr,
-            )
+    keys = read_keys(options.api_key, os.environ.get(KEY_VARIABLE, ""))
+    hosts = None if options.allow_hosts is None else read_hosts(options.allow_hosts)
+    origins = [] if options.cors_origins is None else read_origins(options.cors_origins)
+    body_bytes = int(options.max_body_mib * 2**20)
+    with bind(options.host, options.port) as listener:
+        if not keys and not is_loopback(listener):
+            reached = f"everyone who reaches {options.host} can ask, since no key is set"
+            print(f"warning: {reached}; set {KEY_VARIABLE}", file=sys.stderr)
         print(f"opening {checkpoint}", file=sys.stderr, flush=True)
         with load(
             checkpoint,
@@ -151,23 +118,22 @@ def run(options: argparse.Namespace) -> None:
             max_rows=options.max_rows,
             name=options.name,
         ) as answerer:
-            answerer.patience = limits.seconds
-            pictures = answerer.processor.image_processor
-            pictures.max_bytes = min(pictures.max_bytes, limits.body_bytes)
-            pictures.max_pixels = options.max_pixels or pictures.max_pixels
-            fetcher = None if hosts is None else Fetcher(hosts, FetchLimits(pictures.max_bytes))
+            answerer.patience = options.time_limit
+            images = answerer.processor.image_processor
+            images.max_bytes = min(images.max_bytes, body_bytes)
+            images.max_pixels = options.max_pixels or images.max_pixels
             api = Api(
                 answerer,
-                limits,
+                Limits(body_bytes, options.max_pictures, options.queue, options.time_limit),
                 form=options.form,
-                fetcher=fetcher,
+                fetcher=None if hosts is None else Fetcher(hosts, images.max_bytes),
                 keys=keys,
-                is_loopback=is_own,
+                is_loopback=is_loopback(listener),
                 origins=origins,
                 picture_labels=options.picture_labels,
             )
-            print(f"serving {answerer.name} at {base_url(listening)} (Ctrl-C ends it)", flush=True)
-            serve(api, listening)
+            print(f"serving {answerer.name} at {base_url(listener)} (Ctrl-C ends it)", flush=True)
+            serve(api, listener)
     print("the server has ended", file=sys.stderr)
 
 

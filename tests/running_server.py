@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import httpx
 import openai
 import torch
 from PIL import Image
 
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.serving.api.app import Api
-from monkey.serving.api.server import bound_socket, served
+from monkey.serving.access import bind
+from monkey.serving.server import Api, Server
 from monkey.serving.session import Answerer
 from tests.conftest import random_model
 from tests.small_processor import EOD, small_config
@@ -46,7 +47,9 @@ class Running:
         return self.api.answerer.engine
 
     def client(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=PATIENCE)
+        # Without certificates, which take longer to read than most of these answers.
+        http = httpx.Client(verify=False, timeout=PATIENCE)
+        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=PATIENCE, http_client=http)
 
     def ask(self, content, **fields):
         """The completion of one message, or all chunks of it."""
@@ -57,16 +60,29 @@ class Running:
             )
             return list(told) if fields.get("stream") is True else told
 
+    def talk(self, messages: list[dict], **fields) -> str:
+        """The answer to a conversation."""
+        return self.text("", extra_body={"messages": messages, **fields})
+
     def text(self, content, **fields) -> str:
         return self.ask(content, **fields).choices[0].message.content
 
 
 @contextmanager
 def running(answerer: Answerer, *settings, **more) -> Iterator[Running]:
-    """The server of an answerer; settings are those of `Api`."""
+    """The server of an answerer, in a thread of its own; settings are those of `Api`."""
+    listener = bind("127.0.0.1", 0)
     api = Api(answerer, *settings, **more)
-    with served(api, bound_socket("127.0.0.1", 0)) as server:
+    server = Server(api, listener)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive())
         yield Running(server.url, api, server.interrupt, lambda: len(server.server_state.connections))
+    finally:
+        server.interrupt()
+        thread.join()
+        api.close()
 
 
 def talkative_model() -> MonkeyForConditionalGeneration:
@@ -93,7 +109,7 @@ def data_uri(image: Image.Image | bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def picture_part(url: str) -> dict:
+def image_part(url: str) -> dict:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
@@ -103,7 +119,7 @@ def text_part(text: str) -> dict:
 
 def asking(text: str, *numbers: int) -> list[dict]:
     """A question about pictures as parts of a message."""
-    return [*(picture_part(data_uri(photo(number))) for number in numbers), text_part(text)]
+    return [*(image_part(data_uri(photo(number))) for number in numbers), text_part(text)]
 
 
 def connected(server: Running, room: int | None = None) -> socket.socket:

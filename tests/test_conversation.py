@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from monkey.conversation import Conversation, Image, Message, Text, split_placeholders, write
 from monkey.processing import UNSUPERVISED, MonkeyProcessor, TooLong
-from monkey.serving.api.request import ChatRequest
+from monkey.serving.protocol import ChatRequest
 from monkey.serving.session import Answerer
 from monkey.tokenization import BOX_MARKERS
 from tests.conftest import random_model

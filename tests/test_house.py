@@ -38,6 +38,7 @@ LAYERS = (
         "monkey.boxes",
         "monkey.conversation",
         "monkey.html_page",
+        "monkey.page",
     ),
     (
         "monkey.vision",

@@ -17,11 +17,12 @@ import openai
 import pytest
 
 from monkey import serve
-from monkey.serving import session
-from monkey.serving.api import server
-from monkey.serving.api.app import Api
+from monkey.cli import EXIT_USAGE
+from monkey.serving import server, session
+from monkey.serving.access import bind
+from monkey.serving.server import Api
 from monkey.serving.session import Answerer, Decoding
-from tests.running_server import PATIENCE, asking, photo, talkative_model, text_part, until
+from tests.running_server import PATIENCE, talkative_model, until
 from tests.small_processor import small_processor
 
 PROJECT = Path(serve.__file__).parent.parent
@@ -39,7 +40,7 @@ sys.exit(main(sys.argv[1:]))
 """
 """The program with steps that take 50 ms."""
 
-QUICK = "import monkey.serving.api.server; monkey.serving.api.server.GRACE = 1"
+QUICK = "import monkey.serving.server; monkey.serving.server.GRACE = 1"
 """What is waited for at the end is not waited for long."""
 
 
@@ -77,61 +78,47 @@ def client_of(url: str, key: str = "none") -> openai.OpenAI:
 
 def refused(capsys, *words: str) -> str:
     """The one sentence that the command ends with."""
-    assert serve.main(list(words)) == serve.EXIT_USAGE
+    assert serve.main(list(words)) == EXIT_USAGE
     said = capsys.readouterr()
     assert said.out == ""
     (line,) = (line for line in said.err.splitlines() if line.startswith("error: "))
     return line.removeprefix("error: ")
 
 
-@pytest.mark.slow
-def test_it_serves_with_keys_of_the_environment_and_ends_at_a_signal(checkpoint):
-    with started(checkpoint, "--api-key", "flag", MONKEY_API_KEY="one,two") as (process, url):
-        assert url.startswith("http://127.0.0.1:")
-        messages = [{"role": "user", "content": asking("What?", 0)}]
-        with Answerer(talkative_model(), small_processor()) as answerer:
-            image = {"type": "image", "image": photo(0)}
-            expected = answerer.chat([{"role": "user", "content": [image, text_part("What?")]}], Decoding(8)).text
-        for key in ("one", "two", "flag"):
-            told = client_of(url, key).chat.completions.create(model="tiny", messages=messages, max_tokens=8)
-            assert told.choices[0].message.content == expected
-        with pytest.raises(openai.AuthenticationError):
-            client_of(url, "one,two").models.list()
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=PATIENCE)
-    lines = err.splitlines()
-    assert (process.returncode, out) == (0, "")
-    assert (lines[0], lines[-1]) == (f"opening {checkpoint}", "the server has ended")
-    assert "Traceback" not in err
+def asked(text: str, limit: int) -> dict:
+    return {"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": limit}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
-def test_a_signal_lets_running_answers_finish_and_refuses_new_ones(checkpoint, sign):
-    with started(checkpoint, program=("-c", SLOW)) as (process, url), ThreadPoolExecutor(1) as threads:
-        client = client_of(url)
-        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
-        stream = iter(client.chat.completions.create(**asked, max_tokens=60, stream=True))
+def test_it_serves_until_a_signal_which_lets_running_answers_finish_and_refuses_new_ones(checkpoint, sign):
+    words, keys = ("--api-key", "flag"), {"MONKEY_API_KEY": "one,two"}
+    with started(checkpoint, *words, program=("-c", SLOW), **keys) as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        first, *others = (client_of(url, key) for key in ("one", "two", "flag"))
+        assert len({client.chat.completions.create(**asked("Hello", 2)).usage.total_tokens for client in others}) == 1
+        with pytest.raises(openai.AuthenticationError):
+            client_of(url, "one,two").models.list()
+        stream = iter(first.chat.completions.create(**asked("Hello", 60), stream=True))
         pieces = [next(stream).choices[0].delta.content]
         process.send_signal(sign)
         assert "finishing 1 requests" in _line_of(process.stderr, "finishing")
         with pytest.raises(openai.InternalServerError) as caught:
-            client.chat.completions.create(**asked)
+            first.chat.completions.create(**asked("Hello", 2))
         assert caught.value.code == "shutting_down"
-        rest = threads.submit(lambda: [chunk.choices[0].delta.content or "" for chunk in stream]).result()
-        process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0
+        pieces += [chunk.choices[0].delta.content or "" for chunk in stream]
+        out, err = process.communicate(timeout=PATIENCE)
     with Answerer(talkative_model(), small_processor()) as answerer:
-        expected = answerer.chat(asked["messages"], Decoding(60)).text
-    assert "".join(pieces + rest) == expected
+        assert "".join(pieces) == answerer.chat(asked("Hello", 60)["messages"], Decoding(60)).text
+    assert (process.returncode, out) == (0, "")
+    assert err.splitlines()[-1] == "the server has ended"
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(checkpoint):
     with started(checkpoint, program=("-c", SLOW)) as (process, url):
-        client = client_of(url)
-        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
-        stream = iter(client.chat.completions.create(**asked, max_tokens=480, stream=True))
+        stream = iter(client_of(url).chat.completions.create(**asked("Hello", 480), stream=True))
         next(stream)
         process.send_signal(signal.SIGTERM)
         _line_of(process.stderr, "finishing")
@@ -148,8 +135,7 @@ def test_a_second_signal_ends_the_process_though_a_thread_does_not(checkpoint):
     stuck = SLOW.replace("0.05", "600").replace("from monkey.serve ", f"{QUICK}\nfrom monkey.serve ")
     with started(checkpoint, program=("-c", stuck)) as (process, url), ThreadPoolExecutor(1) as threads:
         client = client_of(url)
-        asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
-        answer = threads.submit(client.chat.completions.create, **asked)
+        answer = threads.submit(client.chat.completions.create, **asked("Hello", 8))
         until(lambda: b"monkey_running_rows 1.0" in client._client.get(url.replace("/v1", "/metrics")).content)
         process.send_signal(signal.SIGTERM)
         _line_of(process.stderr, "finishing")
@@ -165,7 +151,7 @@ def test_a_signal_after_the_end_of_serving_ends_the_process(monkeypatch, sign):
     """The model's thread may still be at work then, and is not waited for."""
     monkeypatch.setattr(server.Server, "run", lambda self, sockets: None)
     before = signal.getsignal(signal.SIGINT)
-    with Answerer(talkative_model(), small_processor()) as answerer, server.bound_socket("127.0.0.1", 0) as listening:
+    with Answerer(talkative_model(), small_processor()) as answerer, bind("127.0.0.1", 0) as listening:
         try:
             server.serve(Api(answerer), listening)
             assert signal.getsignal(sign) == signal.SIG_DFL
@@ -175,17 +161,6 @@ def test_a_signal_after_the_end_of_serving_ends_the_process(monkeypatch, sign):
 
 def _line_of(stream, word: str) -> str:
     return next(line for line in stream if word in line)
-
-
-@pytest.mark.slow
-def test_a_mistake_is_one_sentence_and_status_2(tmp_path):
-    command = [sys.executable, "-m", "monkey.serve", "-c", str(tmp_path / "nowhere"), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "nowhere" in done.stderr.splitlines()[-1]
 
 
 class TestMistakes:
@@ -263,7 +238,7 @@ class Served:
             self.api, self.address = api, listening.getsockname()
             api.close()
 
-        monkeypatch.setattr("monkey.serving.api.server.serve", serve_once)
+        monkeypatch.setattr("monkey.serving.server.serve", serve_once)
 
 
 class TestSettings:
@@ -278,9 +253,9 @@ class TestSettings:
         words = [word for name, value in {**flags, **numbers}.items() for word in (f"--{name}", str(value))]
         api = self.run(checkpoint, monkeypatch, *words).api
         assert (api.answerer.name, api.form, api.answerer.engine.max_rows) == ("other", "plain", 3)
-        assert (api.limits.queue, api.limits.seconds, api.limits.pictures) == (5, 7.0, 2)
+        assert (api.limits.queue, api.limits.seconds, api.limits.images) == (5, 7.0, 2)
         assert api.answerer.patience == 7.0
-        assert api.limits.body_bytes == api.fetcher.limits.max_bytes == api.answerer.max_bytes == 2**20
+        assert api.limits.body_bytes == api.fetcher.max_bytes == api.answerer.max_bytes == 2**20
         assert api.answerer.processor.image_processor.max_pixels == 1000
         assert api.fetcher.hosts == {"a.example", "b.example:8080"}
         assert api.picture_labels
@@ -289,8 +264,7 @@ class TestSettings:
     def test_pages_and_labels_reach_the_server(self, checkpoint, monkeypatch):
         origins = "http://localhost:3000, HTTPS://a.example"
         api = self.run(checkpoint, monkeypatch, "--no-picture-labels", "--cors-origins", origins).api
-        (pages,) = (one.kwargs for one in api.app.user_middleware if "allow_origins" in one.kwargs)
-        assert pages["allow_origins"] == ["http://localhost:3000", "https://a.example"]
+        assert api.origins == ["http://localhost:3000", "https://a.example"]
         assert not api.picture_labels
 
     def test_it_is_for_its_own_machine_and_fetches_nothing_unless_told(self, checkpoint, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from monkey.serve import parser
-from monkey.serving.api.request import ROLES, ChatRequest
+from monkey.serving.protocol import ROLES, ChatRequest
 from monkey.serving.session import Answerer
 from tests.running_server import running, talkative_model
 from tests.small_processor import small_processor
@@ -60,7 +60,8 @@ def test_the_python_example_streams_an_answer(server):
 
 
 def test_every_field_flag_and_code_is_told_of():
-    sources = (REPOSITORY / "monkey" / "serving" / "api").glob("*.py")
+    serving = REPOSITORY / "monkey" / "serving"
+    sources = [serving / f"{name}.py" for name in ("access", "fetching", "protocol", "server")]
     codes = {code for path in sources for code in re.findall(r'code="(\w+)"', path.read_text(encoding="utf-8"))}
     names = {*ChatRequest.model_fields, *ROLES, *codes}
     assert len(codes) > 15

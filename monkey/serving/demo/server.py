@@ -89,7 +89,7 @@ def running_demo(
         import gradio
         from starlette.middleware import Middleware
 
-        from monkey.serving.api.access import Access
+        from monkey.serving.access import Access
         from monkey.serving.demo.app import build_app
         from monkey.serving.demo.style import CSS, FONTS, HEAD
 

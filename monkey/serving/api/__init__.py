@@ -1,1 +1,0 @@
-"""OpenAI's chat completions over HTTP: what is asked, what is refused, and how answers go out."""
