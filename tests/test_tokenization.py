@@ -148,13 +148,6 @@ def test_decoding_survives_broken_spans_and_ids_past_the_vocabulary(tokenizer):
         tokenizer.decode([letter, -100])
 
 
-def test_image_span_has_image_tokens_slots_with_the_path_first(tokenizer):
-    for count, path in ((16, "images/é.png"), (13, "images/é.png"), (4, "")):
-        ids = tokenizer.encode_text(f"<img>{path}</img>", image_tokens=count)
-        slots = list(path.encode())
-        assert ids == [982, *slots, *[984] * (count - len(slots)), 983]
-
-
 def test_special_tokens_inside_a_place_are_part_of_the_path(tokenizer):
     path = "a<|im_start|><ref>.png"
     ids = tokenizer.encode_text(f"<img>{path}</img>", image_tokens=40)
@@ -276,10 +269,6 @@ def test_own_folder_gives_the_tokenizer_back(tmp_path, tokenizer):
         assert reopened.image_tokens == 12
         assert reopened.model_max_length == 2048
         assert reopened.encode("<img></img>a") == tokenizer.encode("<img></img>a")
-
-
-def test_vocabulary_file_alone_opens_with_one_view_of_slots():
-    assert QwenTokenizer(CHECKPOINT / "qwen.tiktoken").image_tokens == 256
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, "256"])
