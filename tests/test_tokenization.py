@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import pickle
 import random
 import shutil
 import unicodedata
@@ -189,13 +188,6 @@ def test_streaming_never_emits_half_a_character(tokenizer, text):
     chunks = list(streamer)
     assert "".join(chunks) == text
     assert not any("\ufffd" in chunk for chunk in chunks)
-
-
-@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
-def test_copies_for_worker_processes_encode_alike(tokenizer, make_copy):
-    duplicate = make_copy(tokenizer)
-    for text, ids in zip(CASES["strings"], CASES["ids"], strict=True):
-        assert duplicate(text)["input_ids"] == ids
 
 
 def test_converting_tokens(tokenizer):
