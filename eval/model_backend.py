@@ -7,7 +7,6 @@ special tokens.
 
 from __future__ import annotations
 
-import hashlib
 import resource
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,15 +22,15 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
-from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
 from eval.prepared_batches import PreparedBatch, failure_of, plan_batches, prepare, prepare_batch
-from eval.questions import file_digest
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.checkpoint_files import weight_files
-from monkey.location import checkpoint_file, read_json, required_file
+from monkey.location import checkpoint_file, required_file
 from monkey.prefix_generation import GenerationStats, PrefixedImage, greedy_answers
+from monkey.serving import checkpoints as serving_checkpoints
 
 __all__ = ["ModelBackend", "check_checkpoint", "checkpoint_fingerprint", "choose_device", "prepare_batch"]
 
@@ -67,7 +66,7 @@ class ModelBackend:
         num_workers: int = 2,
         seed: int = 3407,
     ):
-        if grid is not None and adapter_base(checkpoint) is not None:
+        if grid is not None and serving_checkpoints.base_of(checkpoint) is not None:
             raise ValueError(
                 f"--grid {','.join(map(str, grid))}: {checkpoint} is an adapter, trained for one grid; leave --grid "
                 "out, or name the merged checkpoint"
@@ -280,19 +279,9 @@ def choose_dtype(name: str | None, device: str) -> str:
     return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
 
 
-SMALL_FILES = (
-    "config.json",
-    "qwen.tiktoken",
-    "tokenizer_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
-"""Files beside the weights that an answer depends on; generation_config.json is not one of them here."""
-
-
 def check_checkpoint(checkpoint: str) -> None:
     """Raise FileNotFoundError or ValueError for what cannot be a checkpoint, without reading its weights."""
-    base = adapter_base(checkpoint)
+    base = serving_checkpoints.base_of(checkpoint)
     if base is None:
         _check_whole(checkpoint)
         return
@@ -308,20 +297,6 @@ def _check_whole(checkpoint: str) -> None:
     weight_files(checkpoint, {})
 
 
-def adapter_base(checkpoint: str) -> str | None:
-    """The checkpoint that a PEFT adapter folder was trained on; None for a checkpoint of its own.
-
-    Raises ValueError when the adapter names none.
-    """
-    settings = checkpoint_file(checkpoint, ADAPTER_CONFIG_NAME)
-    if settings is None or checkpoint_file(checkpoint, "config.json") is not None:
-        return None
-    base = read_json(settings).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise ValueError(f"{settings}: base_model_name_or_path must name the checkpoint that was trained, not {base!r}")
-    return base
-
-
 def adapter_weights(checkpoint: str) -> str:
     """The weight file of a PEFT adapter folder, or FileNotFoundError."""
     for name in (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME):
@@ -332,22 +307,6 @@ def adapter_weights(checkpoint: str) -> str:
     )
 
 
-def answering_files(checkpoint: str) -> list[str]:
-    """Every file that an answer depends on; those of an adapter and then those of its base."""
-    base = adapter_base(checkpoint)
-    if base is None:
-        return [*_present(checkpoint, SMALL_FILES), *weight_files(checkpoint, {})]
-    own = [*_present(checkpoint, (ADAPTER_CONFIG_NAME, *SMALL_FILES)), adapter_weights(checkpoint)]
-    return [*own, *_present(base, SMALL_FILES), *weight_files(base, {})]
-
-
-def _present(checkpoint: str, names: Sequence[str]) -> list[str]:
-    return [path for name in names if (path := checkpoint_file(checkpoint, name)) is not None]
-
-
 def checkpoint_fingerprint(checkpoint: str) -> str:
-    """SHA-256 over the bytes of every file of a checkpoint that an answer depends on, weights and base included."""
-    digest = hashlib.sha256()
-    for path in answering_files(checkpoint):
-        digest.update(f"{Path(path).name} {file_digest(Path(path))}\n".encode())
-    return digest.hexdigest()
+    """Return the SHA-256 over every file of a checkpoint that a greedy answer depends on, weights and base included."""
+    return serving_checkpoints.checkpoint_fingerprint(checkpoint, sampled=False)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.tasks import Task
 from monkey.conversation import Text, split_box_markers
-from monkey.data.markers import IMAGE, PLACE, find_foreign_markers
-from monkey.prompts import AS_TRAINED, FORMS, IMAGE_PLACE, PUBLISHED
+from monkey.data.foreign import IMAGE, PLACE, find_foreign_markers
+from monkey.prompts import AS_TRAINED, IMAGE_PLACE, PUBLISHED
 
 QUESTION_PLACE = "{question}"
 _MARKS = re.compile("(</?(?:ref|box|quad)>)")
@@ -59,7 +58,7 @@ def find_inert_sign(question: str) -> str | None:
 
 def asks_for_boxes_in_vain(task: Task) -> str | None:
     """A sentence on a task whose answers should be boxes and whose prompt does not ask for any; None for another."""
-    if task.metric != "box_overlap" or "<ref>" in forms_of(task)[AS_TRAINED]:
+    if task.metric != "box_overlap" or "<ref>" in task.forms[AS_TRAINED]:
         return None
     return f"task {task.name}: its metric is box_overlap, and its prompt has no <ref>; {_HOW_TO_ASK_FOR_BOXES}"
 
@@ -75,7 +74,7 @@ def prompt_form(task: Task, choice: str) -> PromptForm:
         FileNotFoundError: no such file.
         ValueError: the prompt does not begin with the image's place, or does not hold the question's place once.
     """
-    ours = forms_of(task)
+    ours = task.forms
     if choice in ours:
         text, source = ours[choice], f"task {task.name}: its prompt"
     else:
@@ -89,13 +88,6 @@ def prompt_form(task: Task, choice: str) -> PromptForm:
     elif places != 1:
         raise ValueError(f"{source} must hold {QUESTION_PLACE} once; it holds it {places} times")
     return PromptForm(choice, text)
-
-
-def forms_of(task: Task) -> Mapping[str, str]:
-    """The texts of a task's prompt by the choice of `--prompt`."""
-    if task.prompt_text is not None:
-        return {AS_TRAINED: task.prompt_text, PUBLISHED: task.prompt_text}
-    return FORMS[task.prompt]
 
 
 def _read_prompt(path: Path) -> str:

@@ -32,6 +32,7 @@ LAYERS = (
         "monkey.prompts",
         "monkey.cli",
         "monkey.journal",
+        "monkey.provenance",
         "monkey.completions_client",
         "monkey.file_locks",
         "monkey.images",

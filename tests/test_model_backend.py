@@ -17,7 +17,7 @@ from eval.metrics import score
 from eval.model_backend import ModelBackend, check_checkpoint, checkpoint_fingerprint
 from eval.prepared_batches import plan_batches
 from eval.prompting import PromptForm
-from eval.runner import RunSettings, run
+from eval.run import RunSettings, run
 from eval.tasks import Task, select_tasks
 from monkey.data.records import read_questions
 from monkey.modeling import MonkeyForConditionalGeneration

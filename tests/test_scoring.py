@@ -20,7 +20,7 @@ from eval.in_training import SharedBackend, drawn, evaluator_of
 from eval.model_backend import ModelBackend
 from eval.prompting import AS_TRAINED, prompt_form
 from eval.questions import load_question_set
-from eval.runner import RunSettings, run
+from eval.run import RunSettings, run
 from eval.tasks import Task, select_tasks
 from monkey.training.lora import add_decoder_lora
 from monkey.training.scoring import (
@@ -148,7 +148,7 @@ class TestScores:
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("eval.runner.write_lines", full)
+        monkeypatch.setattr("eval.run_folder.write_lines", full)
         model = random_model(small_config()).train()
         with pytest.raises(OSError, match="No space left"):
             scoring(model, step=1)

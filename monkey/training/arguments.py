@@ -22,7 +22,7 @@ import transformers
 from transformers import HfArgumentParser
 from transformers.utils import is_torch_xla_available
 
-from monkey.data.packing import RowSettings
+from monkey.data.packing import SHARING, RowSettings
 from monkey.training.checks import (
     check_json,
     check_launcher,
@@ -31,7 +31,6 @@ from monkey.training.checks import (
     check_taken,
     without_reentrant_checkpointing,
 )
-from monkey.training.dataset import SHARING
 from monkey.training.flag import flag
 from monkey.training.flag_names import CONFIG_HELP, MISSING, config_of, read_config, refuse_unknown
 from monkey.training.idle_flags import refuse_idle

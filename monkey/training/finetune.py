@@ -16,12 +16,12 @@ from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from monkey.checkpoint_card import card_of
+from monkey.data.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
+from monkey.data.mixture import Records, holds_images
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
-from monkey.data.records import Records, holds_images
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import Flags
 from monkey.training.checks import missing_packages_named
-from monkey.training.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
 from monkey.training.flops import FORMULA
 from monkey.training.guards import FrozenGuard, StopOnSignal, gathered
 from monkey.training.memory_plan import MemoryPlan, plan, plan_of_gpu, refusal

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-# What a scheduler sends before it kills: SIGTERM, and SIGUSR1 where asked to warn early. SIGINT is Ctrl-C.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from monkey.data.dataset import SIGNALS
 
 # torchrun hands Ctrl-C on to processes that the terminal has told already.
 _LAUNCHED = "TORCHELASTIC_RUN_ID"

@@ -106,15 +106,15 @@ def overfit_report(
 
 def _misses(model: nn.Module, processor: MonkeyProcessor, record: Record, max_length: int | None) -> Iterator[Miss]:
     """The answers of a record that do not come back."""
-    turns = [{"role": turn.role, "text": turn.text} for turn in record.turns]
-    sample = processor.encode_conversation(turns, list(record.images), max_length=max_length)
+    ids, labels, images = processor.encode(record.conversation, labels=True, max_length=max_length)
+    all_pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
     tokenizer = processor.tokenizer
-    ids = sample["input_ids"]
-    answers = [number for number, turn in enumerate(record.turns) if turn.role == "assistant"]
-    for number, (start, stop) in zip(answers, supervised_spans(sample["labels"]), strict=True):
+    turns = record.conversation.messages
+    answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
+    for number, (start, stop) in zip(answers, supervised_spans(labels), strict=True):
         prompt = ids[:start]
         pictures = prompt.count(tokenizer.image_start_id)
-        pixels = sample["pixel_values"][:pictures] if pictures else None
+        pixels = all_pixels[:pictures] if pictures else None
         generated = _greedy(model, prompt, pixels, stop - start, tokenizer.eod_id)
         ended = tokenizer.eod_id in generated
         text = tokenizer.decode(generated[: generated.index(tokenizer.eod_id)] if ended else generated)

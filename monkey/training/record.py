@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from monkey import provenance
+from monkey.provenance import git_revision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,31 +35,8 @@ _TASK_COLOURS = ("C2", "C1", "C4", "C5", "C6", "C7", "C8", "C9")
 
 def package_versions() -> dict[str, str]:
     """Version of Python and of each installed package that can change a run's numbers."""
-    versions = {"python": platform.python_version()}
-    for package in _RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def git_revision() -> str | None:
-    """Commit of the source tree this package lies in, with `-dirty` when files differ; None outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
+    found = provenance.package_versions(_RECORDED_PACKAGES)
+    return {package: version for package, version in found.items() if version is not None}
 
 
 def run_record(flags: dict[str, Any], recipe: dict[str, Any], data: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -30,9 +30,9 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from monkey.checkpoint_card import CheckpointCard
 from monkey.data.batches import BatchContents
+from monkey.data.dataset import EqualShares, PlannedBatches, PlannedLoader
 from monkey.data.packing import BatchPlan, RowPlan
 from monkey.training.guards import FrozenGuard, any_process, gathered
-from monkey.training.loading import EqualShares, PlannedBatches, PlannedLoader
 from monkey.training.lora import load_adapter, save_adapter
 from monkey.training.metering import Meter
 from monkey.training.part_arguments import PartArguments

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import html
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.outside_describe import ScriptedServer, described, run, write_config, write_images
 from tests.outside_doors import (
     DOCUMENTS,
     OUTSIDE,
@@ -26,7 +27,9 @@ from tests.outside_doors import (
     environment,
     finetune,
     in_runs,
+    sha256,
     succeeded,
+    tiny_experts,
     without,
 )
 
@@ -46,10 +49,6 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def recorded(name: str) -> Any:
     """The content of a record of this folder."""
     return json.loads((OUTSIDE / name).read_text(encoding="utf-8"))
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 # Flags
@@ -386,3 +385,18 @@ def asked_on(output: Path) -> list[str]:
     """The answers of the file that `ask --input` goes on with."""
     succeeded("-m", "monkey.ask", *HALF_AN_ASK, "--output", output)
     return [row["answer"] for row in rows_of(output)]
+
+
+# Descriptions
+
+
+def description_run(folder: Path, half: Path | None = None) -> dict[str, Any]:
+    """A whole run of descriptions in `folder`, or one that goes on from a half-done run."""
+    tiny_experts(folder / "models")
+    write_images(folder / "images")
+    if half is not None:
+        shutil.copytree(half, folder / "run")
+    with ScriptedServer().at_work() as server:
+        write_config(folder, server.url)
+        run(folder)
+    return described(folder, server.questions)

@@ -1,4 +1,4 @@
-"""Rows of large files are found by their bytes: the same rows and faults as reading all at once, in little memory."""
+"""Rows of large files are found by their bytes, in little memory; the files that they name are found or refused."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 import os
 import pickle
 import random
+import re
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from monkey.data import indexed_rows, json_rows
-from monkey.data.indexed_rows import IndexedRows, read_rows
-from monkey.data.json_rows import MalformedRows
+from monkey.data import rows as rows_module
+from monkey.data.rows import ImagePaths, IndexedRows, MalformedRows
 
 ROWS = [
     {"text": 'quotes " and \\ and ] } , [ {', "more": [1, [2, {"a": []}]]},
@@ -42,12 +42,13 @@ def write_both(folder: Path, rows: list, **options) -> tuple[Path, Path]:
     )
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 7, 19, 64, 2**22])
+@pytest.mark.parametrize("size", [1, 19, 2**22])
 @pytest.mark.parametrize(
     "options", [{}, {"indent": 1}, {"ensure_ascii": False, "separators": (" ,\r\n", ":")}], ids=str
 )
-def test_rows_are_the_same_wherever_a_block_ends(tmp_path, monkeypatch, block, options):
-    monkeypatch.setattr(json_rows, "BLOCK", block)
+def test_rows_are_the_same_wherever_a_window_ends(tmp_path, monkeypatch, size, options):
+    for name in ("LINES_BLOCK", "VALUE_WINDOW"):
+        monkeypatch.setattr(rows_module, name, size)
     for path in write_both(tmp_path, ROWS, **options):
         assert [row for _, row in IndexedRows(path)] == ROWS
 
@@ -59,7 +60,6 @@ def test_any_row_by_its_number_with_its_source(tmp_path):
         assert rows[0] == (f"{path}{first}", ROWS[0])
         assert rows[-1] == rows[9] == (f"{path}{last}", ROWS[9])
         assert rows.source(-1) == f"{path}{last}"
-        assert list(read_rows(path)) == list(rows)
         for index in (10, -11):
             with pytest.raises(IndexError, match=f"no row {index}; there are 10"):
                 rows[index]
@@ -86,11 +86,11 @@ def _outcome(path: Path, text: str):
     return whole, indexed
 
 
-@pytest.mark.parametrize("block", [5, 2**22])
-def test_a_list_is_refused_exactly_where_the_json_module_refuses_it(tmp_path, monkeypatch, block):
+@pytest.mark.parametrize("size", [5])
+def test_a_list_is_refused_exactly_where_the_json_module_refuses_it(tmp_path, monkeypatch, size):
     """One character of a list changed or removed, 300 times."""
-    monkeypatch.setattr(json_rows, "BLOCK", block)
-    draw = random.Random(block)
+    monkeypatch.setattr(rows_module, "VALUE_WINDOW", size)
+    draw = random.Random(size)
     valid = json.dumps(ROWS, indent=1, ensure_ascii=False)
     refused = 0
     for _ in range(300):
@@ -109,6 +109,8 @@ def test_a_list_is_refused_exactly_where_the_json_module_refuses_it(tmp_path, mo
 
 
 FAULTS = {
+    "nothing": ("", ": is empty"),
+    "no rows": ("[]", ": holds no records"),
     "inside a row": ('[\n{"a": 1},\n{"é" 2}\n]', ":3: malformed JSON at column 6: Expecting ':' delimiter"),
     "no comma": ("[1,\n 2 3]", ":2: malformed JSON at column 4: Expecting ',' delimiter"),
     "comma at the end": ("[1,\n]", ":2: malformed JSON at column 1: Expecting value"),
@@ -139,6 +141,20 @@ def test_a_fault_of_a_list_is_named_when_it_is_opened(tmp_path, content, message
         assert str(caught.value).startswith(f"{path}{message}")
 
 
+def test_what_is_no_file_of_rows_is_refused(tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    write(tmp_path, "blank.jsonl", "\n \n")
+    write(tmp_path, "train.txt", "[]")
+    for name, error, message in (
+        ("none.json", FileNotFoundError, "no such file"),
+        ("folder.json", ValueError, "is a folder"),
+        ("blank.jsonl", MalformedRows, "is empty"),
+        ("train.txt", ValueError, "expected a file that ends in .json"),
+    ):
+        with pytest.raises(error, match=message):
+            IndexedRows(tmp_path / name)
+
+
 def test_a_bad_line_leaves_the_others_readable(tmp_path):
     path = write(tmp_path, "rows.jsonl", b'{"a": 1}\n\n{"b" 2}\n"caf\xe9"\n{"c": 3}\n\n')
     rows = IndexedRows(path)
@@ -164,7 +180,7 @@ def test_bytes_that_are_no_utf8_are_named_by_their_line_in_a_list(tmp_path):
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_the_text_is_never_in_memory(tmp_path, monkeypatch, name):
     """8 MB of rows of 2 KiB, read in blocks of 64 KiB: neither scanning nor reading holds 1 MiB."""
-    monkeypatch.setattr(json_rows, "BLOCK", 2**16)
+    monkeypatch.setattr(rows_module, "LINES_BLOCK", 2**16)
     rows = [{"number": number, "text": "é" * 1000} for number in range(4096)]
     path = write_both(tmp_path, rows, ensure_ascii=False)[name == "rows.jsonl"]
     assert path.stat().st_size > 8_000_000
@@ -183,8 +199,8 @@ def test_the_text_is_never_in_memory(tmp_path, monkeypatch, name):
 
 
 def test_a_row_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_rows, "BLOCK", 2**10)
-    monkeypatch.setattr(json_rows, "LONGEST_ROW", 2**14)
+    monkeypatch.setattr(rows_module, "VALUE_WINDOW", 2**10)
+    monkeypatch.setattr(rows_module, "LONGEST_ROW", 2**14)
     text = "x" * 2**18
     for name, content in (("rows.json", f'[1,\n"{text}'), ("rows.jsonl", f'1\n"{text}"')):
         with pytest.raises(MalformedRows, match=rf"{name}:2: the row that begins here is longer than"):
@@ -225,7 +241,66 @@ def test_a_file_that_changed_is_not_read_at_old_places(tmp_path):
             rows[0]
 
 
-def test_systems_without_pread_read_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(indexed_rows, "_read_at", indexed_rows._seek_and_read)
-    for path in write_both(tmp_path, ROWS):
-        assert [row for _, row in IndexedRows(path)] == ROWS
+@pytest.fixture
+def image_folder(tmp_path) -> Path:
+    """`set/images` with a few pictures, a link to a folder outside, and a pipe."""
+    images = tmp_path / "set" / "images"
+    (images / "sub").mkdir(parents=True)
+    for name in ("a.png", "caf\u00e9.png", "a b#c %20\u4e2d.png", "Screenshot 9.41\u202fAM.png"):
+        (images / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").touch()
+    (tmp_path / "set" / "pics").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(images / "pipe.png")
+    return tmp_path / "set"
+
+
+def find(folder: Path, path: str, root: Path | None = None) -> Path:
+    return ImagePaths(folder / "rows.jsonl", root, "--data-root").find(path, "rows.jsonl:7")
+
+
+def test_names_as_other_systems_give_them_are_found(image_folder):
+    for name in ("a.png", "a b#c %20\u4e2d.png", "Screenshot 9.41\u202fAM.png"):
+        assert find(image_folder, f"images/{name}") == image_folder / "images" / name
+    assert find(image_folder, "images\\a.png") == image_folder / "images" / "a.png"
+    (image_folder / "images\\a.png").touch()
+    assert find(image_folder, "images\\a.png") == image_folder / "images\\a.png"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("Images/A.PNG", r"no picture Images/A.PNG in .*; there is images/a.png \(letter case and accents count\)$"),
+        ("images\\A.png", r"; there is images/a.png \("),
+        ("images/cafe\u0301.png", "; there is images/caf\u00e9.png \\("),
+        ("images/none.png", r"no picture images/none.png in \S+ and \S+$"),
+        ("images/sub", "what has this name is a folder, a pipe or a device"),
+        ("images/pipe.png", "what has this name is a folder, a pipe or a device"),
+        ("pics/a.png", r"leads out of .*/set through a symbolic link, to .*elsewhere/a.png; copy .* as --data-root"),
+        ("..\\elsewhere\\a.png", "leads out of .*; give a folder that holds it as --data-root"),
+        ("C:\\scans\\a.png", "is absolute; make it relative, or give the pictures' folder as --data-root"),
+        ("images/a\tb.png", r"'images/a\\tb.png' holds characters that no path in a record can have; rename the file"),
+        ("images/\udcff.png", "holds characters that no path in a record can have"),
+    ],
+)
+def test_each_refusal_says_what_is_there_or_the_way_out(image_folder, path, message):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        find(image_folder, path)
+    assert str(caught.value).startswith("rows.jsonl:7: ")
+    assert re.search(message, str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_way_out_of_a_linked_folder_leads_out(image_folder):
+    assert find(image_folder, "a.png", image_folder.parent / "elsewhere") == image_folder.parent / "elsewhere" / "a.png"
+
+
+def test_a_folder_is_listed_once_however_many_pictures_are_missing(image_folder, monkeypatch):
+    listed = []
+    listing = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listing(path))
+    paths = ImagePaths(image_folder / "rows.jsonl", image_folder, "--data-root")
+    for number in range(20):
+        with pytest.raises(FileNotFoundError):
+            paths.find(f"images/{number}.png", "rows.jsonl:7")
+    assert len(listed) == 2
