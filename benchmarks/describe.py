@@ -4,15 +4,15 @@
     python -m benchmarks.describe --quick
     python -m benchmarks.describe --device cuda --dtype bfloat16 --models FOLDER --batch-size 16
 
-Two chains of experts go over the same rendered pictures: models (BLIP-2, Florence-2, SAM, a language model of
-transformers, and RapidOCR's own), and rules. FOLDER holds the models' folders, named as in MODELS; without it they are
-made here, with random weights and so tiny that their figures say what the code around them costs, not what a model
-does. The baseline asks each expert about one picture at a time and, in it, one crop at a time, as the published scripts
-do; ours hands over batches. SAM and RapidOCR take pictures one by one on both sides. In float32 outputs must be equal;
-below it, a batch rounds otherwise, words may change with it, and the share of pictures with equal outputs is a figure.
+A chain of experts goes over drawn documents: BLIP-2, Florence-2, SAM, a language model of transformers, and RapidOCR's
+own models. FOLDER holds the models' folders, named as in MODELS; without it they are made here, with random weights and
+so tiny that their figures say what the code around them costs, not what a model does. The baseline asks each expert
+about one picture at a time and, in it, one crop at a time, as the published scripts do; ours hands over batches. SAM
+and RapidOCR take pictures one by one on both sides. In float32 outputs must be equal; below it, a batch rounds
+otherwise, words may change with it, and the share of pictures with equal outputs is a figure.
 
 Ratios, baseline / ours in time: `describe_speedup` of the whole chain of models, `transformers_speedup` without
-opening, reading and filters, and `<stage>_speedup`. Figures: by chain and stage pictures a second and the share of the
+opening, reading and filters, and `<stage>_speedup`. Figures: by stage pictures a second and the share of the
 chain's time, of both sides.
 """
 
@@ -27,10 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import arguments, compare, report
-from monkey.data.render.difficulty import Difficulty
-from monkey.data.render.settings import Settings
-from monkey.data.render.tasks import select
-from monkey.data.render.write import write_set
+from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
 from monkey.describe.configuration import ChosenExpert, configuration_of
 from monkey.describe.expert import Expert, Failure, Item
 from monkey.describe.pictures import list_pictures
@@ -63,11 +60,6 @@ TINY = {
     "summary": {"max_new_tokens": 12},
 }
 """Settings with which random weights find something, and not for long."""
-
-RULES = {stage: {"expert": "rules"} for stage in ("caption", "regions", "text", "segments", "segment_captions")} | {
-    "matching": {"expert": "rules"},
-    "summary": {"expert": "rules"},
-}
 
 ONE_BY_ONE = ("segments",)
 """Here a batch is of points, and both sides have the same."""
@@ -200,7 +192,7 @@ def show(name: str, timed: Mapping[str, Timed], pictures: int) -> None:
 def parse(argv: list[str] | None) -> Any:
     parser = arguments(__doc__)
     parser.add_argument("--pictures", type=int, default=20)
-    parser.add_argument("--image-size", type=int, default=224, help="side of the rendered pictures in pixels")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the drawn documents in pixels")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--models", type=Path, metavar="FOLDER", help=f"of models: {', '.join(_folders())}")
     options = parser.parse_args(argv)
@@ -208,8 +200,6 @@ def parse(argv: list[str] | None) -> Any:
         options.pictures, options.batch_size, options.repeats = min(options.pictures, 5), min(options.batch_size, 4), 1
     if min(options.pictures, options.batch_size, options.repeats) < 1:
         parser.error("--pictures, --batch-size and --repeats must be 1 or more")
-    if options.pictures < len(select([])):
-        parser.error(f"--pictures {options.pictures}: one of each of the {len(select([]))} rendered tasks is needed")
     if options.models is not None:
         missing = [name for name in _folders() if not (options.models / name / "config.json").is_file()]
         if missing:
@@ -225,7 +215,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = Settings(options.seed, 0, options.pictures, options.image_size, select([]), Difficulty())
+        counts, kinds = {"heldout": options.pictures}, dict.fromkeys(DOCUMENTS, 1)
+        settings = Settings(options.seed, options.image_size, counts, kinds)
         write_set(folder / "set", settings, workers=1)
         listing = list_pictures(folder / "set" / "images", show_progress=False)
         # By name and path: the listing knows equal pictures as one.
@@ -237,15 +228,12 @@ def main(argv: list[str] | None = None) -> int:
 
             write_all(folder / "models")
             models = folder / "models"
-        chains = {"models": chain_of_models(options, models), "rules": RULES}
-        timed = {}
-        for chain, stages in chains.items():
-            timed[chain] = time_chain(options, stages, paths)
-            show(chain, timed[chain], len(paths))
+        timed = time_chain(options, chain_of_models(options, models), paths)
+        show("models", timed, len(paths))
     ratios = {
-        "describe_speedup": speedup(timed["models"].values()),
-        "transformers_speedup": speedup(timed["models"][stage] for stage in MODELS),
-        **{f"{stage}_speedup": timed["models"][stage].ratio for stage in MODELS},
+        "describe_speedup": speedup(timed.values()),
+        "transformers_speedup": speedup(timed[stage] for stage in MODELS),
+        **{f"{stage}_speedup": timed[stage].ratio for stage in MODELS},
     }
     kept = {key: value for key, value in vars(options).items() if key != "models"}
     report(
@@ -256,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
             "models": "tiny, random weights" if options.models is None else options.models.name,
             "distinct": len(paths),
         },
-        {chain: figures_of(one, len(paths)) for chain, one in timed.items()},
+        {"models": figures_of(timed, len(paths))},
     )
     return 0
 

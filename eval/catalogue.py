@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from eval.corpus_metrics import CorpusVariant
 from eval.metrics import METRICS, Variant
+from eval.metrics.corpus import CorpusVariant
 from eval.prompting import AS_TRAINED, PUBLISHED, forms_of
 from eval.tasks import GROUPS, TASKS, Task
 

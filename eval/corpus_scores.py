@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.corpus_metrics import CorpusVariant, Item, Population, combine_columns, unit_sums
 from eval.metrics import metric_named
+from eval.metrics.corpus import CorpusVariant, Item, Population, combine_columns, unit_sums
 from eval.run_folder import Line
 from eval.statistics import Units
 

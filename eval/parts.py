@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from eval.corpus_metrics import Item, Population
 from eval.corpus_scores import item_of
-from eval.due_f1 import key_of_item
+from eval.metrics.corpus import Item, Population
+from eval.metrics.due_f1 import key_of_item
 from eval.run_folder import Line
 from eval.score_table import score_table
 

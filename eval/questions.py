@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.corpus_metrics import Item
 from eval.corpus_scores import needs_whole_set
 from eval.metrics import metric_named
+from eval.metrics.corpus import Item
 from eval.parts import check_parts
 from eval.tasks import Task
 from monkey.data.fields import EMPTY_ANSWER, RowFault

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eval.corpus_metrics import Population
 from eval.corpus_scores import corpus_units, item_of
 from eval.metrics import best_answer, ceiling, metric_named
+from eval.metrics.corpus import Population
 from eval.run_folder import Line
 from eval.statistics import Units, estimate, estimates, mean_units
 

@@ -312,16 +312,6 @@ _ROWS = (
     ),
     *(
         Task(
-            f"sample_{kind}",
-            f"heldout/{kind}.jsonl",
-            "accuracy",
-            SHORT_ANSWER,
-            split="held-out pictures drawn by this project; --data-root is the folder they were written to",
-        )
-        for kind in ("signs", "receipts", "tables", "bars", "shapes")
-    ),
-    *(
-        Task(
             f"documents_{split}{suffix}",
             f"{split}{suffix}.jsonl",
             metric,
@@ -362,7 +352,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "caption": ("flickr30k", "textcaps_val"),
     "published": _PUBLISHED,
-    "sample": tuple(name for name in TASKS if name.startswith("sample_")),
     "documents": tuple(name for name in TASKS if name.startswith(("documents_heldout", "documents_known"))),
     "unseen_layout": tuple(name for name in TASKS if name.startswith("documents_layout_")),
 }

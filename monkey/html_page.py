@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-_SHARED = Path(__file__)
+_SHARED = Path(__file__).with_name("page")
 
 _JSON_IN_HTML = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "<>&"})
 

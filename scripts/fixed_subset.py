@@ -22,8 +22,7 @@ from eval.runner import run
 from eval.tasks import select_tasks
 from eval.work import RunSettings
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.data.render.documents.kinds import DOCUMENTS
-from monkey.data.render.documents.sets import Settings, write_set
+from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
 from monkey.location import refuse_missing
 
 SEED, PICTURES = 2311, 60

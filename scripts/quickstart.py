@@ -75,7 +75,7 @@ def main(words: list[str] | None = None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     run(
         "draw tickets with questions",
-        *("-m", "monkey.data.render.documents", "--output", data, "--seed", seed),
+        *("-m", "monkey.data.documents", "--output", data, "--seed", seed),
         *("--layout", str(options.pictures), "--layout-heldout", str(options.heldout)),
     )
     evaluate = (

@@ -333,7 +333,7 @@ def main(words: list[str] | None = None) -> int:
         data = output / "data"
         run(
             "draw documents",
-            *("-m", "monkey.data.render.documents", "--output", data, "--side", str(2 * window)),
+            *("-m", "monkey.data.documents", "--output", data, "--side", str(2 * window)),
             *("--train", str(extent.pictures), "--heldout", str(extent.heldout)),
         )
         wanted = [arm for arm in ARMS if options.arms is None or arm.name in options.arms]

@@ -34,7 +34,7 @@ MONKEY_DOCUMENTS = "sign", "paragraph", "receipt", "label", "form", "table=3", "
 """More tables and charts, since to look something up in them is learnt last; held out are as many of each kind."""
 MONKEY_QUESTIONS = 10
 """Most questions of a picture of several windows, whose tokens cost more than a question's."""
-DOCUMENTS = "monkey.data.render.documents"
+DOCUMENTS = "monkey.data.documents"
 TASKS = "documents_heldout", "documents_known"
 EVALUATED = ",".join(f"{task}{suffix}" for task in TASKS for suffix in ("", "_read", "_box"))
 PICTURES = 40_000

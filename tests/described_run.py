@@ -33,7 +33,7 @@ from monkey.describe.records import (
     result_to_json,
 )
 
-EXPERTS = {"images": "opening", "text": "rapidocr", "filters": "thresholds"}
+EXPERTS = {"images": "opening", "text": "rapidocr", "filters": "thresholds", "summary": "rules"}
 
 
 def ring(width: int, height: int) -> np.ndarray:
@@ -99,7 +99,7 @@ def write_run(
     described = [row["summary"] for row in rows if "summary" in row]
     stages = {
         stage: {
-            "expert": EXPERTS.get(stage, "rules"),
+            "expert": EXPERTS.get(stage, "scripted"),
             "settings": vars(settings or FilterSettings()) if stage == "filters" else {"most_sentences": 5},
             "done": sum(1 for row in rows if stage in row),
             "failed": sum(1 for problem in problems if problem["stage"] == stage),

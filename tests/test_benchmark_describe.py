@@ -37,14 +37,13 @@ def test_the_last_line_has_rates_and_shares_of_every_stage(capsys, monkeypatch, 
     assert result["benchmark"] == "describe"
     ratios = {"describe_speedup", "transformers_speedup", *(f"{stage}_speedup" for stage in describe.MODELS)}
     assert set(result["ratios"]) == ratios
-    for chain in ("models", "rules"):
-        figures = result["figures"][chain]
-        assert set(figures) == {*RESULTS, "all"}
-        assert {figures[stage]["equal"] for stage in RESULTS} == {1.0}
-        for side in ("baseline", "ours"):
-            assert sum(figures[stage][side]["share"] for stage in RESULTS) == pytest.approx(1, abs=1e-3)
-            whole = sum(1 / figures[stage][side]["pictures_per_second"] for stage in RESULTS)
-            assert figures["all"][side]["pictures_per_second"] == pytest.approx(1 / whole, rel=0.01)
+    figures = result["figures"]["models"]
+    assert set(figures) == {*RESULTS, "all"}
+    assert {figures[stage]["equal"] for stage in RESULTS} == {1.0}
+    for side in ("baseline", "ours"):
+        assert sum(figures[stage][side]["share"] for stage in RESULTS) == pytest.approx(1, abs=1e-3)
+        whole = sum(1 / figures[stage][side]["pictures_per_second"] for stage in RESULTS)
+        assert figures["all"][side]["pictures_per_second"] == pytest.approx(1 / whole, rel=0.01)
     assert result["settings"]["batch_size"] == 4
 
 
@@ -85,7 +84,6 @@ def test_numbers_may_differ_by_the_tolerance_and_texts_not_at_all(one, other, eq
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--pictures", "3"], "--pictures 3: one of each of the 5 rendered tasks is needed"),
         (["--batch-size", "0"], "must be 1 or more"),
         (["--models", "nowhere"], "--models nowhere lacks blip2, florence2, sam, matcher, causal"),
     ],

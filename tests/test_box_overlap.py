@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from eval.backends import Request
-from eval.box_overlap import first_box, official, overlap
 from eval.metrics import METRICS
+from eval.metrics.box_overlap import first_box, official, overlap
 from eval.prepared_batches import encode_prompt
 from eval.prompting import AS_TRAINED, prompt_form
 from eval.tasks import TASKS

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from eval import corpus_metrics
-from eval.cider import BLEU_4, CIDER_D, cider_scores, most_agreed, rouge_l
-from eval.corpus_metrics import Item
-from eval.penn_treebank import DROPPED, caption_tokens
+from eval.metrics import corpus
+from eval.metrics.captions import BLEU_4, CIDER_D, cider_scores, most_agreed, rouge_l
+from eval.metrics.corpus import Item
+from eval.metrics.penn_treebank import DROPPED, caption_tokens
 
 
 def items_of(*pairs: tuple[str, tuple[str, ...]]) -> list[Item]:
@@ -31,7 +31,7 @@ class TestCiderByHand:
         items = items_of(("a cat", ("a cat",)), ("a cat dog", ("a dog",)))
         second = 10 * math.exp(-1 / 72) / math.sqrt(2) / 4
         assert cider_scores(items, [item.references for item in items]) == pytest.approx([5.0, second], abs=1e-12)
-        assert corpus_metrics.score(CIDER_D, items) == pytest.approx((5.0 + second) / 2, abs=1e-12)
+        assert corpus.score(CIDER_D, items) == pytest.approx((5.0 + second) / 2, abs=1e-12)
 
     def test_repeating_a_word_is_clipped(self):
         # N = 2, every word of the first image weighs L. Answer 'cat cat' has cat twice: weight 2L, norm 2L; reference
@@ -56,12 +56,12 @@ class TestOtherCaptionScores:
         # 'the cat sat on the mat' for 'the cat sat on a mat': words 5/6, pairs 3/5, threes 2/4, fours 1/3; same length.
         items = items_of(("the cat sat on the mat", ("the cat sat on a mat",)))
         expected = (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
-        assert corpus_metrics.score(BLEU_4, items) == pytest.approx(expected, abs=1e-8)
+        assert corpus.score(BLEU_4, items) == pytest.approx(expected, abs=1e-8)
 
     def test_a_short_caption_is_worth_less(self):
         # 4 of 5 words, all right: exp(1 − 5/4).
         items = items_of(("one two three four", ("one two three four five",)))
-        assert corpus_metrics.score(BLEU_4, items) == pytest.approx(math.exp(-1 / 4), abs=1e-8)
+        assert corpus.score(BLEU_4, items) == pytest.approx(math.exp(-1 / 4), abs=1e-8)
 
     def test_rouge_by_hand(self):
         # 'a b c d' for 'a c d e': a, c, d in common, 3 of 4 on both sides, so any weighting gives 3/4.
@@ -157,8 +157,8 @@ def test_scores_are_those_of_coco_caption():
     references = {n: [" ".join(caption_tokens(text)) for text in item.references] for n, item in enumerate(items)}
     mean, scores = scorers["Cider"]().compute_score(references, answers)
     assert cider_scores(items, [item.references for item in items]) == pytest.approx(list(scores), abs=1e-12)
-    assert corpus_metrics.score(CIDER_D, items) == pytest.approx(mean, abs=1e-12)
+    assert corpus.score(CIDER_D, items) == pytest.approx(mean, abs=1e-12)
     bleu, _ = scorers["Bleu"](4).compute_score(references, answers, verbose=0)
-    assert corpus_metrics.score(BLEU_4, items) == pytest.approx(bleu[3], abs=1e-12)
+    assert corpus.score(BLEU_4, items) == pytest.approx(bleu[3], abs=1e-12)
     _, rouge = scorers["Rouge"]().compute_score(references, answers)
     assert [rouge_l(item.prediction, item.references) for item in items] == pytest.approx(list(rouge), abs=1e-12)

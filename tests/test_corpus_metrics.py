@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval import corpus_metrics, due_f1
-from eval.corpus_metrics import Item
-from eval.metrics import METRICS, ceiling
+from eval.metrics import METRICS, ceiling, corpus, due_f1
+from eval.metrics.corpus import Item
 
 CORPUS_VARIANTS = [(metric, variant) for metric, row in METRICS.items() for variant in row.corpus]
 
@@ -23,7 +22,7 @@ def asked(document: str, key: str, prediction: str, *references: str) -> Item:
 
 
 def score(metric: str, variant: str, items, population=None) -> float:
-    return corpus_metrics.score(METRICS[metric].corpus[variant], items, population)
+    return corpus.score(METRICS[metric].corpus[variant], items, population)
 
 
 class TestF1OverPairs:
@@ -156,7 +155,7 @@ class TestEveryCorpusVariant:
         for seed in range(5):
             items = random_items(seed=seed)
             before = list(items)
-            assert 0.0 <= corpus_metrics.score(row, items) <= row.highest
+            assert 0.0 <= corpus.score(row, items) <= row.highest
             assert items == before
 
     def test_order_of_rows_and_of_references_does_not_matter(self, metric, variant):
@@ -186,14 +185,14 @@ class TestEveryCorpusVariant:
     def test_resampling_units_is_scoring_the_rows_drawn(self, metric, variant):
         row, items = METRICS[metric].corpus[variant], random_items()
         population = [item.references for item in items]
-        sums = corpus_metrics.unit_sums(row, items, population)
+        sums = corpus.unit_sums(row, items, population)
         assert {len(numbers) for numbers in sums.values()} == {len(row.sum_names)}
         units = list(sums)
         table = np.array([sums[unit] for unit in units])
         counts = np.random.default_rng(0).multinomial(len(units), [1 / len(units)] * len(units), size=20)
-        values = corpus_metrics.combine_columns(row)(counts @ table)
+        values = corpus.combine_columns(row)(counts @ table)
         assert values.shape == (20,)
-        assert corpus_metrics.combine_columns(row) is corpus_metrics.combine_columns(row)
+        assert corpus.combine_columns(row) is corpus.combine_columns(row)
         for draw, value in zip(counts, values, strict=True):
             copies = [
                 # Each copy of a unit is a unit of its own.
@@ -205,7 +204,7 @@ class TestEveryCorpusVariant:
             ]
             # Whatever was drawn, words weigh as in the whole set.
             drawn = row.unit_sums(copies, population)
-            expected = row.combine(*corpus_metrics.total(row, drawn.values()))
+            expected = row.combine(*corpus.total(row, drawn.values()))
             assert value == pytest.approx(expected, abs=1e-12)
 
 
@@ -216,7 +215,7 @@ def test_scores_of_rows_have_the_score_as_their_mean(metric, variant):
     row, items = METRICS[metric].corpus[variant], random_items()
     scores = row.item_scores(items, [item.references for item in items])
     assert len(scores) == len(items)
-    assert sum(scores) / len(scores) == pytest.approx(corpus_metrics.score(row, items), abs=1e-12)
+    assert sum(scores) / len(scores) == pytest.approx(corpus.score(row, items), abs=1e-12)
 
 
 def test_a_part_of_a_set_is_weighed_by_the_whole_set():
@@ -241,7 +240,7 @@ def test_the_ceiling_of_a_score_of_rows_is_the_mean_of_the_best_answers():
 
 
 def test_corpus_metrics_load_without_torch():
-    code = "import sys, eval.corpus_metrics, eval.cider, eval.due_f1; print('torch' in sys.modules)"
+    code = "import sys, eval.metrics; print('torch' in sys.modules)"
     root = Path(__file__).resolve().parent.parent
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert result.stdout.strip() == "False"

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo]'")
 
 from monkey.checkpoint_card import CheckpointCard
-from monkey.data.render.documents.kinds import DOCUMENTS
+from monkey.data.documents.sets import DOCUMENTS
 from monkey.prompts import DESCRIPTION_PROMPTS
 from monkey.serving.decoding import FOR_ANSWERS
 from monkey.serving.demo.chinese import CHINESE

@@ -15,25 +15,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monkey.data.render.__main__ import main as render
 from monkey.describe import journal, work
 from monkey.describe.records import RESULTS, FinishedRun
 from monkey.describe.shards import Shard, Workplace, shard_of
-from tests.test_describe_run import REPOSITORY, SAMPLES, describe, outputs_of, rules
+from tests.drawn import SAMPLES, draw_documents
+from tests.test_describe_run import REPOSITORY, describe, outputs_of, scripted
 
 COUNT = 41
 
 
 def small_batches() -> dict:
-    return rules(**{stage: {"batch_size": 3} for stage in RESULTS})
+    return scripted(**{stage: {"batch_size": 3} for stage in RESULTS})
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn") / "set"
-    words = f"--output {folder} --train 0 --heldout {COUNT} --image-size 64 --workers 1"
-    assert render(words.split()) == 0
-    return folder / "images"
+    return draw_documents(tmp_path_factory.mktemp("drawn") / "set", heldout=COUNT) / "images"
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +176,7 @@ class TestShards:
         shutil.copytree(drawn.parent, tmp_path / "set")
         images, run, config = tmp_path / "set" / "images", tmp_path / "run", small_batches()
         assert describe(images, run, config, "--shard=0/2") == 0
-        for picture in sorted(images.rglob("*.png"))[:10]:
+        for picture in sorted(images.rglob("*.jpg"))[:10]:
             picture.unlink()
         assert describe(images, run, config, "--shard=1/2") == 0
         assert not (run / "manifest.json").exists()
@@ -189,7 +186,7 @@ class TestShards:
 
 def start(images: Path, run: Path, config: Path, *more: str) -> subprocess.Popen:
     words = ["run", "--config", str(config), "--images", str(images), "--output", str(run), "--quiet", *more]
-    command = [sys.executable, "-m", "monkey.describe", *words]
+    command = [sys.executable, "-m", "tests.scripted_experts", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 

@@ -13,7 +13,8 @@ import pytest
 from monkey.describe.endpoint import Endpoint, EndpointSettings
 from monkey.describe.expert import Failure, Item
 from monkey.describe.records import Caption, Filtered, FinishedRun, Summary
-from tests.test_describe_run import SAMPLES, describe, lines, outputs_of, rules
+from tests.drawn import SAMPLES
+from tests.test_describe_run import describe, lines, outputs_of, scripted
 
 GOOD = "A red sign hangs from a rail. It is large."
 KEY = "sk-secret-key"
@@ -243,7 +244,7 @@ class TestCost:
 
 class TestRun:
     def config(self, server: Server, **changes) -> dict:
-        content = rules()
+        content = scripted()
         content["stages"]["summary"] = {
             "expert": "openai", "base_url": server.url, "model": "tiny", "first_wait": 0.01, "attempts": 2,
             "concurrency": 1, "batch_size": 2, "prompt_price": 1.0, "completion_price": 1.0, **changes,
@@ -296,7 +297,7 @@ class TestRun:
         config = self.config(server)
         assert describe(SAMPLES / "images", tmp_path / "run", config) == 1
         (problem,) = FinishedRun(tmp_path / "run").problems()
-        assert (problem["stage"], problem["file"]) == ("summary", "heldout/bars/000000.png")
+        assert (problem["stage"], problem["file"]) == ("summary", "heldout/000000.jpg")
         asked = len(server.seen)
         assert describe(SAMPLES / "images", tmp_path / "run", config) == 0
         assert len(server.seen) == asked + 1

@@ -44,8 +44,7 @@ from monkey.describe.records import (
 from monkey.describe.sam import AutomaticMasks, SegmentSettings, without_overlaps
 from monkey.describe.weights import ModelSettings, folder_digest
 from tests.describe_models import write_all, write_causal
-
-SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples" / "images" / "heldout"
+from tests.drawn import SAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 
 def items(**results) -> list[Item]:
-    pictures = [Image.open(path).convert("RGB") for path in sorted(SAMPLES.glob("*/*.png"))]
+    pictures = [Image.open(path).convert("RGB") for path in sorted((SAMPLES / "images" / "heldout").glob("*.jpg"))]
     pictures[0] = pictures[0].resize((200, 120))
     return [Item(str(number), Path("x.png"), "x.png", (), results, one) for number, one in enumerate(pictures)]
 

@@ -10,7 +10,8 @@ import pytest
 from monkey.describe import weights
 from monkey.describe.records import FinishedRun
 from tests.describe_models import write_all
-from tests.test_describe_run import SAMPLES, describe, outputs_of
+from tests.drawn import SAMPLES
+from tests.test_describe_run import describe, outputs_of
 
 pytestmark = pytest.mark.slow
 

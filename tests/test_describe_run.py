@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -17,25 +18,25 @@ from monkey.describe.checks import Rules, problems_of
 from monkey.describe.configuration import configuration_of, read_configuration
 from monkey.describe.published import read_detailed_captions
 from monkey.describe.records import RESULTS, FinishedRun
-from monkey.describe.rules import RuleExpert
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED
+from tests.drawn import SAMPLES
+from tests.scripted_experts import CONFIG, NOT_KNOWN, Scripted
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs" / "describe"
-SAMPLES = REPOSITORY / "data" / "samples"
 
 OUTPUTS = ("problems.jsonl", "train.json", "detailed_captions.json", *(f"stages/{stage}.jsonl" for stage in RESULTS))
 
 
-def rules(**changes) -> dict:
-    """The rules' configuration with some stages changed."""
-    content = yaml.safe_load((CONFIGS / "rules.yaml").read_text())
+def scripted(**changes) -> dict:
+    """The configuration of scripted experts with some stages changed."""
+    content = copy.deepcopy(CONFIG)
     for stage, settings in changes.items():
         content["stages"][stage] = {**content["stages"].get(stage, {}), **settings}
     return content
 
 
-def describe(images: Path, output: Path, config: Path | dict | list = CONFIGS / "rules.yaml", *more: str) -> int:
+def describe(images: Path, output: Path, config: Path | dict | list = CONFIG, *more: str) -> int:
     if not isinstance(config, Path):
         path = output.parent / f"{output.name}.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -49,7 +50,7 @@ def outputs_of(run: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """The picture folder of a rendered set that a test may change."""
+    """A folder of drawn documents that a test may change."""
     shutil.copytree(SAMPLES, tmp_path / "set")
     return tmp_path / "set" / "images"
 
@@ -67,13 +68,13 @@ class Calls:
 
     def __init__(self, monkeypatch):
         self.seen: list[tuple[str, str]] = []
-        told = RuleExpert.__call__
+        told = Scripted.__call__
 
         def counted(expert, items):
             self.seen += [(type(expert).__name__, item.file) for item in items]
             return told(expert, items)
 
-        monkeypatch.setattr(RuleExpert, "__call__", counted)
+        monkeypatch.setattr(Scripted, "__call__", counted)
 
     def of(self, name: str) -> int:
         return sum(1 for expert, _ in self.seen if expert == name)
@@ -85,21 +86,11 @@ class TestWhole:
         assert len(found) == 5
         assert all(not problems_of(caption.text, Rules()) for caption in found)
 
-    def test_descriptions_say_what_was_drawn(self, whole):
-        texts = {
-            caption.image.split("/")[1]: caption.text
-            for caption in read_detailed_captions(whole / "detailed_captions.json")
-        }
-        assert "A red sign" in texts["signs"]
-        assert "“OPTICIAN”" in texts["signs"]
-        for thing in (
-            "green triangle at the upper left",
-            "purple square at the upper right",
-            "red circle at the lower",
-        ):
-            assert thing in texts["shapes"]
-        assert "The green triangle is above the red circle." in texts["shapes"]
-        assert "A yellow bar" in texts["bars"]
+    def test_descriptions_say_what_the_experts_saw(self, whole):
+        for caption in read_detailed_captions(whole / "detailed_captions.json"):
+            assert caption.text.startswith("The picture shows a drawn document. A heading")
+            assert "a table" in caption.text
+            assert "The words “" in caption.text
 
     def test_training_records_ask_with_the_prompt_as_trained(self, whole):
         records = read_records(whole / "train.json", SAMPLES / "images")
@@ -121,10 +112,12 @@ class TestWhole:
         found = list(run.pictures())
         assert len(run) == len(found) == 5
         assert all(list(picture.results) == list(RESULTS) for picture in found)
-        signs = next(picture for picture in found if "signs" in picture["images"].file)
-        assert [one.text for one in signs["filters"].kept if one.source == "text"] == ["OPTICIAN", "55"]
-        # The sign and its plate are seen as regions and as segments.
-        assert {one.dropped for one in signs["filters"].candidates} == {None, "duplicate"}
+        kept = found[0]["filters"].kept
+        assert tuple(one.text for one in kept if one.source == "text") == tuple(
+            line.text for line in found[0]["text"].lines
+        )
+        # The table is seen as a region and as a segment.
+        assert {one.dropped for one in found[0]["filters"].candidates} == {None, "duplicate"}
 
     def test_the_manifest_accounts_for_the_run(self, whole):
         manifest = FinishedRun(whole).manifest
@@ -155,17 +148,18 @@ class TestWhole:
 
 class TestChanges:
     def test_a_threshold_redoes_no_expert_and_only_the_descriptions_that_change(self, tmp_path, pictures, monkeypatch):
+        (pictures / "heldout" / "000004.jpg").rename(pictures / "heldout" / "no-text.jpg")
         describe(pictures, tmp_path / "run")
         keys = {row["image"]: row["key"] for row in lines(tmp_path / "run", "summary")}
         calls = Calls(monkeypatch)
-        assert describe(pictures, tmp_path / "run", rules(filters={"overlap": 0.0})) == 0
+        assert describe(pictures, tmp_path / "run", scripted(filters={"overlap": 0.0})) == 0
         assert calls.seen == []
-        # Everything drawn has the score 1; nothing above it is kept.
-        describe(pictures, tmp_path / "run", rules(filters={"text_score": 1.0}))
+        # Every text has the score 1; nothing above it is kept.
+        describe(pictures, tmp_path / "run", scripted(filters={"text_score": 1.0}))
         now = {row["image"]: row["key"] for row in lines(tmp_path / "run", "summary")}
-        shapes = next(row["image"] for row in lines(tmp_path / "run", "images") if "shapes" in row["file"])
-        assert [image for image in keys if keys[image] == now[image]] == [shapes]  # the only one without text
-        assert "OPTICIAN" not in (tmp_path / "run" / "train.json").read_text()
+        without = next(row["image"] for row in lines(tmp_path / "run", "images") if "no-text" in row["file"])
+        assert [image for image in keys if keys[image] == now[image]] == [without]
+        assert "can be read" not in (tmp_path / "run" / "train.json").read_text()
 
     def test_another_expert_redoes_what_depends_on_it_and_going_back_costs_nothing(
         self, tmp_path, pictures, monkeypatch
@@ -173,8 +167,8 @@ class TestChanges:
         describe(pictures, tmp_path / "run")
         first = outputs_of(tmp_path / "run")
         calls = Calls(monkeypatch)
-        describe(pictures, tmp_path / "run", rules(regions={"expert": "none"}))
-        assert {name for name, _ in calls.seen} == {"RuleMatching"}
+        describe(pictures, tmp_path / "run", scripted(regions={"expert": "none"}))
+        assert {name for name, _ in calls.seen} == {"ScriptedMatching"}
         assert outputs_of(tmp_path / "run")["stages/summary.jsonl"] != first["stages/summary.jsonl"]
         calls.seen.clear()
         describe(pictures, tmp_path / "run")
@@ -185,31 +179,31 @@ class TestChanges:
         describe(pictures, tmp_path / "run")
         first = outputs_of(tmp_path / "run")
         calls = Calls(monkeypatch)
-        describe(pictures, tmp_path / "run", rules(regions={"batch_size": 2}, summary={"batch_size": 1}))
+        describe(pictures, tmp_path / "run", scripted(regions={"batch_size": 2}, summary={"batch_size": 1}))
         assert calls.seen == []
         assert outputs_of(tmp_path / "run") == first
 
     def test_a_new_picture_is_done_alone_and_one_that_went_is_gone(self, tmp_path, pictures, monkeypatch):
-        moved = pictures / "heldout" / "bars" / "000000.png"
+        moved = pictures / "heldout" / "000001.jpg"
         kept = moved.read_bytes()
         moved.unlink()
         describe(pictures, tmp_path / "run")
         moved.write_bytes(kept)
-        (pictures / "heldout" / "signs" / "000000.png").unlink()
+        (pictures / "heldout" / "000003.jpg").unlink()
         calls = Calls(monkeypatch)
         describe(pictures, tmp_path / "run")
-        assert {file for _, file in calls.seen} == {"heldout/bars/000000.png"}
-        assert [row["file"].split("/")[1] for row in lines(tmp_path / "run", "images")] == [
-            "bars", "receipts", "shapes", "tables",
-        ]  # fmt: skip
+        assert {file for _, file in calls.seen} == {"heldout/000001.jpg"}
+        assert [row["file"] for row in lines(tmp_path / "run", "images")] == [
+            f"heldout/00000{number}.jpg" for number in (0, 1, 2, 4)
+        ]
 
     def test_descriptions_that_break_a_rule_are_used_where_the_configuration_says_so(self, tmp_path, pictures, capsys):
         run = tmp_path / "run"
-        assert describe(pictures, run, rules(summary={"most_sentences": 2})) == 0
+        assert describe(pictures, run, scripted(summary={"most_sentences": 2})) == 0
         assert "5 break a rule and are left out of the outputs" in capsys.readouterr().out
         assert json.loads((run / "train.json").read_text()) == []
         assert all("sentences, more than 2" in row["problems"][0] for row in lines(run, "summary"))
-        describe(pictures, run, {**rules(summary={"most_sentences": 2}), "output": {"flagged": True}})
+        describe(pictures, run, {**scripted(summary={"most_sentences": 2}), "output": {"flagged": True}})
         assert len(json.loads((run / "train.json").read_text())) == 5
 
 
@@ -219,17 +213,17 @@ def lines(run: Path, stage: str) -> list[dict]:
 
 class TestPictures:
     def test_equal_files_are_one_picture(self, tmp_path, pictures, monkeypatch):
-        shutil.copy(pictures / "heldout/signs/000000.png", pictures / "zzz.png")
+        shutil.copy(pictures / "heldout/000000.jpg", pictures / "zzz.jpg")
         calls = Calls(monkeypatch)
         assert describe(pictures, tmp_path / "run") == 0
-        assert calls.of("RuleCaptions") == 5
-        (sign,) = [row for row in lines(tmp_path / "run", "images") if row["also"]]
-        assert (sign["file"], sign["also"]) == ("heldout/signs/000000.png", ["zzz.png"])
+        assert calls.of("ScriptedCaptions") == 5
+        (first,) = [row for row in lines(tmp_path / "run", "images") if row["also"]]
+        assert (first["file"], first["also"]) == ("heldout/000000.jpg", ["zzz.jpg"])
         assert FinishedRun(tmp_path / "run").manifest["counts"]["repeated_files"] == 1
 
     def test_bad_pictures_are_listed_and_the_others_described(self, tmp_path, pictures, capsys):
         (pictures / "broken.png").write_bytes(b"no picture")
-        whole = (pictures / "heldout/signs/000000.png").read_bytes()
+        whole = (pictures / "heldout/000000.jpg").read_bytes()
         (pictures / "cut.png").write_bytes(whole[: len(whole) // 2])
         (pictures / "empty.jpg").write_bytes(b"")
         (tmp_path / "outside.png").write_bytes(whole)
@@ -255,21 +249,15 @@ class TestPictures:
         assert "<img>" not in (tmp_path / "run" / "train.json").read_text().replace("<img>heldout", "")
 
     def test_a_picture_that_an_expert_fails_on_is_listed_and_tried_again(self, tmp_path, pictures, capsys):
-        Image.new("RGB", (50, 40)).save(pictures / "heldout" / "signs" / "000009.png")
+        Image.new("RGB", NOT_KNOWN).save(pictures / "heldout" / "000009.png")
         assert describe(pictures, tmp_path / "run") == 1
         assert "failed (caption 1, regions 1, text 1, segments 1)" in capsys.readouterr().out
         (found, *_) = FinishedRun(tmp_path / "run").problems()
-        assert (found["file"], found["stage"]) == ("heldout/signs/000009.png", "caption")
-        assert "drawn again it looks otherwise" in found["problem"]
+        assert (found["file"], found["stage"]) == ("heldout/000009.png", "caption")
+        assert "has nothing on this image" in found["problem"]
         assert len(list(FinishedRun(tmp_path / "run").pictures())) == 6
-        (pictures / "heldout" / "signs" / "000009.png").unlink()
+        (pictures / "heldout" / "000009.png").unlink()
         assert describe(pictures, tmp_path / "run") == 0
-
-    def test_pictures_of_no_rendered_set_say_so(self, tmp_path):
-        (tmp_path / "photos").mkdir()
-        Image.new("RGB", (50, 40)).save(tmp_path / "photos" / "one.png")
-        assert describe(tmp_path / "photos", tmp_path / "run") == 1
-        assert "lies in no set" in FinishedRun(tmp_path / "run").problems()[0]["problem"]
 
 
 class TestMistakes:
@@ -286,17 +274,17 @@ class TestMistakes:
             ({"stages": {"colour": {}}}, "stages has the unknown stage 'colour'; there is images, caption, regions"),
             ({"steps": {}}, "the file has the unknown key 'steps'; there is stages, output"),
             ([], "holds a list, and an object of keys with values is needed"),
-            ({"stages": {}}, "stages.caption is missing; choose an expert: blip2, rules"),
-            (rules(caption={"expert": "gpt"}), "stages.caption.expert is 'gpt'; there is blip2, rules"),
-            (rules(caption={"beams": 3}), "stages.caption has no setting 'beams'; there is batch_size"),
-            (rules(caption={"batch_size": "8"}), "stages.caption.batch_size is '8', and a whole number is needed"),
-            (rules(caption={"batch_size": 0}), "stages.caption.batch_size is 0, and 1 or more is needed"),
-            (rules(caption={"batch_size": True}), "stages.caption.batch_size is True, and a whole number is needed"),
-            (rules(filters={"overlap": 2}), "stages.filters.overlap is 2.0, and a number from 0 to 1 is needed"),
-            (rules(caption={"expert": "blip2", "model": ""}), "stages.caption.model is missing"),
-            (rules(caption={"expert": "blip2", "dtype": "int4"}), "dtype is 'int4', and one of auto, float32"),
-            ({**rules(), "output": {"flagged": "yes"}}, "output.flagged is 'yes', and true or false is needed"),
-            (rules(summary={"expert": "openai"}), "stages.summary has no setting"),
+            ({"stages": {}}, "stages.caption is missing; choose an expert: blip2, scripted"),
+            (scripted(caption={"expert": "gpt"}), "stages.caption.expert is 'gpt'; there is blip2, scripted"),
+            (scripted(caption={"beams": 3}), "stages.caption has no setting 'beams'; there is batch_size"),
+            (scripted(caption={"batch_size": "8"}), "stages.caption.batch_size is '8', and a whole number is needed"),
+            (scripted(caption={"batch_size": 0}), "stages.caption.batch_size is 0, and 1 or more is needed"),
+            (scripted(caption={"batch_size": True}), "stages.caption.batch_size is True, and a whole number is needed"),
+            (scripted(filters={"overlap": 2}), "stages.filters.overlap is 2.0, and a number from 0 to 1 is needed"),
+            (scripted(caption={"expert": "blip2", "model": ""}), "stages.caption.model is missing"),
+            (scripted(caption={"expert": "blip2", "dtype": "int4"}), "dtype is 'int4', and one of auto, float32"),
+            ({**scripted(), "output": {"flagged": "yes"}}, "output.flagged is 'yes', and true or false is needed"),
+            (scripted(summary={"expert": "openai"}), "stages.summary has no setting"),
         ],
     )  # fmt: skip
     def test_a_configuration_that_cannot_be_followed_is_refused(self, tmp_path, capsys, content, message):
@@ -312,7 +300,7 @@ class TestMistakes:
 
     def test_an_empty_folder_a_missing_one_and_an_output_that_holds_something_else(self, tmp_path, capsys):
         (tmp_path / "empty").mkdir()
-        config = CONFIGS / "rules.yaml"
+        config = CONFIG
         assert "holds no picture" in self.refused(capsys, tmp_path / "empty", tmp_path / "run", config)
         assert "no such folder" in self.refused(capsys, tmp_path / "no", tmp_path / "run", config)
         (tmp_path / "other").mkdir()
@@ -322,7 +310,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize("shard", ["1", "2/2", "-1/2", "a/b"])
     def test_a_shard_that_is_none(self, tmp_path, capsys, shard):
-        message = self.refused(capsys, SAMPLES / "images", tmp_path / "run", CONFIGS / "rules.yaml", f"--shard={shard}")
+        message = self.refused(capsys, SAMPLES / "images", tmp_path / "run", CONFIG, f"--shard={shard}")
         assert "is no i/n" in message
 
     def test_an_unknown_command_and_an_unknown_flag(self, capsys):
@@ -339,7 +327,7 @@ class TestMistakes:
         journal = tmp_path / "run" / "journals" / "regions.0-of-1.jsonl"
         content = journal.read_bytes().splitlines(keepends=True)
         journal.write_bytes(content[0] + b"{\n" + b"".join(content[1:]))
-        message = self.refused(capsys, pictures, tmp_path / "run", CONFIGS / "rules.yaml")
+        message = self.refused(capsys, pictures, tmp_path / "run", CONFIG)
         assert "regions.0-of-1.jsonl:2 is damaged" in message
         journal.write_bytes(b"".join(content))
         assert describe(pictures, tmp_path / "run") == 0
@@ -347,7 +335,7 @@ class TestMistakes:
     def test_an_unfinished_run_is_no_finished_one(self, tmp_path, pictures):
         with pytest.raises(FileNotFoundError, match="no such folder"):
             FinishedRun(tmp_path / "run")
-        describe(pictures, tmp_path / "run", CONFIGS / "rules.yaml", "--shard=0/2")
+        describe(pictures, tmp_path / "run", CONFIG, "--shard=0/2")
         with pytest.raises(FileNotFoundError, match="is not complete yet"):
             FinishedRun(tmp_path / "run")
 
@@ -365,25 +353,25 @@ class TestConvert:
         path.write_text(json.dumps(rows, indent=4))
         return path
 
-    def convert(self, path: Path, output: Path, images: Path = SAMPLES / "images/heldout/signs") -> int:
+    def convert(self, path: Path, output: Path, images: Path = SAMPLES / "images/heldout") -> int:
         return main(["convert", "--input", str(path), "--images", str(images), "--output", str(output)])
 
     def test_published_descriptions_become_training_records(self, tmp_path, capsys):
         rows = [
-            {"img_id": "000000.png", "detailed_caption": "A sign.\nIt is red."},
+            {"img_id": "000000.jpg", "detailed_caption": "A sign.\nIt is red."},
             {"img_id": "gone.jpg", "detailed_caption": "A ghost."},
         ]
         assert self.convert(self.published(tmp_path, rows), tmp_path / "train.json") == 0
-        (record,) = read_records(tmp_path / "train.json", SAMPLES / "images/heldout/signs")
+        (record,) = read_records(tmp_path / "train.json", SAMPLES / "images/heldout")
         assert record.turns[1].text == "A sign.\nIt is red."
         assert "1 pictures are not in" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("rows", "message"),
         [
-            ([{"img_id": "000000.png"}], "detailed_caption.json[0]: the key 'detailed_caption' is missing"),
+            ([{"img_id": "000000.jpg"}], "detailed_caption.json[0]: the key 'detailed_caption' is missing"),
             ([{"img_id": 7, "detailed_caption": "x"}], "detailed_caption.json[0]: 'img_id' must be a text"),
-            ([{"img_id": "000000.png", "detailed_caption": " "}], "'detailed_caption' is empty"),
+            ([{"img_id": "000000.jpg", "detailed_caption": " "}], "'detailed_caption' is empty"),
             ([{"img_id": "../../x.png", "detailed_caption": "x"}], "leads out of"),
             ([{"img_id": "gone.jpg", "detailed_caption": "x"}], "none of the 1 pictures"),
         ],

@@ -1,21 +1,23 @@
-"""RapidOCR reads rendered pictures: its own models, no network. Accuracy is per character, against what was drawn."""
+"""RapidOCR reads drawn pages: its own models, no network. Accuracy is per character, against what was drawn."""
 
 from __future__ import annotations
 
+import random
 import socket
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from monkey.data.render.__main__ import main as render
+from monkey.data.documents.faces import FAMILIES
+from monkey.data.documents.page import Page
+from monkey.data.documents.sets import DOCUMENTS, Settings, draw
 from monkey.describe.boxes import overlap
 from monkey.describe.expert import Item
 from monkey.describe.rapid_ocr import RapidReader, ReaderSettings
-from monkey.describe.records import FinishedRun, Lines
-from monkey.describe.rules import RuleText
-from tests.test_describe_run import CONFIGS, SAMPLES, describe
+from monkey.describe.records import Line, Lines
 
 pytest.importorskip("rapidocr", reason="rapidocr is not installed (pip install 'monkey[describe]')")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install 'monkey[describe]')")
@@ -26,18 +28,23 @@ def reader() -> RapidReader:
     return RapidReader(ReaderSettings(threads=1))
 
 
-def item(path: Path) -> Item:
-    return Item("0" * 64, path, path.name, (), {}, Image.open(path).convert("RGB"))
+def item(image: Image.Image) -> Item:
+    return Item("0" * 64, Path("page.png"), "page.png", (), {}, image)
 
 
-def characters(found: Lines, drawn: Lines) -> tuple[int, int]:
+def drawn_lines(page: Page) -> list[Line]:
+    return [Line(tuple(edge / page.side for edge in line.box), line.text, 1.0) for line in page.lines]
+
+
+def characters(found: Lines, drawn: Sequence[Line]) -> tuple[int, int]:
     """Characters of what was drawn that were read at its place, in order; and all that were drawn."""
     right = 0
-    for true in drawn.lines:
-        read = max((line for line in found.lines), key=lambda line: overlap(line.box, true.box), default=None)
-        if read is not None and overlap(read.box, true.box) > 0.1:
-            right += sum(match.size for match in SequenceMatcher(None, read.text, true.text).get_matching_blocks())
-    return right, sum(len(line.text) for line in drawn.lines)
+    for true in drawn:
+        for read in found.lines:
+            if overlap(read.box, true.box) > 0.1:
+                right += sum(match.size for match in SequenceMatcher(None, read.text, true.text).get_matching_blocks())
+                break
+    return right, sum(len(line.text) for line in drawn)
 
 
 def test_what_is_drawn_is_read_where_it_stands(reader, monkeypatch):
@@ -45,38 +52,32 @@ def test_what_is_drawn_is_read_where_it_stands(reader, monkeypatch):
         raise AssertionError("the reader asked for the network")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
-    for path in sorted(SAMPLES.glob("images/heldout/*/*.png")):
-        (found,), (drawn,) = reader([item(path)]), RuleText(RuleText.Settings())([item(path)])
-        right, total = characters(found, drawn)
-        assert right == total, (path, found)
+    for family in FAMILIES[:4]:
+        page = Page(random.Random(0), 224, family, False)
+        for y, text in ((20, "HARVEST"), (80, "3.20"), (140, "Garden")):
+            page.write(20, y, text, 30)
+        (found,) = reader([item(page.image)])
+        right, total = characters(found, drawn_lines(page))
+        assert right == total, (family, found)
         assert all(0.85 < line.score <= 1 for line in found.lines)
 
 
-def test_a_picture_without_text_has_no_lines(reader):
-    assert reader([item(SAMPLES / "images/heldout/shapes/000000.png")]) == [Lines(())]
+def test_an_image_without_text_has_no_lines(reader):
+    page = Page(random.Random(0), 224, FAMILIES[0], False)
+    page.draw.ellipse((40, 40, 160, 160), fill=(200, 30, 30))
+    assert reader([item(page.image)]) == [Lines(())]
 
 
 @pytest.mark.slow
-def test_character_accuracy_on_hard_pages(reader, tmp_path, capsys):
-    words = f"--output {tmp_path / 'set'} --train 0 --heldout 20 --level hard --image-size 448 --workers 1 --seed 5"
-    assert render([*words.split(), "--tasks", "signs", "receipts", "tables", "bars"]) == 0
+def test_character_accuracy_on_documents(reader, capsys):
+    settings = Settings(5, 448, {"heldout": 20}, dict.fromkeys(DOCUMENTS, 1), damage=0.0)
     right = total = 0
-    for path in sorted((tmp_path / "set").glob("images/heldout/*/*.png")):
-        (found,), (drawn,) = reader([item(path)]), RuleText(RuleText.Settings())([item(path)])
-        counted = characters(found, drawn)
+    for number in range(20):
+        page, image, *_ = draw(settings, "heldout", number)
+        (found,) = reader([item(image)])
+        counted = characters(found, drawn_lines(page))
         right, total = right + counted[0], total + counted[1]
     with capsys.disabled():
-        share = f"{right} of {total} characters ({right / total:.1%})"
-        print(f"\nRapidOCR reads {share} on 20 hard pages of 448 pixels")
-    assert total > 300
-    assert right / total > 0.95
-
-
-def test_the_offline_configuration_reads_for_real(tmp_path):
-    assert describe(SAMPLES / "images", tmp_path / "run", CONFIGS / "offline.yaml") == 0
-    run = FinishedRun(tmp_path / "run")
-    texts = {picture["images"].file.split("/")[1]: picture["summary"].text for picture in run.pictures()}
-    assert "“OPTICIAN”" in texts["signs"]
-    assert "“TAILOR”" in texts["receipts"]
-    assert run.manifest["versions"]["rapidocr"]
-    assert run.manifest["counts"]["described"] == 5
+        print(f"\nRapidOCR reads {right} of {total} characters ({right / total:.1%}) on 20 documents of 448 pixels")
+    assert total > 600
+    assert right / total > 0.8

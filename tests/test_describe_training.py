@@ -10,18 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from monkey.data.render.__main__ import main as render
 from scripts.check_data import main as check_data
 from scripts.new_model import main as new_model
+from tests.drawn import draw_documents
 from tests.test_describe_run import REPOSITORY, describe
 
 pytestmark = pytest.mark.slow
 
 
 def test_descriptions_pass_the_check_and_the_small_model_learns_from_them(tmp_path: Path):
-    words = f"--output {tmp_path / 'set'} --train 40 --heldout 5 --image-size 112 --workers 1"
-    assert render(words.split()) == 0
-    images, run, base = tmp_path / "set" / "images" / "train", tmp_path / "run", tmp_path / "base"
+    images = draw_documents(tmp_path / "set", train=40) / "images" / "train"
+    run, base = tmp_path / "run", tmp_path / "base"
     assert describe(images, run) == 0
     assert new_model([str(REPOSITORY / "configs/model/small"), str(base)]) == 0
     checked = [str(run / "train.json"), "--image-root", str(images), "--checkpoint", str(base), "--workers", "0"]

@@ -323,7 +323,7 @@ def test_ten_answers_beside_the_questions_need_no_annotation_file(tmp_path):
     assert len(load_question_set(task, tmp_path).questions[0].answers) == 10
 
 
-def test_sample_tasks_and_their_images_lie_under_the_data_root(tmp_path):
-    write_set(tmp_path, [row(0)], "heldout/signs.jsonl")
-    question_set = load_question_set(TASKS["sample_signs"], tmp_path)
+def test_drawn_tasks_and_their_images_lie_under_the_data_root(tmp_path):
+    write_set(tmp_path, [row(0)], "heldout.jsonl")
+    question_set = load_question_set(TASKS["documents_heldout"], tmp_path)
     assert question_set.questions[0].image.resolve() == (tmp_path / "images" / "0.png").resolve()

@@ -38,6 +38,7 @@ LAYERS = (
         "monkey.images",
         "monkey.boxes",
         "monkey.html_page",
+        "monkey.page",
     ),
     (
         "monkey.vision",

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
-from monkey.data.render.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES
-from monkey.data.render.documents.filled import filled_page
-from monkey.data.render.documents.page import Letter, Page
-from monkey.data.render.documents.words import is_held_out
+from monkey.data.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES
+from monkey.data.documents.figures import filled_page
+from monkey.data.documents.page import Letter, Page
+from monkey.data.documents.words import is_held_out
 from monkey.training.letters import (
     CHARACTERS,
     SLOTS,

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from eval.backends import Answer, EchoBackend, OracleBackend
-from eval.corpus_metrics import Item
+from eval.metrics.corpus import Item
 from eval.parts import MOST_PARTS, part_of
 from eval.prepare import prepare
 from eval.report import report_html

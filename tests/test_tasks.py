@@ -32,7 +32,7 @@ def test_the_fourteen_published_tasks_keep_names_places_and_limits():
 def test_every_data_set_stands_in_one_group_by_kind():
     by_kind = [name for kind in ("general", "text", "document", "caption") for name in GROUPS[kind]]
     assert len(by_kind) == len(set(by_kind)) == 22
-    assert {*by_kind, *GROUPS["sample"], *GROUPS["documents"], *GROUPS["unseen_layout"]} == set(TASKS)
+    assert {*by_kind, *GROUPS["documents"], *GROUPS["unseen_layout"]} == set(TASKS)
 
 
 @pytest.mark.parametrize("name", TASKS)

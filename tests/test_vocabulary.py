@@ -1,20 +1,15 @@
-"""The small vocabulary: learnt deterministically, in the published format, and covering what the pictures ask."""
+"""The small vocabulary: learnt deterministically and in the published format."""
 
 from __future__ import annotations
 
-import itertools
 import random
 from pathlib import Path
 
 import pytest
 import tiktoken
 
-from monkey import prompts
 from monkey.data import vocabulary
-from monkey.data.render.difficulty import LEVELS
-from monkey.data.render.sheet import Scene
-from monkey.data.render.tasks import TASKS
-from monkey.data.render.vocabulary import SPLITS, split_vocabulary
+from monkey.data.documents.page import COLOURS
 from monkey.data.vocabulary import byte_order, read_texts, tiktoken_file, train_vocabulary
 from monkey.tokenization import SPLIT_PATTERN, QwenTokenizer, read_ranks
 
@@ -83,18 +78,11 @@ def tokenizer() -> QwenTokenizer:
     return QwenTokenizer.from_pretrained(SMALL, image_tokens=4)
 
 
-def test_answers_and_questions_take_one_token_a_word(tokenizer):
-    """A word in pieces is an answer in several steps; signs' names are words that nobody is meant to know."""
-    for level, split, task in itertools.product(LEVELS.values(), SPLITS, TASKS.values()):
-        scene = Scene(32, split_vocabulary(split, level.digits), level)
-        for number in range(20):
-            for question in task.draw(random.Random(number), scene).questions:
-                prompt = prompts.after_image(prompts.VQA_AS_TRAINED).format(question=question.text)
-                assert len(tokenizer.tokenize(prompt)) == len(vocabulary.regex.findall(SPLIT_PATTERN, prompt))
-                if question.answer.isdigit():
-                    assert len(tokenizer.tokenize(question.answer)) == len(question.answer)
-                elif question.kind != "name":
-                    assert len(tokenizer.tokenize(question.answer)) == 1, question.answer
+def test_numbers_go_digit_by_digit_and_colours_are_one_token(tokenizer):
+    """A word in pieces is an answer in several steps."""
+    assert tokenizer.tokenize("4711") == [b"4", b"7", b"1", b"1"]
+    for colour in COLOURS:
+        assert len(tokenizer.tokenize(colour)) == 1, colour
 
 
 def test_special_ids_follow_the_ranks(tokenizer):

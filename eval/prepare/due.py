@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.due_f1 import DEEPFORM_KEYS, KLEISTER_CHARITY_KEYS
+from eval.metrics.due_f1 import DEEPFORM_KEYS, KLEISTER_CHARITY_KEYS
 from eval.prepare.release import Located, Picture, Prepared, PreparedRow, Release, take, take_text, take_texts
 
 DOCUMENTS = ("test/document.jsonl", "document.jsonl")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import re
 
-from eval.denotation import CANONICAL
+from eval.metrics.denotation import CANONICAL
 from eval.prepare.due import DOCUMENTS, PagePictures, question_rows
 from eval.prepare.release import Prepared, PreparedRow, Release, take, take_texts
 

@@ -9,9 +9,7 @@ word and every digit stays alone. The first 256 ranks are the single bytes in GP
 
 from __future__ import annotations
 
-import argparse
 import base64
-import os
 import sys
 import unicodedata
 from collections import Counter
@@ -20,6 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import regex
+
+from monkey.cli import ArgumentParser, run_program
+from monkey.journal import write_atomic
 
 Pair = tuple[bytes, bytes]
 
@@ -98,22 +99,18 @@ def read_texts(file: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 2 on what the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m monkey.data.vocabulary", description="Trains a small vocabulary.")
+    parser = ArgumentParser(prog="python -m monkey.data.vocabulary", description="Trains a small vocabulary.")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="text files, one text a line")
     parser.add_argument("--ranks", type=int, default=512, help="tokens, the 256 single bytes included (default 512)")
     parser.add_argument("--output", type=Path, required=True, help="the .tiktoken file to write")
     flags = parser.parse_args(arguments)
-    try:
+
+    def train() -> None:
         tokens = train_vocabulary([text for file in flags.text for text in read_texts(file)], flags.ranks)
-        partial = flags.output.with_name(f".{flags.output.name}.partial-{os.getpid()}")
-        partial.write_text(tiktoken_file(tokens), encoding="ascii", newline="\n")
-        partial.replace(flags.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {len(tokens)} ranks to {flags.output}")
-    return 0
+        write_atomic(flags.output, tiktoken_file(tokens))
+        print(f"wrote {len(tokens)} ranks to {flags.output}")
+
+    return run_program(train)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Detailed descriptions of pictures by several experts.
 
-python -m monkey.describe run --config configs/describe/offline.yaml --images data/samples/images --output RUN
+python -m monkey.describe run --config configs/describe/offline.yaml --images data/documents/images --output RUN
 """
 
 from __future__ import annotations

@@ -9,16 +9,15 @@ from monkey.describe.expert import Expert
 
 EXPERTS: Mapping[str, Mapping[str, str]] = {
     "images": {"opening": "housework:Opening"},
-    "caption": {"blip2": "blip2:PictureCaptions", "rules": "rules:RuleCaptions"},
-    "regions": {"florence2": "florence2:DenseCaptions", "rules": "rules:RuleRegions", "none": "nothing:NoRegions"},
-    "text": {"rapidocr": "rapid_ocr:RapidReader", "rules": "rules:RuleText", "none": "nothing:NoText"},
-    "segments": {"sam": "sam:AutomaticMasks", "rules": "rules:RuleSegments", "none": "nothing:NoSegments"},
+    "caption": {"blip2": "blip2:PictureCaptions"},
+    "regions": {"florence2": "florence2:DenseCaptions", "none": "nothing:NoRegions"},
+    "text": {"rapidocr": "rapid_ocr:RapidReader", "none": "nothing:NoText"},
+    "segments": {"sam": "sam:AutomaticMasks", "none": "nothing:NoSegments"},
     "segment_captions": {
         "blip2": "blip2:SegmentCrops",
-        "rules": "rules:RuleSegmentCaptions",
         "none": "nothing:NoSegmentCaptions",
     },
-    "matching": {"blip2": "blip2:Matching", "rules": "rules:RuleMatching"},
+    "matching": {"blip2": "blip2:Matching"},
     "filters": {"thresholds": "housework:Thresholds"},
     "summary": {
         "openai": "endpoint:Endpoint",

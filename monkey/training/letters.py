@@ -26,10 +26,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from monkey.data.render.documents.filled import filled_page
-from monkey.data.render.documents.kinds import DOCUMENTS
-from monkey.data.render.documents.page import Letter
-from monkey.data.render.documents.sets import Settings, draw
+from monkey.data.documents.figures import filled_page
+from monkey.data.documents.page import Letter
+from monkey.data.documents.sets import DOCUMENTS, Settings, draw
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.vision import MonkeyVisionModel
 
@@ -67,7 +66,7 @@ class LetterPictures(Dataset):
     """Pictures of one window, drawn when asked for: number n of a seed and split is the same on every machine.
 
     Args:
-        split: as of `monkey.data.render.documents`: `train`, `heldout` or `known`.
+        split: as of `monkey.data.documents`: `train`, `heldout` or `known`.
         length: how many there are.
     """
 

@@ -1,7 +1,0 @@
-"""Dense little documents with questions of the kinds that the published datasets ask, drawn with Pillow.
-
-`python -m monkey.data.render.documents --output DIR --side 224 --train N --heldout N` writes training conversations and
-evaluation questions by kind. Nothing that a held-out picture spells out was ever drawn in training: see `words.py` for
-texts and values, `faces.py` for typefaces, `page.py` for layouts. Each kind of document is a pure function
-`(page, words) -> questions` in a file named after its family, registered in `kinds.py`.
-"""

@@ -1,0 +1,41 @@
+"""Every program takes the flags that it took, with their defaults: tests/golden/outside/flags.json."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.golden.outside.observed import flags, recorded
+
+REMOVED: dict[str, dict[str, str]] = {}
+"""Program -> flag -> why it went on purpose, in a sentence; the flag "*" is the whole program."""
+
+ADDED: dict[str, dict[str, str]] = {}
+"""Program -> flag -> what it is for, where it came later."""
+
+CHANGED: dict[str, dict[str, str]] = {}
+"""Program -> flag -> why it has another default now."""
+
+RECORDED = recorded("flags.json")
+
+
+@pytest.fixture(scope="module")
+def now():
+    return flags()
+
+
+@pytest.mark.parametrize("program", RECORDED)
+def test_a_program_takes_the_flags_that_it_took_with_their_defaults(now, program):
+    gone, new = set(REMOVED.get(program, ())), set(ADDED.get(program, ()))
+    if "*" in gone:
+        return
+    found = now[program]
+    assert isinstance(found, dict), found
+    assert set(found) == set(RECORDED[program]) - gone | new
+    kept = set(RECORDED[program]) - gone - set(CHANGED.get(program, ()))
+    assert {name: found[name] for name in kept} == {name: RECORDED[program][name] for name in kept}
+
+
+def test_what_is_said_to_be_removed_or_changed_was_there():
+    for listed in (REMOVED, CHANGED):
+        for program, names in listed.items():
+            assert set(names) - {"*"} <= set(RECORDED[program]), program
