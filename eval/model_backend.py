@@ -87,7 +87,7 @@ class ModelBackend:
 
         Args:
             model: a Monkey, PEFT's layers in it or not, in evaluation mode and with plain generation settings
-                (`monkey.training.scoring.undisturbed`).
+                (`monkey.training.trainer.undisturbed`).
             fingerprint: stands for the model's bytes.
         """
         weights = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())

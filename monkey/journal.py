@@ -280,6 +280,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder; what they were about to replace is put back."""
+    for former in folder.glob(f".*.former{PARTIAL}"):
+        path = former.with_name(former.name[1:].rsplit(".", 3)[0])
+        if not path.exists():
+            os.replace(former, path)
+    for partial in folder.glob(f".*{PARTIAL}"):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
 @contextmanager
 def hold(path: Path, busy: str, note: Mapping[str, Any] | None = None, timeout: float = 0.0) -> Iterator[bool]:
     """Hold the lock file `path` while the context is open; yield whether its last holder was killed.

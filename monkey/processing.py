@@ -114,12 +114,12 @@ class MonkeyProcessor(ProcessorMixin):
         unknown = sorted(set(kwargs) - {*LOCATION_KEYS, *image_settings, *tokenizer_settings, *_LIBRARY_ARGUMENTS})
         if unknown:
             raise ValueError(f"MonkeyProcessor.from_pretrained has no argument {unknown[0]!r}")
-        processor = cls._opened(pretrained_model_name_or_path, grid, location, image_settings, tokenizer_settings)
+        processor = cls._open(pretrained_model_name_or_path, grid, location, image_settings, tokenizer_settings)
         processor.padding_side = kwargs.get("padding_side", "left")
         return processor
 
     @classmethod
-    def _opened(cls, name, grid, location, image_settings, tokenizer_settings) -> MonkeyProcessor:
+    def _open(cls, name, grid, location, image_settings, tokenizer_settings) -> MonkeyProcessor:
         saved = read_json(checkpoint_file(name, "processor_config.json", **location))
         tokenizer = QwenTokenizer.from_pretrained(name, **location, **tokenizer_settings)
         image_processor = MonkeyImageProcessor.from_pretrained(name, **location, **image_settings)
@@ -357,18 +357,21 @@ class MonkeyProcessor(ProcessorMixin):
             sample has one.
         """
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
         if not samples:
             raise ValueError("the batch is empty")
-        rows = [list(sample["input_ids"]) for sample in samples]
-        length = max(len(row) for row in rows)
+
+        def pad(rows: Iterable[Sequence[int]], value: int) -> torch.Tensor:
+            return pad_sequence([torch.tensor(list(row)) for row in rows], True, value, padding_side)
+
+        rows = [sample["input_ids"] for sample in samples]
         batch = {
-            "input_ids": torch.tensor(_padded(rows, self.tokenizer.eod_id, length, padding_side)),
-            "attention_mask": torch.tensor(_padded([[1] * len(row) for row in rows], 0, length, padding_side)),
+            "input_ids": pad(rows, self.tokenizer.eod_id),
+            "attention_mask": pad([[1] * len(row) for row in rows], 0),
         }
         if all("labels" in sample for sample in samples):
-            labels = [list(sample["labels"]) for sample in samples]
-            batch["labels"] = torch.tensor(_padded(labels, UNSUPERVISED, length, padding_side))
+            batch["labels"] = pad([sample["labels"] for sample in samples], UNSUPERVISED)
         pixels = [sample["pixel_values"] for sample in samples if sample.get("pixel_values") is not None]
         if pixels:
             batch["pixel_values"] = torch.cat(pixels)

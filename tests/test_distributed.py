@@ -21,7 +21,7 @@ from monkey.data.mixture import open_records
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import parse_flags
-from monkey.training.finetune import finetune
+from monkey.training.run import finetune
 from monkey.training.samples import batch_plan
 from tests.training_start import dataset_of, losses, train, with_records, words_of
 

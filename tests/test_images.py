@@ -462,11 +462,6 @@ def test_the_canvas_is_filled_and_the_aspect_ratio_not_kept():
     assert (white["pixel_values"] == 1).all()
 
 
-def test_published_folder_gives_the_canvas_of_its_config():
-    assert MonkeyImageProcessor.from_pretrained(CHECKPOINT).size == {"height": 896, "width": 896}
-    assert MonkeyImageProcessor().size == {"height": 896, "width": 896}
-
-
 def test_both_switches_reach_the_pixels_and_settings_are_saved(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3

@@ -124,7 +124,7 @@ def _usage(work: Work) -> dict[str, tuple[Counter, Spent]]:
 
 
 def _versions() -> dict[str, str]:
-    from monkey.training.record import package_versions
+    from monkey.training.report import package_versions
 
     versions = package_versions()
     for package in ("rapidocr", "onnxruntime"):
@@ -136,6 +136,6 @@ def _versions() -> dict[str, str]:
 
 
 def _revision() -> str | None:
-    from monkey.training.record import git_revision
+    from monkey.training.report import git_revision
 
     return git_revision()

@@ -91,6 +91,29 @@ def _differences(one: list[Any], other: list[Any]) -> list[Any]:
     return [(number, *pair) for number, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]]
 
 
+def make_conversations() -> None:
+    import openai
+
+    import monkey
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        checkpoint = float32_copy(folder / "small")
+        with monkey.load(checkpoint, "cpu") as model:
+            found = {
+                "model.chat": observed.conversations_of_python(model),
+                "model.describe": observed.descriptions_of_python(model),
+            }
+        port, log = free_port(), folder / "server"
+        words = ("-m", "monkey.serve", "-c", checkpoint, "--device", "cpu", "--port", str(port))
+        with program_at_work(*words, log=log) as program:
+            wait_until_open(f"http://127.0.0.1:{port}/health", program, log)
+            with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+                told = observed.conversations_of_server(client)
+    assert told == found["model.chat"], (told, found)
+    write("conversations.json", found)
+
+
 def make_evaluation() -> None:
     with tempfile.TemporaryDirectory() as place:
         one = observed.evaluated(Path(place) / "one")
@@ -233,6 +256,7 @@ MAKERS: dict[str, Callable[[], None]] = {
     "flags": make_flags,
     "records": make_records,
     "answers": make_answers,
+    "conversations": make_conversations,
     "evaluation": make_evaluation,
     "checkpoint": make_checkpoint,
     "training": make_training,
