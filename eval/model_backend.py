@@ -18,8 +18,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig
-from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
@@ -141,7 +139,7 @@ class ModelBackend:
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[PreparedBatch]:
         """Batches of `batch_size`; requests about one image follow each other in them."""
         return DataLoader(
-            plan_batches(requests, batch_size, carries=not is_sharded(self.model)),
+            plan_batches(requests, batch_size),
             batch_size=None,
             num_workers=min(self.num_workers, -(-len(requests) // batch_size)),
             collate_fn=partial(prepare, self.processor),
@@ -150,8 +148,6 @@ class ModelBackend:
     # Not inference mode: what the model caches there could not be used in a training step that follows.
     @torch.no_grad()
     def generate_answers(self, batch: PreparedBatch) -> list[Answer | Failure]:
-        if is_sharded(self.model):
-            return [*batch.failures, *self._in_lock_step(batch)]
         images, faults = self._open_images(batch)
         results: list[Answer | Failure] = list(batch.failures)
         asked, requests = [], []
@@ -170,20 +166,11 @@ class ModelBackend:
 
     def _ask(self, asked: Sequence[Request], requests: Sequence[EngineRequest]) -> list[Answer]:
         self.engine.max_rows = max(1, len(requests))
-        replies = self.engine.run(requests)
-        for reply in replies:
-            if isinstance(reply.error, MemoryError):
-                raise torch.OutOfMemoryError(str(reply.error))
-            if reply.error is not None:
-                raise reply.error
-        answers = []
-        for request, reply in zip(asked, replies, strict=True):
-            has_ended = reply.finish_reason == "stop"
-            answers.append(self._answer(request, [*reply.token_ids, *[self.end_id] * has_ended]))
-            self._counts["prompts"] += 1
-            self._counts["prompt_tokens"] += reply.prompt_tokens
-            self._counts["new_tokens"] += reply.new_tokens + has_ended
-        return answers
+        generated = self.engine.run_greedily(requests)
+        self._counts["prompts"] += len(requests)
+        self._counts["prompt_tokens"] += sum(len(request.ids) for request in requests)
+        self._counts["new_tokens"] += sum(map(len, generated))
+        return [self._answer(request, ids) for request, ids in zip(asked, generated, strict=True)]
 
     def _open_images(self, batch: PreparedBatch) -> tuple[dict[Path, Canvas], dict[Path, Exception]]:
         """Return the images of a batch, and what is wrong with those that do not open.
@@ -205,51 +192,11 @@ class ModelBackend:
                 faults[path] = error
         return images, faults
 
-    def _pixels(self, canvases: torch.Tensor) -> torch.Tensor:
-        return self.processor.image_processor.normalised(canvases.to(self.device)).to(DTYPES[self.dtype])
-
-    def _in_lock_step(self, batch: PreparedBatch) -> list[Answer]:
-        """Answers of a model whose weights are sharded over processes: all of them call the same modules in step.
-
-        `generate` sees to that: it goes on until the longest answer of all processes has ended.
-        """
-        if not batch.requests:
-            return []
-        pixels = self._pixels(batch.canvases)
-        samples = [
-            {
-                "input_ids": prompt,
-                "pixel_values": pixels[[batch.images.index(path) for path in request.images]],
-            }
-            for request, prompt in zip(batch.requests, batch.prompts, strict=True)
-        ]
-        inputs = self.processor.collate(samples, padding_side="left")
-        limits = [request.task.max_new_tokens for request in batch.requests]
-        generated = self.model.generate(
-            **{name: tensor.to(self.device) for name, tensor in inputs.items()},
-            do_sample=False,
-            num_beams=1,
-            min_new_tokens=1,
-            max_new_tokens=max(limits),
-            eos_token_id=self.end_id,
-            pad_token_id=self.end_id,
-        )
-        answers = generated[:, inputs["input_ids"].shape[1] :].tolist()
-        return [
-            self._answer(request, ids[:limit])
-            for request, ids, limit in zip(batch.requests, answers, limits, strict=True)
-        ]
-
     def _answer(self, request: Request, ids: list[int]) -> Answer:
         ended = self.end_id in ids
         ids = ids[: ids.index(self.end_id)] if ended else ids
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return Answer(request.row, text, len(ids), STOPPED_AT_END if ended else STOPPED_AT_LENGTH)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether the weights lie in parts over several processes, and are whole only inside a module's own call."""
-    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
 
 
 def peak_bytes(device: torch.device) -> int:

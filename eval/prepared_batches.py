@@ -42,12 +42,8 @@ class PreparedBatch:
     kept: Path | None = None
 
 
-def plan_batches(requests: Sequence[Request], batch_size: int, carries: bool = True) -> list[PlannedBatch]:
-    """Batches of `batch_size` requests, and one of the rest; requests that begin with one image follow each other.
-
-    Args:
-        carries: whether a batch leaves its last image for the next.
-    """
+def plan_batches(requests: Sequence[Request], batch_size: int) -> list[PlannedBatch]:
+    """Batches of `batch_size` requests, and one of the rest; requests that begin with one image follow each other."""
     by_image: dict[Path, list[Request]] = {}
     for request in requests:
         by_image.setdefault(request.images[0], []).append(request)
@@ -55,8 +51,7 @@ def plan_batches(requests: Sequence[Request], batch_size: int, carries: bool = T
     parts = [tuple(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)]
     # What each two neighbouring batches share; nothing before the first and after the last.
     shared = [
-        last.images[0] if carries and last.images[0] == first.images[0] else None
-        for (*_, last), (first, *_) in pairwise(parts)
+        last.images[0] if last.images[0] == first.images[0] else None for (*_, last), (first, *_) in pairwise(parts)
     ]
     return [
         PlannedBatch(part, carried, kept)

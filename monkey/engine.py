@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from monkey.configuration import MonkeyConfig
 from monkey.decoding import Decoding, choose_tokens, make_generator
@@ -272,6 +274,50 @@ class Engine:
         finally:
             self._is_running = False
         return replies
+
+    def run_greedily(self, requests: Sequence[Request]) -> list[list[int]]:
+        """As `run`; return the new tokens of greedy requests, the one that ends an answer included.
+
+        Weights that are sharded over processes are gathered in every process alike: `generate` sees to that, which goes
+        on until the longest answer of all processes has ended.
+
+        Raises:
+            torch.OutOfMemoryError: the device's memory does not suffice.
+        """
+        if is_sharded(self.model):
+            return self._generate_in_step(requests) if requests else []
+        replies = self.run(requests)
+        for error in (reply.error for reply in replies if reply.error is not None):
+            raise torch.OutOfMemoryError(str(error)) if isinstance(error, MemoryError) else error
+        ends = [list(request.end_ids)[:1] for request in requests]
+        return [
+            [*reply.token_ids, *(end if reply.finish_reason == "stop" else [])]
+            for reply, end in zip(replies, ends, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _generate_in_step(self, requests: Sequence[Request]) -> list[list[int]]:
+        (end_id,) = requests[0].end_ids
+        samples = [{"input_ids": request.ids} for request in requests]
+        for sample, request in zip(samples, requests, strict=True):
+            if request.images:
+                canvases = torch.from_numpy(np.stack([image.pixels for image in request.images])).to(self.device)
+                sample["pixel_values"] = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
+        inputs = self.processor.collate(samples, padding_side="left")
+        generated = self.model.generate(
+            **{name: tensor.to(self.device) for name, tensor in inputs.items()},
+            do_sample=False,
+            num_beams=1,
+            min_new_tokens=requests[0].min_new_tokens,
+            max_new_tokens=max(request.limit for request in requests),
+            eos_token_id=end_id,
+            pad_token_id=end_id,
+        )
+        answers = [
+            row[: request.limit]
+            for row, request in zip(generated[:, inputs["input_ids"].shape[1] :].tolist(), requests, strict=True)
+        ]
+        return [ids[: ids.index(end_id) + 1] if end_id in ids else ids for ids in answers]
 
     def run_exclusive(self, work: Callable[[], Any]) -> Future:
         """Do other work with the model in the computing thread, between two steps of the answers in progress.
@@ -684,6 +730,11 @@ class Engine:
             torch.accelerator.synchronize(self.device)
         name = f"{phase}_seconds"
         setattr(self.stats, name, getattr(self.stats, name) + time.perf_counter() - start)
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether the weights lie in parts over several processes, and are whole only inside a module's own call."""
+    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
 
 
 def computing_thread() -> ThreadPoolExecutor:
