@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,12 +42,8 @@ class PreparedBatch:
     kept: Path | None = None
 
 
-def plan_batches(requests: Sequence[Request], batch_size: int, carries: bool = True) -> list[PlannedBatch]:
-    """Batches of `batch_size` requests, and one of the rest; requests that begin with one image follow each other.
-
-    Args:
-        carries: whether a batch leaves its last image for the next.
-    """
+def plan_batches(requests: Sequence[Request], batch_size: int) -> list[PlannedBatch]:
+    """Batches of `batch_size` requests, and one of the rest; requests that begin with one image follow each other."""
     by_image: dict[Path, list[Request]] = {}
     for request in requests:
         by_image.setdefault(request.images[0], []).append(request)
@@ -56,8 +51,7 @@ def plan_batches(requests: Sequence[Request], batch_size: int, carries: bool = T
     parts = [tuple(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)]
     # What each two neighbouring batches share; nothing before the first and after the last.
     shared = [
-        last.images[0] if carries and last.images[0] == first.images[0] else None
-        for (*_, last), (first, *_) in pairwise(parts)
+        last.images[0] if last.images[0] == first.images[0] else None for (*_, last), (first, *_) in pairwise(parts)
     ]
     return [
         PlannedBatch(part, carried, kept)
@@ -75,7 +69,7 @@ def prepare(processor: MonkeyProcessor, plan: PlannedBatch) -> PreparedBatch:
     ready, prompts, failures = [], [], []
     for request in plan.requests:
         try:
-            prompt = encode_prompt(processor, request)
+            prompt = processor.encode(request.conversation).ids
             for image in dict.fromkeys(request.images):
                 if image != plan.carried:
                     _open(processor, image, canvases, faults)
@@ -110,15 +104,3 @@ def _open(
     except (OSError, ValueError) as error:
         faults[image] = error
         raise
-
-
-def encode_prompt(processor: MonkeyProcessor, request: Request) -> list[int]:
-    """Ids of a request's prompt, or ValueError when it is longer than the model allows."""
-    ids: list[int] = processor.encode_segments(request.segments)
-    limit: Any = processor.max_positions
-    if limit is not None and len(ids) > limit:
-        raise ValueError(
-            f"the prompt is {len(ids):,} tokens long with its {len(request.images)} images of "
-            f"{processor.image_tokens + 2:,}, more than the {limit:,} allowed (the model's max_positions); shorten it"
-        )
-    return ids

@@ -139,7 +139,7 @@ def _check_draw(options: argparse.Namespace) -> None:
 
 def decoding_of(options: argparse.Namespace, card: CheckpointCard) -> Decoding:
     """The card's settings of `ask` or `describe` with what the flags change; ValueError for one that means nothing."""
-    from monkey.serving.decoding import decoding_of
+    from monkey.decoding import decoding_of
 
     given = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
     given = {name: value for name, value in given.items() if value is not None}

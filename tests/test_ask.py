@@ -17,9 +17,9 @@ from PIL import Image
 
 import monkey
 from monkey import ask
+from monkey.engine import Engine
 from monkey.serving import answer_file, session
 from monkey.serving.answer_file import AnswerFile
-from monkey.serving.engine import Engine
 from monkey.serving.session import Answerer
 from tests.conftest import random_model
 from tests.small_processor import small_config, small_processor

@@ -11,7 +11,7 @@ from PIL import Image
 
 from monkey.journal import remove_partials
 from monkey.training.report import write_loss_curve
-from monkey.training.run import earlier_evaluations
+from monkey.training.resuming import earlier_evaluations
 from monkey.training.trainer import BestCheckpoint
 from tests.small_processor import refusal
 

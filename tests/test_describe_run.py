@@ -96,7 +96,7 @@ class TestWhole:
         records = read_records(whole / "train.json", SAMPLES / "images")
         assert len(records) == 5
         for record in records:
-            question, answer = record.turns
+            question, answer = record.conversation.messages
             assert question.text == DETAILED_CAPTION_AS_TRAINED
             assert answer.text.startswith("The picture shows ")
             assert record.images[0].is_file()
@@ -363,7 +363,7 @@ class TestConvert:
         ]
         assert self.convert(self.published(tmp_path, rows), tmp_path / "train.json") == 0
         (record,) = read_records(tmp_path / "train.json", SAMPLES / "images/heldout")
-        assert record.turns[1].text == "A sign.\nIt is red."
+        assert record.conversation.messages[1].text == "A sign.\nIt is red."
         assert "1 pictures are not in" in capsys.readouterr().out
 
     @pytest.mark.parametrize(

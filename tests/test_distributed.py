@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from monkey.data.records import open_records
+from monkey.data.mixture import open_records
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import parse_flags

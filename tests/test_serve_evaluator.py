@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from eval.backends import OpenAIBackend
 from eval.model_backend import ModelBackend
-from eval.openai_backend import OpenAIBackend
-from eval.runner import run
+from eval.run import run
 from monkey.serving.session import load
 from tests.running_server import asking, running, talkative_model
 from tests.small_processor import small_processor

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from finetune_multitask import main
 from monkey.checkpoint import SAMPLED_VALUES
 from monkey.configuration import MonkeyConfig
+from monkey.data.dataset import Collator, errors_as_raised
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.processing import MonkeyProcessor
-from monkey.training.dataset import Collator, errors_as_raised
+from monkey.processing import Encoded, MonkeyProcessor
 from monkey.training.lora import add_decoder_lora
 from monkey.training.quantised import open_four_bit
 from monkey.training.recipes import RECIPES, apply_recipe, part_of
@@ -64,7 +64,7 @@ class TestWhatTrains:
                     torch.nn.init.normal_(parameter)
         apply_recipe(model, recipe)
         batch = Collator(dataset.processor)([dataset[index] for index in range(len(dataset))])
-        batch["pixel_values"] = dataset.processor.image_processor.image_processor.normalised(batch["pixel_values"])
+        batch["pixel_values"] = dataset.processor.image_processor.normalised(batch["pixel_values"])
         del batch["contents"]
         model(**batch, use_cache=False).loss.backward()
 
@@ -139,10 +139,12 @@ class TestSamples:
 
     def test_kept_tokens_give_the_same_samples(self, start):
         plain = dataset_of(start, sharing="branches")
-        kept = dataset_of(start, sharing="branches", cache_tokens=True)
+        kept = dataset_of(start, sharing="branches")
         for workers in (0, 1):
-            sizes = kept.sizes(check_pictures=True, workers=workers)
-            assert sizes.tokens.tolist() == [len(plain[number]["input_ids"]) for number in range(len(plain))]
+            kept.prepare(check_images=True, workers=workers)
+            assert kept.tokens.sizes.tokens.tolist() == [
+                len(plain[number]["input_ids"]) for number in range(len(plain))
+            ]
             for number in range(len(plain)):
                 # Twice the same record is a unit that shares its picture; the second goes without pixels.
                 for found, expected in zip(kept[number, number], plain[number, number], strict=True):
@@ -150,8 +152,6 @@ class TestSamples:
                     assert all(found[key] == expected[key] for key in ("input_ids", "labels", "source"))
                     if "pixel_values" in expected:
                         assert torch.equal(found["pixel_values"], expected["pixel_values"])
-        with pytest.raises(ValueError, match="--cache_tokens True needs --packing True"):
-            train(start, start.folder / "refused", "--cache_tokens", "True")
 
     def test_the_check_makes_no_pixels(self, start, monkeypatch):
         dataset = dataset_of(start)
@@ -160,7 +160,7 @@ class TestSamples:
             raise AssertionError("the check decoded a picture")
 
         monkeypatch.setattr(Image.Image, "load", refuse)
-        dataset.check()
+        dataset.prepare(check_images=True)
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_an_error_in_a_loading_process_is_the_same_one_sentence(self, start, tmp_path, workers):
@@ -292,7 +292,7 @@ class TestFailures:
         assert not (tmp_path / "out").exists()
 
     def test_a_step_without_supervised_token_stops_the_run_and_names_the_records(self, start, tmp_path, monkeypatch):
-        monkeypatch.setattr(MonkeyProcessor, "encode_conversation", _nothing_supervised)
+        monkeypatch.setattr(MonkeyProcessor, "encode", _nothing_supervised)
         with pytest.raises(ValueError, match=r"step 1 has no supervised token: the batch holds .*train\.json\[\d+\]"):
             train(start, tmp_path / "out")
 
@@ -421,5 +421,5 @@ class TestFailures:
         assert not (tmp_path / "out").exists()
 
 
-def _nothing_supervised(_processor, _turns, _images, max_length):
-    return {"input_ids": [1, 2, 3], "labels": [-100, -100, -100]}
+def _nothing_supervised(*_, **__):
+    return Encoded([1, 2, 3], [-100, -100, -100], [])

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_multitask import main
+from monkey.data.dataset import Tolerant
 from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.training.arguments import parse_flags
-from monkey.training.dataset import Tolerant
 from monkey.training.recipes import part_of
 from monkey.training.run import finetune, open_model
 from monkey.training.samples import batch_plan, training_samples

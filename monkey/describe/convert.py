@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from monkey.data.picture_paths import PicturePaths
+from monkey.data.rows import ImagePaths
 from monkey.describe.published import DetailedCaption, read_detailed_captions, training_rows
 from monkey.describe.whole_files import json_list, whole_file
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(flags: argparse.Namespace) -> int:
     """Runs the command. Raises ValueError and OSError, each one sentence; then nothing is written."""
-    pictures = PicturePaths(flags.input, flags.images, "--images")
+    pictures = ImagePaths(flags.input, flags.images, "--images")
     left_out: list[str] = []
     written = 0
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monkey.data.fields import fail, text_of
-from monkey.data.indexed_rows import IndexedRows
+from monkey.data.rows import IndexedRows, fail, text_of
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE
 
 

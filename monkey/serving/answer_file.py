@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monkey.data.indexed_rows import IndexedRows
-from monkey.data.picture_paths import PicturePaths
+from monkey.data.rows import ImagePaths, IndexedRows
 from monkey.serving.checkpoints import file_digest
 
 try:
@@ -60,7 +59,7 @@ def read_questions(
         FileNotFoundError, ValueError: a file or row that cannot be read or is not of this form, with its line; a path
             that no row may have, such as an absolute one, is refused here and not row by row.
     """
-    paths = PicturePaths(path, image_root, "--image-root")
+    paths = ImagePaths(path, image_root, "--image-root")
     digests: dict[Path, str] = {}
     seen: Counter[str] = Counter()
     questions = []

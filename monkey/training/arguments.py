@@ -24,18 +24,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from monkey.data.mixture import record_sets
-from monkey.data.packing import RowSettings
+from monkey.data.packing import SHARING, RowSettings
 from monkey.location import refuse_missing
 from monkey.settings_files import parse_settings, read_settings_file
 from monkey.training.recipes import RECIPES, Recipe, choose_recipe
-
-if TYPE_CHECKING:
-    pass
-
-SHARING = ("apart", "branches", "turns")
 
 # What the flags call a group -> its parts of the model.
 GROUPS: dict[str, tuple[str, ...]] = {

@@ -10,13 +10,10 @@ import functools
 import io
 import itertools
 import json
-import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +23,13 @@ import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from monkey import provenance
 from monkey.checkpoint_card import CARD_FILE as CHECKPOINT_CARD
 from monkey.checkpoint_card import read_card
 from monkey.configuration import MonkeyConfig
 from monkey.data.batches import BatchContents
 from monkey.journal import write_atomic
+from monkey.provenance import git_revision
 from monkey.training.memory import StepSize, by_depth, dry_model, dry_step
 from monkey.training.recipes import Recipe
 
@@ -47,26 +46,8 @@ _RECORDED_PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Return the version of Python and of each installed package that can change a run's numbers."""
-    versions = {"python": platform.python_version()}
-    for package in _RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def git_revision() -> str | None:
-    """Return the commit of the source tree, with `-dirty` when files differ; None outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        described = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
+    found = provenance.package_versions(_RECORDED_PACKAGES)
+    return {package: version for package, version in found.items() if version is not None}
 
 
 def run_record(flags: dict[str, Any], recipe: dict[str, Any], data: dict[str, Any], seed: int) -> dict[str, Any]:

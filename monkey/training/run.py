@@ -23,14 +23,17 @@ from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from monkey.checkpoint_card import card_of
+from monkey.data.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
+from monkey.data.mixture import Records, holds_images
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
-from monkey.data.records import Record, Records, holds_images
+from monkey.data.records import Record
+from monkey.decoding import Decoding
+from monkey.engine import Canvas, Engine, Request
 from monkey.journal import PARTIAL, remove_partials
 from monkey.language import LowRankAdapter, MonkeyAttention
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.training.arguments import Flags, PartArguments
-from monkey.training.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
 from monkey.training.lora import add_decoder_lora
 from monkey.training.memory import MemoryPlan, describe_misfit, gpu_gib, plan, plan_table, settings_of_flags
 from monkey.training.merging import merged_peft
@@ -611,26 +614,27 @@ def overfit_report(
     """
     misses: list[Miss] = []
     reproduced = 0
+    engine = Engine(base_model(model), processor)
     with undisturbed(model):
         for record in records:
-            own = list(_misses(base_model(model), processor, record, max_length))
+            own = list(_misses(engine, processor, record, max_length))
             misses += own
             reproduced += not own
     return OverfitReport(reproduced, len(records), tuple(misses))
 
 
-def _misses(model: nn.Module, processor: MonkeyProcessor, record: Record, max_length: int | None) -> Iterator[Miss]:
+def _misses(engine: Engine, processor: MonkeyProcessor, record: Record, max_length: int | None) -> Iterator[Miss]:
     """The answers of a record that do not come back."""
-    turns = [{"role": turn.role, "text": turn.text} for turn in record.turns]
-    sample = processor.encode_conversation(turns, list(record.images), max_length=max_length)
+    ids, labels, images = processor.encode(record.conversation, labels=True, max_length=max_length)
+    canvases = [Canvas.of(processor.image_processor.canvas(image)) for image in images]
     tokenizer = processor.tokenizer
-    ids = sample["input_ids"]
-    answers = [number for number, turn in enumerate(record.turns) if turn.role == "assistant"]
-    for number, (start, stop) in zip(answers, supervised_spans(sample["labels"]), strict=True):
+    turns = record.conversation.messages
+    answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
+    for number, (start, stop) in zip(answers, supervised_spans(labels), strict=True):
         prompt = ids[:start]
-        pictures = prompt.count(tokenizer.image_start_id)
-        pixels = sample["pixel_values"][:pictures] if pictures else None
-        generated = _greedy(model, prompt, pixels, stop - start, tokenizer.eod_id)
+        shown = canvases[: prompt.count(tokenizer.image_start_id)]
+        limit, ends = stop - start, frozenset([tokenizer.eod_id])
+        (generated,) = engine.run_greedily([Request(prompt, shown, Decoding(limit), limit, ends, min_new_tokens=0)])
         ended = tokenizer.eod_id in generated
         text = tokenizer.decode(generated[: generated.index(tokenizer.eod_id)] if ended else generated)
         expected = tokenizer.decode(ids[start : stop - 1])
@@ -643,26 +647,6 @@ def supervised_spans(labels: Sequence[int]) -> list[tuple[int, int]]:
     is_supervised = [False, *(label != UNSUPERVISED for label in labels), False]
     edges = [position for position in range(len(labels) + 1) if is_supervised[position] != is_supervised[position + 1]]
     return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-@torch.no_grad()
-def _greedy(
-    model: nn.Module, prompt: Sequence[int], pixels: torch.Tensor | None, tokens: int, end_id: int
-) -> list[int]:
-    """At most `tokens` ids after the prompt."""
-    input_ids = torch.tensor([prompt], device=model.device)
-    pictures = {} if pixels is None else {"pixel_values": pixels.to(model.device)}
-    generated = model.generate(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        **pictures,
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=tokens,
-        eos_token_id=end_id,
-        pad_token_id=end_id,
-    )
-    return generated[0, len(prompt) :].tolist()
 
 
 def _short(text: str) -> str:

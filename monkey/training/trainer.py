@@ -38,11 +38,11 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from monkey.checkpoint_card import CheckpointCard
 from monkey.data.batches import BatchContents
+from monkey.data.dataset import SIGNALS, EqualShares, PlannedBatches, PlannedLoader
 from monkey.data.packing import BatchPlan, RowPlan
 from monkey.journal import atomic_folder
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import PartArguments
-from monkey.training.loading import SIGNALS, EqualShares, PlannedBatches, PlannedLoader
 from monkey.training.lora import load_adapter, save_adapter
 from monkey.training.recipes import base_model, part_of
 from monkey.training.report import Meter, write_record
