@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from finetune_multitask import main
-from monkey.training.run import is_finished, warn_of_other_threads
+from monkey.training.resuming import is_finished, warn_of_other_threads
 from monkey.training.trainer import MonkeyTrainer, checkpoints
 from tests.training_start import PACKED, SAVE, losses, same_weights, train, words_of
 

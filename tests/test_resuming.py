@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from finetune_multitask import main
-from monkey.training.run import check_whole
+from monkey.training.resuming import check_whole
 from tests.training_start import losses, train, with_records, words_of
 
 SAVE = ("--save_strategy", "steps", "--save_steps", "1", "--report_to", "none")
