@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from tqdm import tqdm
 
@@ -77,8 +77,8 @@ class TaskCheck:
 class QuestionsReport(Findings):
     """What a check found. `images` counts files of the tasks, `train_images` those that were compared with them."""
 
-    problems: ClassVar = KINDS
-    notes: ClassVar = NOTES
+    problems = KINDS
+    notes = NOTES
     checks: list[TaskCheck]
     images: int = 0
     train_images: int = 0

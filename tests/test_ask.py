@@ -104,9 +104,9 @@ class TestOneQuestion:
 
         def held(self, last, rows):
             # Two letters are certain after three tokens at the latest; without them on the screen there is no fourth.
-            assert rows[0].delivery.new_tokens < 3 or shown.wait(60)
+            assert rows[0].new_tokens < 3 or shown.wait(60)
             tokens, log_probabilities = choose(self, last, rows)
-            return [65 + rows[0].delivery.new_tokens] * len(tokens), log_probabilities
+            return [65 + rows[0].new_tokens] * len(tokens), log_probabilities
 
         monkeypatch.setattr(Engine, "_choose", held)
         monkeypatch.setattr(sys, "stdout", Watched())
@@ -221,7 +221,7 @@ def pointing(monkeypatch) -> str:
     ids = [*tokenizer.encode_text(answer), tokenizer.eod_id]
 
     def scripted(self, last, rows):
-        return [ids[row.delivery.new_tokens] for row in rows], [0.0] * len(rows)
+        return [ids[row.new_tokens] for row in rows], [0.0] * len(rows)
 
     monkeypatch.setattr(Engine, "_choose", scripted)
     return answer

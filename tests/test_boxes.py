@@ -210,7 +210,7 @@ class TestInPrompts:
         tokenizer = answerer.processor.tokenizer
         ids = [*tokenizer.encode_text(answer), tokenizer.im_end_id if form == "chatml" else tokenizer.eod_id]
         monkeypatch.setattr(
-            answerer.engine, "_choose", lambda _, rows: ([ids[row.delivery.new_tokens] for row in rows], [0.0])
+            answerer.engine, "_choose", lambda _, rows: ([ids[row.new_tokens] for row in rows], [0.0])
         )
         parts = [{"type": "image", "image": Image.new("RGB", (4, 3))}, {"type": "text", "text": "Where?"}]
         messages = [{"role": "user", "content": parts}]
