@@ -37,7 +37,6 @@ LAYERS = (
         "monkey.images",
         "monkey.boxes",
         "monkey.conversation",
-        "monkey.html_page",
         "monkey.page",
     ),
     (
