@@ -132,6 +132,7 @@ class Work:
                     bar.update(len(batch))
                     started = time.perf_counter()
         finally:
+            expert.close()
             del expert
             if isinstance(chosen.settings, ModelSettings):
                 free_memory()
