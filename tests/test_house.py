@@ -33,7 +33,6 @@ LAYERS = (
         "monkey.journal",
         "monkey.provenance",
         "monkey.completions_client",
-        "monkey.file_locks",
         "monkey.images",
         "monkey.boxes",
         "monkey.conversation",

@@ -27,7 +27,7 @@ from monkey.describe.finished import open_finished
 from monkey.describe.prompting import prompt_parts
 from monkey.describe.records import REGION, SEGMENT, TEXT, FinishedRun, PictureRun
 from monkey.describe.view_entries import STATES, Entries, clipped, state_of
-from monkey.describe.whole_files import write_whole
+from monkey.journal import write_atomic
 from monkey.page import render_page
 
 PAGE = Path(__file__).with_name("view.html")
@@ -112,7 +112,7 @@ def main(flags: argparse.Namespace) -> int:
     place = flags.output or run.folder / "view.html"
     if not place.parent.is_dir():
         raise FileNotFoundError(f"--output {place}: the folder {place.parent} does not exist")
-    write_whole(place, page_of(run, chosen, choice))
+    write_atomic(place, page_of(run, chosen, choice))
     print(f"written to {place} ({place.stat().st_size / 1e6:.1f} MB): {limits_sentence(chosen, choice)}")
     if chosen.without_picture:
         print(f"  {chosen.without_picture:,} pictures are not in {images}, or are others now; --images names another")
