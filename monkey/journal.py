@@ -14,6 +14,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -142,17 +143,8 @@ class Journal:
         Raises OSError naming the file where they cannot be written, on a full disk for one.
         """
         lines = [json_line(row) for row in rows]
-        content = b"".join(lines)
         offset = os.fstat(self._stream.fileno()).st_size
-        try:
-            while content:
-                content = content[self._stream.write(content) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise OSError(
-                f"{self.path} cannot be written ({error.strerror}); make room and give the same command again, what "
-                "was written is kept"
-            ) from error
+        append_forced(self._stream, b"".join(lines), self.path)
         for row, line in zip(rows, lines, strict=True):
             self._places[row["key"]] = (self.path, offset)
             offset += len(line)
@@ -208,6 +200,19 @@ class Journal:
                     self._places[record["key"]] = (path, offset)
                 offset += len(line)
         self._ends[path] = (offset, number)
+
+
+def append_forced(stream: FileIO, content: bytes, path: Path) -> None:
+    """Append to a file opened without a buffer and force it to the disk. Raises OSError naming the file."""
+    try:
+        while content:
+            content = content[stream.write(content) :]
+        os.fsync(stream.fileno())
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}); make room and give the same command again, what was written "
+            "is kept"
+        ) from error
 
 
 def _parse_record(line: bytes, fields: Mapping[str, type]) -> dict[str, Any] | None:
@@ -291,7 +296,13 @@ def remove_partials(folder: Path) -> None:
 
 
 @contextmanager
-def hold(path: Path, busy: str, note: Mapping[str, Any] | None = None, timeout: float = 0.0) -> Iterator[bool]:
+def hold(
+    path: Path,
+    busy: str,
+    note: Mapping[str, Any] | None = None,
+    timeout: float = 0.0,
+    any_host: bool = False,
+) -> Iterator[bool]:
     """Hold the lock file `path` while the context is open; yield whether its last holder was killed.
 
     The operating system frees the lock however its holder ends. The file names the holder, for the message, and for the
@@ -301,6 +312,7 @@ def hold(path: Path, busy: str, note: Mapping[str, Any] | None = None, timeout: 
         busy: what the user can do when another process holds it, the end of a sentence.
         note: what else others may want to know of the holder; see `holder_of`.
         timeout: seconds to wait for another holder to end; of a killed one the loading processes are waited for.
+        any_host: trust the lock alone: what a killed process of another machine left behind refuses nobody.
 
     Raises ValueError naming process and machine of the holder.
     """
@@ -312,7 +324,7 @@ def hold(path: Path, busy: str, note: Mapping[str, Any] | None = None, timeout: 
         raise ValueError(f"{path.parent} is being written by {describe_holder(_read_holder(path))}; {busy}") from None
     try:
         last = _read_holder(path)
-        if last.get("host", platform.node()) != platform.node():
+        if not any_host and last.get("host", platform.node()) != platform.node():
             raise ValueError(
                 f"{path.parent} is being written by {describe_holder(last)}; {busy}, or, if it is gone, remove {path}"
             )

@@ -33,11 +33,9 @@ LAYERS = (
         "monkey.journal",
         "monkey.provenance",
         "monkey.completions_client",
-        "monkey.file_locks",
         "monkey.images",
         "monkey.boxes",
         "monkey.conversation",
-        "monkey.html_page",
         "monkey.page",
     ),
     (

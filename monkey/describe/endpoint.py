@@ -23,7 +23,8 @@ from monkey.describe.summarising import Message, Summariser, SummarySettings
 class EndpointSettings(SummarySettings):
     """`model` is the name that the server knows it by; `concurrency` is requests at a time.
 
-    With `prompt_price` and `completion_price`, for a million tokens, the manifest has the cost.
+    With `prompt_price` and `completion_price`, for a million tokens, the manifest has the cost. `first_wait` is read
+    from older configurations and has no effect: the client chooses how long it waits before it asks again.
     """
 
     base_url: str = ""
@@ -34,6 +35,7 @@ class EndpointSettings(SummarySettings):
     concurrency: int = how(8)
     attempts: int = how(6)
     timeout: float = how(120.0)
+    first_wait: float | None = how(None)
     api_key_variable: str = how(KEY_VARIABLE)
     prompt_price: float | None = how(None)
     completion_price: float | None = how(None)
