@@ -8,14 +8,12 @@ models; it is imported where it is asked for.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import functools
 import io
 import json
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +23,11 @@ from eval.metrics import best_answer
 from eval.prompting import PromptForm
 from eval.run_folder import PREDICTIONS, STOPPED_AT_END, STOPPED_AT_LENGTH
 from eval.tasks import Task
-from monkey.completions_client import KEY_VARIABLE, CompletionsClient, checked_url
+from monkey.completions_client import CompletionsClient
 from monkey.conversation import Conversation, Image, Message, Part, Text
 from monkey.data.records import Question
 from monkey.data.rows import IndexedRows
 from monkey.images import FORMATS, open_image
-from monkey.location import refuse_missing
 from monkey.prompts import IMAGE_PLACE
 from monkey.provenance import file_digest
 
@@ -454,81 +451,3 @@ def read_answer(row: int, completion: Mapping[str, Any]) -> Answer:
     text = choice["message"]["content"] or ""
     tokens = (completion.get("usage") or {}).get("completion_tokens", len(text.split()))
     return Answer(row, text, tokens, STOPPED_AT_LENGTH if choice.get("finish_reason") == "length" else STOPPED_AT_END)
-
-
-# From flags to the backend that answers
-
-Opener = Callable[[], Backend]
-
-
-def backend_opener(options: argparse.Namespace, tasks: Sequence[Task]) -> Opener:
-    """Return a function that opens the backend of `--backend`; what can be told wrong without opening is told here.
-
-    Raises FileNotFoundError or ValueError for a flag that is missing, goes with another backend, or names nothing.
-    """
-    for flag, backend in FLAGS_OF_ONE.items():
-        if getattr(options, flag) is not None and options.backend != backend:
-            raise ValueError(f"--{flag.replace('_', '-')} goes with --backend {backend}, not with {options.backend}")
-    return BACKENDS[options.backend](options, tasks)
-
-
-def _open_model(options: argparse.Namespace, _: Sequence[Task]) -> Opener:
-    if not options.checkpoint:
-        raise ValueError("--checkpoint is needed: a folder of a checkpoint or its hub name")
-    refuse_missing(options.checkpoint)
-    from eval.chat_backend import ChatBackend, is_ours
-    from eval.model_backend import ModelBackend, check_checkpoint, choose_device
-
-    device = device_of_process(choose_device(options.device), os.environ)
-    if is_ours(options.checkpoint):
-        check_checkpoint(options.checkpoint)
-        return lambda: ModelBackend(
-            options.checkpoint, device, options.dtype, options.grid, options.num_workers, options.seed
-        )
-    if options.grid is not None:
-        raise ValueError(f"--grid is of Monkey's windows, and {options.checkpoint} is another model; leave it out")
-    return lambda: ChatBackend(options.checkpoint, device, options.dtype, options.num_workers, options.seed)
-
-
-def device_of_process(device: str, environment: Mapping[str, str]) -> str:
-    """Return the GPU of this process where several share a machine and none is named by its number."""
-    if device != "cuda" or "LOCAL_RANK" not in environment:
-        return device
-    import torch
-
-    return f"cuda:{int(environment['LOCAL_RANK']) % torch.cuda.device_count()}"
-
-
-def _open_server(options: argparse.Namespace, _: Sequence[Task]) -> Opener:
-    if options.base_url is None:
-        raise ValueError("--backend openai needs --base-url, for example http://localhost:8000/v1")
-    checked_url(options.base_url)
-    variable = options.api_key_variable or KEY_VARIABLE
-    key = os.environ.get(variable)
-    if options.api_key_variable and not key:
-        raise ValueError(f"--api-key-variable {variable}: there is no such environment variable, or it is empty")
-    settings = {"concurrency": options.concurrency, "timeout": options.timeout}
-    given = {name: value for name, value in settings.items() if value is not None}
-    return lambda: OpenAIBackend(options.base_url, options.served_model, key, **given)
-
-
-def _open_replay(options: argparse.Namespace, tasks: Sequence[Task]) -> Opener:
-    if options.predictions is None:
-        raise ValueError("--backend replay needs --predictions, a file of answers or a folder of such files")
-    return lambda: ReplayBackend(options.predictions, [task.name for task in tasks])
-
-
-BACKENDS: Mapping[str, Callable[[argparse.Namespace, Sequence[Task]], Opener]] = {
-    "hf": _open_model,
-    "openai": _open_server,
-    "replay": _open_replay,
-    "oracle": lambda *_: OracleBackend,
-    "echo": lambda *_: EchoBackend,
-}
-
-FLAGS_OF_ONE: Mapping[str, str] = {
-    **dict.fromkeys(("base_url", "served_model", "api_key_variable", "concurrency", "timeout"), "openai"),
-    "predictions": "replay",
-    **dict.fromkeys(("device", "dtype", "grid"), "hf"),
-}
-"""Flags that only one backend reads, by their names in the parsed options."""

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.backends import EchoBackend, OpenAIBackend, ReplayBackend, Request, Shot, device_of_process, message_content
+from eval.backends import EchoBackend, OpenAIBackend, ReplayBackend, Request, Shot, message_content
 from eval.prompting import PromptForm
 from eval.questions import load_question_set
 from eval.run import run
 from eval.run_folder import incompleteness
 from eval.tasks import select_tasks
+from evaluate_vqa import device_of_process
 from monkey.completions_client import ServerGone
 from tests.test_evaluation import lines_of, own_task, program, row, run_one, settings, write_set
 

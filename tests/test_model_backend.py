@@ -14,8 +14,7 @@ import torch
 
 from eval.backends import Request, Shot, growth
 from eval.metrics import score
-from eval.model_backend import ModelBackend, check_checkpoint, checkpoint_fingerprint
-from eval.prepared_batches import plan_batches
+from eval.model_backend import ModelBackend, check_checkpoint, checkpoint_fingerprint, plan_batches
 from eval.prompting import PromptForm
 from eval.run import RunSettings, run
 from eval.tasks import Task, select_tasks
