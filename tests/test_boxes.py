@@ -209,9 +209,7 @@ class TestInPrompts:
         answer = "<ref>a</ref><box>(1,2),(3,4)</box>"
         tokenizer = answerer.processor.tokenizer
         ids = [*tokenizer.encode_text(answer), tokenizer.im_end_id if form == "chatml" else tokenizer.eod_id]
-        monkeypatch.setattr(
-            answerer.engine, "_choose", lambda _, rows: ([ids[row.new_tokens] for row in rows], [0.0])
-        )
+        monkeypatch.setattr(answerer.engine, "_choose", lambda _, rows: ([ids[row.new_tokens] for row in rows], [0.0]))
         parts = [{"type": "image", "image": Image.new("RGB", (4, 3))}, {"type": "text", "text": "Where?"}]
         messages = [{"role": "user", "content": parts}]
         first = answerer.chat(messages, form=form)
