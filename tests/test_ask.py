@@ -18,7 +18,7 @@ from PIL import Image
 import monkey
 from monkey import ask
 from monkey.engine import Engine
-from monkey.serving import answer_file, session
+from monkey.serving import session
 from monkey.serving.answer_file import AnswerFile
 from monkey.serving.session import Answerer
 from tests.conftest import random_model
@@ -360,7 +360,7 @@ class TestFiles:
             "add = AnswerFile.add\n"
             "def killed(self, key, answer):\n"
             "    if len(self.answers) == 3:\n"
-            f"        self._stream.write({torn!r})\n"
+            f"        self._journal._stream.write({torn!r})\n"
             "        os.kill(os.getpid(), signal.SIGKILL)\n"
             "    add(self, key, answer)\n"
             "AnswerFile.add = killed\n"
@@ -463,7 +463,6 @@ class TestFiles:
         assert message.startswith(f"{output}:1 is no answer of an earlier run")
         assert output.read_text() == '{"my": "notes"}\n'
 
-    @pytest.mark.skipif(answer_file.fcntl is None, reason="this system has no locks of files")
     def test_two_runs_do_not_write_one_file(self, checkpoint, rows, capsys):
         with AnswerFile(rows.with_name("answers.jsonl")):
             message = refused(capsys, "--checkpoint", checkpoint, *self.words(rows))
@@ -481,7 +480,7 @@ class TestFiles:
             fsync(descriptor)
 
         with monkeypatch.context() as patch:
-            patch.setattr(answer_file.os, "fsync", full)
+            patch.setattr(os, "fsync", full)
             message = refused(capsys, "--checkpoint", checkpoint, "--device", "cpu", *self.words(rows))
         assert message.startswith(f"{rows.with_name('answers.jsonl.part')} cannot be written (No space left on device)")
         asked.clear()
