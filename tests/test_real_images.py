@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 import monkey
-from monkey import ask
+from monkey import ask, cli
 from monkey.boxes import drawn, located
 from monkey.serving.session import Answerer
 from monkey.serving.view_sheet import LONGEST_SIDE, overlaid
@@ -151,7 +151,7 @@ def test_a_folder_of_them_is_asked_about_and_a_pdf_among_them_costs_no_other(che
         draw(tmp_path / f"{number}.{ending}")
     (tmp_path / "report.jpg").write_bytes(b"%PDF-1.7")
     words = ["-c", str(checkpoint), "--device", "cpu", "--image", str(tmp_path), "--max-new-tokens", "4", "--json"]
-    assert ask.main([*words, "What is it?"]) == ask.EXIT_PARTIAL
+    assert ask.main([*words, "What is it?"]) == cli.EXIT_PARTIAL
     said = capsys.readouterr()
     names = [Path(json.loads(line)["images"][0]).stem for line in said.out.splitlines()]
     assert names == sorted(str(number) for number in range(len(REAL)))
@@ -183,7 +183,7 @@ def test_a_pdf_is_refused_with_advice_wherever_it_is_given(model, checkpoint, tm
         model.ask(path, "What is it?", SHORT)
     assert str(caught.value) == f"{path} {advice}"
     words = ["-c", str(checkpoint), "--device", "cpu", "--image", str(path), "What is it?"]
-    assert ask.main(words) == ask.EXIT_USAGE
+    assert ask.main(words) == cli.EXIT_USAGE
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {path} {advice}"
 
 
