@@ -108,11 +108,6 @@ class DataArguments:
         "Keep every image's pixels in memory, so that it is decoded once: 3 bytes per pixel of the canvas, in each "
         "loading process. For small data sets.",
     )
-    cache_tokens: bool = flag(
-        False,
-        "Keep every record's tokens in memory, which --packing reads all of before it plans its rows: 5 bytes per "
-        "token, once for all loading processes. For a model that is faster than its records can be read.",
-    )
     packing: bool = flag(
         False,
         "Put several samples into one row of at most --pack_tokens tokens, each blind to the others: exact, and "
@@ -139,11 +134,6 @@ class DataArguments:
             raise ValueError(
                 f"--pack_tokens {self.pack_tokens} is less than --model_max_length {self.model_max_length}, so a "
                 "sample could be longer than a row: raise the one or lower the other"
-            )
-        if self.cache_tokens and (not self.packing or self.sharing == "turns"):
-            raise ValueError(
-                "--cache_tokens True needs --packing True and --share_images apart or branches: tokens are kept as "
-                "the rows are planned, record by record"
             )
 
     @property
