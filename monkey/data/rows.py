@@ -120,6 +120,10 @@ class IndexedRows(Sequence[tuple[str, Any]]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            self._file.close()
+
 
 def _seek_and_read(descriptor: int, count: int, start: int) -> bytes:
     os.lseek(descriptor, start, os.SEEK_SET)
