@@ -258,27 +258,33 @@ class Api:
         arrived: asyncio.Queue[str | Exception | None] = asyncio.Queue()
         tell = partial(asyncio.get_running_loop().call_soon_threadsafe, arrived.put_nowait)
         self._reading.submit(_read, reply, tell)
+        looked = _clock()
         while True:
             piece: str | Exception | None = ""
             with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
+                async with asyncio.timeout_at(looked + POLL_SECONDS):
                     piece = await arrived.get()
             if piece is None:
                 break
             if isinstance(piece, Exception):
                 raise piece
-            if self.admission.is_stopped:
-                raise cut_off()
-            if _clock() > visit.deadline:
-                raise self.too_late()
-            if await request.is_disconnected():
-                raise ClientDisconnect
+            if _clock() >= looked + POLL_SECONDS:  # not at every piece, of which there are very many
+                looked = _clock()
+                await self._check_wanted(request, visit)
             if piece:
                 visit.first_piece = visit.first_piece or _clock()
                 yield piece
         if reply.finish_reason == "cancelled":
             raise cut_off()
         visit.outcome = str(reply.finish_reason)
+
+    async def _check_wanted(self, request: Request, visit: Visit) -> None:
+        if self.admission.is_stopped:
+            raise cut_off()
+        if _clock() > visit.deadline:
+            raise self.too_late()
+        if await request.is_disconnected():
+            raise ClientDisconnect
 
     def too_late(self) -> ApiError:
         return ApiError(504, f"the answer took longer than the {self.limits.seconds:g} seconds allowed", code="timeout")
