@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from monkey.cli import EXIT_INTERRUPTED, EXIT_USAGE
-from monkey.training.flag_names import look_over, print_help
+from monkey.training.arguments import look_over, parse_flags, print_help
 
 
 def main(words: list[str]) -> int:
@@ -24,10 +24,8 @@ def main(words: list[str]) -> int:
         return 0
     try:
         look_over(words)
-        from monkey.training.arguments import parse_flags
-
         flags = parse_flags(words)
-        from monkey.training.finetune import Stopped, finetune
+        from monkey.training.run import Stopped, finetune
 
         try:
             folder = finetune(flags, _evaluator(flags))
@@ -51,9 +49,9 @@ def _evaluator(flags):
     """What answers and scores `--eval_tasks`, its questions read; None without them."""
     if not flags.run.eval_tasks:
         return None
-    from eval.in_training import evaluator_of
+    from eval.in_training import InTrainingEval
 
-    evaluator = evaluator_of(
+    evaluator = InTrainingEval(
         flags.run.eval_tasks,
         data_root=Path(flags.run.eval_data_root) if flags.run.eval_data_root else None,
         limit=flags.run.eval_limit or None,

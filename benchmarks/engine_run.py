@@ -10,15 +10,11 @@ from typing import NamedTuple
 
 import torch
 
-from monkey.serving.decoding import Decoding
-from monkey.serving.engine import Engine
-from monkey.serving.reply import Reply
-from monkey.serving.request import Picture, Request
+from monkey.decoding import Decoding
+from monkey.engine import Canvas, Engine, Request
 
 TOKENS_AS_NUMBERS = SimpleNamespace(convert_ids_to_tokens=lambda token: f"{token},".encode())
-"""A tokenizer for the engine whose text is the tokens' numbers, so that every token is a piece."""
-
-PATIENCE_SECONDS = 600.0
+"""A tokenizer for the engine whose text is the tokens' numbers, so that every token is a chunk."""
 
 
 class Written(NamedTuple):
@@ -30,10 +26,8 @@ class Written(NamedTuple):
     between: int
 
 
-def run_engine(
-    engine: Engine, prompts: Sequence[Sequence[int]], pictures: Sequence[Picture], new_tokens: int
-) -> Written:
-    """Continue prompts of one picture each, asked at the same time, by `new_tokens` tokens.
+def run_engine(engine: Engine, prompts: Sequence[Sequence[int]], images: Sequence[Canvas], new_tokens: int) -> Written:
+    """Continue prompts of one image each, asked at the same time, by `new_tokens` tokens.
 
     Rows whose prompt was read earlier have more than one token when the last has its first: those do not count as
     coming between.
@@ -41,27 +35,27 @@ def run_engine(
     decoding = Decoding(max_new_tokens=new_tokens)
     stamped = [_Stamped() for _ in prompts]
     with engine._lock:  # none is admitted before all are in line
-        deliveries = [
-            engine.submit(Request(list(ids), [picture], decoding, new_tokens, frozenset()))
-            for ids, picture in zip(prompts, pictures, strict=True)
+        replies = [
+            engine.submit(Request(list(ids), [image], decoding, new_tokens, frozenset()))
+            for ids, image in zip(prompts, images, strict=True)
         ]
-        for delivery, pieces in zip(deliveries, stamped, strict=True):
-            delivery.pieces = pieces
-    texts = [Reply(delivery, PATIENCE_SECONDS).text for delivery in deliveries]
-    first = max(pieces.moments[0] for pieces in stamped)
-    moments = [moment for pieces in stamped for moment in pieces.moments]
+        for reply, chunks in zip(replies, stamped, strict=True):
+            reply._chunks = chunks
+    texts = [reply.text for reply in replies]
+    first = max(chunks.moments[0] for chunks in stamped)
+    moments = [moment for chunks in stamped for moment in chunks.moments]
     tokens = torch.tensor([[int(number) for number in text.split(",")[:-1]] for text in texts])
     return Written(tokens, first, max(moments), sum(moment > first for moment in moments))
 
 
 class _Stamped(queue.Queue):
-    """Pieces of an answer, and the moments at which the engine gave them."""
+    """Chunks of an answer, and the moments at which the engine gave them."""
 
     def __init__(self):
         super().__init__()
         self.moments: list[float] = []
 
-    def put(self, piece: str | None, *rest) -> None:
-        if piece is not None:
+    def put(self, chunk: str | None, *rest) -> None:
+        if chunk is not None:
             self.moments.append(time.perf_counter())
-        super().put(piece, *rest)
+        super().put(chunk, *rest)

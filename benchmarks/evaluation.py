@@ -27,14 +27,13 @@ from PIL import Image
 
 from benchmarks.measure import arguments, finish, report, seconds
 from benchmarks.published import PublishedMonkey
-from eval.backends import Request
+from eval.backends import Request, growth
 from eval.model_backend import ModelBackend
 from eval.prompting import AS_TRAINED, prompt_form
 from eval.tasks import select_tasks
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.checkpoint import published_names
 from monkey.data.records import read_questions
-from monkey.prefix_generation import GenerationStats
 from monkey.tokenization import QwenTokenizer
 from monkey.vision import WindowAdapter
 
@@ -161,7 +160,7 @@ def measure(theirs: PublishedEvaluator, backend: ModelBackend, requests: list[Re
         if options.dtype == "float32":
             raise SystemExit(f"error: {message}")
         print(f"{message} (rounding in {options.dtype})")
-    backend.stats = GenerationStats()
+    before = backend.work
     pairs = [
         (
             seconds(lambda: theirs.answers(requests), options.device),
@@ -171,12 +170,11 @@ def measure(theirs: PublishedEvaluator, backend: ModelBackend, requests: list[Re
     ]
     for name, times in (("published order", [pair[0] for pair in pairs]), ("ours", [pair[1] for pair in pairs])):
         print(f"  {name}: {len(requests) / statistics.median(times):.2f} questions a second")
-    total, stats = sum(pair[1] for pair in pairs), backend.stats
-    shares = {"vision": stats.vision_seconds, "prefill": stats.prefill_seconds, "decode": stats.decode_seconds}
+    total, work = sum(pair[1] for pair in pairs), growth(before, backend.work)
+    shares = {phase: work[f"{phase}_seconds"] for phase in ("vision", "prefill", "decode")}
     shares["the rest"] = total - sum(shares.values())
     print("  ours:", ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in shares.items()))
-    print(f"  ours: {stats.padding_tokens / stats.prefill_tokens:.1%} of the prefill is padding", end="; ")
-    print(f"{stats.prompt_tokens} prompt tokens asked, {stats.prefill_tokens} computed")
+    print(f"  ours: {work['prompt_tokens']} prompt tokens asked, {work['prefill_tokens']} computed")
     return statistics.median(pair[0] / pair[1] for pair in pairs)
 
 

@@ -7,7 +7,7 @@
 random canvases that lie on the device already (reading pictures is the loader's, and not measured here). Precision is
 the trainer's for recipes with a frozen decoder: frozen weights in bf16, trained ones in fp32, autocast. `full-llm` and
 `everything` hold all weights, gradients and Adam's moments in bf16, which fits one GPU: DeepSpeed's fp32 copies would
-need several. FLOPs are counted by `monkey.training.flops`; recomputation counts in HFU only.
+need several. FLOPs are counted by `monkey.training.report.count_flops`; recomputation counts in HFU only.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ from benchmarks.measure import finish
 from benchmarks.random_weights import random_model, tiny_config
 from benchmarks.training import draw, packed_rows
 from monkey import MonkeyConfig
+from monkey.training.arguments import PartArguments
 from monkey.training.lora import add_decoder_lora
-from monkey.training.memory_plan import plan
-from monkey.training.memory_settings import recipe_fields
-from monkey.training.metering import device_peak, flops_counter
-from monkey.training.opening import narrow_frozen, set_checkpointing
-from monkey.training.part_arguments import PartArguments
+from monkey.training.memory import plan
 from monkey.training.quantised import keep_trained_in_float32
 from monkey.training.recipes import RECIPES, apply_recipe, base_model
-from monkey.training.record import package_versions
+from monkey.training.report import count_flops, device_peak, package_versions
+from monkey.training.run import narrow_frozen, set_checkpointing
 
 
 def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
@@ -85,14 +83,9 @@ def main(argv: list[str] | None = None) -> int:
     rows, filled = packed_rows(draw(options, config, options.questions), options, keep_contents=True)
     contents = [row.pop("contents") for row in rows]
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
-    counter = flops_counter(
-        config,
-        RECIPES[options.recipe].trains,
-        32 if hasattr(model, "peft_config") else 0,
-        options.vision_checkpointing,
-        options.decoder_checkpointing,
-    )
-    flops = [sum(each) for each in zip(*(counter(one) for one in contents), strict=True)]
+    again = options.vision_checkpointing, options.decoder_checkpointing
+    counters = [count_flops(config, RECIPES[options.recipe], checkpointing=kind) for kind in ((False, False), again)]
+    flops = [sum(counter.of(one) for one in contents) for counter in counters]
 
     def step() -> float:
         finish(options.device)
@@ -125,14 +118,13 @@ def main(argv: list[str] | None = None) -> int:
     if autocast:
         planned = plan(
             config,
-            **recipe_fields(RECIPES[options.recipe]),
+            recipe=RECIPES[options.recipe],
             batch_size=0,
             pack_tokens=options.pack_tokens,
             images_per_step=max(one.images for one in contents),
             supervised_tokens=max(one.supervised for one in contents),
             vision_checkpointing=options.vision_checkpointing,
             decoder_checkpointing=options.decoder_checkpointing,
-            cuda=options.device.startswith("cuda"),
         )
         figures["planned_gib"] = planned.total / 2**30
     settings = {name: value for name, value in vars(options).items() if name not in ("output", "folder")}

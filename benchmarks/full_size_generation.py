@@ -30,9 +30,8 @@ from benchmarks.engine_run import TOKENS_AS_NUMBERS, run_engine
 from benchmarks.measure import finish, seconds
 from benchmarks.random_weights import random_model, tiny_config
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor
-from monkey.serving.engine import Engine
-from monkey.serving.request import Picture
-from monkey.training.record import package_versions
+from monkey.engine import Canvas, Engine
+from monkey.training.report import package_versions
 
 TARGETS = {
     "vision_images_per_second": 28,
@@ -109,12 +108,12 @@ def measured(model: MonkeyForConditionalGeneration, options: argparse.Namespace)
     words = numbers.integers(0, config.image_start_id - 1, (len(canvases), options.question)).tolist()
     for count in options.requests:
         engine = Engine(model, processor, max_rows=count, cache_bytes=0, compiled=options.compile)
-        pictures = [Picture(bytes([row]), canvases[row]) for row in range(count)]
+        images = [Canvas(bytes([row]), canvases[row]) for row in range(count)]
         prompts = [[*span, *words[row]] for row in range(count)]
 
-        def run(engine=engine, prompts=prompts, pictures=pictures) -> tuple[float, float]:
+        def run(engine=engine, prompts=prompts, images=images) -> tuple[float, float]:
             start = _now(device)
-            written = run_engine(engine, prompts, pictures, options.new_tokens)
+            written = run_engine(engine, prompts, images, options.new_tokens)
             return written.first - start, written.between / (written.last - written.first)
 
         warm_up = seconds(run, device)

@@ -9,7 +9,7 @@ and keeps them. Prompts are one image of 1280 tokens and a short question. Ratio
 `first_token_speedup` baseline / ours in time to the first token, from image features; `decode_speedup` baseline /
 ours in time of the following tokens; `memory_ratio` ours / baseline in peak bytes of a whole generation (not weights).
 Those are of `model.generate`. `engine_…` are the same of what `monkey.ask`, the demo and the server run
-(`monkey.serving.engine`): its requests arrive together, and its first token is there when every request has one.
+(`monkey.engine`): its requests arrive together, and its first token is there when every request has one.
 Figures, a batch size each: `tokens_per_second` after the first token, of all rows together, and `first_token_seconds`,
 of the three.
 """
@@ -32,8 +32,7 @@ from benchmarks.measure import arguments, finish, largest_difference, peak_bytes
 from benchmarks.published import PublishedMonkey
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
-from monkey.serving.engine import Engine
-from monkey.serving.request import Picture
+from monkey.engine import Canvas, Engine
 
 BATCHES = (1, 4, 8)
 SIDES = ("published", "ours", "engine")
@@ -104,17 +103,17 @@ class Sides:
     def engine(self) -> Written:
         """A new engine for every run, so that nothing was read before."""
         prompts = self.inputs["input_ids"].tolist()
-        pictures = [Picture(bytes([row]), np.full(1, row)) for row in range(len(prompts))]
+        images = [Canvas(bytes([row]), np.full(1, row)) for row in range(len(prompts))]
         with _given_features(self.model, self.inputs["image_features"]) as processor:
             engine = Engine(self.model, processor, max_rows=len(prompts))
-            written = run_engine(engine, prompts, pictures, self.new_tokens)
+            written = run_engine(engine, prompts, images, self.new_tokens)
             engine.close()
         return written._replace(tokens=written.tokens.to(self.model.device))
 
 
 @contextmanager
 def _given_features(model, features: torch.Tensor) -> Iterator[SimpleNamespace]:
-    """A processor for the engine, for pictures that are numbers of rows of `features`."""
+    """A processor for the engine, for images that are numbers of rows of `features`."""
     original = model.get_image_features
     model.get_image_features = lambda rows: features[rows.flatten().long()]
     try:

@@ -43,8 +43,8 @@ from PIL import Image
 from benchmarks.evaluation import QUESTIONS, build, byte_tokenizer
 from benchmarks.measure import arguments, report
 from monkey import MonkeyProcessor
+from monkey.engine import computing_thread
 from monkey.serving.access import base_url, bind
-from monkey.serving.engine import computing_thread
 from monkey.serving.server import Api, Limits, serve
 from monkey.serving.session import Answerer
 

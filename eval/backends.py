@@ -1,31 +1,42 @@
-"""Who answers: the protocol of a backend, and the two that need no model.
+"""Who answers: the protocol of a backend, and those that need no model here.
 
-`oracle` answers with the best reference, `echo` with the question: they run everything but the model, so that a run's
-accounting, journal and ceilings can be tried and tested in seconds.
+`oracle` answers with the best reference and `echo` with the question: they run everything but the model, so that a
+run's accounting, journal and ceilings can be tried and tested in seconds. `replay` scores answers that stand in a file,
+and `openai` asks a server. `hf`, the default, is `eval.model_backend` for Monkey and `eval.chat_backend` for others'
+models; it is imported where it is asked for.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
+import io
+import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from eval.metrics import best_answer
 from eval.prompting import PromptForm
+from eval.run_folder import PREDICTIONS, STOPPED_AT_END, STOPPED_AT_LENGTH
 from eval.tasks import Task
+from monkey.completions_client import CompletionsClient
+from monkey.conversation import Conversation, Image, Message, Part, Text
 from monkey.data.records import Question
+from monkey.data.rows import IndexedRows
+from monkey.images import FORMATS, open_image
 from monkey.prompts import IMAGE_PLACE
-
-STOPPED_AT_END = "end"
-STOPPED_AT_LENGTH = "length"
+from monkey.provenance import file_digest
 
 
 @dataclass(frozen=True)
 class Shot:
-    """An example that is shown before a question: its picture, and its prompt with the answer written after it.
+    """An example that is shown before a question: its image, and its prompt with the answer written after it.
 
-    `text` begins with the picture's place.
+    `text` begins with the image's place.
     """
 
     image: Path
@@ -47,30 +58,36 @@ class Request:
 
     @property
     def prompt(self) -> str:
-        """The exact prompt, with each picture's place as `<img></img>`."""
-        return "".join(shot.text for shot in self.shots) + self.form.ask(self.question.question)
+        """The exact prompt, with each image's place as `<img></img>`."""
+        return self.conversation.messages[0].text
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """The pictures in the order of their places; the question's own is the last."""
-        return (*(shot.image for shot in self.shots), self.question.image)
+        """The images in the order of their places; the question's own is the last."""
+        return tuple(self.conversation.images)
 
     @property
     def parts(self) -> list[Path | str]:
-        """The prompt as pictures and texts in their order. The texts are inert: no character in them is a control."""
-        texts = (*(shot.text for shot in self.shots), self.form.ask(self.question.question))
+        """The prompt as images and texts in their order, for models that know no marks of ours."""
         parts: list[Path | str] = []
-        for image, text in zip(self.images, texts, strict=True):
-            parts += [image, text.removeprefix(IMAGE_PLACE)]
+        for part in self.conversation.messages[0].parts:
+            if isinstance(part, Image):
+                parts += [part.source, ""]
+            else:
+                parts[-1] += part.text
         return parts
 
-    @property
-    def segments(self) -> list[tuple[str, bool]]:
-        """The prompt in texts and whether each is a control: a picture's place, or a mark of the prompt's own form."""
-        segments = []
+    @functools.cached_property
+    def conversation(self) -> Conversation:
+        """One message: each example behind its image, then the question behind its own.
+
+        Control tokens are the images' places and the marks that the prompt's form holds; what users wrote is inert.
+        """
+        parts: list[Part] = []
         for shot in self.shots:
-            segments += [(IMAGE_PLACE, True), (shot.text.removeprefix(IMAGE_PLACE), False)]
-        return [*segments, (IMAGE_PLACE, True), *self.form.segments(self.question.question)]
+            parts += [Image(shot.image), Text(shot.text.removeprefix(IMAGE_PLACE))]
+        parts += [Image(self.question.image), *self.form.parts(self.question.question)]
+        return Conversation((Message("user", tuple(parts)),))
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,7 @@ class Backend(Protocol):
 
     A backend may have `work`, figures that only grow (`vision_seconds`, `prefill_tokens`, …): a run records by how
     much they grew, and those named `peak_…` as they are. One that reads answers from a file may have
-    `foreign_answers(questions)`: the ids there that no question of a set has.
+    `foreign_answers(task, ids, count)`: the ids there that are not among the `ids` of the task's `count` questions.
 
     `torch.OutOfMemoryError` from `generate_answers` makes a run go on with smaller batches.
     """
@@ -162,3 +179,275 @@ class EchoBackend(OracleBackend):
     def _answer(self, request: Request) -> Answer:
         text = request.question.question
         return Answer(request.row, text, len(text.split()), STOPPED_AT_END)
+
+
+# Answers that stand in a file
+
+ID_KEYS = ("question_id", "questionId", "qid", "id", "image")
+"""What an id is called, by precedence; the published script writes the ids of some tasks under `image`."""
+
+ANSWER_KEYS = ("raw", "answer", "prediction", "response")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer of a file. `question_id` is the id's text, None where answers come in the order of the questions."""
+
+    question_id: str | None
+    raw: str
+    tokens: int
+    stop: str
+    references: tuple[str, ...] | None
+    source: str
+
+
+class ReplayBackend:
+    """Answers with what a file says, whoever wrote it.
+
+    Read are our predictions.jsonl, the published script's `<task>.json`, and any JSON list or JSONL of objects with an
+    id and an answer.
+
+    Args:
+        place: a file for one task, or a folder: a run's, or one that holds `<task>.json` or `<task>.jsonl`.
+        task_names: the tasks that will be asked.
+
+    Raises:
+        FileNotFoundError: no such file, or a task's is not in the folder.
+        ValueError: a row without an answer, rows of which only some have an id, or a file for several tasks.
+    """
+
+    name = "replay"
+    device = None
+
+    def __init__(self, place: Path, task_names: Sequence[str]):
+        self.settings: dict[str, Any] = {}
+        files = {name: find_predictions(place, name, len(task_names)) for name in task_names}
+        self._predictions = {name: read_predictions_of_anyone(path) for name, path in files.items()}
+        digests = {name: file_digest(path) for name, path in files.items()}
+        self.fingerprint = next(iter(digests.values())) if len(digests) == 1 else json.dumps(digests, sort_keys=True)
+
+    def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Sequence[Request]]:
+        return in_batches(requests, batch_size)
+
+    def generate_answers(self, batch: Sequence[Request]) -> list[Answer | Failure]:
+        """An answer for each that the file gives; none where it has none, two where it has two."""
+        return [
+            Answer(request.row, found.raw, found.tokens, found.stop)
+            for request in batch
+            for found in self._answers_to(request)
+        ]
+
+    def foreign_answers(self, task: str, ids: frozenset[str], count: int) -> list[str]:
+        """Ids, and places beyond the last question, that no question of the task's file has, selected or not."""
+        found = self._predictions[task]
+        beyond = [found[key][0].source for key in found if isinstance(key, int) and key >= count]
+        return [*sorted(key for key in found if isinstance(key, str) and key not in ids), *beyond]
+
+    def _answers_to(self, request: Request) -> list[Prediction]:
+        found = self._predictions[request.task.name]
+        by_place = found.get(request.row, [])
+        for one in by_place:
+            # Without an id only the references tell that a file is of these questions and in their order.
+            if one.references is not None and one.references != request.question.answers:
+                raise ValueError(
+                    f"{one.source}: its references are {list(one.references)} and those of {request.question.source} "
+                    f"{list(request.question.answers)}; answers without an id must be in the order of the questions"
+                )
+        return [*by_place, *found.get(str(request.question.question_id), [])]
+
+
+def find_predictions(place: Path, task_name: str, number_of_tasks: int) -> Path:
+    """Return the file with the answers to a task."""
+    if place.is_dir():
+        candidates = [place / task_name / PREDICTIONS, place / f"{task_name}.jsonl", place / f"{task_name}.json"]
+        for path in candidates:
+            if path.is_file():
+                return path
+        raise FileNotFoundError(f"--predictions {place} has none of {', '.join(str(path) for path in candidates)}")
+    if not place.is_file():
+        raise FileNotFoundError(f"--predictions {place}: no such file or folder")
+    if number_of_tasks > 1:
+        raise ValueError(f"--predictions {place} is one file for {number_of_tasks} tasks; give a folder of <task>.json")
+    return place
+
+
+def read_predictions_of_anyone(path: Path) -> Mapping[str | int, list[Prediction]]:
+    """Return the answers of a file by the id's text or, where there are no ids, by their place.
+
+    Raises ValueError naming file and line.
+    """
+    found: dict[str | int, list[Prediction]] = {}
+    has_ids = None
+    for place, (source, fields) in enumerate(IndexedRows(path)):
+        one = _prediction(fields, source)
+        has_id = one.question_id is not None
+        if has_ids not in (None, has_id):
+            raise ValueError(f"{source}: some rows have an id and some none; it is called one of {', '.join(ID_KEYS)}")
+        has_ids = has_id
+        found.setdefault(one.question_id if has_id else place, []).append(one)
+    return found
+
+
+def _prediction(fields: Any, source: str) -> Prediction:
+    if not isinstance(fields, dict):
+        raise ValueError(f"{source}: expected an object with an id and an answer, found {type(fields).__name__}")
+    key = next((key for key in ANSWER_KEYS if key in fields), None)
+    if key is None:
+        raise ValueError(f"{source}: there is no answer; it is called one of {', '.join(ANSWER_KEYS)}")
+    raw = fields[key]
+    if isinstance(raw, bool) or not isinstance(raw, (str, int)):
+        hint = f" ({raw}); write it in quotes" if isinstance(raw, float) else ""
+        raise ValueError(f"{source}: {key!r} must be a text, found {type(raw).__name__}{hint}")
+    raw = str(raw)
+    id_key = next((key for key in ID_KEYS if key in fields), None)
+    identifier = None if id_key is None else fields[id_key]
+    if isinstance(identifier, bool) or not isinstance(identifier, (int, str, type(None))):
+        raise ValueError(f"{source}: {id_key!r} must be a text or a whole number, found {type(identifier).__name__}")
+    references = fields.get("annotation")
+    references = [references] if isinstance(references, str) else references
+    tokens, stop = fields.get("tokens"), fields.get("stop")
+    return Prediction(
+        None if identifier is None else str(identifier),
+        raw,
+        tokens if isinstance(tokens, int) else len(raw.split()),
+        stop if stop in (STOPPED_AT_END, STOPPED_AT_LENGTH) else STOPPED_AT_END,
+        tuple(references) if isinstance(references, list) else None,
+        source,
+    )
+
+
+# A server
+
+SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+
+
+class OpenAIBackend:
+    """Answers of a model behind a server that speaks OpenAI's chat completions: vLLM, SGLang, llama.cpp, hosted ones.
+
+    Images are sent as base64, requests run side by side. The key is sent to the given address only, and stands in no
+    file and no message.
+
+    Args:
+        base_url: the address up to and without `/chat/completions`, for example http://localhost:8000/v1.
+        model: the name that the server knows it by; None takes the only one that it lists.
+        api_key: sent as a bearer token; None sends none.
+        concurrency: requests at a time.
+        attempts: how often a request is sent at most.
+        timeout: seconds until an answer must have come.
+
+    Raises:
+        ValueError: the address is not of http or https, or the server lists several models and none is named.
+        ServerGone: nothing answers there, or the key is refused.
+    """
+
+    name = "openai"
+    device = None
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        api_key: str | None = None,
+        concurrency: int = 8,
+        attempts: int = 6,
+        timeout: float = 300.0,
+    ):
+        self._client = CompletionsClient(base_url, api_key, attempts, timeout)
+        self.base_url = self._client.base_url
+        listed = self._client.listed_models()
+        if model is None:
+            if len(listed) != 1:
+                found = f"{len(listed)} models ({', '.join(listed[:9])})" if listed else "no model"
+                raise ValueError(
+                    f"{self.base_url} lists {found}; name one as --served-model{self._client.ending_missing}"
+                )
+            model = listed[0]
+        self.model = model
+        # What stands behind a name can change without a sign; the address and the name are all there is to tell.
+        self.fingerprint = f"{self.base_url} {model}"
+        described = self._client.described_model(model)
+        is_ours = isinstance(described, dict) and "plain" in (described.get("forms") or ())
+        # With these our own server adds nothing to a prompt and leaves out what `hf` does; other servers know none.
+        plain = {"form": "plain", "skip_special_tokens": True} if is_ours else {}
+        self.settings: dict[str, Any] = {"temperature": 0, **plain}
+        self._concurrency = concurrency
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="openai")
+
+    def batches(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Future]]:
+        """Batches of answers on their way; as many requests ahead as keep the server busy."""
+        ahead: deque[list[Future]] = deque()
+        try:
+            for batch in in_batches(requests, batch_size):
+                ahead.append([self._pool.submit(self._answer, request) for request in batch])
+                while sum(map(len, ahead)) - len(ahead[0]) >= self._concurrency:
+                    yield ahead.popleft()
+            while ahead:
+                yield ahead.popleft()
+        finally:
+            for future in (future for futures in ahead for future in futures):
+                future.cancel()
+
+    def generate_answers(self, batch: Sequence[Future]) -> list[Answer | Failure]:
+        try:
+            return [future.result() for future in batch]
+        finally:
+            for future in batch:
+                future.cancel()
+
+    def _answer(self, request: Request) -> Answer | Failure:
+        client, source = self._client, request.question.source
+        try:
+            content = message_content(request)
+        except (OSError, ValueError) as error:
+            return Failure(request.row, f"{source}: {error}")
+        messages = [{"role": "user", "content": content}]
+        limits = {"max_tokens": request.task.max_new_tokens, **self.settings}
+        try:
+            status, reply = client.complete({"model": self.model, "messages": messages, **limits})
+        except TimeoutError:
+            return Failure(
+                request.row, f"{source}: no answer within {client.timeout:g} seconds, {client.attempts} times"
+            )
+        if status != 200:
+            return Failure(request.row, f"{source}: {self.base_url} answers {status}: {client.said(reply)}")
+        try:
+            return read_answer(request.row, json.loads(reply))
+        except (ValueError, LookupError, TypeError) as error:
+            return Failure(request.row, f"{source}: the server's answer is not a chat completion ({error})")
+
+
+def message_content(request: Request) -> list[dict[str, Any]]:
+    """Return the prompt in OpenAI's form: images and texts in their order.
+
+    Raises OSError or ValueError when an image does not open.
+    """
+    return [
+        {"type": "image_url", "image_url": {"url": data_url(part)}}
+        if isinstance(part, Path)
+        else {"type": "text", "text": part}
+        for part in request.parts
+    ]
+
+
+def data_url(path: Path) -> str:
+    """Return an image file as a URL that holds it: its own bytes where servers read the format, else as PNG."""
+    from PIL import Image
+
+    with Image.open(path, formats=FORMATS) as image:
+        image.load()
+        kind = SENT_AS_THEY_ARE.get(image.format or "")
+    if kind is not None:
+        content = path.read_bytes()
+    else:
+        kind, stream = "image/png", io.BytesIO()
+        open_image(path).save(stream, "PNG")
+        content = stream.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def read_answer(row: int, completion: Mapping[str, Any]) -> Answer:
+    """Return the answer in a chat completion."""
+    choice = completion["choices"][0]
+    text = choice["message"]["content"] or ""
+    tokens = (completion.get("usage") or {}).get("completion_tokens", len(text.split()))
+    return Answer(row, text, tokens, STOPPED_AT_LENGTH if choice.get("finish_reason") == "length" else STOPPED_AT_END)

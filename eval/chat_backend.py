@@ -21,11 +21,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
 from eval.model_backend import DTYPES, choose_device, choose_dtype
-from eval.questions import file_digest
 from monkey import MonkeyConfig
 from monkey.configuration import QwenVLConfig
 from monkey.images import open_image
 from monkey.location import checkpoint_file, read_json, required_file
+from monkey.provenance import fingerprint
 
 OURS = (MonkeyConfig.model_type, QwenVLConfig.model_type)
 
@@ -177,10 +177,10 @@ def is_ours(checkpoint: str) -> bool:
 
 
 def folder_fingerprint(checkpoint: str) -> str:
-    """SHA-256 over the names and bytes of the files beside config.json, but for notes and settings of sampling."""
+    """Return the SHA-256 over the files beside config.json, but for notes and settings of sampling."""
     folder = Path(required_file(checkpoint, "config.json", "the shape of the model")).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix != ".md" and path.name not in _NOT_ANSWERING and path.name[0] != ".":
-            digest.update(f"{path.name} {file_digest(path)}\n".encode())
-    return digest.hexdigest()
+    return fingerprint(
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix != ".md" and path.name not in _NOT_ANSWERING and path.name[0] != "."
+    )

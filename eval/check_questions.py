@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -26,27 +25,21 @@ from tqdm import tqdm
 from eval.metrics import METRICS, metric_named, score
 from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
-from eval.trained_images import trained_images
-from monkey.cli import ArgumentParser
-from monkey.data import check_report as kinds
-from monkey.data.check import in_order
-from monkey.data.check_reading import ImageRead, ImageTask
-from monkey.data.check_report import Finding
-from monkey.data.fields import EMPTY_ANSWER, NOT_OF_THE_SCHEMA, RowFault
-from monkey.data.indexed_rows import IndexedRows
-from monkey.data.json_rows import MalformedRows
-from monkey.data.picture_paths import PicturePaths
-from monkey.data.records import Question, read_question
-
-CLEAN, PROBLEMS, EXIT_USAGE, STOPPED = 0, 1, 2, 130
+from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from monkey.data import check
+from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, holds_questions, kind_of_fault, read_rows
+from monkey.data.mixture import record_sets
+from monkey.data.records import BAD, Question, find_repeated_id, read_question
+from monkey.data.rows import NOT_OF_THE_SCHEMA, ImagePaths, IndexedRows
+from monkey.journal import write_atomic
 
 MISSING_FILE = "missing file"
 BAD_ANNOTATIONS = "annotation file"
 TOO_FEW = "too few references"
 LEAKED = "image also trained on"
-_OF_ROWS = (kinds.UNREADABLE, kinds.ROW_COUNT, NOT_OF_THE_SCHEMA)
-_OF_IMAGES = (kinds.REFUSED_PATH, kinds.MISSING, kinds.BROKEN)
-KINDS = (MISSING_FILE, *_OF_ROWS, *_OF_IMAGES, kinds.ID_TWICE, BAD_ANNOTATIONS, TOO_FEW, LEAKED)
+_OF_ROWS = (check.UNREADABLE, check.ROW_COUNT, NOT_OF_THE_SCHEMA)
+_OF_IMAGES = (check.REFUSED_PATH, check.MISSING, check.BROKEN)
+KINDS = (MISSING_FILE, *_OF_ROWS, *_OF_IMAGES, check.ID_TWICE, BAD_ANNOTATIONS, TOO_FEW, LEAKED)
 """Problems, in the order of the table."""
 
 NO_REFERENCE = "no reference with text"
@@ -56,9 +49,6 @@ UNASKED = "annotated and not asked"
 INERT = "sign without effect"
 NOTES = (NO_REFERENCE, NO_ANNOTATIONS, ASKED_TWICE, UNASKED, INERT)
 """What is worth knowing and may be meant so; published files have some of each."""
-
-_IMAGES_A_STRETCH = 16
-_IMAGES_WORTH_A_PROCESS = 400  # that many are read here while a process starts
 
 
 @dataclass
@@ -84,9 +74,11 @@ class TaskCheck:
 
 
 @dataclass
-class QuestionsReport:
+class QuestionsReport(Findings):
     """What a check found. `images` counts files of the tasks, `train_images` those that were compared with them."""
 
+    problems = KINDS
+    notes = NOTES
     checks: list[TaskCheck]
     images: int = 0
     train_images: int = 0
@@ -95,49 +87,27 @@ class QuestionsReport:
 
     @property
     def findings(self) -> list[Finding]:
-        return [finding for check in self.checks for finding in check.findings]
+        return [finding for one in self.checks for finding in one.findings]
 
-    @property
-    def is_clean(self) -> bool:
-        return not any(check.problems for check in self.checks)
-
-    def table(self) -> str:
-        """Tasks with rows, expected rows, problems and notes; then each kind with its number and first place."""
+    def task_table(self) -> str:
+        """Return the tasks with rows, expected rows, problems and notes."""
         rows = [("task", "rows", "expected", "problems", "notes", "file")]
-        for check in self.checks:
-            expected = "any" if check.task.n_expected is None else f"{check.task.n_expected:,}"
-            counts = (f"{check.rows:,}", expected, f"{check.problems:,}", f"{check.notes:,}")
-            rows.append((check.task.name, *counts, str(check.file)))
-        lines = _aligned(rows)
-        counts = Counter(finding.kind for finding in self.findings)
-        kinds = [("problem", "places", "first")]
-        for kind in (*KINDS, *NOTES):
-            if counts[kind]:
-                first = next(finding.source for finding in self.findings if finding.kind == kind)
-                kinds.append((kind if kind in KINDS else f"note: {kind}", f"{counts[kind]:,}", first))
-        return "\n".join(lines if len(kinds) == 1 else [*lines, "", *_aligned(kinds)])
-
-    def sentences(self, most: int) -> list[str]:
-        """Up to `most` sentences of each kind, and how many more there are."""
-        lines = []
-        for kind in (*KINDS, *NOTES):
-            found = [finding for finding in self.findings if finding.kind == kind]
-            prefix = kind if kind in KINDS else f"note: {kind}"
-            lines += [f"{prefix}: {finding.sentence}" for finding in found[:most]]
-            if len(found) > most:
-                lines.append(f"{prefix}: and {len(found) - most:,} more")
-        return lines
+        for one in self.checks:
+            expected = "any" if one.task.n_expected is None else f"{one.task.n_expected:,}"
+            counts = (f"{one.rows:,}", expected, f"{one.problems:,}", f"{one.notes:,}")
+            rows.append((one.task.name, *counts, str(one.file)))
+        return "\n".join(align(rows))
 
     def as_json(self) -> dict[str, Any]:
         tasks = [
             {
-                "task": check.task.name,
-                "file": str(check.file),
-                "rows": check.rows,
-                "expected": check.task.n_expected,
-                "findings": [{**one._asdict(), "problem": one.kind in KINDS} for one in check.findings],
+                "task": one.task.name,
+                "file": str(one.file),
+                "rows": one.rows,
+                "expected": one.task.n_expected,
+                "findings": [{**finding._asdict(), "problem": finding.kind in KINDS} for finding in one.findings],
             }
-            for check in self.checks
+            for one in self.checks
         ]
         counts = {"images": self.images, "train_images": self.train_images}
         return {"clean": self.is_clean, **counts, "not_checked": self.not_checked, "tasks": tasks}
@@ -165,85 +135,72 @@ def check_questions(
             own files is in the report.
     """
     checks = [_check_rows(task, data_root) for task in tasks]
-    for check in checks:
-        _check_annotations(check, data_root)
-        _check_counts(check)
+    for one in checks:
+        _check_annotations(one, data_root)
+        _check_counts(one)
     report = QuestionsReport(checks)
-    paths = list(dict.fromkeys(str(question.image) for check in checks for question in check.questions))
+    paths = list(dict.fromkeys(str(question.image) for one in checks for question in one.questions))
     report.images = len(paths)
-    if not train:
-        report.not_checked["leakage"] = "no training file was given"
-    images = dict(zip(paths, _open_images(paths, "opening images", workers), strict=True))
-    for check in checks:
-        _report_broken(check, images)
+    images = check.read_images(paths, {}, workers)
+    for one in checks:
+        for question in one.questions:
+            if fault := images[str(question.image)].fault:
+                one.add(check.BROKEN, question.source, f"{question.source}: {fault.sentence}")
     if train:
-        _report_leakage(report, images, train, train_image_root, workers)
+        trained = _read_trained_images(report, train, train_image_root, workers)
+        for one in checks:
+            for question in one.questions:
+                if likeness := trained.describe_likeness(images[str(question.image)]):
+                    one.add(LEAKED, question.source, f"{question.source}: {question.image} {likeness}")
+    else:
+        report.not_checked["leakage"] = "no training file was given"
     return report
 
 
 def _check_rows(task: Task, data_root: Path | None) -> TaskCheck:
-    """The rows of a task's file, each fault a finding."""
+    """Read the rows of a task's file, each fault a finding."""
     image_root = data_root if task.own_file else (data_root or Path())
-    check = TaskCheck(task, Path(task.file) if task.own_file else image_root / task.file)
-    if not check.file.is_file():
+    one = TaskCheck(task, Path(task.file) if task.own_file else image_root / task.file)
+    if not one.file.is_file():
         hint = "" if task.own_file else "; --data-root is the folder its path starts from"
-        sentence = f"task {task.name}: {check.file} is missing{hint}"
-        check.add(MISSING_FILE, str(check.file), sentence)
-        return check
-    pictures = PicturePaths(check.file, image_root, "--data-root")
+        one.add(MISSING_FILE, str(one.file), f"task {task.name}: {one.file} is missing{hint}")
+        return one
+    images = ImagePaths(one.file, image_root, "--data-root")
     try:
-        rows = IndexedRows(check.file)
+        rows = IndexedRows(one.file)
     except ValueError as error:
-        check.add(kinds.UNREADABLE, str(check.file), str(error))
-        return check
-    check.rows = len(rows)
+        one.add(check.UNREADABLE, str(one.file), str(error))
+        return one
+    one.rows = len(rows)
     seen: dict[str, str] = {}
     for index in tqdm(range(len(rows)), desc=task.name, unit="row", leave=False, disable=None):
         source = rows.source(index)
         try:
-            _, fields = rows[index]
-        except MalformedRows as error:
-            check.add(kinds.UNREADABLE, source, str(error))
+            question = _read_question(index, rows[index][1], source, images)
+        except BAD as fault:
+            one.add(kind_of_fault(fault), source, str(fault))
             continue
-        question = _read(check, index, fields, source, pictures)
-        if question is None:
-            continue
-        first = seen.setdefault(str(question.question_id), source)
-        if first != source:
-            sentence = f"{source}: question_id {question.question_id!r} was given before, at {first}; ids must differ"
-            check.add(kinds.ID_TWICE, source, sentence)
-        check.questions.append(question)
-    return check
+        if sentence := find_repeated_id(question.question_id, source, seen):
+            one.add(check.ID_TWICE, source, sentence)
+        one.questions.append(question)
+    return one
 
 
-def _read(check: TaskCheck, index: int, fields: Any, source: str, pictures: PicturePaths) -> Question | None:
-    """The question of a row; one without a reference that has text is a note and is kept."""
-    try:
-        return read_question(index, fields, source, pictures)
-    except RowFault as fault:
-        if fault.kind != EMPTY_ANSWER:
-            check.add(fault.kind, source, str(fault))
-            return None
-    except FileNotFoundError as fault:
-        check.add(kinds.MISSING, source, str(fault))
-        return None
-    except ValueError as fault:
-        check.add(kinds.REFUSED_PATH, source, str(fault))
-        return None
-    given = fields["answer"]
-    # The row is read once more with an answer, for its other fields and its picture may have faults of their own.
-    question = _read(check, index, {**fields, "answer": "nothing"}, source, pictures)
-    return question and replace(question, answers=tuple([given] if isinstance(given, str) else given))
+def _read_question(index: int, fields: Any, source: str, images: ImagePaths) -> Question:
+    """Return the question of a row; one without any reference is kept, for it is a note."""
+    if isinstance(fields, dict) and fields.get("answer") == []:
+        return replace(read_question(index, {**fields, "answer": ""}, source, images, accept_blank=True), answers=())
+    return read_question(index, fields, source, images, accept_blank=True)
 
 
-def _check_annotations(check: TaskCheck, data_root: Path | None) -> None:
-    """Gives the questions the answers of the annotation file, and reports what does not fit."""
-    if check.task.annotations is None or not check.questions:
+def _check_annotations(one: TaskCheck, data_root: Path | None) -> None:
+    """Give the questions the answers of the annotation file, and report what does not fit."""
+    if one.task.annotations is None or not one.questions:
         return
-    path = (data_root or Path()) / check.task.annotations
+    path = (data_root or Path()) / one.task.annotations
     if not path.is_file():
-        sentence = f"task {check.task.name}: {path} is missing, and the answers beside the questions are taken"
-        check.add(NO_ANNOTATIONS, str(path), sentence)
+        sentence = f"task {one.task.name}: {path} is missing, and the answers beside the questions are taken"
+        one.add(NO_ANNOTATIONS, str(path), sentence)
         return
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["annotations"]
@@ -251,140 +208,102 @@ def _check_annotations(check: TaskCheck, data_root: Path | None) -> None:
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, RecursionError, TypeError) as error:
         form = '{"annotations": [{"question_id": …, "answers": [{"answer": …}, …]}, …]}'
         sentence = f"{path} is no VQA annotation file ({type(error).__name__}: {error}); it must hold {form}"
-        check.add(BAD_ANNOTATIONS, str(path), sentence)
+        one.add(BAD_ANNOTATIONS, str(path), sentence)
         return
     answers = dict(listed)
     for number, (question_id, people) in enumerate(listed):
         source = f"{path}, annotation {number}"
         if not all(isinstance(person, str) for person in people):
-            check.add(BAD_ANNOTATIONS, source, f"{source}: the answers of question_id {question_id} are not all texts")
+            one.add(BAD_ANNOTATIONS, source, f"{source}: the answers of question_id {question_id} are not all texts")
             answers[question_id] = [person for person in people if isinstance(person, str)]
     for question_id, count in Counter(question_id for question_id, _ in listed).items():
         if count > 1:
-            check.add(BAD_ANNOTATIONS, str(path), f"{path}: question_id {question_id} is annotated {count} times")
+            one.add(BAD_ANNOTATIONS, str(path), f"{path}: question_id {question_id} is annotated {count} times")
     questions = []
-    for question in check.questions:
+    for question in one.questions:
         people = answers.pop(str(question.question_id), None)
         if people is None:
             sentence = f"{question.source}: question_id {question.question_id!r} has no answers in {path}"
-            check.add(BAD_ANNOTATIONS, question.source, sentence)
+            one.add(BAD_ANNOTATIONS, question.source, sentence)
         questions.append(question if people is None else replace(question, answers=tuple(people)))
-    check.questions = questions
+    one.questions = questions
     if answers:
         first = next(iter(answers))
-        sentence = f"{path}: {len(answers):,} annotated questions are not in {check.file}, the first {first}"
-        check.add(UNASKED, str(path), sentence)
+        sentence = f"{path}: {len(answers):,} annotated questions are not in {one.file}, the first {first}"
+        one.add(UNASKED, str(path), sentence)
 
 
-def _check_counts(check: TaskCheck) -> None:
-    """Rows against the published size, references against what the metric needs, and questions that are there twice."""
-    expected = check.task.n_expected
-    if check.rows and expected not in (None, check.rows):
-        sentence = f"{check.file}: {check.rows:,} rows, and the published set has {expected:,}"
-        check.add(kinds.ROW_COUNT, str(check.file), sentence)
-    needed = metric_named(check.task.metric).minimum_references
-    if (sentence := asks_for_boxes_in_vain(check.task)) is not None:
-        check.add(INERT, str(check.file), sentence)
+def _check_counts(one: TaskCheck) -> None:
+    """Compare rows with the published size and references with what the metric needs; find what is asked twice."""
+    expected = one.task.n_expected
+    if one.rows and expected not in (None, one.rows):
+        sentence = f"{one.file}: {one.rows:,} rows, and the published set has {expected:,}"
+        one.add(check.ROW_COUNT, str(one.file), sentence)
+    needed = metric_named(one.task.metric).minimum_references
+    if (sentence := asks_for_boxes_in_vain(one.task)) is not None:
+        one.add(INERT, str(one.file), sentence)
     asked: dict[tuple[str, str], str] = {}
-    for question in check.questions:
+    for question in one.questions:
         if len(question.answers) < needed:
             sentence = (
-                f"{question.source}: {check.task.metric} needs at least {needed} answers, and there are "
+                f"{question.source}: {one.task.metric} needs at least {needed} answers, and there are "
                 f"{len(question.answers)}"
             )
-            check.add(TOO_FEW, question.source, sentence)
+            one.add(TOO_FEW, question.source, sentence)
         if not any(reference.strip() for reference in question.answers):
-            sentence = f"{question.source}: the references are all empty{_say_worth_of_nothing(check.task, question)}"
-            check.add(NO_REFERENCE, question.source, sentence)
+            sentence = f"{question.source}: the references are all empty{_say_worth_of_nothing(one.task, question)}"
+            one.add(NO_REFERENCE, question.source, sentence)
         if (sentence := find_inert_sign(question.question)) is not None:
-            check.add(INERT, question.source, f"{question.source}: {sentence}")
+            one.add(INERT, question.source, f"{question.source}: {sentence}")
         first = asked.setdefault((str(question.image), question.question), question.source)
         if first != question.source:
             sentence = f"{question.source}: asks the same of the same picture as {first}"
-            check.add(ASKED_TWICE, question.source, sentence)
+            one.add(ASKED_TWICE, question.source, sentence)
 
 
 def _say_worth_of_nothing(task: Task, question: Question) -> str:
-    """What an empty answer to a question without a reference scores, where the headline scores rows by themselves."""
+    """Say what an empty answer to a question without a reference scores, where rows are scored by themselves."""
     if task.headline not in metric_named(task.metric).variants or not question.answers:
         return ""
     value = score(task.metric, task.headline, "", question.answers)
     return f"; by {task.metric} ({task.headline}) an empty answer scores {100 * value:g}"
 
 
-def _open_images(paths: Sequence[str], title: str, workers: int | None) -> list[ImageRead]:
-    """What each image holds, by the project's own reader."""
-    stretches = [paths[start : start + _IMAGES_A_STRETCH] for start in range(0, len(paths), _IMAGES_A_STRETCH)]
-    processes = _process_count(workers) if len(paths) >= _IMAGES_WORTH_A_PROCESS or workers else 0
-    read: list[ImageRead] = []
-    with tqdm(total=len(paths), desc=title, unit="image", leave=False, disable=None) as bar:
-        for result in in_order(ImageTask({}), stretches, processes):
-            read += result
-            bar.update(len(result))
-    return read
+def _read_trained_images(
+    report: QuestionsReport, train: Sequence[str | Path], image_root: str | Path | None, workers: int | None
+) -> KnownImages:
+    """Return the images of training files and mixtures: of conversations, or of questions such as few-shot examples.
 
-
-def _process_count(workers: int | None) -> int:
-    if workers is not None:
-        return workers
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, 16) if available > 1 else 0
-
-
-def _report_broken(check: TaskCheck, images: dict[str, ImageRead]) -> None:
-    for question in check.questions:
-        fault = images[str(question.image)].fault
-        if fault is not None:
-            check.add(kinds.BROKEN, question.source, f"{question.source}: {fault.sentence}")
-
-
-def _report_leakage(
-    report: QuestionsReport,
-    images: dict[str, ImageRead],
-    train: Sequence[str | Path],
-    train_image_root: str | Path | None,
-    workers: int | None,
-) -> None:
-    """Rows whose image is in a training file."""
-    trained = trained_images(train, train_image_root)
-    paths = list(trained.first_row)
-    by_content: dict[bytes, str] = {}
-    for path, read in zip(paths, _open_images(paths, "opening training images", workers), strict=True):
-        for content in filter(None, (read.file, read.pixels)):
-            by_content.setdefault(content, path)
-    for check in report.checks:
-        for question in check.questions:
-            read = images[str(question.image)]
-            same_bytes = by_content.get(read.file) if read.file else None
-            other = same_bytes or (by_content.get(read.pixels) if read.pixels else None)
-            if other:
-                what = "has the bytes" if same_bytes else "shows the pixels"
-                sentence = (
-                    f"{question.source}: {question.image} {what} of {other}, trained on in {trained.first_row[other]}"
-                )
-                check.add(LEAKED, question.source, sentence)
-    report.train_images = len(paths)
-    if trained.faults:
-        rows = len({fault.source for fault in trained.faults})
-        report.not_checked[f"leakage from {rows:,} training rows"] = f"their first fault: {trained.faults[0].sentence}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns, numbers to the right, with a rule under the first."""
-    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
-    lines = []
-    for row in rows:
-        cells = [
-            f"{row[0]:<{widths[0]}}",
-            *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=False)),
-        ]
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+    Raises:
+        FileNotFoundError: a file that is not there.
+        ValueError: one that cannot be opened, or files that name no image, where comparing would find nothing.
+    """
+    first_row: dict[str, str] = {}
+    faults: list[Finding] = []
+    for one in record_sets(train, image_root):
+        rows = IndexedRows(one.path)
+        for row in read_rows(DataFile(rows, one.image_root, one.weight, False, holds_questions(rows)), workers=0):
+            faults += [finding for finding in row.findings if finding.kind in check.KINDS]
+            for path in row.images:
+                first_row.setdefault(path, row.source)
+    if not first_row:
+        names = ", ".join(map(str, train))
+        first = f" ({faults[0].sentence})" if faults else ""
+        raise ValueError(f"--train {names}: no row names an image that is there, so there is none to compare{first}")
+    trained = KnownImages()
+    for path, image in check.read_images(list(first_row), {}, workers, "opening training images").items():
+        trained.add(image, f"{path}, trained on in {first_row[path]}")
+    report.train_images = len(first_row)
+    if faults:
+        rows_left = len({fault.source for fault in faults})
+        report.not_checked[f"leakage from {rows_left:,} training rows"] = f"their first fault: {faults[0].sentence}"
+    return trained
 
 
 def report_text(report: QuestionsReport, most: int = 10) -> str:
-    """The report for people: sentences, the table, and what was not checked."""
-    lines = [*report.sentences(most), *([""] if report.findings else []), report.table(), ""]
+    """Return the report for people: sentences, the tables, and what was not checked."""
+    lines = [*report.sentences(most), *([""] if report.findings else []), report.task_table(), ""]
+    lines += [report.table(), ""] if report.findings else []
     compared = f", {report.train_images:,} training images" if report.train_images else ""
     lines.append(f"{report.images:,} images{compared}")
     lines += [f"not checked: {what} ({why})" for what, why in report.not_checked.items()]
@@ -421,28 +340,23 @@ def _parse(words: Collection[str] | None) -> argparse.Namespace:
 
 def main(words: Collection[str] | None = None) -> int:
     flags = _parse(words)
-    try:
-        if flags.json and (flags.json.is_dir() or not flags.json.parent.is_dir()):
-            raise ValueError(f"--json {flags.json}: give a file in a folder that exists")
-        report = check_questions(
-            select_tasks(flags.tasks, flags.metric),
-            flags.data_root,
-            train=flags.train,
-            train_image_root=flags.train_image_root,
-            workers=flags.workers,
-        )
-        if flags.json:
-            beside = flags.json.with_name(f"{flags.json.name}.partial")
-            beside.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(beside, flags.json)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return STOPPED
+    return run_program(lambda: _run(flags), stopped="stopped; nothing was written")
+
+
+def _run(flags: argparse.Namespace) -> int:
+    if flags.json and (flags.json.is_dir() or not flags.json.parent.is_dir()):
+        raise ValueError(f"--json {flags.json}: give a file in a folder that exists")
+    report = check_questions(
+        select_tasks(flags.tasks, flags.metric),
+        flags.data_root,
+        train=flags.train,
+        train_image_root=flags.train_image_root,
+        workers=flags.workers,
+    )
+    if flags.json:
+        write_atomic(flags.json, json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n")
     print(report_text(report, flags.show))
-    return CLEAN if report.is_clean else PROBLEMS
+    return 0 if report.is_clean else EXIT_PARTIAL
 
 
 if __name__ == "__main__":

@@ -23,8 +23,7 @@ from pathlib import PurePath
 from typing import Any
 
 from eval.run_folder import Line, Run, TaskRun, json_text, open_run
-from eval.score import comma_list, exit_status, parser_of
-from eval.score_table import units_of
+from eval.score import comma_list, exit_status, parser_of, units_of
 from eval.statistics import DRAWS, LEVEL, PERMUTATIONS, SEED, Difference, difference, holm
 from eval.tables import ABSENT, aligned, shown, shown_interval
 

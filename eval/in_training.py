@@ -9,8 +9,6 @@ goes on until the longest answer of all processes has ended.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,55 +20,21 @@ from tqdm import tqdm
 
 from eval.backends import Answer, Failure, Request, in_batches
 from eval.model_backend import ModelBackend, prepare_batch
-from eval.prompting import AS_TRAINED, PromptForm, prompt_form
+from eval.prompting import AS_TRAINED, prompt_form
 from eval.questions import QuestionSet, load_question_set
-from eval.results import JOURNAL, write_json
-from eval.runner import RunSettings, run_loaded
+from eval.run import RunSettings, run_loaded
+from eval.run_folder import JOURNAL
 from eval.tasks import select_tasks
+from monkey.journal import atomic_folder, write_json
 from monkey.processing import MonkeyProcessor
-from monkey.training.guards import gathered
 from monkey.training.recipes import base_model
-from monkey.training.scoring import SCORES_FILE
+from monkey.training.trainer import SCORES_FILE, gathered
 
 DEFAULT_LIMIT = 200
 """Questions of a task. The standard error of an accuracy of one half is then 3.5 percentage points."""
 
 
-def evaluator_of(
-    tasks: str,
-    data_root: Path | None = None,
-    limit: int | None = DEFAULT_LIMIT,
-    batch_size: int = 4,
-    prompt: str = AS_TRAINED,
-    seed: int = 3407,
-    metric: str | None = None,
-    max_new_tokens: int | None = None,
-    num_workers: int = 2,
-) -> HeldOutTasks:
-    """An evaluator of the tasks that `tasks` names, as `evaluate_vqa.py --dataset` does; their questions are read now.
-
-    Args:
-        data_root: folder that the tasks' paths and their images start from.
-        limit: questions of each task, drawn with `seed`; None for all.
-        batch_size: questions a batch, in each process.
-        prompt: 'as-trained', 'published' or a file.
-        metric, max_new_tokens: of .jsonl files of the user's own.
-        num_workers: processes that open images, beside each process of the run.
-
-    Raises:
-        FileNotFoundError, ValueError: what a user can have wrong; one sentence each.
-    """
-    selected = select_tasks(tasks, metric, max_new_tokens)
-    forms = [prompt_form(task, prompt) for task in selected]
-    question_sets = [drawn(load_question_set(task, data_root), limit, seed) for task in selected]
-    settings = RunSettings(
-        folder=Path(), data_root=data_root, prompt=prompt, batch_size=batch_size, limit=limit, seed=seed,
-        show_progress=False,
-    )  # fmt: skip
-    return HeldOutTasks(question_sets, forms, settings, num_workers)
-
-
-def drawn(question_set: QuestionSet, limit: int | None, seed: int) -> QuestionSet:
+def draw(question_set: QuestionSet, limit: int | None, seed: int) -> QuestionSet:
     """The set with `limit` of its questions, in the order of the file.
 
     The draw is by hashes of the questions' ids, so that neither the machine nor the order of the file changes it.
@@ -87,15 +51,41 @@ def drawn(question_set: QuestionSet, limit: int | None, seed: int) -> QuestionSe
     return replace(question_set, questions=questions, image_digests=digests)
 
 
-class HeldOutTasks:
-    """A `monkey.training.scoring.Evaluator` over question sets that were read before."""
+class InTrainingEval:
+    """Asks held-out questions of the model that trains; a `monkey.training.trainer.Evaluator`.
+
+    Args:
+        tasks: names or files, as `evaluate_vqa.py --dataset` takes them; their questions are read now.
+        data_root: folder that the tasks' paths and their images start from.
+        limit: questions of each task, drawn with `seed`; None for all.
+        batch_size: questions of a batch, in each process.
+        prompt: 'as-trained', 'published' or a file.
+        metric, max_new_tokens: of .jsonl files of the user's own.
+        num_workers: processes that open images, beside each process of the run.
+
+    Raises:
+        FileNotFoundError, ValueError: what a user can have wrong; one sentence each.
+    """
 
     def __init__(
-        self, question_sets: Sequence[QuestionSet], forms: Sequence[PromptForm], settings: RunSettings, num_workers: int
+        self,
+        tasks: str,
+        data_root: Path | None = None,
+        limit: int | None = DEFAULT_LIMIT,
+        batch_size: int = 4,
+        prompt: str = AS_TRAINED,
+        seed: int = 3407,
+        metric: str | None = None,
+        max_new_tokens: int | None = None,
+        num_workers: int = 2,
     ):
-        self.question_sets = question_sets
-        self._forms = forms
-        self._settings = settings
+        selected = select_tasks(tasks, metric, max_new_tokens)
+        self._forms = [prompt_form(task, prompt) for task in selected]
+        self.question_sets = [draw(load_question_set(task, data_root), limit, seed) for task in selected]
+        self._settings = RunSettings(
+            folder=Path(), data_root=data_root, prompt=prompt, batch_size=batch_size, limit=limit, seed=seed,
+            show_progress=False,
+        )  # fmt: skip
         self._num_workers = num_workers
 
     def __str__(self) -> str:
@@ -116,10 +106,10 @@ class HeldOutTasks:
                     raise ValueError(failure.reason)
 
     def __call__(self, model: nn.Module, processor: MonkeyProcessor, folder: Path, step: int) -> dict[str, float]:
-        """Headline score in percent by task; the files of a run go to `folder`, whole."""
+        """Return the headline score in percent by task; the files of a run go to `folder`."""
         fingerprint = f"the open model at step {step}"
         opened = ModelBackend.around(base_model(model), processor, fingerprint, self._num_workers)
-        backend = SharedBackend(opened)
+        backend = _SharedBackend(opened)
         scores: dict[str, float] = {}
         if _rank_and_size()[0] == 0:
             scores = self._run(backend, folder, step)
@@ -135,28 +125,21 @@ class HeldOutTasks:
             for one, form in zip(self.question_sets, self._forms, strict=True)
         ]
 
-    def _run(self, backend: SharedBackend, folder: Path, step: int) -> dict[str, float]:
-        """Ask, score and write aside, then rename."""
-        aside = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        settings = replace(self._settings, folder=aside, checkpoint=f"the open model at step {step}")
-        try:
+    def _run(self, backend: _SharedBackend, folder: Path, step: int) -> dict[str, float]:
+        """Ask and score; `folder` is written whole or not at all."""
+        with atomic_folder(folder) as partial:
+            settings = replace(self._settings, folder=partial, checkpoint=f"the open model at step {step}")
             results = run_loaded(self.question_sets, self._forms, settings, backend)
             scores = {result["task"]: result["scores"][result["headline"]]["value"] for result in results}
             chosen = {"limit": settings.limit, "drawn_with_seed": settings.seed}
-            write_json(aside / SCORES_FILE, {"step": step, "scores": scores, "questions": chosen})
+            write_json(partial / SCORES_FILE, {"step": step, "scores": scores, "questions": chosen})
             for result in results:
                 # It serves to go on with an interrupted run; this one is asked again as a whole.
-                (aside / result["task"] / JOURNAL).unlink()
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+                (partial / result["task"] / JOURNAL).unlink()
         return scores
 
 
-class SharedBackend:
+class _SharedBackend:
     """A backend whose questions are dealt over the processes of a run; all of them must ask, task after task."""
 
     def __init__(self, backend: ModelBackend):

@@ -1,41 +1,128 @@
 """The `hf` backend: our model answers, greedily, and reads each image once for all questions about it.
 
-Images are decoded in DataLoader workers, ahead of the model; the rest is `monkey.prefix_generation`. As in the
-published evaluator an answer has at least one token, ends at end-of-text or at the task's limit, and is decoded without
+Images are decoded in DataLoader workers, ahead of the model; the rest is `monkey.engine`. Requests about one
+image follow each other, so that it is decoded once; where a batch ends between two of them, the next one goes on with
+the image as the model has read it. As in the published evaluator
+an answer has at least one token, ends at end-of-text or at the task's limit, and is decoded without
 special tokens.
 """
 
 from __future__ import annotations
 
-import hashlib
 import resource
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig
-from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.integrations.fsdp import is_fsdp_managed_module
-from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
-from eval.prepared_batches import PreparedBatch, failure_of, plan_batches, prepare, prepare_batch
-from eval.questions import file_digest
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.checkpoint_files import weight_files
-from monkey.location import checkpoint_file, read_json, required_file
-from monkey.prefix_generation import GenerationStats, PrefixedImage, greedy_answers
-
-__all__ = ["ModelBackend", "check_checkpoint", "checkpoint_fingerprint", "choose_device", "prepare_batch"]
+from monkey.decoding import Decoding
+from monkey.engine import Canvas, Engine
+from monkey.engine import Request as EngineRequest
+from monkey.location import checkpoint_file, required_file
+from monkey.serving import checkpoints as serving_checkpoints
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """Requests to be asked together. `carried` is the image that the batch before leaves for the first of them, and
+    `kept` the one that this batch leaves."""
+
+    requests: tuple[Request, ...]
+    carried: Path | None = None
+    kept: Path | None = None
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """Requests that can be asked, the ids of their prompts, their images on the CPU, and the failures of the others."""
+
+    requests: tuple[Request, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    images: tuple[Path, ...]
+    """Those that were opened: every different one of the requests but the carried one."""
+    canvases: torch.Tensor | None
+    """Bytes [len(images), 3, H, W] as `MonkeyImageProcessor.canvas` gives them."""
+    failures: tuple[Failure, ...]
+    kept: Path | None = None
+
+
+def plan_batches(requests: Sequence[Request], batch_size: int) -> list[PlannedBatch]:
+    """Batches of `batch_size` requests, and one of the rest; requests that begin with one image follow each other."""
+    by_image: dict[Path, list[Request]] = {}
+    for request in requests:
+        by_image.setdefault(request.images[0], []).append(request)
+    ordered = [request for group in by_image.values() for request in group]
+    parts = [tuple(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)]
+    # What each two neighbouring batches share; nothing before the first and after the last.
+    shared = [
+        last.images[0] if last.images[0] == first.images[0] else None for (*_, last), (first, *_) in pairwise(parts)
+    ]
+    return [
+        PlannedBatch(part, carried, kept)
+        for part, carried, kept in zip(parts, [None, *shared], [*shared, None], strict=True)
+    ]
+
+
+def prepare(processor: MonkeyProcessor, plan: PlannedBatch) -> PreparedBatch:
+    """Open each image once and encode the prompts; what users wrote is inert text, whatever characters it holds.
+
+    A request whose image does not open, or whose prompt is too long, becomes a failure and leaves the others alone.
+    """
+    canvases: dict[Path, np.ndarray] = {}
+    faults: dict[Path, Exception] = {}
+    ready, prompts, failures = [], [], []
+    for request in plan.requests:
+        try:
+            prompt = processor.encode(request.conversation).ids
+            for image in dict.fromkeys(request.images):
+                if image != plan.carried:
+                    _open(processor, image, canvases, faults)
+        except (OSError, ValueError) as error:
+            failures.append(failure_of(request, error))
+            continue
+        ready.append(request)
+        prompts.append(tuple(prompt))
+    stacked = torch.from_numpy(np.stack(list(canvases.values()))) if canvases else None
+    return PreparedBatch(tuple(ready), tuple(prompts), tuple(canvases), stacked, tuple(failures), plan.kept)
+
+
+def prepare_batch(processor: MonkeyProcessor, requests: Sequence[Request]) -> PreparedBatch:
+    """A batch that shares nothing with others."""
+    return prepare(processor, PlannedBatch(tuple(requests)))
+
+
+def failure_of(request: Request, error: Exception) -> Failure:
+    return Failure(request.row, f"{request.question.source}: {error}")
+
+
+def _open(
+    processor: MonkeyProcessor, image: Path, canvases: dict[Path, np.ndarray], faults: dict[Path, Exception]
+) -> None:
+    """Decode an image that was not met before; raise what was wrong with it each time that it is met."""
+    if image in faults:
+        raise faults[image]
+    if image in canvases:
+        return
+    try:
+        canvases[image] = processor.image_processor.canvas(image)
+    except (OSError, ValueError) as error:
+        faults[image] = error
+        raise
 
 
 class ModelBackend:
@@ -47,9 +134,6 @@ class ModelBackend:
         dtype: a name of DTYPES; None takes bfloat16 on a GPU that has it and float32 elsewhere.
         grid: (rows, columns) of windows, None for the checkpoint's own. A PEFT adapter has only the one it has.
         num_workers: processes that decode images ahead; 0 decodes in this one.
-
-    Attributes:
-        stats: counts and times, added up over all batches; None, as in a backend `around` a model, measures nothing.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint does not open, a GPU is asked for and there is none, or a grid
@@ -67,7 +151,7 @@ class ModelBackend:
         num_workers: int = 2,
         seed: int = 3407,
     ):
-        if grid is not None and adapter_base(checkpoint) is not None:
+        if grid is not None and serving_checkpoints.base_of(checkpoint) is not None:
             raise ValueError(
                 f"--grid {','.join(map(str, grid))}: {checkpoint} is an adapter, trained for one grid; leave --grid "
                 "out, or name the merged checkpoint"
@@ -82,7 +166,6 @@ class ModelBackend:
         # The checkpoint's generation settings (sampling, the stop words of its chat) are no part of an evaluation.
         model.generation_config = GenerationConfig()
         self._hold(model, processor, dtype, fingerprint, num_workers)
-        self.stats = GenerationStats()
 
     @classmethod
     def around(
@@ -92,7 +175,7 @@ class ModelBackend:
 
         Args:
             model: a Monkey, PEFT's layers in it or not, in evaluation mode and with plain generation settings
-                (`monkey.training.scoring.undisturbed`).
+                (`monkey.training.trainer.undisturbed`).
             fingerprint: stands for the model's bytes.
         """
         weights = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
@@ -110,8 +193,12 @@ class ModelBackend:
         self.fingerprint = fingerprint
         self.num_workers = num_workers
         self.end_id = processor.tokenizer.eod_id
-        self.stats: GenerationStats | None = None
-        self._kept: dict[Path, PrefixedImage] = {}
+        # Between two batches stays what the last image's prefix takes, see `PreparedBatch.kept`.
+        text = model.config.text_config
+        width = 2 * text.num_key_value_heads * text.head_dim * text.num_hidden_layers * DTYPES[dtype].itemsize
+        self.engine = Engine(model, processor, cache_bytes=width * (model.config.image_tokens + 2))
+        self._kept: dict[Path, Canvas] = {}
+        self._counts = {"prompts": 0, "prompt_tokens": 0, "new_tokens": 0}
         self.settings: dict[str, Any] = {
             "do_sample": False,
             "num_beams": 1,
@@ -124,15 +211,25 @@ class ModelBackend:
 
     @property
     def work(self) -> dict[str, float]:
-        """The figures of `stats`, and the most memory that was in use at once; empty when nothing is measured."""
-        if self.stats is None:
-            return {}
-        return {**asdict(self.stats), "peak_bytes": peak_bytes(self.model.device)}
+        """What answering took so far, added up over batches, and the most memory that was in use at once."""
+        stats = self.engine.stats
+        return {
+            "prompts": self._counts["prompts"],
+            "images": stats.images,
+            "prompt_tokens": self._counts["prompt_tokens"],
+            "prefill_tokens": stats.read_tokens,
+            "padding_tokens": 0,
+            "new_tokens": self._counts["new_tokens"],
+            "vision_seconds": stats.vision_seconds,
+            "prefill_seconds": stats.prefill_seconds,
+            "decode_seconds": stats.decode_seconds,
+            "peak_bytes": peak_bytes(self.model.device),
+        }
 
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[PreparedBatch]:
         """Batches of `batch_size`; requests about one image follow each other in them."""
         return DataLoader(
-            plan_batches(requests, batch_size, carries=not is_sharded(self.model)),
+            plan_batches(requests, batch_size),
             batch_size=None,
             num_workers=min(self.num_workers, -(-len(requests) // batch_size)),
             collate_fn=partial(prepare, self.processor),
@@ -141,106 +238,55 @@ class ModelBackend:
     # Not inference mode: what the model caches there could not be used in a training step that follows.
     @torch.no_grad()
     def generate_answers(self, batch: PreparedBatch) -> list[Answer | Failure]:
-        if is_sharded(self.model):
-            return [*batch.failures, *self._in_lock_step(batch)]
-        images, faults = self._read_images(batch)
+        images, faults = self._open_images(batch)
         results: list[Answer | Failure] = list(batch.failures)
-        asked = []
+        asked, requests = [], []
         for request, prompt in zip(batch.requests, batch.prompts, strict=True):
             fault = next((faults[image] for image in request.images if image in faults), None)
-            if fault is None:
-                asked.append((request, prompt))
-            else:
+            if fault is not None:
                 results.append(failure_of(request, fault))
-        generated = greedy_answers(
-            self.model,
-            [prompt for _, prompt in asked],
-            [[images[path] for path in request.images] for request, _ in asked],
-            [request.task.max_new_tokens for request, _ in asked],
-            self.end_id,
-            stats=self.stats,
-        )
-        results += [self._answer(request, ids) for (request, _), ids in zip(asked, generated, strict=True)]
-        if batch.kept in images:
-            self._kept = {batch.kept: images[batch.kept].alone()}
-        return results
+                continue
+            limit = request.task.max_new_tokens
+            canvases = [images[path] for path in request.images]
+            ends = frozenset([self.end_id])
+            requests.append(EngineRequest(list(prompt), canvases, Decoding(limit), limit, ends))
+            asked.append(request)
+        self._kept = {path: canvas for path, canvas in images.items() if path == batch.kept}
+        return [*results, *self._ask(asked, requests)]
 
-    def _read_images(self, batch: PreparedBatch) -> tuple[dict[Path, PrefixedImage], dict[Path, Exception]]:
-        """The images of a batch as the model sees them, and what is wrong with those that do not open.
+    def _ask(self, asked: Sequence[Request], requests: Sequence[EngineRequest]) -> list[Answer]:
+        self.engine.max_rows = max(1, len(requests))
+        generated = self.engine.run_greedily(requests)
+        self._counts["prompts"] += len(requests)
+        self._counts["prompt_tokens"] += sum(len(request.ids) for request in requests)
+        self._counts["new_tokens"] += sum(map(len, generated))
+        return [self._answer(request, ids) for request, ids in zip(asked, generated, strict=True)]
+
+    def _open_images(self, batch: PreparedBatch) -> tuple[dict[Path, Canvas], dict[Path, Exception]]:
+        """Return the images of a batch, and what is wrong with those that do not open.
 
         One that the batch before should have left is opened here where that batch could not: it failed, or ran out of
         memory and is asked again in other batches.
         """
         images, self._kept = self._kept, {}
         faults: dict[Path, Exception] = {}
-        opened = {}
+        if batch.canvases is not None:
+            opened = zip(batch.images, batch.canvases.numpy(), strict=True)
+            images |= {path: Canvas(str(path).encode(), pixels) for path, pixels in opened}
         for path in {path: None for request in batch.requests for path in request.images}:
-            if path in images or path in batch.images:
+            if path in images:
                 continue
             try:
-                opened[path] = torch.from_numpy(self.processor.image_processor.canvas(path))
+                images[path] = Canvas(str(path).encode(), self.processor.image_processor.canvas(path))
             except (OSError, ValueError) as error:
                 faults[path] = error
-        parts = [] if batch.canvases is None else [batch.canvases]
-        parts += [canvas[None] for canvas in opened.values()]
-        if parts:
-            features = self._encode(torch.cat(parts))
-            images |= zip((*batch.images, *opened), map(PrefixedImage, features), strict=True)
         return images, faults
-
-    def _encode(self, canvases: torch.Tensor) -> torch.Tensor:
-        device = self.model.device
-        with self.stats.timed("vision", device) if self.stats else nullcontext():
-            features = self.model.get_image_features(self._pixels(canvases))
-        if self.stats:
-            self.stats.images += len(canvases)
-        return features
-
-    def _pixels(self, canvases: torch.Tensor) -> torch.Tensor:
-        return self.processor.image_processor.normalised(canvases.to(self.device)).to(DTYPES[self.dtype])
-
-    def _in_lock_step(self, batch: PreparedBatch) -> list[Answer]:
-        """Answers of a model whose weights are sharded over processes: all of them call the same modules in step.
-
-        `generate` sees to that: it goes on until the longest answer of all processes has ended.
-        """
-        if not batch.requests:
-            return []
-        pixels = self._pixels(batch.canvases)
-        samples = [
-            {
-                "input_ids": prompt,
-                "pixel_values": pixels[[batch.images.index(path) for path in request.images]],
-            }
-            for request, prompt in zip(batch.requests, batch.prompts, strict=True)
-        ]
-        inputs = self.processor.collate(samples, padding_side="left")
-        limits = [request.task.max_new_tokens for request in batch.requests]
-        generated = self.model.generate(
-            **{name: tensor.to(self.device) for name, tensor in inputs.items()},
-            do_sample=False,
-            num_beams=1,
-            min_new_tokens=1,
-            max_new_tokens=max(limits),
-            eos_token_id=self.end_id,
-            pad_token_id=self.end_id,
-        )
-        answers = generated[:, inputs["input_ids"].shape[1] :].tolist()
-        return [
-            self._answer(request, ids[:limit])
-            for request, ids, limit in zip(batch.requests, answers, limits, strict=True)
-        ]
 
     def _answer(self, request: Request, ids: list[int]) -> Answer:
         ended = self.end_id in ids
         ids = ids[: ids.index(self.end_id)] if ended else ids
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return Answer(request.row, text, len(ids), STOPPED_AT_END if ended else STOPPED_AT_LENGTH)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether the weights lie in parts over several processes, and are whole only inside a module's own call."""
-    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -280,19 +326,9 @@ def choose_dtype(name: str | None, device: str) -> str:
     return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
 
 
-SMALL_FILES = (
-    "config.json",
-    "qwen.tiktoken",
-    "tokenizer_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
-"""Files beside the weights that an answer depends on; generation_config.json is not one of them here."""
-
-
 def check_checkpoint(checkpoint: str) -> None:
     """Raise FileNotFoundError or ValueError for what cannot be a checkpoint, without reading its weights."""
-    base = adapter_base(checkpoint)
+    base = serving_checkpoints.base_of(checkpoint)
     if base is None:
         _check_whole(checkpoint)
         return
@@ -308,20 +344,6 @@ def _check_whole(checkpoint: str) -> None:
     weight_files(checkpoint, {})
 
 
-def adapter_base(checkpoint: str) -> str | None:
-    """The checkpoint that a PEFT adapter folder was trained on; None for a checkpoint of its own.
-
-    Raises ValueError when the adapter names none.
-    """
-    settings = checkpoint_file(checkpoint, ADAPTER_CONFIG_NAME)
-    if settings is None or checkpoint_file(checkpoint, "config.json") is not None:
-        return None
-    base = read_json(settings).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise ValueError(f"{settings}: base_model_name_or_path must name the checkpoint that was trained, not {base!r}")
-    return base
-
-
 def adapter_weights(checkpoint: str) -> str:
     """The weight file of a PEFT adapter folder, or FileNotFoundError."""
     for name in (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME):
@@ -332,22 +354,6 @@ def adapter_weights(checkpoint: str) -> str:
     )
 
 
-def answering_files(checkpoint: str) -> list[str]:
-    """Every file that an answer depends on; those of an adapter and then those of its base."""
-    base = adapter_base(checkpoint)
-    if base is None:
-        return [*_present(checkpoint, SMALL_FILES), *weight_files(checkpoint, {})]
-    own = [*_present(checkpoint, (ADAPTER_CONFIG_NAME, *SMALL_FILES)), adapter_weights(checkpoint)]
-    return [*own, *_present(base, SMALL_FILES), *weight_files(base, {})]
-
-
-def _present(checkpoint: str, names: Sequence[str]) -> list[str]:
-    return [path for name in names if (path := checkpoint_file(checkpoint, name)) is not None]
-
-
 def checkpoint_fingerprint(checkpoint: str) -> str:
-    """SHA-256 over the bytes of every file of a checkpoint that an answer depends on, weights and base included."""
-    digest = hashlib.sha256()
-    for path in answering_files(checkpoint):
-        digest.update(f"{Path(path).name} {file_digest(Path(path))}\n".encode())
-    return digest.hexdigest()
+    """Return the SHA-256 over every file of a checkpoint that a greedy answer depends on, weights and base included."""
+    return serving_checkpoints.checkpoint_fingerprint(checkpoint, sampled=False)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.tasks import Task
-from monkey import prompts
-from monkey.data.markers import IMAGE, PLACE, find_foreign_markers
-from monkey.prompts import IMAGE_PLACE
+from monkey.conversation import Text, split_box_markers
+from monkey.data.foreign import IMAGE, PLACE, find_foreign_markers
+from monkey.prompts import AS_TRAINED, IMAGE_PLACE, PUBLISHED
 
-AS_TRAINED, PUBLISHED = "as-trained", "published"
 QUESTION_PLACE = "{question}"
 _MARKS = re.compile("(</?(?:ref|box|quad)>)")
 """Control tokens that a form may hold, Qwen-VL's marks of what is asked for and of where it is."""
@@ -21,16 +19,6 @@ _MARKS = re.compile("(</?(?:ref|box|quad)>)")
 _HOW_TO_ASK_FOR_BOXES = (
     'to ask for a box, make the bare phrase the question and give the set prompt = "region" in a .toml file'
 )
-
-FORMS = {
-    "vqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_PUBLISHED},
-    "vizwiz": {AS_TRAINED: prompts.VIZWIZ_AS_TRAINED, PUBLISHED: prompts.VIZWIZ_PUBLISHED},
-    "caption": {AS_TRAINED: prompts.CAPTION_AS_TRAINED, PUBLISHED: prompts.CAPTION_QWEN_VL},
-    "scienceqa": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.SCIENCEQA_QWEN_VL},
-    "region": {AS_TRAINED: prompts.REGION_AS_TRAINED, PUBLISHED: prompts.REGION_AS_TRAINED},
-    "ocrbench": {AS_TRAINED: prompts.VQA_AS_TRAINED, PUBLISHED: prompts.VQA_AS_TRAINED},
-}
-"""A task's prompt by the name in its row and the choice of `--prompt`."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +36,13 @@ class PromptForm:
         """The prompt with the question in its place; braces in the question mean nothing."""
         return self.text.replace(QUESTION_PLACE, question)
 
-    def segments(self, question: str) -> list[tuple[str, bool]]:
-        """The prompt behind the image's place, in texts and whether each is a control token.
+    def parts(self, question: str) -> list[Text]:
+        """The prompt behind the image's place.
 
-        Those are the marks that the form itself holds; in the question they are characters like any other.
+        Control tokens are the marks that the form itself holds; in the question they are characters like any other.
         """
-        pieces = _MARKS.split(self.text.removeprefix(IMAGE_PLACE))
-        return [
-            (piece, True) if _MARKS.fullmatch(piece) else (piece.replace(QUESTION_PLACE, question), False)
-            for piece in pieces
-            if piece
-        ]
+        parts = split_box_markers(self.text.removeprefix(IMAGE_PLACE))
+        return [part if part.trusted else Text(part.text.replace(QUESTION_PLACE, question)) for part in parts]
 
 
 def find_inert_sign(question: str) -> str | None:
@@ -68,13 +52,13 @@ def find_inert_sign(question: str) -> str | None:
     if not signs:
         return None
     _, sign, meaning = min(signs)
-    ways_out = {IMAGE: "the picture stands in 'image': leave the sign out", PLACE: _HOW_TO_ASK_FOR_BOXES}
+    ways_out = {IMAGE: "the image stands in 'image': leave the sign out", PLACE: _HOW_TO_ASK_FOR_BOXES}
     return f"the question holds {sign!r}, which is read as characters; {ways_out.get(meaning, 'leave it out')}"
 
 
 def asks_for_boxes_in_vain(task: Task) -> str | None:
     """A sentence on a task whose answers should be boxes and whose prompt does not ask for any; None for another."""
-    if task.metric != "box_overlap" or "<ref>" in forms_of(task)[AS_TRAINED]:
+    if task.metric != "box_overlap" or "<ref>" in task.forms[AS_TRAINED]:
         return None
     return f"task {task.name}: its metric is box_overlap, and its prompt has no <ref>; {_HOW_TO_ASK_FOR_BOXES}"
 
@@ -90,7 +74,7 @@ def prompt_form(task: Task, choice: str) -> PromptForm:
         FileNotFoundError: no such file.
         ValueError: the prompt does not begin with the image's place, or does not hold the question's place once.
     """
-    ours = forms_of(task)
+    ours = task.forms
     if choice in ours:
         text, source = ours[choice], f"task {task.name}: its prompt"
     else:
@@ -104,13 +88,6 @@ def prompt_form(task: Task, choice: str) -> PromptForm:
     elif places != 1:
         raise ValueError(f"{source} must hold {QUESTION_PLACE} once; it holds it {places} times")
     return PromptForm(choice, text)
-
-
-def forms_of(task: Task) -> Mapping[str, str]:
-    """The texts of a task's prompt by the choice of `--prompt`."""
-    if task.prompt_text is not None:
-        return {AS_TRAINED: task.prompt_text, PUBLISHED: task.prompt_text}
-    return FORMS[task.prompt]
 
 
 def _read_prompt(path: Path) -> str:

@@ -1,29 +1,34 @@
-"""The questions of a task: its jsonl file, and the ten answers of a VQA annotation file where there is one.
+"""The questions of a task and the examples shown before them.
 
-What a user can have wrong in the data shows here, before a model is opened and before a file is written.
+A task has a file of questions, and where there is a VQA annotation file its ten answers per question. What a user can
+have wrong in the data shows here, before a model is opened and before a file is written.
+
+Examples (few-shot) come from a training file. As in the published evaluator an example is the prompt with its answer
+after a blank, and examples and question follow each other without anything between. Which ones a question gets depends
+on the seed and the question's id alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.corpus_scores import needs_whole_set
+from eval.backends import Shot
 from eval.metrics import metric_named
 from eval.metrics.corpus import Item
-from eval.parts import check_parts
+from eval.prompting import PromptForm
+from eval.score import check_parts, needs_whole_set
 from eval.tasks import Task
-from monkey.data.fields import EMPTY_ANSWER, RowFault
-from monkey.data.indexed_rows import read_rows
-from monkey.data.picture_paths import PicturePaths
-from monkey.data.records import Question, read_question
+from monkey.data.records import Question, read_questions
+from monkey.data.rows import MissingImage
+from monkey.provenance import file_digest
 
-_HASH_BLOCK = 1 << 20
 _HASHING_THREADS = 4
 
 ROOT_NAME = "--data-root"
@@ -122,7 +127,8 @@ def load_question_set(
     if annotations is not None:
         questions = _with_annotated_answers(questions, annotations, task.parts)
     _refuse_too_few_references(task, questions, image_root)
-    check_parts(task.metric, task.parts, [_item(question) for question in questions], str(file))
+    items = [Item("", one.answers, str(one.image), one.question, one.more) for one in questions]
+    check_parts(task.metric, task.parts, items, str(file))
     images = {question.image for question in questions}
     return QuestionSet(
         task,
@@ -143,32 +149,15 @@ def read_asked(
 ) -> tuple[list[Question], dict[Path, str]]:
     """The questions of a file, with ids that occur once, and the image paths that no file has.
 
-    Differs from `monkey.data.records.read_questions` in what it lets pass: a lone empty reference and, if allowed,
-    missing images.
+    What it lets pass: references without a text, as the published sets have some, and, if allowed, missing images.
     """
-    pictures = _Pictures(file, image_root, allow_missing)
-    questions: list[Question] = []
-    seen: dict[str, str] = {}
-    for row, (source, fields) in enumerate(read_rows(file)):
-        question = _question(row, fields, source, pictures)
-        # Result files key answers by the id's text, where 7 and "7" are one.
-        key = str(question.question_id)
-        if key in seen:
-            raise ValueError(
-                f"{source}: question_id {question.question_id!r} was given before, at {seen[key]}; ids must differ"
-            )
-        seen[key] = source
-        questions.append(question)
-    return questions, pictures.missing
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    missing: dict[Path, str] = {}
+    try:
+        kept = missing if allow_missing else None
+        questions = read_questions(file, image_root, ROOT_NAME, accept_blank=True, missing=kept)
+    except MissingImage as error:
+        raise FileNotFoundError(f"{error}; --allow-missing goes on without it") from error
+    return questions, missing
 
 
 def image_digests(paths: Iterable[Path]) -> dict[Path, str]:
@@ -176,38 +165,6 @@ def image_digests(paths: Iterable[Path]) -> dict[Path, str]:
     ordered = sorted(paths)
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
         return dict(zip(ordered, pool.map(file_digest, ordered), strict=True))
-
-
-class _Pictures(PicturePaths):
-    """Paths that may name no file, if allowed; `missing` has a sentence on each."""
-
-    def __init__(self, records: Path, image_root: Path | None, allow_missing: bool):
-        super().__init__(records, image_root, ROOT_NAME)
-        self._allow_missing = allow_missing
-        self._expected = records.parent if image_root is None else image_root
-        self.missing: dict[Path, str] = {}
-
-    def find(self, path: str, where: str) -> Path:
-        try:
-            return super().find(path, where)
-        except FileNotFoundError as error:
-            if not self._allow_missing:
-                raise FileNotFoundError(f"{error}; --allow-missing goes on without it") from error
-            place = self._expected / path
-            self.missing.setdefault(place, str(error))
-            return place
-
-
-def _question(row: int, fields: Any, source: str, pictures: PicturePaths) -> Question:
-    try:
-        return read_question(row, fields, source, pictures)
-    except RowFault as fault:
-        # An empty list is no reference at all.
-        if fault.kind != EMPTY_ANSWER or not (fields["answer"] == "" or fields["answer"]):
-            raise
-        answer = fields["answer"]
-        question = read_question(row, {**fields, "answer": "-"}, source, pictures)
-        return replace(question, answers=(answer,) if isinstance(answer, str) else tuple(answer))
 
 
 def _drawn_by_image(questions: Sequence[Question], number: int, seed: int, file: Path) -> list[Question]:
@@ -274,10 +231,6 @@ def _with_annotated_answers(questions: Sequence[Question], path: Path, keys: Seq
     return annotated
 
 
-def _item(question: Question) -> Item:
-    return Item("", question.answers, str(question.image), question.question, question.more)
-
-
 def _refuse_too_few_references(task: Task, questions: Sequence[Question], data_root: Path | None) -> None:
     needed = metric_named(task.metric).minimum_references
     for question in questions:
@@ -289,3 +242,113 @@ def _refuse_too_few_references(task: Task, questions: Sequence[Question], data_r
         if task.annotations is not None:
             message += f"; the annotation file with all answers belongs at {(data_root or Path()) / task.annotations}"
         raise ValueError(message)
+
+
+# Examples
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """What `--few-shot NUMBER --train FILE --seed SEED` asks for."""
+
+    number: int
+    train: Path
+    seed: int
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The rows of a training file that may be shown, `number` before each question."""
+
+    file: Path
+    file_sha256: str
+    number: int
+    seed: int
+    rows: tuple[Question, ...]
+    digests: dict[Path, str] = field(default_factory=dict)
+    """SHA-256 of the images that were looked at so far."""
+
+    def choose(self, question: Question, image_digest: str | None) -> list[int]:
+        """Places in `rows` of a question's examples: drawn by hashes, none twice, none with the question's own image.
+
+        Raises ValueError when the file has too few.
+        """
+        chosen: list[int] = []
+        for index in _draws(self.seed, question.question_id, len(self.rows)):
+            if index in chosen or self.digest(self.rows[index].image) == image_digest:
+                continue
+            chosen.append(index)
+            if len(chosen) == self.number:
+                return chosen
+        raise ValueError(
+            f"--few-shot {self.number}: {self.file} has only {len(chosen)} rows with an answer and another image than "
+            f"{question.source}"
+        )
+
+    def shots(self, chosen: Sequence[int], form: PromptForm) -> tuple[Shot, ...]:
+        return tuple(Shot(self.rows[index].image, shown(self.rows[index], form)) for index in chosen)
+
+    def digest(self, image: Path) -> str:
+        if image not in self.digests:
+            self.digests[image] = file_digest(image)
+        return self.digests[image]
+
+    def record(self) -> dict[str, Any]:
+        """What results say of them."""
+        return {"examples": self.number, "file": str(self.file), "sha256": self.file_sha256, "seed": self.seed}
+
+
+def load_examples(wanted: FewShot, question_set: QuestionSet, data_root: Path | None) -> Examples:
+    """The examples of a training file for a task's questions; rows without an answer are left out.
+
+    Images are looked up in `data_root` when it is given, else beside the file and then in the current folder.
+
+    Raises:
+        FileNotFoundError: the file or an image is missing.
+        ValueError: the file is the test file, holds one of its questions with its image, or has fewer rows with an
+            answer than are to be shown.
+    """
+    train = wanted.train
+    if not train.is_file():
+        raise FileNotFoundError(f"--train {train}: no such file")
+    digest = file_digest(train)
+    if digest == question_set.file_sha256:
+        raise ValueError(
+            f"--train {train} has the same content as {question_set.file}, whose questions are asked; give a training "
+            "file"
+        )
+    rows, _ = read_asked(train, data_root)
+    answered = tuple(row for row in rows if any(answer.strip() for answer in row.answers))
+    if len(answered) < wanted.number:
+        raise ValueError(f"--few-shot {wanted.number}: {train} has only {len(answered)} rows with an answer")
+    examples = Examples(train, digest, wanted.number, wanted.seed, answered)
+    _refuse_leaks(examples, question_set)
+    return examples
+
+
+def _refuse_leaks(examples: Examples, question_set: QuestionSet) -> None:
+    asked: dict[str, list[Question]] = {}
+    for question in question_set.questions:
+        asked.setdefault(question.question, []).append(question)
+    for row in examples.rows:
+        for question in asked.get(row.question, ()):
+            if question_set.image_digests.get(question.image) == examples.digest(row.image):
+                raise ValueError(
+                    f"--train: {row.source} is the question of {question.source} on the same image; take it out"
+                )
+
+
+def shown(row: Question, form: PromptForm) -> str:
+    """An example as it stands in the prompt: asked, and answered with the answer most people gave."""
+    asked = form.ask(row.question)
+    answers = Counter(answer.strip() for answer in row.answers if answer.strip())
+    blank = "" if asked[-1:].isspace() else " "
+    return f"{asked}{blank}{answers.most_common(1)[0][0]}"
+
+
+def _draws(seed: int, question_id: int | str, count: int) -> Iterator[int]:
+    """Every index below `count` at least once: first at random, with repetitions, at last in order."""
+    for number in range(8 * count):
+        digest = hashlib.sha256(f"{seed} {question_id} {number}".encode()).digest()
+        yield int.from_bytes(digest[:8], "big") % count
+    yield from range(count)

@@ -21,8 +21,7 @@ from typing import Any
 from eval.compare import Comparison, TaskComparison, compare_runs, comparison_row, shown_difference, shown_p
 from eval.report_rows import Limits, Shown, Thumbnails, chosen_rows, page_data, thumbnails
 from eval.run_folder import Run, TaskRun, open_run
-from eval.score import comma_list, exit_status, parser_of
-from eval.score_table import score_table
+from eval.score import comma_list, exit_status, parser_of, score_table
 from eval.tables import FORMATS, HEADS, PART_HEADS, notes, part_rows, shown, shown_interval, shown_metric, table_row
 from monkey.journal import write_atomic
 from monkey.page import draw_svg, render_page

@@ -11,9 +11,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from eval.corpus_scores import item_of
-from eval.parts import part_of
 from eval.run_folder import STOPPED_AT_LENGTH, Line, TaskRun
+from eval.score import item_of, part_of
 
 NOTABLE_SHARE = 0.7
 """Of the rows of a task that is not shown whole, at most this part is chosen because it is notable."""

@@ -1,27 +1,40 @@
-"""A run folder as a later program finds it: each task's results.json and predictions.jsonl, read and checked.
+"""The files of a run: their names and forms, read and checked as a later program finds them.
 
-Nothing here needs a model. Fields that are not named below are kept as they are, so that a file can be written back
-without loss.
+A run leaves predictions.jsonl and results.json per task, a summary, and the two files of the published script. Every
+file is written whole or not at all. Scores in predictions are between 0 and 1; in results and tables they are
+percentages. Nothing in these files depends on when, on how many processes or in how many starts the answers were made;
+that is what timing.jsonl is for. Fields that are not named below are kept as they are, so that a file can be written
+back without loss. Nothing here needs a model.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eval.journal import JOURNALS
+from monkey.journal import json_line, write_json
+from monkey.journal import write_atomic as write_whole
 
 PREDICTIONS, RESULTS, JOURNAL, SUMMARY = "predictions.jsonl", "results.json", "journal.jsonl", "summary.json"
-POPULATION = "references.jsonl"
-"""The references of every row of the data file, where a metric weighs by the whole set; one list a line."""
+TIMING, LOCK = "timing.jsonl", "run.lock"
+JOURNALS = "journal*.jsonl"
+"""The journals of a task, of whichever processes."""
 
-STOPPED_AT_LENGTH = "length"
+POPULATION = "references.jsonl"
+"""The references of every row of the data file, where a metric weighs by the whole set; one list per line."""
+
+STOPPED_AT_END, STOPPED_AT_LENGTH = "end", "length"
+"""Why an answer ended."""
+
+MAX_NAMED = 10
+"""Rows that a message names before it only counts the rest."""
 
 LINE_FIELDS: Mapping[str, tuple[type, ...]] = {
     "row": (int,),
@@ -211,22 +224,119 @@ def _summary_order(path: Path) -> list[str]:
     return [row["task"] for row in rows]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file by `text`, so that a reader sees the old one or the new one and never a part."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+# Writing
+
+
+def journal_name(rank: int) -> str:
+    """Return the name of the journal that the process of this rank writes."""
+    return f"journal-{rank}.jsonl" if rank else JOURNAL
+
+
+def journals_of(folder: Path) -> list[Path]:
+    """Return the journals in a task's folder, in the order of their processes."""
+    return sorted(folder.glob(JOURNALS), key=lambda path: (len(path.name), path.name))
 
 
 def json_text(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
-def lines_text(rows: Iterable[Any]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    write_whole(path, b"".join(map(json_line, rows)))
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say which folder could not be written, and that the answers are kept."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{folder}: results cannot be written ({error.strerror or error}); make room and give the same command "
+            "again, the answers are kept"
+        ) from error
+
+
+def write_task(
+    folder: Path, results: Mapping[str, Any], lines: Sequence[Line], population: Sequence[Any] | None = None
+) -> None:
+    """Write predictions and results into the folder of a task."""
+    write_lines(folder / PREDICTIONS, lines)
+    if population is not None:
+        write_lines(folder / POPULATION, population)
+    write_json(folder / RESULTS, results)
+
+
+def is_complete(results: Sequence[Mapping[str, Any]], allow_missing: bool = False) -> bool:
+    """Whether every question of every task was answered exactly once; with `allow_missing`, all that could be asked."""
+    return all(result["complete"] or (allow_missing and _only_failed(result)) for result in results)
+
+
+def _only_failed(result: Mapping[str, Any]) -> bool:
+    failed = {failure["question_id"] for failure in result["failed"]}
+    return not (result["duplicate"] or result["foreign"]) and set(result["missing"]) <= failed
+
+
+def incompleteness(results: Mapping[str, Any]) -> list[str]:
+    """Return sentences on the rows of a task that were not answered exactly once; none when all were."""
+    task, failures = results["task"], results["failed"]
+    sentences = [f"{task}: {failure['reason']}" for failure in failures[:MAX_NAMED]]
+    if len(failures) > MAX_NAMED:
+        sentences.append(f"{task}: {len(failures)} questions could not be asked, of which {MAX_NAMED} are named")
+    for kind, what in (
+        ("missing", "not answered"),
+        ("duplicate", "answered twice and differently (--repair asks them again and keeps the others)"),
+        ("foreign", "answered without being asked (row numbers or ids)"),
+    ):
+        if rows := results[kind]:
+            counted = Counter(map(str, rows))
+            named = ", ".join(list(counted)[:MAX_NAMED])
+            more = f" and {len(counted) - MAX_NAMED} more" if len(counted) > MAX_NAMED else ""
+            sentences.append(f"{task}: {len(rows)} of {results['n_expected']} questions {what}: {named}{more}")
+    return sentences
+
+
+# The files of the published script, under its names and in its form, for scripts that read them. Kept as they are: the
+# score is a percentage with two decimals for the VQA score and a share from 0 to 1 for everything else, and a
+# question's id is called `question_id`, `questionId` or `image`, or is left out, depending on the task.
+
+
+@dataclass(frozen=True)
+class PublishedForm:
+    """How a task's answers were written: what the id is called, whether the references are there, the indent."""
+
+    id_name: str | None = "questionId"
+    annotation: bool = True
+    indent: int | None = 2
+
+
+_FORM_BY_METRIC = {"vqa_score": PublishedForm("question_id", annotation=False), "anls": PublishedForm(indent=None)}
+_FORM_BY_TASK = {
+    "chartqa": PublishedForm(id_name=None),
+    **dict.fromkeys(("ai2diagram_test", "WTQ", "deepform", "KLC"), PublishedForm("image")),
+}
+
+
+def write_published_files(folder: Path, results: Mapping[str, Any], lines: Sequence[Line]) -> None:
+    """Write `<task>.json`, one object per answer, and `<task>.txt`, the score, beside the task's own folder."""
+    task = results["task"]
+    form = _FORM_BY_TASK.get(task) or _FORM_BY_METRIC.get(results["metric"]) or PublishedForm()
+    entries = []
+    for line in lines:
+        identity = {} if form.id_name is None else {form.id_name: line["question_id"]}
+        references = {"annotation": line["references"]} if form.annotation else {}
+        entries.append({"image_path": line["image"], **identity, "answer": line["answer"], **references})
+    write_whole(folder / f"{task}.json", json.dumps(entries, ensure_ascii=False, indent=form.indent))
+    write_whole(folder / f"{task}.txt", f"{task}\n{_published_score(results, lines)}\n")
+
+
+def _published_score(results: Mapping[str, Any], lines: Sequence[Line]) -> float | None:
+    """The score of the `original` variant, or of the headline where a task has none."""
+    variant = "original" if "original" in results["scores"] else results["headline"]
+    if lines and all(variant in line["scores"] for line in lines):
+        # From the lines: dividing the percentage by 100 would change the last digits.
+        share = sum(line["scores"][variant] for line in lines) / len(lines)
+    else:
+        percent = results["scores"][variant]["value"]
+        share = None if percent is None else percent / 100.0
+    return round(100.0 * share, 2) if share is not None and results["metric"] == "vqa_score" else share

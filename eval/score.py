@@ -1,31 +1,211 @@
-"""Score the stored answers of a run again, without a model.
+"""Scores of the answers of a run: of rows, of all together, and of parts; and a stored run scored again.
 
     python -m eval.score result/NAME                    # every task: predictions, results and summaries written again
     python -m eval.score result/NAME --check            # writes nothing; exit status 1 when a stored score differs
     python -m eval.score result/NAME --format md        # how the table is printed: text, md, csv, json, tex
 
-Each file is written whole, after everything was computed. Answers, prompts and accounts stay as they are; scores,
-intervals and ceilings are those of the metrics as they stand now. Exit status 2 for a mistake in the command or the
-run.
+Scoring again needs no model. Each file is written whole, after everything was computed. Answers, prompts and accounts
+stay as they are; scores, intervals and ceilings are those of the metrics as they stand now. Exit status 2 for a mistake
+in the command or the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.corpus_scores import with_row_scores
-from eval.metrics import metric_named, score_all
-from eval.parts import part_scores
-from eval.published_files import write_published_files
-from eval.run_folder import PREDICTIONS, RESULTS, Run, TaskRun, json_text, lines_text, open_run, write_whole
-from eval.run_lock import RunLock
-from eval.score_table import score_table
+import numpy as np
+
+from eval.metrics import best_answer, ceiling, metric_named, score_all
+from eval.metrics.corpus import CorpusVariant, Item, Population, combine_columns, unit_sums
+from eval.metrics.due_f1 import key_of_item
+from eval.run_folder import LOCK, RESULTS, Line, Run, TaskRun, open_run, write_published_files, write_task
+from eval.statistics import Units, estimate, estimates, mean_units
 from eval.tables import FORMATS, table_row, write_summary
-from monkey.cli import EXIT_USAGE, ArgumentParser
+from monkey.cli import ArgumentParser, run_program
+from monkey.journal import hold
+
+# Rows, and units for the statistics
+
+
+def needs_whole_set(metric: str) -> bool:
+    """Whether a variant of the metric weighs by rows that may not have been asked."""
+    return any(variant.whole_set for variant in metric_named(metric).corpus.values())
+
+
+def item_of(line: Line) -> Item:
+    """A line of predictions.jsonl as a corpus metric sees it."""
+    more = line.get("more", {})
+    unit = str(more.get("document", line["image"]))
+    return Item(line["answer"], tuple(line["references"]), unit, line["question"], more)
+
+
+def with_row_scores(
+    metric: str, lines: Sequence[Mapping[str, Any]], population: Population | None = None
+) -> list[dict[str, Any]]:
+    """The lines with the scores of the corpus variants that score rows (CIDEr, the nearest option…)."""
+    items = list(map(item_of, lines))
+    known = [item.references for item in items] if population is None else population
+    added: list[dict[str, float]] = [{} for _ in lines]
+    for name, variant in metric_named(metric).corpus.items():
+        if variant.item_scores is not None:
+            for scores, score in zip(added, variant.item_scores(items, known), strict=True):
+                scores[name] = score
+    return [{**line, "scores": {**scores, **line["scores"]}} for line, scores in zip(lines, added, strict=True)]
+
+
+def corpus_units(variant: CorpusVariant, lines: Sequence[Line], population: Population | None = None) -> Units:
+    """A unit for each document or image, which is drawn by itself."""
+    sums = unit_sums(variant, list(map(item_of, lines)), population)
+    table = np.array(list(sums.values()), dtype=np.float64).reshape(len(sums), len(variant.sum_names))
+    return Units(table, list(sums), combine_columns(variant))
+
+
+# Every variant of a metric
+
+
+def score_table(metric: str, lines: Sequence[Line], population: Population | None = None) -> dict[str, dict[str, Any]]:
+    """Every variant of a metric in percent over scored lines, with its standard error, 95 % interval and ceiling.
+
+    `ceiling` is what the best reference of each row scores when it is given as the answer: a variant whose ceiling is
+    under 100 cannot be reached on these data, or is broken for them. Figures are None where there is no line.
+    """
+    row = metric_named(metric)
+    variants = row.all_variants
+    of_rows = [name for name in variants if name in row.variants or row.corpus[name].item_scores is not None]
+    found = estimates({name: units_of(metric, name, lines) for name in of_rows})
+    # Their units are documents, whose number is another than that of the images.
+    found |= {name: estimate(units_of(metric, name, lines)) for name in variants if name not in found}
+    ceilings = _ceilings(metric, lines, population)
+    return {
+        name: {
+            "value": _percent(found[name].value),
+            "n": found[name].units,
+            "ceiling": _percent(ceilings[name]),
+            "meaning": variant.meaning,
+            "standard_error": _rounded(found[name].standard_error),
+            "interval": None if found[name].interval is None else [*map(_rounded, found[name].interval)],
+            "interval_method": found[name].method,
+            "clusters": found[name].clusters,
+        }
+        for name, variant in variants.items()
+    }
+
+
+def units_of(metric: str, variant: str, lines: Sequence[Line]) -> Units:
+    """What the value of one variant is computed from, clustered by image, or by document where it is of the corpus.
+
+    Raises ValueError where a line lacks the variant.
+    """
+    corpus = metric_named(metric).corpus.get(variant)
+    if corpus is not None and corpus.item_scores is None:
+        return corpus_units(corpus, lines)
+    for line in lines:
+        if variant not in line["scores"]:
+            raise ValueError(
+                f"row {line['row']} has no score of {metric} ({variant}); score the run again with python -m eval.score"
+            )
+    return mean_units([line["scores"][variant] for line in lines], [line["image"] for line in lines])
+
+
+def _ceilings(metric: str, lines: Sequence[Line], population: Population | None) -> dict[str, float | None]:
+    """Score of the best answers by every variant; rows with the same references are looked at once."""
+    variants = metric_named(metric).variants
+    corpus = {
+        name: ceiling(metric, name, list(map(item_of, lines)), population) for name in metric_named(metric).corpus
+    }
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    sums = dict.fromkeys(variants, 0.0)
+    for line in lines:
+        references = tuple(line["references"])
+        if references not in found:
+            found[references] = {name: best_answer(metric, name, references)[1] for name in variants}
+        for name, best in found[references].items():
+            sums[name] += best
+    return {**corpus, **{name: total / len(lines) if lines else None for name, total in sums.items()}}
+
+
+def _rounded(value: float | None) -> float | None:
+    """Percent without the digits in which matrix products differ between machines: files stay equal to the byte."""
+    return None if value is None else round(100.0 * value, 6)
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100.0 * value
+
+
+# Parts of a set, where its own evaluation tells them apart: questions of people and of a generator, open and binary
+# ones, each key of a form. Rows are told apart under a name: a key of the row ('part'), a key inside of it
+# ('types.structural'), or what the metric reads from the row (`DERIVED_PARTS`). A row that has nothing there is in no
+# part under that name.
+
+MOST_PARTS = 200
+"""Each part has a bootstrap of its own."""
+
+
+def binary_or_open(item: Item) -> str | None:
+    """GQA's two kinds of question: those that query something are open, those to verify, choose or compare binary."""
+    structural = _under(item.more, "types.structural")
+    return None if structural is None else "open" if structural == "query" else "binary"
+
+
+DERIVED_PARTS: Mapping[tuple[str, str], Callable[[Item], str | None]] = {
+    ("due_f1", "key"): key_of_item,
+    ("gqa_accuracy", "binary_or_open"): binary_or_open,
+}
+"""By metric and name."""
+
+
+def part_of(metric: str, name: str, item: Item) -> str | None:
+    """The part that an item is in under a name; None for none."""
+    derived = DERIVED_PARTS.get((metric, name))
+    return _under(item.more, name) if derived is None else derived(item)
+
+
+def part_scores(
+    metric: str, names: Iterable[str], lines: Sequence[Line], population: Population | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{name: {part: {"rows": number, "scores": every variant as in `score_table`}}}, names without a part left out."""
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for name in names:
+        parts: dict[str, list[Line]] = {}
+        for line in lines:
+            part = part_of(metric, name, item_of(line))
+            if part is not None:
+                parts.setdefault(part, []).append(line)
+        if parts:
+            tables[name] = {part: _scored(metric, parts[part], population) for part in sorted(parts)}
+    return tables
+
+
+def check_parts(metric: str, names: Iterable[str], items: Sequence[Item], place: str) -> None:
+    """Raises ValueError where rows differ too much under a name to be parts of a set."""
+    for name in names:
+        parts = {part_of(metric, name, item) for item in items} - {None}
+        if len(parts) > MOST_PARTS:
+            raise ValueError(
+                f"{place}: the rows have {len(parts):,} values of {name!r}, and a set has at most {MOST_PARTS} parts"
+            )
+
+
+def _scored(metric: str, lines: Sequence[Line], population: Population | None) -> dict[str, Any]:
+    table = score_table(metric, lines, population)
+    for figures in table.values():
+        del figures["meaning"]
+    return {"rows": len(lines), "scores": table}
+
+
+def _under(more: Mapping[str, Any], path: str) -> str | None:
+    value: Any = more
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return str(value) if isinstance(value, (str, int)) and str(value).strip() else None
+
+
+# A stored run scored again
 
 SAME, DIFFERENT = 0, 1
 
@@ -96,8 +276,7 @@ def differences(rescored: Rescored) -> list[str]:
 def write_rescored(run: Run, rescored: Sequence[Rescored]) -> list[Mapping[str, Any]]:
     """Write tasks and the run's summaries; returns the results of all its tasks, those not scored again as stored."""
     for one in rescored:
-        write_whole(one.stored.folder / PREDICTIONS, lines_text(one.lines))
-        write_whole(one.stored.folder / RESULTS, json_text(one.results))
+        write_task(one.stored.folder, one.results, one.lines)
         write_published_files(run.folder, one.results, one.lines)
     anew = {one.stored.name: one.results for one in rescored}
     results = [anew.get(name, task.results) for name, task in run.tasks.items()]
@@ -122,12 +301,8 @@ def comma_list(text: str) -> list[str]:
 
 
 def exit_status(work: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """What `work` returns; what a user has wrong is one sentence."""
-    try:
-        return work(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    """Return what `work` returns; what a user has wrong is one sentence."""
+    return run_program(lambda: work(options))
 
 
 def arguments() -> ArgumentParser:
@@ -149,7 +324,7 @@ def score_again(options: argparse.Namespace) -> int:
         if not sentences:
             print(f"{run.folder}: the stored scores of {len(rescored)} tasks are those of the metrics as they stand")
         return DIFFERENT if sentences else SAME
-    with RunLock(run.folder):
+    with hold(run.folder / LOCK, "wait for it to end"):
         results = write_rescored(run, rescored)
     print(FORMATS[options.format]([table_row(one) for one in results]), end="")
     return SAME

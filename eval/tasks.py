@@ -1,25 +1,40 @@
-"""The data sets: one row a task, and how a selection of them is named.
+"""The data sets: the table of tasks, tasks of the user's own, how a selection is named, what `--list` and `--show` say.
 
-The fourteen rows of the published evaluator keep their names and the places of their files, relative to the data root.
-A new data set is one more row and no other change.
+The evaluator's tasks stand in tasks.toml. The fourteen of the published evaluator keep their names and the places of
+their files, relative to the data root. A new data set is one more table there and no other change. A task of the user's
+own is a small TOML or YAML file of the same form:
+
+    name = "receipts"                # default: the file's name
+    file = "receipts.jsonl"          # beside this file, or an absolute path
+    metric = "anls"
+    headline = "strict"              # the metric's variant that tables show first; default "official"
+    max_new_tokens = 20              # default 100
+    prompt = "<img></img> {question} Answer: "
+    parts = ["shop"]                 # keys of the rows by whose values scores are given separately, too
+
+More fields: `n_expected` (another number of questions is remarked upon), `annotations` (a VQA annotation file with ten
+answers per question), `split` and `note` (text for the reader). `prompt` is a whole prompt, or the name of a row of
+`monkey.prompts.FORMS`. Images are looked up as for a bare .jsonl file.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import json
+import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from eval.metrics import metric_named, nearest
+from eval.metrics import METRICS, Variant, metric_named, nearest
+from eval.metrics.corpus import CorpusVariant
+from monkey.prompts import AS_TRAINED, FORMS, PUBLISHED
+from monkey.settings_files import read_settings_file
 
-SHORT_ANSWER, LONG_ANSWER, CAPTION, WHOLE_TEXT = 10, 100, 30, 250
-"""Tokens that the published evaluator allows an answer, and Qwen-VL's a caption. Ten can cut off the longest option
-texts of AI2D. All text of a small document needs more."""
-
-PAPER = "arXiv 2311.06607v3, tables"
-FIGURE = "arXiv 2311.06607v3, read off its radar figure"
-FIGURE_REPRINTED = "arXiv 2311.06607v3, read off its radar figure; reprinted in arXiv 2404.12803"
+DEFAULT_MAX_NEW_TOKENS = 100
+DEFAULT_SELECTION = "published"
 
 
 @dataclass(frozen=True)
@@ -35,11 +50,11 @@ class PublishedScores:
 class Task:
     """A data set to evaluate on.
 
-    `file` and `annotations` are relative to the data root. `annotations` is a VQA annotation file whose ten answers
-    a question replace the answer in `file`. `headline` is the metric's variant that is the data set's own rule.
+    `file` and `annotations` are relative to the data root. `annotations` is a VQA annotation file whose ten answers per
+    question replace the answer in `file`. `headline` is the metric's variant that is the data set's own rule.
     `n_expected` is the size of the published set, None where there is none. `own_file`: a file of the user's, whose
-    path is taken as it stands. `prompt` names a row of `eval.prompting.FORMS`. `parts` names what rows are told apart
-    by (see `eval.parts`) where they have it: keys of the rows or of the entries of `annotations`.
+    path is taken as it stands. `prompt` names a row of `monkey.prompts.FORMS`. `parts` names what rows are told apart
+    by (see `eval.score`) where they have it: keys of the rows or of the entries of `annotations`.
     """
 
     name: str
@@ -63,309 +78,30 @@ class Task:
             known = ", ".join(variants)
             raise ValueError(f"task {self.name}: metric {self.metric} has no variant {self.headline!r}; it has {known}")
 
-
-_PAIRS_OR_CONTAINMENT = (
-    "The headline is the set's own F1 over (document, key, value); the published script computes containment "
-    "(original). Which of the two gave the published figure is not known."
-)
-
-_CAPTION_NOTE = (
-    "No caption script of Monkey was released: as-trained is the paper's training prompt, published is Qwen-VL's, "
-    "which also asks for at least eight tokens, and no such limit is set here."
-)
-
-_ROWS = (
-    Task(
-        "estvqa_test",
-        "data/estvqa/estvqa.jsonl",
-        "anls",
-        LONG_ANSWER,
-        headline="strict",
-        n_expected=5000,
-        split="a random English part of the training set, not the test set",
-        published=PublishedScores(82.6, 77.8, PAPER),
-    ),
-    Task(
-        "docvqa_test",
-        "data/docvqa/test_ans.jsonl",
-        "anls",
-        LONG_ANSWER,
-        n_expected=5188,
-        split="test, with answers",
-        published=PublishedScores(66.5, 65.1, FIGURE_REPRINTED),
-    ),
-    Task(
-        "chartqa",
-        "data/chartqa/chartqa.jsonl",
-        "relaxed_accuracy",
-        LONG_ANSWER,
-        n_expected=2500,
-        split="test, 1,250 human and 1,250 augmented questions pooled",
-        published=PublishedScores(65.1, 65.7, FIGURE_REPRINTED),
-        parts=("part",),
-    ),
-    Task(
-        "infovqa_test",
-        "data/infographicVQA/infovqa_test.jsonl",
-        "anls",
-        LONG_ANSWER,
-        n_expected=3288,
-        split="test, with answers",
-        published=PublishedScores(36.1, 35.4, FIGURE_REPRINTED),
-    ),
-    Task(
-        "vizwiz_val",
-        "data/vizwiz/vizwiz_val.jsonl",
-        "vqa_score",
-        SHORT_ANSWER,
-        headline="evalai",
-        n_expected=4319,
-        split="val",
-        annotations="data/vizwiz/vizwiz_val_annotations.json",
-        prompt="vizwiz",
-        published=PublishedScores(61.2, 35.2, PAPER),
-        note="The published script's comments give 61.2 for its prompt and 68.37 for the one as trained.",
-        parts=("answerable", "answer_type"),
-    ),
-    Task(
-        "deepform",
-        "data/test_DeepForm.jsonl",
-        "due_f1",
-        LONG_ANSWER,
-        n_expected=1500,
-        split="DUE test, 300 documents with 5 keys each",
-        published=PublishedScores(40.6, 4.0, FIGURE),
-        note=_PAIRS_OR_CONTAINMENT,
-        parts=("key",),
-    ),
-    Task(
-        "KLC",
-        "data/test_KleisterCharity.jsonl",
-        "due_f1",
-        LONG_ANSWER,
-        n_expected=4872,
-        split="DUE test, 609 documents with 8 keys each (the count is not verified)",
-        published=PublishedScores(32.8, 15.9, FIGURE),
-        note=_PAIRS_OR_CONTAINMENT,
-        parts=("key",),
-    ),
-    Task(
-        "WTQ",
-        "data/test_WikiTableQuestions.jsonl",
-        "denotation_accuracy",
-        LONG_ANSWER,
-        n_expected=4344,
-        split="DUE test",
-        published=PublishedScores(25.3, 21.6, FIGURE_REPRINTED),
-    ),
-    Task(
-        "gqa_testdev",
-        "data/gqa/gqa_testdev_new.jsonl",
-        "gqa_accuracy",
-        SHORT_ANSWER,
-        n_expected=12578,
-        split="testdev_balanced",
-        published=PublishedScores(60.7, 59.3, PAPER),
-        parts=("binary_or_open", "types.structural", "types.semantic"),
-    ),
-    Task(
-        "okvqa_val",
-        "data/okvqa/okvqa_val.jsonl",
-        "vqa_score",
-        SHORT_ANSWER,
-        n_expected=5046,
-        split="val2014",
-        annotations="data/okvqa/mscoco_val2014_annotations.json",
-        published=PublishedScores(61.3, 58.6, PAPER),
-        note="The references are stemmed words; only the variant 'stemmed' stems predictions too.",
-        parts=("question_type",),
-    ),
-    Task(
-        "textvqa_val",
-        "data/textvqa/textvqa_val.jsonl",
-        "vqa_score",
-        SHORT_ANSWER,
-        headline="evalai",
-        n_expected=5000,
-        split="val v0.5.1",
-        annotations="data/textvqa/textvqa_val_annotations.json",
-        published=PublishedScores(67.6, 63.8, PAPER),
-    ),
-    Task(
-        "stvqa_test",
-        "data/STVQA/stvqa.jsonl",
-        "anls",
-        LONG_ANSWER,
-        headline="strict",
-        n_expected=5000,
-        split="a random part of the training set, not the test set, whose answers are hidden",
-        published=PublishedScores(67.7, 59.1, PAPER),
-    ),
-    Task(
-        "ai2diagram_test",
-        "data/ai2d/test.jsonl",
-        "choice_accuracy",
-        SHORT_ANSWER,
-        n_expected=3088,
-        split="test",
-        published=PublishedScores(57.9, 55.9, PAPER),
-        note="Qwen-VL's own README reports 62.3.",
-    ),
-    Task(
-        "vqav2_val",
-        "data/vqav2/vqav2_val.jsonl",
-        "vqa_score",
-        SHORT_ANSWER,
-        n_expected=214354,
-        split="val2014",
-        annotations="data/vqav2/v2_mscoco_val2014_annotations.json",
-        published=PublishedScores(80.3, 79.5, PAPER),
-        parts=("answer_type", "question_type"),
-    ),
-    Task(
-        "flickr30k",
-        "data/flickr30k/flickr30k_test.jsonl",
-        "cider",
-        CAPTION,
-        n_expected=1000,
-        split="Karpathy's test split, five captions a picture",
-        prompt="caption",
-        published=PublishedScores(86.1, 85.8, PAPER),
-        note=_CAPTION_NOTE,
-    ),
-    Task(
-        "textcaps_val",
-        "data/textcaps/textcaps_val.jsonl",
-        "cider",
-        CAPTION,
-        n_expected=3166,
-        split="val, five captions a picture",
-        prompt="caption",
-        published=PublishedScores(93.2, 65.1, PAPER),
-        note=_CAPTION_NOTE,
-    ),
-    Task(
-        "estvqa_official",
-        "data/estvqa_official/test.jsonl",
-        "anls_simplified",
-        LONG_ANSWER,
-        n_expected=4525,
-        split="the official test, English and Chinese, whose answers were released in 2023",
-        parts=("language",),
-        note="Scored is the text (TC); CLC, the set's leading figure, also asks for the place of the evidence. Chinese "
-        "needs the package zhconv.",
-    ),
-    Task(
-        "scienceqa_img",
-        "data/scienceqa/scienceqa_test_img.jsonl",
-        "choice_accuracy",
-        SHORT_ANSWER,
-        n_expected=2017,
-        split="the test questions that have a picture (their number is recalled, not counted)",
-        prompt="scienceqa",
-        published=PublishedScores(69.4, 67.1, PAPER),
-        note="Qwen-VL ranks the letters by likelihood; here the answer is generated, so the figures compare loosely.",
-        parts=("subject", "grade"),
-    ),
-    Task(
-        "tabfact",
-        "data/tabfact/tabfact_test.jsonl",
-        "verdict_accuracy",
-        SHORT_ANSWER,
-        n_expected=12779,
-        split="test, 4,171 simple and 8,608 complex statements on 1,695 tables",
-        parts=("part",),
-    ),
-    Task(
-        "visualmrc",
-        "data/visualmrc/visualmrc_test.jsonl",
-        "cider",
-        LONG_ANSWER,
-        n_expected=6711,
-        split="test",
-        note="Each question counts as one image does in CIDEr.",
-    ),
-    Task(
-        "ocrvqa",
-        "data/ocrvqa/ocrvqa_test.jsonl",
-        "accuracy",
-        LONG_ANSWER,
-        split="test, about 100,000 questions on 20,796 covers",
-        published=PublishedScores(
-            64.4, 75.7, "TextMonkey's README, by containment and perhaps on other rows; Qwen-VL's README, by equality"
-        ),
-        note="The figures of the two models come from two metrics and do not compare with each other.",
-    ),
-    Task(
-        "ocrbench",
-        "data/ocrbench/ocrbench.jsonl",
-        "ocrbench",
-        LONG_ANSWER,
-        n_expected=1000,
-        split="ten kinds of question",
-        prompt="ocrbench",
-        published=PublishedScores(
-            51.4, None, "514 of 1,000 in TextMonkey's README; Monkey-Chat 534 in Monkey's README"
-        ),
-        parts=("type",),
-        note="Reports give the number of right answers of 1,000, which is ten times the percentage.",
-    ),
-    *(
-        Task(
-            f"documents_{split}{suffix}",
-            f"{split}{suffix}.jsonl",
-            metric,
-            tokens,
-            split=f"documents drawn by this project, {holds}; --data-root is the folder they were written to",
-            prompt="region" if suffix == "_box" else "vqa",
-            parts=("kind", "document"),
-        )
-        for split, holds in (
-            ("heldout", "whose texts, values, layouts and typefaces training has not"),
-            ("known", "whose texts, values and layouts training has not"),
-            ("layout_heldout", "of a kind that training has not"),
-        )
-        for suffix, metric, tokens in (
-            ("", "anls", LONG_ANSWER),
-            ("_read", "anls", WHOLE_TEXT),
-            ("_box", "box_overlap", LONG_ANSWER),
-        )
-    ),
-)
-
-TASKS: Mapping[str, Task] = {row.name: row for row in _ROWS}
-
-_PUBLISHED = (
-    *("estvqa_test", "docvqa_test", "chartqa", "infovqa_test", "vizwiz_val", "deepform", "KLC", "WTQ", "gqa_testdev"),
-    *("okvqa_val", "textvqa_val", "stvqa_test", "ai2diagram_test", "vqav2_val"),
-)
-
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "general": ("vqav2_val", "okvqa_val", "gqa_testdev", "vizwiz_val", "scienceqa_img"),
-    "text": (
-        *("textvqa_val", "ai2diagram_test", "stvqa_test", "estvqa_test"),
-        *("estvqa_official", "ocrvqa", "ocrbench"),
-    ),
-    "document": (
-        *("docvqa_test", "chartqa", "infovqa_test", "deepform", "KLC", "WTQ"),
-        *("tabfact", "visualmrc"),
-    ),
-    "caption": ("flickr30k", "textcaps_val"),
-    "published": _PUBLISHED,
-    "documents": tuple(name for name in TASKS if name.startswith(("documents_heldout", "documents_known"))),
-    "unseen_layout": tuple(name for name in TASKS if name.startswith("documents_layout_")),
-}
-"""Tasks by a common name. "published" are the fourteen of the published evaluator, in its order."""
-
-DEFAULT_SELECTION = "published"
+    @property
+    def forms(self) -> Mapping[str, str]:
+        """The texts of the task's prompt by the choice of `--prompt`."""
+        if self.prompt_text is not None:
+            return {AS_TRAINED: self.prompt_text, PUBLISHED: self.prompt_text}
+        return FORMS[self.prompt]
 
 
-def task_named(name: str) -> Task:
-    """The row of that name, or ValueError offering the nearest names."""
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; {nearest(name, (*TASKS, *GROUPS))}")
-    return TASKS[name]
+def _read_table(path: Path) -> tuple[dict[str, Task], dict[str, tuple[str, ...]]]:
+    """Read the evaluator's own tasks, and the groups of them."""
+    with path.open("rb") as stream:
+        content = tomllib.load(stream)
+    tasks = {}
+    for fields in content["task"]:
+        scores = fields.pop("published", None)
+        if scores is not None:
+            source = content["sources"].get(scores["source"], scores["source"])
+            fields["published"] = PublishedScores(scores.get("monkey"), scores.get("qwen_vl"), source)
+        tasks[fields["name"]] = Task(**{**fields, "parts": tuple(fields.get("parts", ()))})
+    return tasks, {name: tuple(members) for name, members in content["groups"].items()}
 
+
+TASKS, GROUPS = _read_table(Path(__file__).with_name("tasks.toml"))
+"""Tasks by name, and the names in each group. "published" are those of the published evaluator, in its order."""
 
 TASK_FILE_ENDINGS = (".toml", ".yaml", ".yml")
 QUESTION_FILE_ENDINGS = (".jsonl", ".json")
@@ -373,11 +109,11 @@ OTHER_FILE_ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx", ".txt", ".json.gz")
 
 
 def select_tasks(selection: str, metric: str | None = None, max_new_tokens: int | None = None) -> tuple[Task, ...]:
-    """The tasks that `--dataset` names, each once, in the order named.
+    """Return the tasks that `--dataset` names, each once, in the order named.
 
     A comma separates task names, groups, patterns ('*vqa*') and paths: of questions (.jsonl, or .json for a list) and
-    of tasks of the user's own (.toml, .yaml, see `eval.task_files`). `metric` and `max_new_tokens` go with files of
-    questions and with nothing else, since a task has its own.
+    of tasks of the user's own (.toml, .yaml). `metric` and `max_new_tokens` go with files of questions and with nothing
+    else, since a task has its own.
 
     Raises:
         FileNotFoundError: a task file that is not there.
@@ -385,31 +121,23 @@ def select_tasks(selection: str, metric: str | None = None, max_new_tokens: int 
             a task file that is not of its form.
     """
     chosen: dict[str, Task] = {}
-    with_metric_of_its_own = False
-    for part in filter(None, (part.strip() for part in selection.split(","))):
-        if part.endswith(QUESTION_FILE_ENDINGS):
-            found = (_task_of_file(part, metric, max_new_tokens),)
-        else:
-            with_metric_of_its_own = True
-            found = _rows_for(part)
-        for task in found:
-            if task.name in chosen and chosen[task.name] != task:
+    names = list(filter(None, (name.strip() for name in selection.split(","))))
+    for name in names:
+        is_file = name.endswith(QUESTION_FILE_ENDINGS)
+        for task in (_task_of_questions(name, metric, max_new_tokens),) if is_file else _tasks_named(name):
+            if chosen.setdefault(task.name, task) != task:
                 raise ValueError(f"{chosen[task.name].file} and {task.file} would both be written as {task.name}")
-            chosen[task.name] = task
     if not chosen:
         raise ValueError(f"--dataset {selection!r} names no task; --list shows them")
-    if with_metric_of_its_own:
+    if not all(name.endswith(QUESTION_FILE_ENDINGS) for name in names):
         for flag, value in (("--metric", metric), ("--max-new-tokens", max_new_tokens)):
             if value is not None:
                 raise ValueError(f"{flag} goes with a .jsonl file of your own; the named tasks have theirs")
     return tuple(chosen.values())
 
 
-def _rows_for(name: str) -> tuple[Task, ...]:
+def _tasks_named(name: str) -> tuple[Task, ...]:
     if name.endswith(TASK_FILE_ENDINGS):
-        # It builds on this module.
-        from eval.task_files import read_task
-
         return (read_task(name),)
     if name.endswith(OTHER_FILE_ENDINGS):
         raise ValueError(
@@ -427,9 +155,137 @@ def _rows_for(name: str) -> tuple[Task, ...]:
     return matching
 
 
-def _task_of_file(path: str, metric: str | None, max_new_tokens: int | None) -> Task:
+def task_named(name: str) -> Task:
+    """Return the row of that name, or raise ValueError offering the nearest names."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; {nearest(name, (*TASKS, *GROUPS))}")
+    return TASKS[name]
+
+
+def _task_of_questions(path: str, metric: str | None, max_new_tokens: int | None) -> Task:
     if metric is None:
         raise ValueError(f"{path} needs a metric: give --metric with one of its names, for example --metric accuracy")
     metric_named(metric)
-    limit = LONG_ANSWER if max_new_tokens is None else max_new_tokens
-    return Task(Path(path).stem, path, metric, limit, own_file=True)
+    return Task(Path(path).stem, path, metric, max_new_tokens or DEFAULT_MAX_NEW_TOKENS, own_file=True)
+
+
+# Tasks of the user's own
+
+_FIELDS: Mapping[str, type] = {
+    "name": str,
+    "file": str,
+    "metric": str,
+    "headline": str,
+    "max_new_tokens": int,
+    "n_expected": int,
+    "annotations": str,
+    "prompt": str,
+    "split": str,
+    "note": str,
+    "parts": list,
+}
+_REQUIRED = ("file", "metric")
+_KINDS = {str: "a text", int: "a whole number of at least 1", list: "a list of texts"}
+
+
+def read_task(path: str | Path) -> Task:
+    """Read the task that a .toml, .yaml or .yml file describes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not TOML or YAML, an unknown or missing field, a value of the wrong kind, an unknown metric or
+            variant, or the name of a task of the evaluator; file and field are named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--dataset {path}: there is no such task file")
+    given = read_settings_file(path)
+    for name, value in given.items():
+        if name not in _FIELDS:
+            raise ValueError(f"{path}: unknown field {name!r}; {nearest(str(name), _FIELDS)}")
+        if type(value) is not _FIELDS[name] or not _is_meant(value):
+            raise ValueError(f"{path}: {name} must be {_KINDS[_FIELDS[name]]}, not {value!r}")
+    for name in _REQUIRED:
+        if name not in given:
+            raise ValueError(f"{path}: the field {name} is missing; a task needs {' and '.join(_REQUIRED)}")
+    _check_names(path, given)
+    fields = {"name": path.stem, "max_new_tokens": DEFAULT_MAX_NEW_TOKENS, "own_file": True, **given}
+    fields["file"] = str(path.parent / given["file"])
+    fields["parts"] = tuple(given.get("parts", ()))
+    if "annotations" in given:
+        # Absolute, since the annotation files of the rows start from the data root.
+        fields["annotations"] = str((path.parent / given["annotations"]).resolve())
+    if given.get("prompt", "vqa") not in FORMS:
+        fields["prompt_text"] = fields.pop("prompt")
+    return Task(**fields)
+
+
+def _is_meant(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(one, str) and one.strip() for one in value)
+    return value >= 1 if isinstance(value, int) else bool(value.strip())
+
+
+def _check_names(path: Path, given: Mapping[str, Any]) -> None:
+    name, metric, headline = given.get("name", path.stem), given["metric"], given.get("headline", "official")
+    if re.fullmatch(r"[\w.-]*\w[\w.-]*", name) is None:
+        raise ValueError(f"{path}: name {name!r} must be letters, digits, '_', '-' and '.'; a folder is named after it")
+    if name in TASKS:
+        raise ValueError(f"{path}: name {name!r} is a task of the evaluator; give yours another")
+    if metric not in METRICS:
+        raise ValueError(f"{path}: unknown metric {metric!r}; {nearest(metric, METRICS)}")
+    variants = METRICS[metric].all_variants
+    if headline not in variants:
+        raise ValueError(f"{path}: headline {headline!r} is no variant of {metric}; it has {', '.join(variants)}")
+
+
+# The tasks as text
+
+
+def task_list() -> str:
+    """Return one line per task, then the groups."""
+    width = max(map(len, TASKS))
+    lines = [
+        f"{row.name:<{width}}  {_size(row):>9}  {row.metric} ({row.headline}), {row.file}" for row in TASKS.values()
+    ]
+    return "\n".join([*lines, "", *(f"{name}: {' '.join(members)}" for name, members in GROUPS.items())])
+
+
+def task_sheet(task: Task) -> str:
+    """Return everything on one task; prompts stand in double quotes, so that a blank at their end shows."""
+    metric = METRICS[task.metric]
+    lines = [f"{task.name}: {_size(task)}" + (f", {task.split}" if task.split else "")]
+    lines.append(f"questions     {task.file}")
+    if task.annotations is not None:
+        lines.append(f"answers       {task.annotations}, when it is there, instead of those beside the questions")
+    lines += [f"{choice:<14}{json.dumps(text, ensure_ascii=False)}" for choice, text in task.forms.items()]
+    lines.append(f"answer        at most {task.max_new_tokens} tokens")
+    lines.append(f"metric        {task.metric}: {metric.meaning}")
+    lines += _variant_lines(metric.all_variants, task.headline)
+    if task.parts:
+        lines.append(f"parts         by {', '.join(task.parts)}, where the rows have it")
+    if (scores := task.published) is None:
+        lines.append("reported      nothing of Monkey or Qwen-VL is known here")
+    else:
+        shown = ["unknown" if value is None else value for value in (scores.monkey, scores.qwen_vl)]
+        lines.append(f"reported      Monkey {shown[0]}, Qwen-VL {shown[1]} ({scores.source})")
+    if task.note:
+        lines.append(f"note          {task.note}")
+    return "\n".join(lines)
+
+
+def _variant_lines(variants: Mapping[str, Variant | CorpusVariant], headline: str) -> list[str]:
+    """One line per variant, the headline first; what scores all answers together is marked."""
+    width = max(map(len, variants))
+    lines = []
+    for name in sorted(variants, key=lambda name: name != headline):
+        marks = "(headline) " if name == headline else ""
+        marks += "(all answers together) " if isinstance(variants[name], CorpusVariant) else ""
+        lines.append(f"  {name:<{width}}  {marks}{variants[name].meaning}")
+    return lines
+
+
+def _size(task: Task) -> str:
+    if task.n_expected is None:
+        return "n unknown" if task.published else "any size"
+    return f"n={task.n_expected}"

@@ -20,13 +20,13 @@ from monkey import import_hooks
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Decoding": "monkey.serving.decoding",
+    "Decoding": "monkey.decoding",
     "MonkeyConfig": "monkey.configuration",
     "MonkeyForConditionalGeneration": "monkey.modeling",
     "MonkeyImageProcessor": "monkey.image_processing",
     "MonkeyProcessor": "monkey.processing",
     "QwenTokenizer": "monkey.tokenization",
-    "Reply": "monkey.serving.reply",
+    "Reply": "monkey.reply",
     "load": "monkey.serving.session",
 }
 """Where each name of the package lies."""

@@ -22,9 +22,8 @@ from safetensors import safe_open
 
 from monkey.checkpoint_files import file_shapes, load_bin, weight_files
 from monkey.configuration import MonkeyConfig
-from monkey.grid import check_grid
 from monkey.location import checkpoint_file, read_json
-from monkey.published_config import check_field
+from monkey.published_config import check_field, check_grid
 
 BASE_FILE = "base.json"
 

@@ -16,25 +16,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from monkey.cli import EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, print_any_name
+from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from monkey.journal import atomic_file
 from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
     from monkey.checkpoint_card import CheckpointCard
-    from monkey.serving.answer_file import AnswerFile, RowQuestion
     from monkey.serving.session import Answerer, Decoding, Reply
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+FAULTS = (ValueError, FileNotFoundError, TimeoutError, MemoryError)
+"""What goes wrong with one picture or question and leaves the others."""
+
+Asked = TypeVar("Asked")
 
 # A path keeps one stroke of the two.
 _ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
@@ -84,62 +89,67 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    print_any_name()
     options = parser().parse_args(words)
-    try:
-        check(options)
-        if options.card:
-            from monkey.checkpoint_card import card_of
+    kept = f"; answers so far are in {options.output}.part, and the same command goes on" if options.output else ""
+    return run_program(partial(_answer, options), f"interrupted{kept}")
 
-            print(json.dumps(card_of(checkpoint_of(options)).as_json(), ensure_ascii=False, indent=2))
-            return 0
-        return _run_file(options) if options.input else _run(options)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        kept = f"; answers so far are in {options.output}.part, and the same command goes on" if options.output else ""
-        print(f"interrupted{kept}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+
+def _answer(options: argparse.Namespace) -> int:
+    check(options)
+    if options.card:
+        from monkey.checkpoint_card import card_of
+
+        print(json.dumps(card_of(checkpoint_of(options)).as_json(), ensure_ascii=False, indent=2))
+        return 0
+    return _run_file(options) if options.input else _run(options)
 
 
 def check(options: argparse.Namespace) -> None:
     """Raise ValueError for flags that do not go together, FileNotFoundError for questions that are not there."""
-    if (options.input is None) != (options.output is None):
-        raise ValueError("--input and --output go together: a file of questions, and the file for their answers")
-    if options.input is not None:
-        given = ("--image", options.image), ("a question", options.question), ("--stream", options.stream)
-        for name, value in given:
-            if value:
-                raise ValueError(f"{name} does not go with --input, whose rows say what is asked")
-    elif options.image_root is not None:
-        raise ValueError("--image-root goes with --input; --image takes any path")
-    if options.stream and options.json:
-        raise ValueError("--stream shows an answer as it is written, and --json when it is whole; choose one")
-    if options.describe and not options.image and options.input is None:
-        raise ValueError("--describe needs --image, a picture or a folder of pictures")
-    if options.draw is not None:
-        _check_draw(options)
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size is {options.batch_size}, and at least 1 is needed")
-    if options.input is not None and not options.input.exists():
+    rows, draw, images = options.input is not None, options.draw, options.image
+    says = "does not go with --input, whose rows say what is asked"
+    mistakes = (
+        (
+            rows != (options.output is not None),
+            "--input and --output go together: a file of questions, and the file for their answers",
+        ),
+        (rows and images, f"--image {says}"),
+        (rows and options.question, f"a question {says}"),
+        (rows and options.stream, f"--stream {says}"),
+        (not rows and options.image_root is not None, "--image-root goes with --input; --image takes any path"),
+        (
+            options.stream and options.json,
+            "--stream shows an answer as it is written, and --json when it is whole; choose one",
+        ),
+        (
+            options.describe and not images and not rows,
+            "--describe needs --image, a picture or a folder of pictures",
+        ),
+        (draw and rows, "--draw does not go with --input; the boxes of each row stand in --output, in pixels"),
+        (
+            draw and draw.suffix.lower() != ".png",
+            f"--draw {draw}: a PNG is written, so the name must end in .png",
+        ),
+        (
+            draw and (draw.is_dir() or not draw.parent.is_dir()),
+            f"--draw {draw}: is a folder, or its folder does not exist; name a file to write",
+        ),
+        (
+            draw and (len(images) != 1 or images[0].is_dir()),
+            "--draw draws on one picture, and --image must name just that",
+        ),
+        (options.batch_size < 1, f"--batch-size is {options.batch_size}, and at least 1 is needed"),
+    )
+    for is_made, sentence in mistakes:
+        if is_made:
+            raise ValueError(sentence)
+    if rows and not options.input.exists():
         raise FileNotFoundError(f"{options.input}: no such file")
-
-
-def _check_draw(options: argparse.Namespace) -> None:
-    if options.input is not None:
-        raise ValueError("--draw does not go with --input; the boxes of each row stand in --output, in pixels")
-    if options.draw.suffix.lower() != ".png":
-        raise ValueError(f"--draw {options.draw}: a PNG is written, so the name must end in .png")
-    if options.draw.is_dir() or not options.draw.parent.is_dir():
-        raise ValueError(f"--draw {options.draw}: is a folder, or its folder does not exist; name a file to write")
-    if len(options.image) != 1 or options.image[0].is_dir():
-        raise ValueError("--draw draws on one picture, and --image must name just that")
 
 
 def decoding_of(options: argparse.Namespace, card: CheckpointCard) -> Decoding:
     """The card's settings of `ask` or `describe` with what the flags change; ValueError for one that means nothing."""
-    from monkey.serving.decoding import decoding_of
+    from monkey.decoding import decoding_of
 
     given = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -226,7 +236,8 @@ def _run(options: argparse.Namespace) -> int:
     decoding = decoding_of(options, card_of(checkpoint))
     failed = 0
     with opened(options, checkpoint) as answerer:
-        for pictures, reply in _in_flight(answerer, prompts, question, options, decoding):
+        begin = partial(begun, answerer, question=question, describe=options.describe, decoding=decoding)
+        for pictures, reply in _in_flight(prompts, begin, 2 * options.batch_size):
             name = f"{pictures[0]}: " if len(prompts) > 1 else ""
             try:
                 if isinstance(reply, Exception):
@@ -234,7 +245,7 @@ def _run(options: argparse.Namespace) -> int:
                 _show(answerer, reply, pictures, question, name, options)
                 if options.draw is not None:
                     _draw(answerer, reply, pictures[0], options.draw)
-            except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
+            except FAULTS as error:
                 if len(prompts) == 1:
                     raise
                 failed += 1
@@ -243,16 +254,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _in_flight(
-    answerer: Answerer, prompts: Sequence[tuple[Path, ...]], question: str | None, options, decoding: Decoding
-) -> Iterator[tuple[tuple[Path, ...], Reply | Exception]]:
-    """Each prompt with its answer, or what is wrong with it; those that follow are being worked on meanwhile."""
-    ahead: deque[tuple[tuple[Path, ...], Reply | Exception]] = deque()
-    for pictures in prompts:
-        ahead.append((pictures, begun(answerer, pictures, question, options.describe, decoding)))
-        if len(ahead) > 2 * options.batch_size:
-            yield ahead.popleft()
-    while ahead:
-        yield ahead.popleft()
+    asked: Iterable[Asked], begin: Callable[[Asked], Reply | Exception], ahead: int
+) -> Iterator[tuple[Asked, Reply | Exception]]:
+    """Each of what is asked with its answer, or what is wrong with it; those that follow are being worked on."""
+    waiting: deque[tuple[Asked, Reply | Exception]] = deque()
+    for one in asked:
+        waiting.append((one, begin(one)))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
 
 
 def begun(
@@ -294,12 +305,8 @@ def _draw(answerer: Answerer, reply: Reply, picture: Path, path: Path) -> None:
             f"the answer holds no box, so {path} was not written; <ref> asks for one: "
             '"Where is <ref>the red bicycle</ref>?"'
         )
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        drawn(answerer.open_picture(picture), boxes).save(unfinished, "PNG")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_file(path) as stream:
+        drawn(answerer.open_picture(picture), boxes).save(stream, "PNG")
 
 
 def told(answerer: Answerer, reply: Reply, pictures: Sequence[Path]) -> dict[str, Any]:
@@ -359,10 +366,18 @@ def _run_file(options: argparse.Namespace) -> int:
         if pending:
             bar = tqdm(total=len(questions), initial=done, unit="answer", desc=options.output.name, disable=None)
             with opened(options, checkpoint) as answerer, bar:
-                for question, fault in _answered(answerer, pending, file, options, decoding):
+                for question, reply in _in_flight(
+                    pending,
+                    lambda own: begun(answerer, own.pictures, own.question, options.describe, decoding),
+                    2 * options.batch_size,
+                ):
+                    try:
+                        if isinstance(reply, Exception):
+                            raise reply
+                        file.add(question.key, told(answerer, reply, question.pictures))
+                    except FAULTS as error:
+                        faults[question.source] = str(error)
                     bar.update()
-                    if fault is not None:
-                        faults[question.source] = fault
         file.finish(questions, faults)
     print(f"{options.output}: {len(questions):,} rows, {len(pending):,} of them asked now", file=sys.stderr)
     _name_faults({source: fault for source, fault in faults.items() if source not in named})
@@ -374,25 +389,6 @@ def _run_file(options: argparse.Namespace) -> int:
 def _name_faults(faults: Mapping[str, str]) -> None:
     for source, fault in list(faults.items())[:5]:
         print(f"error: {fault if source in fault else f'{source}: {fault}'}", file=sys.stderr)
-
-
-def _answered(
-    answerer: Answerer, pending: Sequence[RowQuestion], file: AnswerFile, options, decoding: Decoding
-) -> Iterator[tuple[RowQuestion, str | None]]:
-    """Each question once its answer is kept, or with what went wrong; those that follow are on their way."""
-    ahead: deque[tuple[RowQuestion, Reply | Exception]] = deque()
-    for number, question in enumerate(pending, start=1):
-        ahead.append((question, begun(answerer, question.pictures, question.question, options.describe, decoding)))
-        while ahead and (len(ahead) > 2 * options.batch_size or number == len(pending)):
-            asked, reply = ahead.popleft()
-            try:
-                if isinstance(reply, Exception):
-                    raise reply
-                file.add(asked.key, told(answerer, reply, asked.pictures))
-            except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
-                yield asked, str(error)
-            else:
-                yield asked, None
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Where things are: the boxes that answers name, in pixels of a picture, and back into the text that models read.
+"""Where things are: the boxes that answers name, in pixels of an image, and back into the text that models read.
 
 `<ref>the dog</ref><box>(112,430),(385,871)</box>` says that the dog is in the rectangle between two corners. Several
 boxes may follow one name, a box may stand without a name, and `<quad>` has four corners in the place of two. Numbers
-are thousandths of the picture's width and height, as the canvas shows all of it and keeps no aspect ratio; the
-picture is upright, as people see it.
+are thousandths of the image's width and height, as the canvas shows all of it and keeps no aspect ratio; the
+image is upright, as people see it.
 
 Markup: Qwen-VL, arXiv 2308.12966, section 3.2. Text that only resembles it stays text.
 """
@@ -31,7 +31,7 @@ _MARKER = re.compile(r"</?(?:ref|box|quad)>")
 _BOX_MARKER = re.compile(r"</?(?:box|quad)>")
 _REF = re.compile(r"<ref>((?:(?!</?(?:ref|box|quad)>).)*)</ref>", re.DOTALL)
 
-# From places of the upright picture to those of the picture as stored, both from 0 to 1, by EXIF orientation.
+# From places of the upright image to those of the image as stored, both from 0 to 1, by EXIF orientation.
 _STORED = {
     1: lambda x, y: (x, y),
     2: lambda x, y: (1 - x, y),
@@ -54,11 +54,11 @@ LONGEST_DRAWN = 40
 
 @dataclass(frozen=True)
 class Located:
-    """Something that a text says is in a picture, and where.
+    """Something that a text says is in an image, and where.
 
     Attributes:
         label: its name; None where the text gives none.
-        box: left, top, right and bottom in thousandths of the picture's width and height, in order and in 0…1000.
+        box: left, top, right and bottom in thousandths of the image's width and height, in order and in 0…1000.
         start, end: place in the text of `<box>…</box>`, without the name, which may be that of several boxes.
         corners: the four of a `<quad>`, as they were written; None for a box.
     """
@@ -76,11 +76,11 @@ class Located:
         return self.corners or ((left, top), (right, top), (right, bottom), (left, bottom))
 
     def in_pixels(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom in a picture of `size` (width, height) that is upright."""
+        """Left, top, right and bottom in an image of `size` (width, height) that is upright."""
         return self.in_stored_pixels(size, 1)
 
     def in_stored_pixels(self, size: tuple[int, int], exif_orientation: int) -> tuple[float, float, float, float]:
-        """The same in the picture as its file stores it, before EXIF turns it upright.
+        """The same in the image as its file stores it, before EXIF turns it upright.
 
         Args:
             size: width and height as stored, PIL's `Image.open(file).size`.
@@ -93,7 +93,7 @@ def located(answer: str) -> list[Located]:
     """Every box of a text, in its order.
 
     A name is that of the boxes behind it, with nothing but white space between. Corners that are swapped are put in
-    order, and numbers beyond the picture are moved to its edge. What is not complete, such as `<box>(1,2)</box>`, or
+    order, and numbers beyond the image are moved to its edge. What is not complete, such as `<box>(1,2)</box>`, or
     has other than whole numbers of up to six digits, is text.
     """
     return [found for found in _parts(answer) if isinstance(found, Located)]
@@ -126,8 +126,8 @@ def marked(label: str | None, pixel_box: Sequence[float], size: tuple[int, int],
     """The markup of a box in pixels; `located` gives it back to within half a step of the grid.
 
     Args:
-        pixel_box: left, top, right, bottom; what is beyond the picture is moved to its edge.
-        size: width and height of the picture.
+        pixel_box: left, top, right, bottom; what is beyond the image is moved to its edge.
+        size: width and height of the image.
         exif_orientation: other than 1 where box and size are those of the file as stored.
 
     Raises:
@@ -135,7 +135,7 @@ def marked(label: str | None, pixel_box: Sequence[float], size: tuple[int, int],
     """
     width, height = size
     if width < 1 or height < 1:
-        raise ValueError(f"the picture is {width}×{height} pixels, and a box needs at least one each way")
+        raise ValueError(f"the image is {width}×{height} pixels, and a box needs at least one each way")
     if len(pixel_box) != 4 or not all(abs(value) < float("inf") for value in pixel_box):
         raise ValueError(f"the box is {list(pixel_box)}, and left, top, right, bottom in pixels are needed")
     left, top, right, bottom = pixel_box
@@ -156,7 +156,7 @@ def written(boxes: Sequence[Located]) -> str:
 
 
 def drawn(image: Image.Image, boxes: Sequence[Located]) -> Image.Image:
-    """A copy of an upright picture, RGB, with boxes and names drawn on it, a colour a name.
+    """A copy of an upright image, RGB, with boxes and names drawn on it, a colour a name.
 
     A name that the font cannot show, of Chinese characters for one, is drawn as the number of its box, from 1.
     """
@@ -174,7 +174,7 @@ def drawn(image: Image.Image, boxes: Sequence[Located]) -> Image.Image:
             continue
         text = box.label[:LONGEST_DRAWN] if _can_show(font, box.label) else str(number)
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-        # Above the box, or inside of it where the picture ends.
+        # Above the box, or inside of it where the image ends.
         x = max(0, min(corners[0][0], width - (right - left) - 2 * line))
         y = min(y for _, y in corners) - (bottom - top) - 2 * line
         y = y if y >= 0 else min(y for _, y in corners)

@@ -39,7 +39,7 @@ Text = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen, as of `monkey.serving.decoding.Decoding`."""
+    """How tokens are chosen, as of `monkey.decoding.Decoding`."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0

@@ -17,9 +17,8 @@ from typing import Any
 from transformers import PreTrainedConfig, Qwen2Config
 from transformers.generation import GenerationConfig
 
-from monkey.grid import check_grid
 from monkey.location import location_of, read_json, refused_in_a_sentence, required_file
-from monkey.published_config import PUBLISHED_WINDOW_SIZE, check_field, read_published_config
+from monkey.published_config import PUBLISHED_WINDOW_SIZE, check_field, check_grid, read_published_config
 
 SPECIALS_BEFORE_IMAGE_START = 214
 """Special tokens from `<|endoftext|>` up to `<img>`: 3 for text and chat, 205 spare, 6 for references and boxes."""

@@ -1,6 +1,6 @@
-"""Pictures to the pixels that the vision side reads: one canvas an image, `[images, 3, H, W]`.
+"""Images to the pixels that the vision side reads: one canvas an image, `[images, 3, H, W]`.
 
-Each picture is made RGB and resized to the full canvas by PIL's bicubic filter, **aspect ratio not kept**, scaled to
+Each image is made RGB and resized to the full canvas by PIL's bicubic filter, **aspect ratio not kept**, scaled to
 [0, 1] and normalised with CLIP's mean and deviation, as the published model was trained. Windows and the global view
 are cut from this canvas by the model.
 """
@@ -45,10 +45,10 @@ class MonkeyImageProcessor(BaseImageProcessor):
     Args:
         size: `{"height": H, "width": W}` of the canvas in pixels; the published 896×896 when None.
         image_mean, image_std: of the three channels, on the scale [0, 1].
-        apply_exif: turn pictures upright by their EXIF orientation; False reproduces the published code.
-        published_pixels: make pictures RGB as the published code does, whatever is transparent or of more than 8 bits;
+        apply_exif: turn images upright by their EXIF orientation; False reproduces the published code.
+        published_pixels: make images RGB as the published code does, whatever is transparent or of more than 8 bits;
             see `monkey.images.open_image`.
-        max_bytes, max_pixels: larger pictures are refused before they are decoded.
+        max_bytes, max_pixels: larger images are refused before they are decoded.
 
     Raises:
         ValueError: an unknown setting, by name.
@@ -112,28 +112,28 @@ class MonkeyImageProcessor(BaseImageProcessor):
             with refused_in_a_sentence(f"{name}: processor_config.json"):
                 settings, rest = super().get_image_processor_dict(name, **kwargs)
                 return dict(settings), rest
-        required_file(pretrained_model_name_or_path, "config.json", "the size of pictures", **location)
+        required_file(pretrained_model_name_or_path, "config.json", "the size of images", **location)
         config = MonkeyConfig.from_pretrained(pretrained_model_name_or_path, **location)
         rest = {key: value for key, value in kwargs.items() if key in MonkeyImageSettings.__annotations__}
         return {"size": _size_of(config)}, rest
 
     def preprocess(self, images: Any, return_tensors: str | None = "pt", names: Sequence[str] | None = None):
-        """Pixels of one picture or of a list of them.
+        """Pixels of one image or of a list of them.
 
         Args:
-            names: what errors call each picture that is not a path; "picture 1", "picture 2", … when None.
+            names: what errors call each image that is not a path; "image 1", "image 2", … when None.
             return_tensors: "pt" or "np".
         """
-        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
-        if not pictures:
-            raise ValueError("the list of pictures is empty")
-        names = names or [f"picture {number}" for number in range(1, len(pictures) + 1)]
-        pixels = [self.pixels(picture, name) for picture, name in zip(pictures, names, strict=True)]
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        if not images:
+            raise ValueError("the list of images is empty")
+        names = names or [f"image {number}" for number in range(1, len(images) + 1)]
+        pixels = [self.pixels(image, name) for image, name in zip(images, names, strict=True)]
         return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)
 
-    def pixels(self, picture: Any, name: str | None = None) -> np.ndarray:
-        """Normalised pixels of one picture, float32 [3, H, W]."""
-        values = self.canvas(picture, name).astype(np.float32) / np.float32(255)
+    def pixels(self, image: Any, name: str | None = None) -> np.ndarray:
+        """Normalised pixels of one image, float32 [3, H, W]."""
+        values = self.canvas(image, name).astype(np.float32) / np.float32(255)
         return (values - _of_channels(self.image_mean)) / _of_channels(self.image_std)
 
     def normalised(self, canvases: torch.Tensor) -> torch.Tensor:
@@ -148,13 +148,13 @@ class MonkeyImageProcessor(BaseImageProcessor):
         """The settings that `open_image` takes."""
         return {name: getattr(self, name) for name in ("apply_exif", "published_pixels", "max_bytes", "max_pixels")}
 
-    def opened(self, picture: Any, name: str | None = None) -> Image.Image:
-        """One picture as the model will see it, upright and RGB, before it is stretched to the canvas."""
-        return open_image(picture, **self.opening, name=name)
+    def opened(self, image: Any, name: str | None = None) -> Image.Image:
+        """One image as the model will see it, upright and RGB, before it is stretched to the canvas."""
+        return open_image(image, **self.opening, name=name)
 
-    def canvas(self, picture: Any, name: str | None = None) -> np.ndarray:
-        """One picture on the canvas, before it is normalised, uint8 [3, H, W]: a quarter of the bytes."""
-        canvas = self.opened(picture, name).resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
+    def canvas(self, image: Any, name: str | None = None) -> np.ndarray:
+        """One image on the canvas, before it is normalised, uint8 [3, H, W]: a quarter of the bytes."""
+        canvas = self.opened(image, name).resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
         return np.ascontiguousarray(np.asarray(canvas).transpose(2, 0, 1))
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _checked_size(size: Any) -> dict[str, int]:
     if size["height"] * size["width"] > MAX_PIXELS:
         raise ValueError(
             f"size={size} is a canvas of {size['height'] * size['width']:,} pixels, more than the {MAX_PIXELS:,} that "
-            "a picture may have"
+            "an image may have"
         )
     return {"height": size["height"], "width": size["width"]}
 

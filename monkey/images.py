@@ -1,4 +1,4 @@
-"""Opening a picture that the caller hands over, whatever it is, as an RGB PIL image.
+"""Opening an image that the caller hands over, whatever it is, as an RGB PIL image.
 
 Accepted: PIL images, numpy arrays, torch tensors, bytes, open files, data-URIs and paths. Nothing is fetched from an
 address, and only the formats of `FORMATS` are decoded. Bytes and pixels are limited before anything is decoded.
@@ -23,7 +23,7 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 _ENDINGS = {
     "PNG": (".png", ".apng"),
@@ -54,8 +54,8 @@ FORMATS = tuple(_ENDINGS)
 
 _UNREAD_ENDINGS = (".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", ".wmf", ".emf", ".ico", ".qoi", ".dds")
 
-PICTURE_ENDINGS = (*(ending for endings in _ENDINGS.values() for ending in endings), *_UNREAD_ENDINGS)
-"""By which the pictures of a folder are told from its other files; some cannot be read, and are refused by name."""
+IMAGE_ENDINGS = (*(ending for endings in _ENDINGS.values() for ending in endings), *_UNREAD_ENDINGS)
+"""By which the images of a folder are told from its other files; some cannot be read, and are refused by name."""
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PIXELS = 100_000_000
@@ -75,47 +75,36 @@ DECODER_ERRORS = (
     zlib.error,
 )
 
-# Undoing each EXIF orientation; 1, the upright one, and unknown numbers need nothing.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-# How files begin that people hand over in a picture's place.
-_NOT_PICTURES = (
+# How files begin that people hand over in an image's place.
+_OTHER_KINDS = (
     (rb"%PDF-", "a PDF; render its pages to PNG first"),
     (rb"%!PS", "PostScript; render it to PNG first"),
-    (rb"version https://git-lfs", "a Git LFS pointer; fetch the picture itself with `git lfs pull`"),
+    (rb"version https://git-lfs", "a Git LFS pointer; fetch the image itself with `git lfs pull`"),
     (rb"<svg|<\?xml", "an SVG drawing or another XML file; render it to PNG first"),
     (rb"<!doctype html|<html", "a web page"),
     (rb"....ftyp(hei|hev|mif1|msf1)", "HEIC, which is not read here; save it as JPEG or PNG first"),
     (rb"....ftypavi[fs]", "an AVIF that is damaged, or that this Pillow was built without; save it as PNG first"),
     (rb"\xff\x0a|....JXL ", "JPEG XL, which is not read here; save it as JPEG or PNG first"),
-    (rb"....ftyp", "a film; save one of its pictures as PNG first"),
+    (rb"....ftyp", "a film; save one of its frames as PNG first"),
 )
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
-def told_apart(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
-    """Names of pictures in their order, those that cannot be read included, and how many others there are by ending."""
-    pictures, others = [], Counter()
+def split_names(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
+    """Names of images in their order, those that cannot be read included, and how many others there are by ending."""
+    images, others = [], Counter()
     for name in sorted(names):
-        if name.lower().endswith(PICTURE_ENDINGS):
-            pictures.append(name)
+        if name.lower().endswith(IMAGE_ENDINGS):
+            images.append(name)
         else:
             others[PurePath(name).suffix.lower() or "no ending"] += 1
-    return pictures, dict(others.most_common())
+    return images, dict(others.most_common())
 
 
-def counted(others: Mapping[str, int], before: str) -> str:
-    """How many files of a folder are no pictures, behind `before`; nothing where there are none."""
+def describe_others(others: Mapping[str, int], before: str) -> str:
+    """How many files of a folder are no images, behind `before`; nothing where there are none."""
     kinds = ", ".join(f"{count:,} {ending}" for ending, count in others.items())
     total = sum(others.values())
     return f"{before}{total:,} other file{'s' * (total > 1)} ({kinds})" if others else ""
@@ -130,18 +119,18 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
 ) -> Image.Image:
-    """The picture as people see it: a new RGB image, its first frame if it moves, on white where it is transparent.
+    """The image as people see it: a new RGB image, its first frame if it moves, on white where it is transparent.
 
     Args:
         source: PIL image; array or tensor [H, W], [H, W, 1 | 3 | 4] or [1 | 3 | 4, H, W] of uint8, uint16, or floats
             in [0, 1]; bytes of a file; a file open for reading bytes, from its start; `data:image/…;base64,…`; path.
-        apply_exif: turn the picture upright by its EXIF orientation. The published code ignores it; False does too.
+        apply_exif: turn the image upright by its EXIF orientation. The published code ignores it; False does too.
             TIFF is turned by PIL itself as it decodes, in both.
         published_pixels: make it RGB by PIL's `convert("RGB")` alone, as the published code does: what lies under
             transparency shows, black as a rule, and grey of more than 8 bits is clipped to white.
         max_bytes: largest file.
         max_pixels: largest H·W. PIL's own limit, about 179 million, stays in force above it.
-        name: what errors call the picture, when it is not a path.
+        name: what errors call the image, when it is not a path.
 
     Raises:
         FileNotFoundError: no such file.
@@ -154,24 +143,24 @@ def open_image(
         given = getattr(source, "name", None)  # a number where the file has no name
         name = name or (f"the open file {given}" if isinstance(given, str) else "the open file")
         source = _read_open_file(source, max_bytes, name)
-    name = name or "the picture"
+    name = name or "the image"
     if isinstance(source, (bytes, bytearray, memoryview)):
-        source = _opened(bytes(source), max_bytes, max_pixels, name)
+        source = _open_bytes(bytes(source), max_bytes, max_pixels, name)
     if not isinstance(source, Image.Image):
-        source = _from_array(_as_array(source, name), name)
+        source = _image_of_array(_to_array(source, name), name)
         apply_exif = False
-    return _as_rgb(source, apply_exif, published_pixels, max_pixels, name)
+    return _decode(source, apply_exif, published_pixels, max_pixels, name)
 
 
 def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
-    """Return width and height as a file stores its picture, and the EXIF orientation (1 is upright), from the header.
+    """Return width and height as a file stores its image, and the EXIF orientation (1 is upright), from the header.
 
     Raises:
         FileNotFoundError, ValueError: as `open_image`, which is asked what is wrong with a header that cannot be read.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return image.size, _orientation(image) or 1
+            return image.size, _read_orientation(image) or 1
     except (*DECODER_ERRORS, Image.DecompressionBombError):
         return open_image(path, apply_exif=False).size, 1
 
@@ -182,14 +171,14 @@ def _read_named(text: str | bytes, max_bytes: int, name: str | None) -> tuple[st
     if text[:5].lower() == "data:":
         return name or "the data-URI", _read_data_uri(text, max_bytes, name or "the data-URI")
     if _ADDRESS.match(text):
-        raise ValueError(f"{_shortened(text)} is an address, and pictures are not fetched; download it first")
-    return text, read_picture_file(text, max_bytes)
+        raise ValueError(f"{_shorten(text)} is an address, and images are not fetched; download it first")
+    return text, read_image_file(text, max_bytes)
 
 
 def _read_data_uri(text: str, max_bytes: int, name: str) -> bytes:
     head = _DATA_URI.match(text)
     if head is None:
-        raise ValueError(f"{name} begins {_shortened(text, 40)!r}, and only data:image/…;base64,… is accepted")
+        raise ValueError(f"{name} begins {_shorten(text, 40)!r}, and only data:image/…;base64,… is accepted")
     encoded = text[head.end() :]
     _check_bytes(len(encoded) // 4 * 3, max_bytes, name)
     try:
@@ -198,7 +187,7 @@ def _read_data_uri(text: str, max_bytes: int, name: str) -> bytes:
         raise ValueError(f"{name} is not strict base64 ({error})") from error
 
 
-def read_picture_file(path: str | os.PathLike, max_bytes: int = MAX_BYTES, name: str | None = None) -> bytes:
+def read_image_file(path: str | os.PathLike, max_bytes: int = MAX_BYTES, name: str | None = None) -> bytes:
     """The bytes of a file that can be read at once: no folder, no pipe, and nothing that makes a reader wait.
 
     Raises:
@@ -207,12 +196,12 @@ def read_picture_file(path: str | os.PathLike, max_bytes: int = MAX_BYTES, name:
     """
     path = os.fspath(path)
     if "\0" in path:
-        raise ValueError(f"{_shortened(path)!r} is not a path: it holds a NUL character")
-    shown = name or _shortened(path)
+        raise ValueError(f"{_shorten(path)!r} is not a path: it holds a NUL character")
+    shown = name or _shorten(path)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            raise ValueError(f"{shown} is a folder, not a picture")
+            raise ValueError(f"{shown} is a folder, not an image")
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{shown} is not a regular file")
         if not status.st_size:
@@ -222,7 +211,7 @@ def read_picture_file(path: str | os.PathLike, max_bytes: int = MAX_BYTES, name:
         with open(path, "rb") as file:
             return file.read(max_bytes + 1)  # one more, so that a file that grew meanwhile is found out
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{shown}: no such picture") from error
+        raise FileNotFoundError(f"{shown}: no such image") from error
     except OSError as error:
         raise ValueError(f"{shown} cannot be read: {error.strerror}") from error
 
@@ -256,8 +245,8 @@ def _check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
         raise ValueError(f"{name} has no pixels ({width} × {height})")
 
 
-def _opened(data: bytes, max_bytes: int, max_pixels: int, name: str) -> Image.Image:
-    """A file's picture, not decoded yet."""
+def _open_bytes(data: bytes, max_bytes: int, max_pixels: int, name: str) -> Image.Image:
+    """A file's image, not decoded yet."""
     if not data:
         raise ValueError(f"{name} is empty")
     _check_bytes(len(data), max_bytes, name)
@@ -271,63 +260,66 @@ def _opened(data: bytes, max_bytes: int, max_pixels: int, name: str) -> Image.Im
             f"{name} has {pixels}, more than the {max_pixels:,} allowed (max_pixels); make it smaller first"
         ) from error
     except DECODER_ERRORS as error:
-        raise ValueError(f"{name} {_what_it_is(data)}") from error
+        raise ValueError(f"{name} {_recognise(data)}") from error
     if image.format == "PNG" and image.tile and "transparency" in image.info:
-        image.info["transparency"] = _clear_as_decoded(image.info["transparency"], image.tile[0][3])
+        image.info["transparency"] = _match_decoded(image.info["transparency"], image.tile[0][3])
     return image
 
 
-def _clear_as_decoded(clear: Any, bits: str) -> Any:
+def _match_decoded(clear: Any, bits: str) -> Any:
     """The transparent grey or colour of a PNG in 8 bits, which PIL decodes the others to and leaves this one out."""
     if bits in ("L;2", "L;4"):
         return clear * (85 if bits == "L;2" else 17)
     return tuple(value >> 8 for value in clear) if bits == "RGB;16B" else clear
 
 
-def _what_it_is(data: bytes) -> str:
-    """The end of a sentence that begins with the name of something that is no picture."""
-    for beginning, kind in _NOT_PICTURES:
+def _recognise(data: bytes) -> str:
+    """The end of a sentence that begins with the name of something that is no image."""
+    for beginning, kind in _OTHER_KINDS:
         if re.match(beginning, data[:64].lstrip(), re.IGNORECASE | re.DOTALL):
             return f"is {kind}"
-    return f"is not a picture that can be read; formats are {', '.join(FORMATS)}"
+    return f"is not an image that can be read; formats are {', '.join(FORMATS)}"
 
 
-def _as_rgb(image: Image.Image, apply_exif: bool, published_pixels: bool, max_pixels: int, name: str) -> Image.Image:
+def _decode(image: Image.Image, apply_exif: bool, published_pixels: bool, max_pixels: int, name: str) -> Image.Image:
     """Decode the first frame, turn it upright and make it RGB."""
     _check_pixels(image.size, max_pixels, name)
     try:
         image.load()
     except DECODER_ERRORS as error:
         raise ValueError(f"{name} is damaged or cut off: {error}") from error
-    turn = _UPRIGHT.get(_orientation(image)) if apply_exif else None
     try:
-        rgb = _converted(image) if published_pixels else _as_people_see(image)
+        rgb = _convert(image) if published_pixels else _flatten(image)
     except ValueError as error:
         raise ValueError(f"{name} (PIL mode {image.mode}) cannot be made RGB: {error}") from error
     # The new image must not say that it is still to be turned, or keep text that came with the file.
     rgb.info = {}
-    return rgb if turn is None else rgb.transpose(turn)
+    orientation = _read_orientation(image) if apply_exif else 1
+    if orientation != 1:
+        rgb.getexif()[ExifTags.Base.Orientation] = orientation
+        ImageOps.exif_transpose(rgb, in_place=True)
+    return rgb
 
 
-def _orientation(image: Image.Image) -> int | None:
-    """EXIF orientation, or None where there is none that can be read: the picture itself may be sound."""
+def _read_orientation(image: Image.Image) -> int:
+    """EXIF orientation, or 1, upright, where there is none that can be read: the image itself may be sound."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation)
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
     except DECODER_ERRORS:
-        return None
+        return 1
 
 
-def _converted(image: Image.Image) -> Image.Image:
+def _convert(image: Image.Image) -> Image.Image:
     """What PIL's `convert("RGB")` gives; of a palette by way of RGBA, the same colours without PIL's warning."""
     has_clear_colours = image.mode in ("P", "PA") and "transparency" in image.info
     return (image.convert("RGBA") if has_clear_colours else image).convert("RGB")
 
 
-def _as_people_see(image: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image) -> Image.Image:
     """RGB on white, where a white of more than 8 bits is white."""
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
-        grey = Image.fromarray(_of_floats(values) if image.mode == "F" else _of_deep_integers(values))
+        grey = Image.fromarray(_scale_floats(values) if image.mode == "F" else _scale_integers(values))
         if isinstance(clear := image.info.get("transparency"), int):
             grey.paste(255, mask=Image.fromarray(values == clear))
         return grey.convert("RGB")
@@ -339,7 +331,7 @@ def _as_people_see(image: Image.Image) -> Image.Image:
     return white
 
 
-def _of_deep_integers(values: np.ndarray) -> np.ndarray:
+def _scale_integers(values: np.ndarray) -> np.ndarray:
     """Grey of up to 16 bits as uint8. White is the highest value of the fewest bits, 8, 10, 12 or 16, that hold all of
     them: a scanner's 12 bits in a file of 16 would be black otherwise."""
     values = values.astype(np.int64)
@@ -349,7 +341,7 @@ def _of_deep_integers(values: np.ndarray) -> np.ndarray:
     return ((values * 255 + white // 2) // white).astype(np.uint8)
 
 
-def _of_floats(values: np.ndarray) -> np.ndarray:
+def _scale_floats(values: np.ndarray) -> np.ndarray:
     """Grey of floats, in [0, 1] or in [0, 255], as uint8."""
     if values.max() <= 1:
         values = values * 255
@@ -358,7 +350,7 @@ def _of_floats(values: np.ndarray) -> np.ndarray:
     return np.rint(values).astype(np.uint8)
 
 
-def _as_array(source: Any, name: str) -> np.ndarray:
+def _to_array(source: Any, name: str) -> np.ndarray:
     """Array of an array or tensor, or TypeError."""
     torch = sys.modules.get("torch")  # a tensor cannot exist before torch is imported
     if torch is not None and isinstance(source, torch.Tensor):
@@ -367,12 +359,12 @@ def _as_array(source: Any, name: str) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return source
     raise TypeError(
-        f"{name} is a {type(source).__name__}, and a picture is a PIL image, array, tensor, bytes, open file, data-URI "
+        f"{name} is a {type(source).__name__}, and an image is a PIL image, array, tensor, bytes, open file, data-URI "
         "or path"
     )
 
 
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
+def _image_of_array(array: np.ndarray, name: str) -> Image.Image:
     """Image of [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4; where both read, C is last."""
     channels = (1, 3, 4)
     if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:
@@ -384,10 +376,10 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    return Image.fromarray(np.ascontiguousarray(_as_uint8(array, name)))
+    return Image.fromarray(np.ascontiguousarray(_to_uint8(array, name)))
 
 
-def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
+def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     """Values 0 to 255 of uint8, bool, uint16, other integers in that range, or floats in [0, 1]."""
     kind = array.dtype.kind
     if array.dtype == np.uint8:
@@ -395,7 +387,7 @@ def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
     if kind == "b":
         return array.astype(np.uint8) * 255
     if array.dtype == np.uint16:
-        return _of_deep_integers(array)
+        return _scale_integers(array)
     if kind not in "iuf":
         raise ValueError(f"{name} has values of the type {array.dtype}, and integers or floats are needed")
     highest = 1 if kind == "f" else 255
@@ -405,6 +397,11 @@ def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
     return np.rint(array.astype(np.float32) * 255).astype(np.uint8) if kind == "f" else array.astype(np.uint8)
 
 
-def _shortened(text: str, length: int = 120) -> str:
+def _shorten(text: str, length: int = 120) -> str:
     """Text that fits in a message."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+# Former names, until every caller has the new ones.
+counted, read_picture_file, told_apart = describe_others, read_image_file, split_names
+PICTURE_ENDINGS = IMAGE_ENDINGS

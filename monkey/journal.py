@@ -14,6 +14,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,9 @@ PARTIAL = ".partial"
 """End of the names of what is being written and has not come into its place yet."""
 
 LOCK = ".lock"
+
+ORPHAN_GRACE = 15.0
+"""Seconds that the loading processes of a killed program may outlive it with its locks held: they look every five."""
 
 
 def digest(**parts: Any) -> str:
@@ -36,6 +40,25 @@ def json_line(row: Any) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
+def read_records(path: Path, fields: Mapping[str, type], way_out: str) -> Iterator[dict[str, Any]]:
+    """Yield every record of a journal in the order written, without holding the file.
+
+    A line that another process is just writing ends it. Raises ValueError naming a damaged line.
+
+    Args:
+        fields, way_out: as of `Journal`.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            if line.strip():
+                record = _parse_record(line, fields)
+                if record is None:
+                    raise ValueError(f"{path}:{number} is damaged; {way_out}")
+                yield record
+
+
 class Journal:
     """Records by key: those of every process of a job to read, this one's file to append to.
 
@@ -46,6 +69,7 @@ class Journal:
         way_out: what the user can do about a damaged line, the end of a sentence.
         busy: what the user can do when another run holds `path`, the end of a sentence.
         timeout: seconds to wait for another holder to end.
+        mend: blank the damaged lines of this process's file instead of refusing them.
 
     Raises:
         ValueError: another run holds the file, or a line is damaged; with file and line.
@@ -60,6 +84,7 @@ class Journal:
         way_out: str = "remove that line, and its work is done again",
         busy: str = "wait for it to end",
         timeout: float = 0.0,
+        mend: bool = False,
     ):
         self.path, self._others, self._way_out = path, [other for other in others if other != path], way_out
         self._fields = {"key": str} | dict(fields or {})
@@ -75,6 +100,8 @@ class Journal:
             # Without a buffer, what a full disk refused is not written by a later close.
             self._stream = path.open("a+b", buffering=0)
             self._cut_torn_line()
+            if mend:
+                self.blank(lambda record: record is None)
             self.refresh()
         except BaseException:
             self.close()
@@ -116,17 +143,8 @@ class Journal:
         Raises OSError naming the file where they cannot be written, on a full disk for one.
         """
         lines = [json_line(row) for row in rows]
-        content = b"".join(lines)
         offset = os.fstat(self._stream.fileno()).st_size
-        try:
-            while content:
-                content = content[self._stream.write(content) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise OSError(
-                f"{self.path} cannot be written ({error.strerror}); make room and give the same command again, what "
-                "was written is kept"
-            ) from error
+        append_forced(self._stream, b"".join(lines), self.path)
         for row, line in zip(rows, lines, strict=True):
             self._places[row["key"]] = (self.path, offset)
             offset += len(line)
@@ -153,7 +171,7 @@ class Journal:
         with self.path.open("r+b") as file:
             for line in file.read().splitlines(keepends=True):
                 content = line.rstrip(b"\r\n")
-                if content.strip() and is_bad(self._record(content)):
+                if content.strip() and is_bad(_parse_record(content, self._fields)):
                     file.seek(offset)
                     file.write(b" " * len(content))
                     count += 1
@@ -176,20 +194,35 @@ class Journal:
                     break  # another process is just writing it
                 number += 1
                 if line.strip():
-                    record = self._record(line)
+                    record = _parse_record(line, self._fields)
                     if record is None:
                         raise ValueError(f"{path}:{number} is damaged; {self._way_out}")
                     self._places[record["key"]] = (path, offset)
                 offset += len(line)
         self._ends[path] = (offset, number)
 
-    def _record(self, line: bytes) -> dict[str, Any] | None:
-        try:
-            record = json.loads(line)
-            is_whole = all(isinstance(record[name], kind) for name, kind in self._fields.items())
-        except (ValueError, KeyError, TypeError):
-            return None
-        return record if is_whole else None
+
+def append_forced(stream: FileIO, content: bytes, path: Path) -> None:
+    """Append to a file opened without a buffer and force it to the disk. Raises OSError naming the file."""
+    try:
+        while content:
+            content = content[stream.write(content) :]
+        os.fsync(stream.fileno())
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}); make room and give the same command again, what was written "
+            "is kept"
+        ) from error
+
+
+def _parse_record(line: bytes, fields: Mapping[str, type]) -> dict[str, Any] | None:
+    """Return the record of a line; None where it is damaged."""
+    try:
+        record = json.loads(line)
+        is_whole = all(isinstance(record[name], kind) for name, kind in fields.items())
+    except (ValueError, KeyError, TypeError):
+        return None
+    return record if is_whole else None
 
 
 @contextmanager
@@ -252,8 +285,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder; what they were about to replace is put back."""
+    for former in folder.glob(f".*.former{PARTIAL}"):
+        path = former.with_name(former.name[1:].rsplit(".", 3)[0])
+        if not path.exists():
+            os.replace(former, path)
+    for partial in folder.glob(f".*{PARTIAL}"):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
 @contextmanager
-def hold(path: Path, busy: str, note: Mapping[str, Any] | None = None, timeout: float = 0.0) -> Iterator[bool]:
+def hold(
+    path: Path,
+    busy: str,
+    note: Mapping[str, Any] | None = None,
+    timeout: float = 0.0,
+    any_host: bool = False,
+) -> Iterator[bool]:
     """Hold the lock file `path` while the context is open; yield whether its last holder was killed.
 
     The operating system frees the lock however its holder ends. The file names the holder, for the message, and for the
@@ -262,23 +311,30 @@ def hold(path: Path, busy: str, note: Mapping[str, Any] | None = None, timeout: 
     Args:
         busy: what the user can do when another process holds it, the end of a sentence.
         note: what else others may want to know of the holder; see `holder_of`.
-        timeout: seconds to wait for another holder to end.
+        timeout: seconds to wait for another holder to end; of a killed one the loading processes are waited for.
+        any_host: trust the lock alone: what a killed process of another machine left behind refuses nobody.
 
     Raises ValueError naming process and machine of the holder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=timeout)
+        lock.acquire(timeout=max(timeout, ORPHAN_GRACE) if _was_killed(_read_holder(path)) else timeout)
     except Timeout:
         raise ValueError(f"{path.parent} is being written by {describe_holder(_read_holder(path))}; {busy}") from None
     try:
         last = _read_holder(path)
-        if last.get("host", platform.node()) != platform.node():
+        if not any_host and last.get("host", platform.node()) != platform.node():
             raise ValueError(
                 f"{path.parent} is being written by {describe_holder(last)}; {busy}, or, if it is gone, remove {path}"
             )
-        path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), **(note or {})}), encoding="utf-8")
+        try:
+            path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), **(note or {})}), encoding="utf-8")
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OSError(
+                f"{path} cannot be written ({error.strerror}); make room and give the same command again"
+            ) from error
         try:
             yield bool(last)
         finally:
@@ -311,3 +367,16 @@ def _read_holder(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError, FileNotFoundError):
         return {}
+
+
+def _was_killed(holder: Mapping[str, Any]) -> bool:
+    """Whether the named process is known to be gone; one on another machine cannot be asked."""
+    if os.name == "nt" or not isinstance(holder.get("pid"), int) or holder.get("host") != platform.node():
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -10,6 +10,7 @@ Shape letters: B batch, T tokens, D width, H heads, d head width.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +34,9 @@ from transformers.models.qwen2.modeling_qwen2 import (
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from monkey.cache import grow_in_place
+from monkey.attention import RUNS, Runs, checked_runs
 from monkey.configuration import MonkeyTextConfig
-from monkey.packed_attention import PackedAttention, checked_runs
+from monkey.kv_cache import Prefill, grow_in_place
 
 LOSS_LOGITS = 256 * 151_936
 """Logits of supervised positions that exist at once, 148 MiB in fp32: 256 positions at the published vocabulary."""
@@ -46,57 +47,49 @@ def loss_rows(vocab_size: int) -> int:
     return max(1, LOSS_LOGITS // vocab_size)
 
 
-def ntk_alpha(length: int, seq_length: int) -> float:
-    """Growth of the rotary base for a prompt of `length` tokens, padding counted (Qwen's dynamic NTK)."""
-    return max(2 ** math.ceil(math.log(length / seq_length, 2) + 1) - 1, 1)
+def find_ntk_alpha(length: int, config: MonkeyTextConfig) -> float:
+    """Return the growth of the rotary base in evaluation, for a prompt of `length` tokens (Qwen's dynamic NTK)."""
+    if not config.use_dynamic_ntk:
+        return 1.0
+    return max(2 ** math.ceil(math.log(length / config.seq_length, 2) + 1) - 1, 1)
 
 
 def rotary_tables(
-    position_ids: torch.Tensor, head_dim: int, base: float, alpha: float
+    config: MonkeyTextConfig, position_ids: torch.Tensor, alphas: Sequence[float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine [B, 1, T, d] in fp32 of `position_ids` [B, T], for the base grown by `alpha`."""
-    grown = base * alpha ** (head_dim / (head_dim - 2))
-    exponents = torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim
-    angles = position_ids[:, None, :, None].float() * (1.0 / grown**exponents)
+    """Cosine and sine [B, 1, T, d] in fp32 of `position_ids` [B, T].
+
+    Args:
+        alphas: growth of the rotary base, one for all tokens or one for each of the T.
+    """
+    width, base = config.head_dim, config.rope_parameters["rope_theta"]
+    exponents = torch.arange(0, width, 2, device=position_ids.device).float() / width
+    distinct = list(dict.fromkeys(alphas))
+    tables = [1.0 / (base * alpha ** (width / (width - 2))) ** exponents for alpha in distinct]
+    frequencies = tables[0]
+    if len(distinct) > 1:
+        frequencies = torch.stack(tables)[[distinct.index(alpha) for alpha in alphas]]
+    angles = position_ids[:, None, :, None].float() * frequencies
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
+
+
+def logn_factors(config: MonkeyTextConfig, positions: torch.Tensor, end: int | torch.Tensor) -> torch.Tensor | None:
+    """Log-n factors [B, 1, T, 1] of the queries at `positions` [B, T], in evaluation; None where all are 1.
+
+    Args:
+        end: one past the last position; a tensor where asking would make a device wait.
+    """
+    if not config.use_logn_attn or (isinstance(end, int) and end <= config.seq_length):
+        return None
+    counted = (positions + 1).clamp(min=config.seq_length).double()
+    return (counted.log() / math.log(config.seq_length)).float()[:, None, :, None]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate [B, H, T, d] by its positions, in fp32 whatever the type of `x`."""
     full = x.float()
     return (full * cos + rotate_half(full) * sin).type_as(x)
-
-
-def project(linear: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """`linear(x)`, with every thread of a CPU at work where `x` is a single row.
-
-    Decoding one token is reading the weights, and the CPU's matrix-vector product reads them with one thread. As a
-    batch of products, one a thread, it read them 1.5 to 1.8 times as fast on two cores; rounding aside the same.
-    A function and not a class of linear: quantisers replace linears by their exact type. A linear that somebody hooked
-    into is called: ZeRO-3 gathers its weights, and accelerate fetches them, only then, in every process the same.
-    """
-    if torch.compiler.is_compiling():
-        return linear(x)
-    threads = torch.get_num_threads()
-    is_row = x.shape[-1] == x.numel() and x.device.type == "cpu" and x.dtype == torch.float32
-    if (
-        not is_row
-        or type(linear) not in (nn.Linear, LanguageHead)
-        or _is_hooked(linear)
-        or torch.is_grad_enabled()
-        or linear.out_features % threads
-        or linear.weight.dtype != x.dtype
-    ):
-        return linear(x)
-    slices = linear.weight.view(threads, -1, linear.in_features).transpose(1, 2)
-    product = torch.bmm(x.reshape(1, 1, -1).expand(threads, -1, -1), slices).view(*x.shape[:-1], -1)
-    return product if linear.bias is None else product + linear.bias
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether calling the module does more than its class says."""
-    return bool(module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
 
 
 class LanguageHead(nn.Linear):
@@ -175,10 +168,9 @@ class MonkeyAttention(Qwen2Attention):
         position_embeddings: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
         attention_mask: torch.Tensor | None,
         past_key_values: Cache | None = None,
-        packed_attention: PackedAttention | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        projections = [project(linear, hidden_states) for linear in (self.q_proj, self.k_proj, self.v_proj)]
+        projections = [linear(hidden_states) for linear in (self.q_proj, self.k_proj, self.v_proj)]
         if self.qkv_adapter is not None:
             deltas = self.qkv_adapter(hidden_states).split([x.shape[-1] for x in projections], dim=-1)
             projections = [x + delta for x, delta in zip(projections, deltas, strict=True)]
@@ -192,15 +184,13 @@ class MonkeyAttention(Qwen2Attention):
             key, value = past_key_values.update(key, value, self.layer_idx)
 
         dropout = self.attention_dropout if self.training else 0.0
-        if packed_attention is not None:
-            attended, weights = packed_attention(query, key, value, self.scaling, dropout), None
-        else:
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-            attended, weights = attend(
-                self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-            )
+        implementation = self.config._attn_implementation if kwargs.get("runs") is None else RUNS
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attended, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
         attended = attended.flatten(2)
-        output = project(self.o_proj, attended)
+        output = self.o_proj(attended)
         if self.o_adapter is not None:
             output = output + self.o_adapter(attended)
         return output, weights
@@ -213,10 +203,10 @@ class MonkeyMLP(Qwen2MLP):
         self.up_adapter = _adapter(config, config.hidden_size, config.intermediate_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = project(self.gate_proj, x), project(self.up_proj, x)
+        gate, up = self.gate_proj(x), self.up_proj(x)
         if self.gate_adapter is not None:
             gate, up = gate + self.gate_adapter(x), up + self.up_adapter(x)
-        return project(self.down_proj, self.act_fn(gate) * up)
+        return self.down_proj(self.act_fn(gate) * up)
 
 
 class MonkeyDecoderLayer(Qwen2DecoderLayer):
@@ -268,8 +258,8 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Last hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D].
 
-        With `segments` [R, 4], B is 1 and the row is packed (`monkey.packed_attention`); `position_ids` say where each
-        token stands in its own sample.
+        With `segments` [R, 4], B is 1 and the row is packed (`monkey.attention`); `position_ids` say where each token
+        stands in its own sample.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -280,87 +270,134 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
         grow_in_place(past_key_values)
         length = inputs_embeds.shape[1]
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        slots = torch.arange(length, device=inputs_embeds.device) + past
+        slots = (torch.arange(length, device=inputs_embeds.device) + past)[None]
         if position_ids is None:
-            position_ids = slots[None]
-        packed = None
+            position_ids = slots
+        mask, alpha, factors = None, 1.0, None
         if segments is not None:
-            packed = self._packed_attention(segments, inputs_embeds, attention_mask, past_key_values)
-            mask = None
-        # `generate` prepares the masks of a static cache itself, one a kind of layer; all our layers are of one kind.
-        elif isinstance(attention_mask, dict):
-            mask = attention_mask["full_attention"]
+            # No sample of a packed row is longer than what NTK and log-n begin at, whatever the row's own length.
+            kwargs["runs"] = self._runs(segments, inputs_embeds, attention_mask, past_key_values)
         else:
-            mask = create_causal_mask(
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-            )
-        # No sample of a packed row is longer than what NTK and log-n begin at, whatever the row's own length.
-        alpha = self._rotary_alpha(length, past_key_values) if packed is None else 1.0
-        query_scale = self._query_scale(slots, past, length) if packed is None else None
-        cos, sin = rotary_tables(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"], alpha)
-        position_embeddings = (cos, sin, query_scale)
-
-        hidden_states = inputs_embeds
-        for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                attention_mask=mask,
-                position_embeddings=position_embeddings,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                packed_attention=packed,
-                **kwargs,
-            )
+            mask = self._causal_mask(inputs_embeds, attention_mask, past_key_values, position_ids)
+            if not self.training:
+                alpha = self._ntk_alpha(length, past_key_values)
+                factors = logn_factors(self.config, slots, past + length)
+        hidden_states = self.run_layers(
+            inputs_embeds,
+            position_ids,
+            (*rotary_tables(self.config, position_ids, [alpha]), factors),
+            attention_mask=mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
         )
 
-    def _packed_attention(
+    def embed_positions(
+        self, position_ids: torch.Tensor, alphas: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return rotary tables and log-n factors of tokens in evaluation, by their places in their own prompts.
+
+        Args:
+            position_ids: [B, T] on the CPU; padding is not counted.
+            alphas: as of `rotary_tables`.
+        """
+        placed = position_ids.to(self.embed_tokens.weight.device)
+        factors = logn_factors(self.config, placed, int(position_ids.max()) + 1)
+        return (*rotary_tables(self.config, placed, alphas), factors)
+
+    def run_layers(
+        self,
+        hidden_states: torch.Tensor,
+        position_ids: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
+        count: int | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Return hidden states [B, T, D] after the first `count` layers, all by default, and before the last norm.
+
+        `kwargs` go to every layer, `runs` among them.
+        """
+        kwargs = {"attention_mask": None, "past_key_values": None, "use_cache": False, **kwargs}
+        for layer in self.layers[:count]:
+            hidden_states = layer(
+                hidden_states, position_embeddings=position_embeddings, position_ids=position_ids, **kwargs
+            )
+        return hidden_states
+
+    def run_prefill(
+        self,
+        hidden_states: torch.Tensor,
+        position_ids: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
+        runs: Prefill,
+    ) -> torch.Tensor:
+        """Return the last hidden states [1, n, D] of the n prompts that end in this pass.
+
+        Of all other tokens only keys and values are wanted, so the last layer computes nothing else of them.
+        """
+        hidden_states = self.run_layers(hidden_states, position_ids, position_embeddings, -1, runs=runs)
+        last = self.layers[-1]
+        attended, _ = last.self_attn(
+            last.input_layernorm(hidden_states),
+            position_embeddings=position_embeddings,
+            attention_mask=None,
+            runs=runs.of_last_tokens(),
+        )
+        if not runs.last_tokens:
+            return hidden_states[:, :0]
+        hidden_states = hidden_states[:, runs.last_tokens].to(attended.device) + attended
+        return hidden_states + last.mlp(last.post_attention_layernorm(hidden_states))
+
+    def _causal_mask(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | dict | None,
+        cache: Cache | None,
+        position_ids: torch.Tensor,
+    ) -> torch.Tensor | None:
+        # `generate` prepares the masks of a static cache itself, one per kind of layer; ours are all of one kind.
+        if isinstance(attention_mask, dict):
+            return attention_mask["full_attention"]
+        return create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            position_ids=position_ids,
+        )
+
+    def _runs(
         self,
         segments: torch.Tensor,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
         cache: Cache | None,
-    ) -> PackedAttention:
+    ) -> Runs:
         if cache is not None or attention_mask is not None or inputs_embeds.shape[0] != 1:
             others = ["an attention_mask"] * (attention_mask is not None) + ["a cache"] * (cache is not None)
             raise ValueError(
                 "segments pack one row without padding or cache, but "
                 f"{' and '.join([f'the batch has {inputs_embeds.shape[0]} rows', *others])}"
             )
-        packed = PackedAttention(checked_runs(segments, inputs_embeds.shape[1]), inputs_embeds.device)
-        if not self.training and packed.longest > self.config.seq_length:
+        runs = Runs(checked_runs(segments, inputs_embeds.shape[1]), inputs_embeds.device)
+        if not self.training and runs.longest > self.config.seq_length:
             raise ValueError(
-                f"segments hold a sample of {packed.longest} tokens; in evaluation the decoder treats those beyond "
+                f"segments hold a sample of {runs.longest} tokens; in evaluation the decoder treats those beyond "
                 f"seq_length={self.config.seq_length} by their own length, so give it in a row of its own"
             )
-        return packed
+        return runs
 
-    def _rotary_alpha(self, length: int, cache: Cache | None) -> float:
-        """Dynamic-NTK growth: from the length of the prefill, then fixed for as long as its cache lives."""
-        if self.training or not self.config.use_dynamic_ntk:
-            return 1.0
+    def _ntk_alpha(self, length: int, cache: Cache | None) -> float:
+        """Return the growth of the rotary base: from the prefill's length, then fixed as long as its cache lives."""
         if cache is None:
-            return ntk_alpha(length, self.config.seq_length)
+            return find_ntk_alpha(length, self.config)
         # The cache carries its own prefill's figure: two generations on one model must not share it.
-        fresh = not hasattr(cache, "rotary_alpha") or (
+        fresh = not hasattr(cache, "ntk_alpha") or (
             not torch.compiler.is_compiling() and int(cache.get_seq_length()) == 0
         )
         if fresh:
-            cache.rotary_alpha = ntk_alpha(length, self.config.seq_length)
-        return cache.rotary_alpha
-
-    def _query_scale(self, slots: torch.Tensor, past: int | torch.Tensor, length: int) -> torch.Tensor | None:
-        """Log-n factors [T, 1] of the queries at `slots` (0-based, padding counted), or None where all are 1."""
-        if self.training or not self.config.use_logn_attn:
-            return None
-        seq_length = self.config.seq_length
-        if isinstance(past, int) and past + length <= seq_length:
-            return None
-        positions = (slots + 1).clamp(min=seq_length).double()
-        return (positions.log() / math.log(seq_length)).float()[:, None]
+            cache.ntk_alpha = find_ntk_alpha(length, self.config)
+        return cache.ntk_alpha

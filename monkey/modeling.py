@@ -22,7 +22,7 @@ from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
 from monkey.configuration import MonkeyConfig
-from monkey.language import LanguageHead, LowRankAdapter, MonkeyTextModel, project
+from monkey.language import LanguageHead, LowRankAdapter, MonkeyTextModel
 from monkey.vision import (
     MonkeyVisionModel,
     Resampler,
@@ -281,7 +281,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
                 supervised token, and that token. Instead of `labels`: the same loss, with logits at these positions
                 only, a chunk at a time. Divided by `num_items_in_batch` where that is given, by N otherwise.
             loss_weights: [N] weight of each target in the sum that is divided; by default 1.
-            segments: [R, 4]: the row is packed, see `monkey.packed_attention`; `position_ids` are needed then.
+            segments: [R, 4]: the row is packed, see `monkey.attention`; `position_ids` are needed then.
             blank_pixel_values: canvases [1, 3, H, W] that are encoded and weigh nothing: how a process whose batch has
                 no image takes part in what all processes compute together.
 
@@ -304,7 +304,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
             items = kwargs.get("num_items_in_batch")
             loss = total / (loss_targets.numel() if items is None else items)
             return MonkeyOutput(loss=loss, image_features=outputs.image_features)
-        logits = project(self.lm_head, slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(

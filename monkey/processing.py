@@ -1,30 +1,29 @@
-"""Text and pictures to the tensors of the model: prompts, training conversations and chats, all made here.
+"""Conversations and images to the tensors of the model.
 
-Everything goes through `MonkeyProcessor.encode_segments`: a text is a list of segments, each either trusted, so that
-`<img></img>` is an image's place and `<|im_start|>` a control token, or inert, so that every character is plain text.
+Everything goes through `MonkeyProcessor.encode`, which makes ids, labels and the images' sources of a conversation;
+`processor(…)`, `apply_chat_template` and `encode_conversation` are doors to it that make the pixels too.
 
 Letters: B texts, T tokens of the longest, H and W the canvas.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from monkey import image_processing
-from monkey.chat import Segment, chat_segments, check_turns, images_of_chats, rendered
 from monkey.configuration import MonkeyConfig
+from monkey.conversation import Conversation, attach_images, write
 from monkey.image_processing import MonkeyImageProcessor, MonkeyImageSettings
 from monkey.location import LOCATION_KEYS, checkpoint_file, location_of, read_json, required_file
-from monkey.places import kept_positions, share_images
-from monkey.prompts import IMAGE_PLACE
 from monkey.published_config import check_field
 from monkey.tokenization import QwenTokenizer
 
-__all__ = ["UNSUPERVISED", "MonkeyImageProcessor", "MonkeyProcessor", "register"]
+__all__ = ["UNSUPERVISED", "Encoded", "MonkeyImageProcessor", "MonkeyProcessor", "TooLong", "register"]
 
 UNSUPERVISED = -100
 """Label of a position that the loss leaves out."""
@@ -41,6 +40,18 @@ _LIBRARY_ARGUMENTS = (
     "trust_remote_code",
     "use_fast",
 )
+
+
+class TooLong(ValueError):
+    """A prompt or a sample that does not fit the model, or what was allowed."""
+
+
+class Encoded(NamedTuple):
+    """A conversation as ids, their labels if it is a training sample, and the sources of its images in their order."""
+
+    ids: list[int]
+    labels: list[int] | None
+    images: list[Any]
 
 
 class MonkeyProcessor(ProcessorMixin):
@@ -103,12 +114,12 @@ class MonkeyProcessor(ProcessorMixin):
         unknown = sorted(set(kwargs) - {*LOCATION_KEYS, *image_settings, *tokenizer_settings, *_LIBRARY_ARGUMENTS})
         if unknown:
             raise ValueError(f"MonkeyProcessor.from_pretrained has no argument {unknown[0]!r}")
-        processor = cls._opened(pretrained_model_name_or_path, grid, location, image_settings, tokenizer_settings)
+        processor = cls._open(pretrained_model_name_or_path, grid, location, image_settings, tokenizer_settings)
         processor.padding_side = kwargs.get("padding_side", "left")
         return processor
 
     @classmethod
-    def _opened(cls, name, grid, location, image_settings, tokenizer_settings) -> MonkeyProcessor:
+    def _open(cls, name, grid, location, image_settings, tokenizer_settings) -> MonkeyProcessor:
         saved = read_json(checkpoint_file(name, "processor_config.json", **location))
         tokenizer = QwenTokenizer.from_pretrained(name, **location, **tokenizer_settings)
         image_processor = MonkeyImageProcessor.from_pretrained(name, **location, **image_settings)
@@ -144,10 +155,65 @@ class MonkeyProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values"]
 
-    def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
-        """Ids of segments; each is encoded by itself, a trusted one with special tokens and image places."""
+    def encode(
+        self,
+        conversation: Conversation,
+        template: str = "plain",
+        *,
+        labels: bool = False,
+        max_length: int | None = None,
+        truncation: bool = False,
+        any_length: bool = False,
+        name: str | None = None,
+        **form: Any,
+    ) -> Encoded:
+        """Tokenise a conversation, whatever it is for; no image is opened.
+
+        Args:
+            template, form: how it is written, and the arguments of it; see `monkey.conversation.write`.
+            labels: it is a training sample: turns alternate and end with an answer, and exactly the answers and what
+                ends each are supervised.
+            max_length: longest; what the model allows when None.
+            truncation: cut what is longer, from the tokenizer's `truncation_side` and never in an image, instead of
+                refusing it.
+            any_length: refuse nothing for its length, for whoever counts.
+            name: what errors call the conversation.
+
+        Raises:
+            TooLong: it is longer than allowed.
+            ValueError: an unclosed placeholder in trusted text; with `labels`, turns out of order or an empty answer,
+                or none of which a token is left when it is cut.
+        """
+        if not isinstance(truncation, bool):
+            raise ValueError(f"truncation={truncation!r} is not True or False")
+        if labels:
+            conversation.check_answers()
+        written = write(conversation, template, **form)
         ids: list[int] = []
-        for text, trusted in segments:
+        targets: list[int] = []
+        for number, segments in enumerate(written, start=1):
+            with _naming(f"turn {number}" if len(written) > 1 else name):
+                for segment in segments:
+                    own = self.encode_segments([segment])
+                    ids += own
+                    targets += own if segment.supervised else [UNSUPERVISED] * len(own)
+        name = name or ("the conversation" if labels else "the prompt")
+        placed = ids.count(self.tokenizer.image_start_id)
+        if placed != len(conversation.images):
+            raise ValueError(f"{name} has {placed} placeholders in its text for {len(conversation.images)} images")
+        if truncation:
+            kept = self._kept_positions(ids, max_length, name)
+            ids, targets = [ids[position] for position in kept], [targets[position] for position in kept]
+            if labels and all(label == UNSUPERVISED for label in targets):
+                raise ValueError(f"no token of an answer is left when the conversation is cut to {len(ids):,} tokens")
+        elif not any_length:
+            self.check_length(ids, max_length, name)
+        return Encoded(ids, targets if labels else None, conversation.images)
+
+    def encode_segments(self, segments: Iterable[Sequence[Any]]) -> list[int]:
+        """Ids of (text, is trusted); each is encoded by itself, a trusted one with special tokens and placeholders."""
+        ids: list[int] = []
+        for text, trusted, *_ in segments:
             ids += self.tokenizer.encode_text(text, split_special_tokens=not trusted, image_tokens=self.image_tokens)
         return ids
 
@@ -166,10 +232,10 @@ class MonkeyProcessor(ProcessorMixin):
         """Prompts for generation.
 
         Args:
-            images: one image, a flat list in the order of the places over the batch, or one list a text; see
-                `monkey.places.share_images`. A text without a place has its images put first.
-            text: one prompt or a list; `<img></img>` is an image's place, and so is the published `<img>path</img>`,
-                whose path is kept in the span and never opened.
+            images: one image, a flat list in the order of the placeholders over the batch, or one list a text; see
+                `monkey.conversation.attach_images`. A text without a placeholder has its images put first.
+            text: one prompt or a list; `<img></img>` is an image's placeholder, and so is the published
+                `<img>path</img>`, whose path is kept in the span and never opened.
             padding: True or "longest", "max_length", or False.
             padding_side: the processor's own when None: left, where generation needs it.
             truncation: cut prompts to `max_length`, or to what the model allows, from the tokenizer's
@@ -178,8 +244,8 @@ class MonkeyProcessor(ProcessorMixin):
             inert_text: every character of the text is plain text, so images go first. For text that users write.
 
         Raises:
-            ValueError: more or fewer images than places, a prompt that is too long, an empty prompt without image,
-                or an unclosed place; one sentence with both numbers and the text's number.
+            ValueError: more or fewer images than placeholders, a prompt that is too long, an empty prompt without
+                image, or an unclosed placeholder; one sentence with both numbers and the text's number.
         """
         if text is None:
             if images is None:
@@ -188,17 +254,15 @@ class MonkeyProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ValueError("the list of texts is empty")
+        for number, one in enumerate(texts, start=1):
+            if not isinstance(one, str):
+                raise ValueError(f"text {number} is a {type(one).__name__}, and a string is needed")
+        prompts = attach_images([Conversation.from_prompt(one, trusted=not inert_text) for one in texts], images)
         rows = [
-            self._encode_numbered(one, not inert_text, f"text {number}") for number, one in enumerate(texts, start=1)
+            self.encode(prompt, truncation=truncation, max_length=max_length, name=f"text {number}")
+            for number, prompt in enumerate(prompts, start=1)
         ]
-        places = [row.count(self.tokenizer.image_start_id) for row in rows]
-        shared = share_images(places, images)
-        place = self.encode_segments([(IMAGE_PLACE, True)])
-        rows = [row if count else place * len(own) + row for row, count, own in zip(rows, places, shared, strict=True)]
-        _check_truncation(truncation)
-        if truncation:
-            rows = [self._cut(row, max_length, f"text {number}") for number, row in enumerate(rows, start=1)]
-        return self._batch(rows, shared, padding, padding_side or self.padding_side, max_length, return_tensors)
+        return self._batch(rows, padding, padding_side or self.padding_side, max_length, return_tensors)
 
     def apply_chat_template(
         self,
@@ -217,7 +281,7 @@ class MonkeyProcessor(ProcessorMixin):
         max_length: int | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """A conversation, or a list of them, in Qwen's ChatML; the form of messages is in `monkey.chat.chat_segments`.
+        """A conversation, or a list of them, in Qwen's ChatML; see `monkey.conversation.Conversation.from_messages`.
 
         The content is always inert: `<img>` and `<|im_start|>` in it are plain text, the markers of boxes alone tokens.
         That holds for the ids (`tokenize=True`); the string of `tokenize=False` is for reading, and must not be
@@ -234,17 +298,15 @@ class MonkeyProcessor(ProcessorMixin):
         if not isinstance(conversation, (list, tuple)):
             raise ValueError(f"the conversation is a {type(conversation).__name__}, and a list of messages is needed")
         is_batch = bool(conversation) and isinstance(conversation[0], (list, tuple))
-        chats = [
-            chat_segments(
-                messages,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                picture_labels=picture_labels,
-            )
-            for messages in (conversation if is_batch else [conversation])
-        ]
+        chats = [Conversation.from_messages(messages) for messages in (conversation if is_batch else [conversation])]
+        form = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            "picture_labels": picture_labels,
+        }
         if not tokenize:
-            strings = [rendered(segments) for segments, _ in chats]
+            written = [write(chat, "chatml", **form) for chat in chats]
+            strings = ["".join(segment.text for message in one for segment in message) for one in written]
             return strings if is_batch else strings[0]
         options = {
             "padding": padding,
@@ -256,8 +318,11 @@ class MonkeyProcessor(ProcessorMixin):
         if unknown:
             raise ValueError(f"processor_kwargs has {unknown[0]!r}; it may hold {', '.join(options)}")
         options.update(processor_kwargs or {})
-        rows = [self.encode_segments(segments) for segments, _ in chats]
-        batch = self._batch(rows, images_of_chats([own for _, own in chats], images), **options)
+        rows = [
+            self.encode(chat, "chatml", max_length=options["max_length"], name=f"text {number}", **form)
+            for number, chat in enumerate(_with_images(chats, images), start=1)
+        ]
+        batch = self._batch(rows, **options)
         if return_dict:
             return batch
         return batch["input_ids"] if is_batch or options["return_tensors"] else batch["input_ids"][0]
@@ -271,51 +336,16 @@ class MonkeyProcessor(ProcessorMixin):
         max_length: int | None = None,
         truncation: bool = False,
     ) -> dict[str, Any]:
-        """One training sample in the published form, without chat template.
-
-        Supervised are exactly each assistant's turn and one `<|endoftext|>` after it.
-
-        Args:
-            turns: `{"role": "user" | "assistant", "text": …}`, alternating from a user's to an assistant's.
-            images: in the order of the places in the users' turns; without any place they go first.
-            inert_text: every character of the turns is plain text.
-            max_length: longest sample; what the model allows when None.
-            truncation: cut a longer sample at its end, never in an image, instead of refusing it.
+        """One training sample in the published form; arguments as of `Conversation.from_turns` and `encode`.
 
         Returns:
             `input_ids` and `labels` (lists of the same length), and `pixel_values` [images, 3, H, W] if it has images.
-
-        Raises:
-            ValueError: turns out of order, an empty answer, more or fewer images than places, or a sample that is too
-                long or whose answers would be cut off whole.
         """
-        check_turns(turns)
-        _check_truncation(truncation)
-        ids: list[int] = []
-        labels: list[int] = []
-        for number, turn in enumerate(turns, start=1):
-            own = self._encode_numbered(turn["text"], not inert_text, f"turn {number}")
-            if turn["role"] == "user":
-                labels += [UNSUPERVISED] * len(own)
-            elif self.tokenizer.image_start_id in own:
-                raise ValueError(f"turn {number} is the assistant's and has a place for an image; only users have them")
-            else:
-                own = [*own, self.tokenizer.eod_id]
-                labels += own
-            ids += own
-        (pictures,) = share_images([ids.count(self.tokenizer.image_start_id)], images)
-        if self.tokenizer.image_start_id not in ids:
-            place = self.encode_segments([(IMAGE_PLACE, True)]) * len(pictures)
-            ids, labels = place + ids, [UNSUPERVISED] * len(place) + labels
-        if truncation:
-            kept = self._kept(ids, max_length, "the conversation")
-            ids, labels = [ids[position] for position in kept], [labels[position] for position in kept]
-            if all(label == UNSUPERVISED for label in labels):
-                raise ValueError(f"no token of an answer is left when the conversation is cut to {len(ids):,} tokens")
-        self._check_length(ids, max_length, "the conversation")
+        conversation = Conversation.from_turns(turns, images, trusted=not inert_text)
+        ids, labels, sources = self.encode(conversation, labels=True, max_length=max_length, truncation=truncation)
         sample: dict[str, Any] = {"input_ids": ids, "labels": labels}
-        if pictures:
-            sample.update(self.image_processor(pictures, return_tensors="pt"))
+        if sources:
+            sample.update(self.image_processor(sources, return_tensors="pt"))
         return sample
 
     def collate(self, samples: Sequence[Mapping[str, Any]], padding_side: str = "right") -> dict[str, Any]:
@@ -327,18 +357,21 @@ class MonkeyProcessor(ProcessorMixin):
             sample has one.
         """
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
         if not samples:
             raise ValueError("the batch is empty")
-        rows = [list(sample["input_ids"]) for sample in samples]
-        length = max(len(row) for row in rows)
+
+        def pad(rows: Iterable[Sequence[int]], value: int) -> torch.Tensor:
+            return pad_sequence([torch.tensor(list(row)) for row in rows], True, value, padding_side)
+
+        rows = [sample["input_ids"] for sample in samples]
         batch = {
-            "input_ids": torch.tensor(_padded(rows, self.tokenizer.eod_id, length, padding_side)),
-            "attention_mask": torch.tensor(_padded([[1] * len(row) for row in rows], 0, length, padding_side)),
+            "input_ids": pad(rows, self.tokenizer.eod_id),
+            "attention_mask": pad([[1] * len(row) for row in rows], 0),
         }
         if all("labels" in sample for sample in samples):
-            labels = [list(sample["labels"]) for sample in samples]
-            batch["labels"] = torch.tensor(_padded(labels, UNSUPERVISED, length, padding_side))
+            batch["labels"] = pad([sample["labels"] for sample in samples], UNSUPERVISED)
         pixels = [sample["pixel_values"] for sample in samples if sample.get("pixel_values") is not None]
         if pixels:
             batch["pixel_values"] = torch.cat(pixels)
@@ -350,73 +383,64 @@ class MonkeyProcessor(ProcessorMixin):
             self.tokenizer.decode(list(row[prompt_length:]), skip_special_tokens=True).strip() for row in generated_ids
         ]
 
-    def _encode_numbered(self, text: Any, trusted: bool, where: str) -> list[int]:
-        """Ids of one of several texts, which errors call `where`."""
-        if not isinstance(text, str):
-            raise ValueError(f"{where} is a {type(text).__name__}, and a string is needed")
-        try:
-            return self.encode_segments([(text, trusted)])
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+    def check_length(self, ids: Sequence[int], max_length: int | None = None, name: str = "the prompt") -> None:
+        """Raise TooLong for ids beyond `max_length`, or beyond what the model allows."""
+        limit = self._limit(max_length)
+        if limit is not None and len(ids) > limit:
+            reason = "max_length" if limit == max_length else "the model's max_positions"
+            raise TooLong(
+                f"{self.describe_length(ids, name)}, more than the {limit:,} allowed ({reason}); shorten it or give "
+                "fewer images"
+            )
+
+    def describe_length(self, ids: Sequence[int], name: str = "the prompt") -> str:
+        """Say how long ids are, and what of them is images."""
+        images = ids.count(self.tokenizer.image_start_id)
+        kind = "image" if images == 1 else "images"
+        counted = f" with its {images} {kind} of {self.image_tokens + 2:,}" if images else ""
+        return f"{name} is {len(ids):,} tokens long{counted}"
 
     def _limit(self, max_length: int | None) -> int | None:
         limits = [limit for limit in (max_length, self.max_positions) if limit is not None]
         return min(limits) if limits else None
 
-    def _check_length(self, ids: Sequence[int], max_length: int | None, where: str) -> None:
-        limit = self._limit(max_length)
-        if limit is not None and len(ids) > limit:
-            images = ids.count(self.tokenizer.image_start_id)
-            reason = "max_length" if limit == max_length else "the model's max_positions"
-            raise ValueError(
-                f"{where} is {len(ids):,} tokens long with its {images} images of {self.image_tokens + 2:,}, more than "
-                f"the {limit:,} allowed ({reason}); shorten it or give fewer images"
-            )
-
-    def _kept(self, ids: list[int], max_length: int | None, where: str) -> list[int]:
+    def _kept_positions(self, ids: Sequence[int], max_length: int | None, name: str) -> Sequence[int]:
         """Positions that stay when ids are cut to the limit."""
         limit = self._limit(max_length)
         if limit is None:
-            return list(range(len(ids)))
+            return range(len(ids))
         tokenizer = self.tokenizer
-        try:
+        with _naming(name):
             return kept_positions(
                 ids, limit, tokenizer.image_start_id, tokenizer.image_end_id, tokenizer.truncation_side
             )
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-
-    def _cut(self, ids: list[int], max_length: int | None, where: str) -> list[int]:
-        return [ids[position] for position in self._kept(ids, max_length, where)]
 
     def _batch(
         self,
-        rows: list[list[int]],
-        images: list[list[Any]],
+        encoded: Sequence[Encoded],
         padding: bool | str,
         padding_side: str,
         max_length: int | None,
         return_tensors: str | None,
     ) -> BatchFeature:
         """Model inputs of encoded texts and their images."""
+        rows = [one.ids for one in encoded]
         for number, row in enumerate(rows, start=1):
             if not row:
                 raise ValueError(f"text {number} is empty and has no image, so there is nothing to continue")
-            self._check_length(row, max_length, f"text {number}")
         length = self._padded_length(rows, padding, max_length, return_tensors)
         masks = [[1] * len(row) for row in rows]
         if length is not None:
             rows = _padded(rows, self.tokenizer.eod_id, length, padding_side)
             masks = _padded(masks, 0, length, padding_side)
         batch: dict[str, Any] = {"input_ids": rows, "attention_mask": masks}
-        names = [
-            f"image {number} of text {text}"
-            for text, own in enumerate(images, start=1)
-            for number in range(1, len(own) + 1)
-        ]
-        pictures = [picture for own in images for picture in own]
-        if pictures:
-            batch.update(self.image_processor(pictures, return_tensors="np", names=names))
+        images = {
+            f"image {place} of text {number}": image
+            for number, one in enumerate(encoded, start=1)
+            for place, image in enumerate(one.images, start=1)
+        }
+        if images:
+            batch.update(self.image_processor(list(images.values()), return_tensors="np", names=list(images)))
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _padded_length(
@@ -449,9 +473,53 @@ def _check_vocabulary(tokenizer: QwenTokenizer, config: MonkeyConfig) -> None:
         )
 
 
-def _check_truncation(truncation: Any) -> None:
-    if not isinstance(truncation, bool):
-        raise ValueError(f"truncation={truncation!r} is not True or False")
+def _with_images(chats: list[Conversation], images: Any) -> list[Conversation]:
+    """Chats whose image parts hold their images: their own, or those given beside them, in the parts' order."""
+    own = [image for chat in chats for image in chat.images]
+    missing = sum(image is None for image in own)
+    if images is None:
+        if missing:
+            raise ValueError(f"{missing} of {len(own)} image parts hold no image; put it under 'image' or pass images=")
+        return chats
+    if missing < len(own):
+        raise ValueError("images were given both in the messages' parts and in images=; use one of the two")
+    if not own:
+        raise ValueError("images= was given, and the conversation has no image part")
+    return attach_images(chats, images)
+
+
+@contextlib.contextmanager
+def _naming(name: str | None) -> Iterator[None]:
+    """Put what is wrong with something behind its name, if it has one."""
+    try:
+        yield
+    except ValueError as error:
+        if not name:
+            raise
+        raise ValueError(f"{name}: {error}") from error
+
+
+def kept_positions(
+    ids: Sequence[int], limit: int, image_start_id: int, image_end_id: int, side: str = "right"
+) -> list[int]:
+    """Positions that stay when `ids` is cut to `limit` tokens from its `side`; image spans stay whole.
+
+    Raises:
+        ValueError: the image spans alone are longer than the limit, with both numbers.
+    """
+    in_span, kept, removable = False, [], []
+    for position, token_id in enumerate(ids):
+        in_span = in_span or token_id == image_start_id
+        (kept if in_span else removable).append(position)
+        in_span = in_span and token_id != image_end_id
+    if len(kept) > limit:
+        raise ValueError(
+            f"its images alone are {len(kept):,} tokens, more than the {limit:,} it may have, and image tokens are "
+            "never cut; give fewer images or a smaller grid"
+        )
+    room = limit - len(kept)
+    rest = removable[:room] if side == "right" else removable[max(0, len(removable) - room) :]
+    return sorted(kept + rest)
 
 
 def _padded(rows: list[list[int]], value: int, length: int, side: str) -> list[list[int]]:

@@ -9,8 +9,13 @@ A constant with `{question}` is filled by `str.format`; braces in the question i
 
 from __future__ import annotations
 
-IMAGE_PLACE = "<img></img>"
-"""An image's place in trusted text."""
+END_OF_TEXT, CHAT_START, CHAT_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+IMAGE_START, IMAGE_END, IMAGE_PAD = "<img>", "</img>", "<imgpad>"
+BOX_MARKERS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
+"""Control tokens of Qwen-VL; of its others `monkey.tokenization` has the list."""
+
+IMAGE_PLACE = IMAGE_START + IMAGE_END
+"""An image's placeholder in trusted text."""
 
 VQA_AS_TRAINED = "<img></img> {question} Answer: "
 """Question answering as trained (Monkey's paper, and the comment in its evaluate_vqa.py); ends in a space."""
@@ -65,6 +70,19 @@ CHAT_PICTURE_LABEL = "Picture {number}: "
 """What Qwen-VL's chat writes before an image; the image's place and a line break follow. Numbers start at 1."""
 
 
+AS_TRAINED, PUBLISHED = "as-trained", "published"
+
+FORMS = {
+    "vqa": {AS_TRAINED: VQA_AS_TRAINED, PUBLISHED: VQA_PUBLISHED},
+    "vizwiz": {AS_TRAINED: VIZWIZ_AS_TRAINED, PUBLISHED: VIZWIZ_PUBLISHED},
+    "caption": {AS_TRAINED: CAPTION_AS_TRAINED, PUBLISHED: CAPTION_QWEN_VL},
+    "scienceqa": {AS_TRAINED: VQA_AS_TRAINED, PUBLISHED: SCIENCEQA_QWEN_VL},
+    "region": {AS_TRAINED: REGION_AS_TRAINED, PUBLISHED: REGION_AS_TRAINED},
+    "ocrbench": {AS_TRAINED: VQA_AS_TRAINED, PUBLISHED: VQA_AS_TRAINED},
+}
+"""The prompt of an evaluation task, by the name in its row and the choice of `--prompt`."""
+
+
 def after_image(prompt: str) -> str:
     """The prompt without the image place it begins with, for text that goes in as inert content.
 
@@ -77,3 +95,8 @@ def after_image(prompt: str) -> str:
     if not prompt.startswith(IMAGE_PLACE) or IMAGE_PLACE in prompt[len(IMAGE_PLACE) :]:
         raise ValueError(f"the prompt {prompt!r} does not begin with its only {IMAGE_PLACE}")
     return prompt[len(IMAGE_PLACE) :]
+
+
+def is_prompt(text: str) -> bool:
+    """Whether a text is a prompt of training already, rather than a question to put into one."""
+    return text.rstrip().endswith(("Answer:", "English:"))

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizer
 
 from monkey.configuration import MonkeyConfig, QwenVLConfig
 from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
+from monkey.prompts import BOX_MARKERS, CHAT_END, CHAT_START, END_OF_TEXT, IMAGE_END, IMAGE_PAD, IMAGE_START
 from monkey.published_config import check_field
 
 VOCABULARY_FILE = "qwen.tiktoken"
@@ -31,10 +32,6 @@ SPLIT_PATTERN = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How text is split before byte pairs are merged, as published with Qwen-7B."""
-
-END_OF_TEXT, CHAT_START, CHAT_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-IMAGE_START, IMAGE_END, IMAGE_PAD = "<img>", "</img>", "<imgpad>"
-BOX_MARKERS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 
 SPECIAL_TOKENS = (
     END_OF_TEXT,

@@ -15,11 +15,9 @@ import os
 import sys
 from pathlib import Path
 
-from monkey.cli import ArgumentParser
-from monkey.data.check import CHECKS, check_data
-from monkey.data.check_report import Report, drawn
-
-CLEAN, PROBLEMS, EXIT_USAGE, STOPPED = 0, 1, 2, 130
+from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from monkey.data.check import CHECKS, Report, check_data
+from monkey.data.preview import draw_pieces
 
 
 def positive(text: str) -> int:
@@ -56,7 +54,7 @@ def parse_flags(words: list[str] | None) -> argparse.Namespace:
 
 def print_report(report: Report, sentences: int, in_colour: bool) -> None:
     for source, pieces in report.previews:
-        print(f"{source}\n  {drawn(pieces, in_colour)}\n")
+        print(f"{source}\n  {draw_pieces(pieces, in_colour)}\n")
     for line in report.sentences(sentences):
         print(line)
     print(f"\n{report.table()}\n")
@@ -73,32 +71,30 @@ def print_report(report: Report, sentences: int, in_colour: bool) -> None:
 
 def main(words: list[str] | None = None) -> int:
     flags = parse_flags(words)
-    settings = {name: value for name, value in vars(flags).items() if name not in ("json", "preview", "color", "show")}
-    try:
-        if flags.json and (flags.json.is_dir() or not flags.json.parent.is_dir()):
-            raise ValueError(f"--json {flags.json}: give a file in a folder that exists")
-        report = check_data(
-            flags.files,
-            evaluation=flags.eval,
-            checkpoint=flags.checkpoint,
-            image_root=flags.image_root,
-            evaluation_image_root=flags.eval_image_root or flags.image_root,
-            max_length=flags.max_length,
-            workers=flags.workers,
-            skip=flags.skip,
-            preview=flags.preview,
-        )
-        if flags.json:
-            report.write_json(flags.json, settings)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return STOPPED
+    return run_program(lambda: check(flags), stopped="stopped; nothing was written")
+
+
+def check(flags: argparse.Namespace) -> int:
+    """Check, print and write what the flags say; return the exit status."""
+    if flags.json and (flags.json.is_dir() or not flags.json.parent.is_dir()):
+        raise ValueError(f"--json {flags.json}: give a file in a folder that exists")
+    report = check_data(
+        flags.files,
+        evaluation=flags.eval,
+        checkpoint=flags.checkpoint,
+        image_root=flags.image_root,
+        evaluation_image_root=flags.eval_image_root or flags.image_root,
+        max_length=flags.max_length,
+        workers=flags.workers,
+        skip=flags.skip,
+        preview=flags.preview,
+    )
+    if flags.json:
+        shown = ("json", "preview", "color", "show")
+        report.write_json(flags.json, {name: value for name, value in vars(flags).items() if name not in shown})
     on_terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print_report(report, flags.show, flags.color == "always" or (flags.color == "auto" and on_terminal))
-    return CLEAN if report.is_clean else PROBLEMS
+    return 0 if report.is_clean else EXIT_PARTIAL
 
 
 if __name__ == "__main__":

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import monkey
-from eval.runner import run
+from eval.run import RunSettings, run
 from eval.tasks import select_tasks
-from eval.work import RunSettings
 from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
 from monkey.location import refuse_missing

@@ -127,7 +127,7 @@ choose_recipe() { # processes on all nodes
     fits() { # flags; where there can be no plan, the run itself says why
       local status=0
       "$python" "$root/scripts/plan_memory.py" --config "$root/configs/training/full-llm.yaml" --checkpoint "$model" \
-        --deepspeed "$root/configs/deepspeed/zero2.json" --gpus "$processes" --gpu-memory "$gib" "$@" \
+        --deepspeed "$root/configs/deepspeed/zero2.json" --gpus "$processes" --gpu-memory "$gib" --quiet "$@" \
         >/dev/null 2>&1 || status=$?
       [ "$status" -ne 1 ]
     }

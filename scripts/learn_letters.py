@@ -61,7 +61,7 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     from transformers import Trainer, set_seed
 
     from monkey.training.letters import LetterNaming, LetterPictures, collate_pictures
-    from monkey.training.record import run_record, write_json, write_loss_curve
+    from monkey.training.report import run_record, write_loss_curve, write_record
 
     set_seed(arguments.seed)
     processor = monkey.MonkeyProcessor.from_pretrained(base)
@@ -83,11 +83,11 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     card_of(base).write(folder)
     flags = {key: value for key, value in asdict(arguments).items() if value is not None}
     counts = {"trained": sum(part.numel() for part in naming.visual.parameters() if part.requires_grad)}
-    write_json(
+    write_record(
         folder / "run.json",
         run_record(flags, counts, {"pictures": len(pictures), "letters_named": shares}, arguments.seed),
     )
-    write_json(folder / "training_log.json", trainer.state.log_history)
+    write_record(folder / "training_log.json", trainer.state.log_history)
     write_loss_curve(trainer.state.log_history, folder / "loss_curve.png")
     folder.rename(target)
     shutil.rmtree(arguments.output_dir)

@@ -3,7 +3,8 @@
     python scripts/plan_memory.py --recipe lora-llm --grid 2,2 --gpus 8 --gpu-memory 24 --zero 3 --pack-tokens 2048
     python scripts/plan_memory.py --config configs/training/full-llm.yaml --gpus 8 --gpu-memory 80 --json
 
-Without --checkpoint the model is the published full size. Nothing is loaded: counts come from a model without storage.
+Without --checkpoint the model is the published full size. Nothing is loaded: parameters are counted, and a step is
+made, on a model without storage (monkey/training/memory.py). The plan is of tensors; the allocator reserves more.
 Flags override the file of --config. Exit status: 0 the plan fits, 1 it does not, 2 the flags do not work.
 """
 
@@ -17,12 +18,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import monkey
 from monkey.location import refuse_missing
-from monkey.training.flag_names import known_options, read_config
+from monkey.training.arguments import read_config
 from monkey.training.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from monkey.training.memory_plan import Advice, MemoryPlan
-    from monkey.training.memory_settings import PlanSettings
+    from monkey.training.memory import Advice, MemoryPlan, PlanSettings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,6 +69,7 @@ def _parser() -> _Parser:
         "--evaluation-batch", type=int, help="samples that evaluation in the loop generates for at once"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--quiet", action="store_true", help="print nothing; the exit status says it")
     return parser
 
 
@@ -76,7 +77,7 @@ def _flags_of_file(path: str | None) -> dict[str, Any]:
     """A training file's flags; without one, those of this program's defaults."""
     if path is None:
         return {"bf16": True, "gradient_checkpointing": True}
-    return read_config(path, known_options())
+    return read_config(path)
 
 
 def _model(options: argparse.Namespace, flags: dict[str, Any]) -> monkey.MonkeyConfig:
@@ -95,7 +96,7 @@ def _settings(options: argparse.Namespace, flags: dict[str, Any], config: monkey
         for published in ("fix_vit", "use_lora", "q_lora"):
             flags.pop(published, None)
         flags["recipe"] = options.recipe
-    from monkey.training.memory_settings import settings_of_flags, shipped_zero
+    from monkey.training.memory import settings_of_flags, shipped_zero
 
     if options.deepspeed is not None:
         flags["deepspeed"] = options.deepspeed
@@ -117,18 +118,17 @@ def _settings(options: argparse.Namespace, flags: dict[str, Any], config: monkey
 
 def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str, Any]:
     """The plan as JSON: bytes by line and by phase, and what the changes would give."""
-    from monkey.training.memory_plan import GIB
-    from monkey.training.memory_settings import step_size
+    from monkey.training.memory import GIB, step_size
 
     settings, step = whole.settings, step_size(whole.config, whole.settings)
     return {
-        "recipe": settings.recipe,
+        "recipe": settings.recipe.name,
         "grid": list(whole.config.grid),
         "gpus": settings.gpus,
         "zero_stage": settings.zero_stage,
         "offload": settings.offload,
         "images": step.images,
-        "tokens": step.batch.tokens,
+        "tokens": step.rows * step.tokens,
         "supervised_tokens": step.supervised,
         "bytes": whole.total,
         "gib": round(whole.total / GIB, 3),
@@ -151,26 +151,28 @@ def _run(words: list[str] | None) -> int:
     if options.checkpoint:
         refuse_missing(options.checkpoint)
 
-    from monkey.training.memory_plan import GIB, advice, plan, plan_of_gpu
+    from monkey.training.memory import GIB, advice, gpu_gib, plan, plan_table
 
-    gpu_gib = options.gpu_memory if options.gpu_memory is not None else plan_of_gpu()
-    if gpu_gib is None:
+    room = options.gpu_memory if options.gpu_memory is not None else gpu_gib()
+    if room is None:
         raise ValueError("no GPU is visible here, so give the memory of one: --gpu-memory GIB, for instance 24")
-    if not 0 < gpu_gib < float("inf"):
-        raise ValueError(f"--gpu-memory {gpu_gib:g} does not work: give the GiB of one GPU, for instance 24")
+    if not 0 < room < float("inf"):
+        raise ValueError(f"--gpu-memory {room:g} does not work: give the GiB of one GPU, for instance 24")
     config = _model(options, flags)
     whole = plan(config, _settings(options, flags, config))
-    steps = advice(whole, gpu_gib)
+    if options.quiet:
+        return 0 if whole.fits(room) else 1
+    steps = advice(whole, room)
     if options.json:
-        print(json.dumps(_record(whole, gpu_gib, steps)))
+        print(json.dumps(_record(whole, room, steps)))
     else:
-        print(whole.table())
-        if whole.fits(gpu_gib):
-            print(f"fits: {whole.total / GIB:.1f} of {gpu_gib:g} GiB a GPU")
+        print(plan_table(whole))
+        if whole.fits(room):
+            print(f"fits: {whole.total / GIB:.1f} of {room:g} GiB per GPU")
         else:
-            print(f"does not fit: {whole.total / GIB:.1f} of {gpu_gib:g} GiB a GPU. One after the other:")
-            print("\n".join(f"  {step.sentence(gpu_gib)}" for step in steps) or "  no flag makes it smaller")
-    return 0 if whole.fits(gpu_gib) else 1
+            print(f"does not fit: {whole.total / GIB:.1f} of {room:g} GiB per GPU. One after the other:")
+            print("\n".join(f"  {step.sentence(room)}" for step in steps) or "  no flag makes it smaller")
+    return 0 if whole.fits(room) else 1
 
 
 def main(words: list[str] | None = None) -> int:

@@ -17,8 +17,8 @@ from pathlib import Path
 import monkey
 from monkey.checkpoint_card import card_of
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.grid import check_grid
 from monkey.location import refuse_missing
+from monkey.published_config import check_grid
 
 ADAPTERS = ("per_window", "shared", "none")
 SWITCH = {"True": True, "False": False}

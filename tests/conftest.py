@@ -21,6 +21,14 @@ CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_folder(tmp_path_factory):
+    """What is kept between runs, such as the tokens of training records, is kept apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MONKEY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 class Golden:
     """Figures recorded from the published implementation, and the checkpoint they were recorded with."""
 

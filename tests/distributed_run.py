@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from monkey.training.arguments import parse_flags
-from monkey.training.finetune import Stopped, finetune
+from monkey.training.run import Stopped, finetune
 
 
 def without_compiler() -> None:

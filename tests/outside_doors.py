@@ -7,6 +7,7 @@ changes the door, not what is recorded; what a door returns is said by its docst
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -36,8 +37,8 @@ def encode_records(path: Path, image_root: Path, checkpoint: Path) -> list[dict[
     Each has `ids` and `labels` (lists of equal length, -100 where nothing is learnt) and `images` (paths).
     """
     from monkey import MonkeyProcessor
-    from monkey.data.records import open_records
-    from monkey.training.dataset import ConversationDataset
+    from monkey.data.dataset import ConversationDataset
+    from monkey.data.mixture import open_records
 
     records = open_records(path, image_root)
     samples = ConversationDataset(records, MonkeyProcessor.from_pretrained(checkpoint), max_length=2048)
@@ -139,7 +140,23 @@ def float32_copy(folder: Path) -> Path:
     return folder
 
 
+def tiny_experts(folder: Path) -> Path:
+    """Folder with `blip2`, `matcher`, `sam` and `florence2`: models with random weights, the same each time.
+
+    A half-done run knows its models by their bytes, so another seed here would begin it anew.
+    """
+    from tests import describe_models
+
+    for name in ("blip2", "matcher", "sam", "florence2"):
+        describe_models.FAMILIES[name](folder / name)
+    return folder
+
+
 # What stands in the record in a shorter form
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def in_runs(ids: Sequence[int]) -> list[Any]:

@@ -186,7 +186,7 @@ class Gate:
 @contextmanager
 def held(engine) -> Iterator[Gate]:
     """The gate of an engine whose answers go on to their limit; whatever happens, it is open in the end."""
-    gate, logits = Gate(), engine._steps.logits
+    gate, logits = Gate(), engine._logits
 
     def endless(last):
         gate.wait()
@@ -195,9 +195,9 @@ def held(engine) -> Iterator[Gate]:
         given[..., EOD] = -1e9
         return given
 
-    engine._steps.logits = endless
+    engine._logits = endless
     try:
         yield gate
     finally:
         gate.open()
-        engine._steps.logits = logits
+        engine._logits = logits

@@ -9,10 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from eval.corpus_scores import with_row_scores
 from eval.metrics import score_all
 from eval.run_folder import PREDICTIONS, RESULTS
-from eval.score_table import score_table
+from eval.score import score_table, with_row_scores
 
 QUESTIONS_AN_IMAGE = 2
 

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 import monkey
-from monkey import ask
-from monkey.serving import answer_file, session
+from monkey import ask, cli
+from monkey.engine import Engine
+from monkey.serving import session
 from monkey.serving.answer_file import AnswerFile
-from monkey.serving.engine import Engine
 from monkey.serving.session import Answerer
 from tests.conftest import random_model
 from tests.small_processor import small_config, small_processor
@@ -73,7 +73,7 @@ def expected(checkpoint: Path, images, question: str, limit: int = 8) -> str:
 
 def refused(capsys, *words: object) -> str:
     """The one sentence that a command ends with."""
-    assert ask.main([str(word) for word in words]) == ask.EXIT_USAGE
+    assert ask.main([str(word) for word in words]) == cli.EXIT_USAGE
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     return error.removeprefix("error: ")
@@ -104,9 +104,9 @@ class TestOneQuestion:
 
         def held(self, last, rows):
             # Two letters are certain after three tokens at the latest; without them on the screen there is no fourth.
-            assert rows[0].delivery.new_tokens < 3 or shown.wait(60)
+            assert rows[0].new_tokens < 3 or shown.wait(60)
             tokens, log_probabilities = choose(self, last, rows)
-            return [65 + rows[0].delivery.new_tokens] * len(tokens), log_probabilities
+            return [65 + rows[0].new_tokens] * len(tokens), log_probabilities
 
         monkeypatch.setattr(Engine, "_choose", held)
         monkeypatch.setattr(sys, "stdout", Watched())
@@ -148,7 +148,7 @@ class TestOneQuestion:
         (pictures[0].parent / "1a.jpg").write_bytes(b"%PDF-1.7")
         (pictures[0].parent / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
         words = ["--image", pictures[0].parent, "--max-new-tokens", 8, "--batch-size", 1, "What?"]
-        assert run(checkpoint, *words) == ask.EXIT_PARTIAL
+        assert run(checkpoint, *words) == cli.EXIT_PARTIAL
         said = capsys.readouterr()
         lines = [f"{picture}: {expected(checkpoint, picture, 'What?')}" for picture in pictures]
         assert said.out.split("\n")[:-1] == "\n".join(lines).split("\n")
@@ -209,7 +209,7 @@ class TestOneQuestion:
         assert "standard input is empty" in refused(capsys, "--image", picture)
         with pytest.raises(SystemExit) as ended:
             ask.main(["--devise", "cpu", "What?"])
-        assert ended.value.code == ask.EXIT_USAGE
+        assert ended.value.code == cli.EXIT_USAGE
         assert "--devise" in capsys.readouterr().err
 
 
@@ -221,7 +221,7 @@ def pointing(monkeypatch) -> str:
     ids = [*tokenizer.encode_text(answer), tokenizer.eod_id]
 
     def scripted(self, last, rows):
-        return [ids[row.delivery.new_tokens] for row in rows], [0.0] * len(rows)
+        return [ids[row.new_tokens] for row in rows], [0.0] * len(rows)
 
     monkeypatch.setattr(Engine, "_choose", scripted)
     return answer
@@ -360,7 +360,7 @@ class TestFiles:
             "add = AnswerFile.add\n"
             "def killed(self, key, answer):\n"
             "    if len(self.answers) == 3:\n"
-            f"        self._stream.write({torn!r})\n"
+            f"        self._journal._stream.write({torn!r})\n"
             "        os.kill(os.getpid(), signal.SIGKILL)\n"
             "    add(self, key, answer)\n"
             "AnswerFile.add = killed\n"
@@ -385,7 +385,7 @@ class TestFiles:
         content = pictures[1].read_bytes()
         pictures[1].write_bytes(b"%PDF-1.7")
         moved = pictures[2].rename(pictures[2].with_name("moved.png"))
-        assert run(checkpoint, *self.words(rows)) == ask.EXIT_PARTIAL
+        assert run(checkpoint, *self.words(rows)) == cli.EXIT_PARTIAL
         said = capsys.readouterr().err
         assert f"{rows}:2: {pictures[1]} is a PDF; render its pages to PNG first" in said
         assert f"{rows}:3: no picture pictures/2.png" in said
@@ -412,7 +412,7 @@ class TestFiles:
 
     def test_missing_pictures_are_told_before_the_model_is_opened(self, checkpoint, rows, pictures, capsys):
         pictures[1].unlink()
-        assert run(checkpoint, *self.words(rows)) == ask.EXIT_PARTIAL
+        assert run(checkpoint, *self.words(rows)) == cli.EXIT_PARTIAL
         said = capsys.readouterr().err
         fault = f"error: {rows}:2: no picture pictures/1.png"
         assert said.index(fault) < said.index("opening ")
@@ -463,7 +463,6 @@ class TestFiles:
         assert message.startswith(f"{output}:1 is no answer of an earlier run")
         assert output.read_text() == '{"my": "notes"}\n'
 
-    @pytest.mark.skipif(answer_file.fcntl is None, reason="this system has no locks of files")
     def test_two_runs_do_not_write_one_file(self, checkpoint, rows, capsys):
         with AnswerFile(rows.with_name("answers.jsonl")):
             message = refused(capsys, "--checkpoint", checkpoint, *self.words(rows))
@@ -481,7 +480,7 @@ class TestFiles:
             fsync(descriptor)
 
         with monkeypatch.context() as patch:
-            patch.setattr(answer_file.os, "fsync", full)
+            patch.setattr(os, "fsync", full)
             message = refused(capsys, "--checkpoint", checkpoint, "--device", "cpu", *self.words(rows))
         assert message.startswith(f"{rows.with_name('answers.jsonl.part')} cannot be written (No space left on device)")
         asked.clear()
@@ -493,5 +492,5 @@ class TestFiles:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(AnswerFile, "add", interrupted)
-        assert run(checkpoint, *self.words(rows)) == ask.EXIT_INTERRUPTED
+        assert run(checkpoint, *self.words(rows)) == cli.EXIT_INTERRUPTED
         assert "the same command goes on" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import monkey
-from monkey import ask
+from monkey import ask, cli
 from monkey.serving.checkpoints import checkpoint_fingerprint
 from monkey.training.lora import add_decoder_lora, save_adapter
 from tests.conftest import GOLDEN, random_model
@@ -109,7 +109,7 @@ def test_an_adapter_answers_otherwise_than_its_base(checkpoints):
 
 @pytest.mark.usefixtures("offline")
 def test_a_name_that_is_not_in_the_cache_is_said_in_a_sentence(checkpoints, capsys):
-    assert ask.main([*words("echo840/Monkey-Chat"), "What?"]) == ask.EXIT_USAGE
+    assert ask.main([*words("echo840/Monkey-Chat"), "What?"]) == cli.EXIT_USAGE
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: echo840/Monkey-Chat: no ")
     assert "in the hub's offline cache" in message

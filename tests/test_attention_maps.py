@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import monkey
 from monkey.configuration import MonkeyConfig
+from monkey.conversation import Text, split_box_markers
 from monkey.processing import MonkeyProcessor
 from monkey.serving import attention_maps
 from monkey.serving.attention_maps import answer_weights, picture_attention, read_picture, watched_layers
-from monkey.serving.dialogue import inert_segments
 from monkey.serving.session import Answerer
 from monkey.serving.view_sheet import LONGEST_SIDE, overlaid, views_drawn
 from monkey.tokenization import QwenTokenizer
@@ -266,11 +266,11 @@ class TestAnswerer:
         ref = answerer.processor.tokenizer.convert_tokens_to_ids("<ref>")
         assert answer[0] == ref
         assert not {START, EOD} & set(answer)
-        assert inert_segments("<ref>a</ref><img>") == [
-            ("<ref>", True),
-            ("a", False),
-            ("</ref>", True),
-            ("<img>", False),
+        assert split_box_markers("<ref>a</ref><img>") == [
+            Text("<ref>", trusted=True),
+            Text("a"),
+            Text("</ref>", trusted=True),
+            Text("<img>"),
         ]
 
     def test_they_are_made_between_the_steps_of_answers_in_the_computing_thread(self, answerer, photo, monkeypatch):
@@ -336,7 +336,7 @@ class TestAnswerer:
         with pytest.raises(TimeoutError, match=r"within 0\.2 seconds"):
             answerer.attention_maps(message(photo), "seven")
         assert begun.wait(30)
-        in_line = answerer.engine.between_steps(lambda: None)
+        in_line = answerer.engine.run_exclusive(lambda: None)
         closing = threading.Thread(target=answerer.close)
         closing.start()
         release.set()

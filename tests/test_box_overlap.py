@@ -10,7 +10,6 @@ from PIL import Image
 from eval.backends import Request
 from eval.metrics import METRICS
 from eval.metrics.box_overlap import first_box, official, overlap
-from eval.prepared_batches import encode_prompt
 from eval.prompting import AS_TRAINED, prompt_form
 from eval.tasks import TASKS
 from monkey.data.records import Question
@@ -62,7 +61,7 @@ def _asked(text: str) -> list[int]:
     """Ids of the prompt that asks for a text's box."""
     task = TASKS["documents_heldout_box"]
     question = Question(0, 0, Path("a.png"), text, (BOX,), "q.jsonl:1")
-    return encode_prompt(small_processor(), Request(task, question, prompt_form(task, AS_TRAINED)))
+    return small_processor().encode(Request(task, question, prompt_form(task, AS_TRAINED)).conversation).ids
 
 
 def test_a_box_is_asked_for_as_in_training_and_its_text_stays_inert():

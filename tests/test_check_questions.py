@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.check_questions import KINDS, NOTES, check_questions, main
+from eval.check_questions import KINDS, check_questions, main
 from eval.prepare import PREPARERS, prepare
 from eval.questions import load_question_set
 from eval.tasks import TASKS, Task, select_tasks
@@ -130,7 +130,7 @@ def test_whole_numbers_are_answers_by_their_digits(root):
 @pytest.mark.parametrize(
     ("question", "words"),
     [
-        ("<image>\nWhat?", "holds '<image>', which is read as characters; the picture stands in 'image'"),
+        ("<image>\nWhat?", "holds '<image>', which is read as characters; the image stands in 'image'"),
         ("Where is <ref>the cat</ref>?", "holds '<ref>', which is read as characters; to ask for a box, make the bare"),
         ("<|im_start|>user What?", "holds '<|im_start|>', which is read as characters; leave it out"),
         ("What is in <|box_start|>(1,2),(3,4)<|box_end|>?", "holds '<|box_start|>', which is read as characters"),
@@ -246,19 +246,6 @@ def test_training_files_without_an_image_are_no_all_clear(root):
         check_questions([TASK], root, train=[train])
 
 
-def test_other_pictures_do_not_leak(root):
-    write(root, row(0))
-    train = write_lines(root / "train.jsonl", [conversation("images/b.png")])
-    assert check_questions([TASK], root, train=[train]).is_clean
-
-
-def test_processes_find_the_same(root):
-    write(root, *(row(number, image=f"images/{name}.png") for number, name in enumerate(("a", "b", "half"))))
-    alone, together = (check_questions([TASK], root, workers=workers) for workers in (0, 2))
-    assert alone.findings == together.findings
-    assert alone.findings
-
-
 @pytest.mark.parametrize("name", sorted(set(PREPARERS) & set(TASKS)))
 def test_what_was_prepared_is_sound(name, tmp_path):
     RELEASES[name](tmp_path / "release")
@@ -316,7 +303,3 @@ def test_mistake_is_one_sentence_and_two(words, sentence, root, capsys):
     assert status == 2
     assert sentence in said
     assert said.count("\n") == 1
-
-
-def test_kinds_are_told_apart():
-    assert not set(KINDS) & set(NOTES)

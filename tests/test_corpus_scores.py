@@ -10,8 +10,8 @@ from PIL import Image
 
 from eval.backends import OracleBackend
 from eval.compare import compare_runs
+from eval.run import RunSettings, run
 from eval.run_folder import open_run
-from eval.runner import RunSettings, run
 from eval.score import main as score_again
 from eval.tasks import select_tasks
 

@@ -252,13 +252,13 @@ def test_a_file_name_is_escaped_in_a_notice(answerer, address):
     notice = json.loads(result)[2]
     inside = re.sub(r"</?p[^>]*>", "", notice["value"])
     assert not any(character in inside for character in "<>{}$")
-    assert _sentence(notice).startswith(f"This picture cannot be used: {name} is not a picture")
+    assert _sentence(notice).startswith(f"This picture cannot be used: {name} is not an image")
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"hello", "This picture cannot be used: upload.png is not a picture that can be read"),
+        (b"hello", "This picture cannot be used: upload.png is not an image that can be read"),
         (b"%PDF-1.7", "This picture cannot be used: upload.png is a PDF"),
         (b"", "This picture cannot be used: upload.png is empty."),
         (

@@ -130,7 +130,7 @@ def test_a_person_uploads_asks_follows_up_describes_stops_and_clears(browser, an
     _ask(page, "What?")
     _wait_for_text(page, "#notice", ENGLISH.no_picture)
     for name, content, sentence in (
-        ("bad.png", b"hello", "bad.png is not a picture"),
+        ("bad.png", b"hello", "bad.png is not an image"),
         ("paper.png", b"%PDF-1.7", "paper.png is a PDF; render its pages to PNG first"),
     ):
         bad = tmp_path / name

@@ -10,16 +10,16 @@ import pytest
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo]'")
 
 from monkey.checkpoint_card import CheckpointCard
+from monkey.conversation import Conversation, write
 from monkey.data.documents.sets import DOCUMENTS
+from monkey.decoding import FOR_ANSWERS
 from monkey.prompts import DESCRIPTION_PROMPTS
-from monkey.serving.decoding import FOR_ANSWERS
 from monkey.serving.demo.chinese import CHINESE
 from monkey.serving.demo.conversation import Answer, begun, last_alone, last_pictures, messages_for, settled, stopped
 from monkey.serving.demo.english import ENGLISH
 from monkey.serving.demo.examples import examples
 from monkey.serving.demo.pictures import KeptPicture
 from monkey.serving.demo.transcript import as_json, as_markdown
-from monkey.serving.dialogue import conversation_segments
 
 PROMPTS = CheckpointCard().description_prompts
 DOG = KeptPicture("dog.png", Path("a.original"), Path("a.png"), (400, 200))
@@ -53,8 +53,8 @@ def test_each_model_is_told_its_own_answers(conversation):
 @pytest.mark.parametrize(("prompt", "written"), zip(PROMPTS, ("{}", *["{}Answer: "] * 5), strict=True))
 def test_published_prompts_reach_the_model_to_the_byte(prompt, written):
     messages = messages_for(begun((), prompt, [DOG], FOR_ANSWERS, 1, is_description=True), 0, "questions")
-    segments, _ = conversation_segments(messages, "questions")
-    assert "".join(text for text, _ in segments) == "<img></img>" + written.format(f" {prompt} ")
+    (segments,) = write(Conversation.from_messages(messages), "questions")
+    assert "".join(segment.text for segment in segments) == "<img></img>" + written.format(f" {prompt} ")
     assert PROMPTS[1:] == DESCRIPTION_PROMPTS
 
 

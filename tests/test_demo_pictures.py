@@ -77,7 +77,7 @@ def test_a_picture_that_somebody_has_just_uploaded_outlives_one_who_had_it_befor
 
 
 def test_a_bad_picture_is_refused_and_goes_with_the_person(store):
-    with pytest.raises(ValueError, match=r"mine\.png is not a picture"):
+    with pytest.raises(ValueError, match=r"mine\.png is not an image"):
         store.take("ada", _uploaded(store, b"hello"), "mine.png", _opened)
     with pytest.raises(FileNotFoundError):
         store.take("ada", store.folder / "nothing", "mine.png", _opened)

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monkey.describe import journal, work
+from monkey import journal
+from monkey.describe import work
 from monkey.describe.records import RESULTS, FinishedRun
 from monkey.describe.shards import Shard, Workplace, shard_of
 from tests.drawn import SAMPLES, draw_documents
@@ -61,7 +62,7 @@ class TestCrashes:
         """Every few writes one is the last of its process, and leaves half of what it was to write."""
         run, config = tmp_path / "run", small_batches()
         assert describe(SAMPLES / "images", tmp_path / "straight", config) == 0
-        whole, writes, crashes = journal.write_lines, 0, 0
+        whole, writes, crashes = journal.append_forced, 0, 0
 
         def torn(stream, content, path):
             nonlocal writes
@@ -73,8 +74,8 @@ class TestCrashes:
                 raise Killed
             whole(stream, content, path)
 
-        monkeypatch.setattr(journal, "write_lines", torn)
-        monkeypatch.setattr(work, "write_lines", torn)
+        monkeypatch.setattr(journal, "append_forced", torn)
+        monkeypatch.setattr(work, "append_forced", torn)
         while True:
             try:
                 assert describe(SAMPLES / "images", run, config) == 0
@@ -106,21 +107,21 @@ class TestCrashes:
         monkeypatch.undo()
         assert describe(SAMPLES / "images", run, config) == 0
         assert outputs_of(run) == before
-        assert not [path for path in run.rglob("*") if "unfinished" in path.name]
+        assert not [path for path in run.rglob("*") if path.name.endswith(journal.PARTIAL)]
 
     def test_a_full_disk_is_one_sentence_and_the_work_is_kept(self, tmp_path, monkeypatch, capsys):
         class Full:
             def write(self, content):
                 raise OSError(28, "No space left on device")
 
-        whole, writes = journal.write_lines, 0
+        whole, writes = journal.append_forced, 0
 
         def full(stream, content, path):
             nonlocal writes
             writes += 1
             whole(Full() if writes > 12 else stream, content, path)
 
-        monkeypatch.setattr(journal, "write_lines", full)
+        monkeypatch.setattr(journal, "append_forced", full)
         assert describe(SAMPLES / "images", tmp_path / "run", small_batches()) == 2
         error = capsys.readouterr().err
         assert "cannot be written (No space left on device); make room" in error
@@ -156,7 +157,7 @@ class TestShards:
     def test_one_shard_twice_and_another_number_of_shards_are_refused_while_one_works(self, tmp_path):
         folder = tmp_path / "run" / "journals"
         with Workplace(folder, Shard(0, 2), "settings"):
-            with pytest.raises(ValueError, match=rf"process {os.getpid()} on .* as shard 0-of-2; wait for it"):
+            with pytest.raises(ValueError, match=rf"process {os.getpid()} on .*; wait for shard 0-of-2 to end"):
                 Workplace(folder, Shard(0, 2), "settings").__enter__()
             with pytest.raises(ValueError, match="pictures would be done twice"):
                 Workplace(folder, Shard(0, 3), "settings").__enter__()

@@ -99,9 +99,7 @@ def serve(monkeypatch):
 
 
 def settings(server: Server, **changes) -> EndpointSettings:
-    return EndpointSettings(
-        base_url=server.url, model="tiny", **{"first_wait": 0.01, "attempts": 3, "concurrency": 1, **changes}
-    )
+    return EndpointSettings(base_url=server.url, model="tiny", **{"attempts": 3, "concurrency": 1, **changes})
 
 
 def items(count: int = 1) -> list[Item]:
@@ -129,7 +127,7 @@ class TestAnswers:
 
     def test_a_server_that_says_how_long_is_believed(self, serve):
         server = serve((429, {"Retry-After": "0.3"}, {}))
-        Endpoint(settings(server, first_wait=30.0))(items())
+        Endpoint(settings(server))(items())
         assert 0.3 <= server.times[1] - server.times[0] < 20
 
     def test_a_server_that_stays_busy_fails_the_picture_alone(self, serve):
@@ -246,7 +244,7 @@ class TestRun:
     def config(self, server: Server, **changes) -> dict:
         content = scripted()
         content["stages"]["summary"] = {
-            "expert": "openai", "base_url": server.url, "model": "tiny", "first_wait": 0.01, "attempts": 2,
+            "expert": "openai", "base_url": server.url, "model": "tiny", "attempts": 2,
             "concurrency": 1, "batch_size": 2, "prompt_price": 1.0, "completion_price": 1.0, **changes,
         }  # fmt: skip
         return content

@@ -96,7 +96,7 @@ class TestWhole:
         records = read_records(whole / "train.json", SAMPLES / "images")
         assert len(records) == 5
         for record in records:
-            question, answer = record.turns
+            question, answer = record.conversation.messages
             assert question.text == DETAILED_CAPTION_AS_TRAINED
             assert answer.text.startswith("The picture shows ")
             assert record.images[0].is_file()
@@ -274,8 +274,8 @@ class TestMistakes:
             ({"stages": {"colour": {}}}, "stages has the unknown stage 'colour'; there is images, caption, regions"),
             ({"steps": {}}, "the file has the unknown key 'steps'; there is stages, output"),
             ([], "holds a list, and an object of keys with values is needed"),
-            ({"stages": {}}, "stages.caption is missing; choose an expert: blip2, scripted"),
-            (scripted(caption={"expert": "gpt"}), "stages.caption.expert is 'gpt'; there is blip2, scripted"),
+            ({"stages": {}}, "stages.caption is missing; choose an expert: blip2, monkey, scripted"),
+            (scripted(caption={"expert": "gpt"}), "stages.caption.expert is 'gpt'; there is blip2, monkey, scripted"),
             (scripted(caption={"beams": 3}), "stages.caption has no setting 'beams'; there is batch_size"),
             (scripted(caption={"batch_size": "8"}), "stages.caption.batch_size is '8', and a whole number is needed"),
             (scripted(caption={"batch_size": 0}), "stages.caption.batch_size is 0, and 1 or more is needed"),
@@ -363,7 +363,7 @@ class TestConvert:
         ]
         assert self.convert(self.published(tmp_path, rows), tmp_path / "train.json") == 0
         (record,) = read_records(tmp_path / "train.json", SAMPLES / "images/heldout")
-        assert record.turns[1].text == "A sign.\nIt is red."
+        assert record.conversation.messages[1].text == "A sign.\nIt is red."
         assert "1 pictures are not in" in capsys.readouterr().out
 
     @pytest.mark.parametrize(

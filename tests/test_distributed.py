@@ -17,11 +17,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from monkey.data.records import open_records
+from monkey.data.mixture import open_records
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import parse_flags
-from monkey.training.finetune import finetune
+from monkey.training.run import finetune
 from monkey.training.samples import batch_plan
 from tests.training_start import dataset_of, losses, train, with_records, words_of
 

@@ -29,7 +29,8 @@ from monkey.data.documents.sets import (
     write_set,
 )
 from monkey.data.documents.words import ADJECTIVES, NOUNS, SHARED, Words, is_held_out
-from monkey.data.records import open_records, read_questions
+from monkey.data.mixture import open_records
+from monkey.data.records import read_questions
 
 COMMITTED = Path(__file__).parents[1] / "data" / "documents"
 HELD_OUT_SPLITS = ("heldout", "known", "layout_heldout")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from monkey.prefix_generation import run_layers
-from monkey.serving import engine as engine_module
-from monkey.serving.reply import Reply, TextAssembly
-from monkey.serving.row_cache import RowCache
+from monkey import engine as engine_module
+from monkey import kv_cache
+from monkey.kv_cache import KVCache
+from monkey.reply import Detokenizer, Reply
 from monkey.serving.session import Answerer, Decoding
 from tests.conftest import random_model
 from tests.small_processor import EOD, IM_END, IM_START, plain, small_config, small_processor, span
@@ -50,8 +50,8 @@ def alone(model, numbers, question: str, max_new_tokens: int) -> str:
     inputs = processor(images=images, text=f" {question} Answer: ", inert_text=True)
     generated = model.generate(**inputs, max_new_tokens=max_new_tokens, min_new_tokens=1, do_sample=False)
     (ids,) = generated[:, inputs["input_ids"].shape[1] :].tolist()
-    assembly = TextAssembly(processor.tokenizer)
-    return "".join(assembly.push(token) for token in ids) + assembly.finish()
+    detokenizer = Detokenizer(processor.tokenizer)
+    return "".join(detokenizer.push(token) for token in ids) + detokenizer.finish()
 
 
 def asked(answerer: Answerer, case: int, **options) -> Reply:
@@ -75,20 +75,26 @@ def end_never(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "chunk"),
+    ("text", "chunk", "shared"),
     [
-        ({}, 512),
-        ({}, 3),
-        ({"seq_length": 24}, 512),
-        ({"seq_length": 16}, 5),
-        ({"seq_length": 24, "use_dynamic_ntk": False}, 7),
-        ({"adapter_rank": 4}, 512),
+        ({}, 512, 4),
+        ({}, 3, 4),
+        ({}, 5, 99),
+        ({"seq_length": 24}, 512, 4),
+        ({"seq_length": 16}, 5, 4),
+        ({"seq_length": 24, "use_dynamic_ntk": False}, 7, 4),
+        ({"adapter_rank": 4}, 512, 99),
+        ({"num_hidden_layers": 3}, 5, 4),
     ],
     ids=str,
 )
-def test_answers_of_many_threads_are_those_of_each_alone(text, chunk, monkeypatch):
+def test_answers_of_many_threads_are_those_of_each_alone(text, chunk, shared, monkeypatch):
     # 24 and 16 tokens are fewer than most of the prompts have: rows of different rotary growth stand side by side.
+    # An image has ten tokens: rows refer to them where blocks from 4 on are shared, and copy them otherwise.
+    monkeypatch.setattr(kv_cache, "SHARED_TOKENS", shared)
+    monkeypatch.setattr(kv_cache, "SHORTEST_REUSE", 2)
     monkeypatch.setattr(engine_module, "CHUNK", chunk)
+    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 4 * chunk)
     monkeypatch.setattr(engine_module, "LONGEST_REST", 2 * chunk)
     model = model_of(**text)
     limits = [14 - case for case in range(len(QUESTIONS))]
@@ -196,9 +202,7 @@ def test_conversations_are_written_in_their_forms():
 
 
 class _Nothing:
-    """In the place of a delivery that nobody reads."""
-
-    cancelled = threading.Event()
+    """In the place of a reply that nobody reads."""
 
 
 @pytest.mark.parametrize(
@@ -290,14 +294,14 @@ def test_too_little_memory_for_one_picture_leaves_the_others_alone(error, monkey
 def test_too_little_memory_for_a_step_costs_one_request_and_no_other(monkeypatch):
     model = model_of()
     with opened(model) as answerer:
-        steps, write = answerer.engine._steps, answerer.engine._steps.write
+        decode = answerer.engine._decode
 
-        def limited(cache, tokens, *rest):
-            if len(tokens) > 2:
+        def limited(rows):
+            if len(rows) > 2:
                 raise torch.OutOfMemoryError("20 GiB")
-            return write(cache, tokens, *rest)
+            return decode(rows)
 
-        monkeypatch.setattr(steps, "write", limited)
+        monkeypatch.setattr(answerer.engine, "_decode", limited)
         replies = [asked(answerer, case, max_new_tokens=12) for case in (0, 1, 4)]
         outcomes = []
         for case, reply in zip((0, 1, 4), replies, strict=True):
@@ -313,14 +317,14 @@ def test_too_little_memory_for_a_step_costs_one_request_and_no_other(monkeypatch
 def test_an_error_of_one_prompt_reaches_its_asker_alone(monkeypatch):
     model = model_of()
     with opened(model) as answerer:
-        steps, read = answerer.engine._steps, answerer.engine._steps.read_stretch
+        read = answerer.engine._run_prefill
 
-        def broken(scratch, ids, start, growth, images):
-            if len(images) == 3:
+        def broken(pieces):
+            if any(len(row.request.images) == 3 for row, _, _ in pieces):
                 raise RuntimeError("the kernel is broken")
-            read(scratch, ids, start, growth, images)
+            return read(pieces)
 
-        monkeypatch.setattr(steps, "read_stretch", broken)
+        monkeypatch.setattr(answerer.engine, "_run_prefill", broken)
         replies = [asked(answerer, case, max_new_tokens=8) for case in (0, 6, 1)]
         with pytest.raises(RuntimeError, match="the kernel is broken"):
             replies[1].text  # noqa: B018
@@ -375,8 +379,9 @@ def test_the_compiled_step_is_one_graph_and_writes_the_same_answers():
     model = model_of()
     with opened(model) as answerer:
         engine = answerer.engine
-        engine._cache = RowCache(1, is_fixed=True)
-        engine._steps._write_layers = torch.compile(run_layers, backend="eager", fullgraph=True, dynamic=False)
+        engine._cache = KVCache(1, is_fixed=True)
+        layers = engine._decoder.run_layers
+        engine._decode_layers = torch.compile(layers, backend="eager", fullgraph=True, dynamic=False)
         replies = [asked(answerer, case, max_new_tokens=8) for case in (0, 1, 2, 3, 4)]
         assert [reply.text for reply in replies] == [alone(model, *QUESTIONS[case], 8) for case in range(5)]
 

@@ -19,10 +19,10 @@ import pytest
 import torch.distributed as dist
 
 from eval.backends import EchoBackend
-from eval.journal import Journal, journals_of
-from eval.run_lock import LOCK, RunLock
-from eval.runner import run
-from eval.sharding import Processes, Stopped
+from eval.processes import Processes, Stopped
+from eval.run import open_journal, run
+from eval.run_folder import LOCK, journals_of
+from monkey.journal import hold
 from tests.test_evaluation import lines_of, own_task, row, run_one, settings, write_set
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ VOLATILE = ("journal", "timing")
 
 
 class SlowBackend(EchoBackend):
-    """Echo that takes its time, so that there is something to interrupt and to share."""
+    """Echo that takes its time, so that there is something to interrupt."""
 
     def __init__(self, pause: float):
         super().__init__()
@@ -44,26 +44,13 @@ class SlowBackend(EchoBackend):
         return super().generate_answers(batch)
 
 
-class Gathering(EchoBackend):
-    """Echo that answers once all processes of the run have something to answer."""
-
-    def __init__(self, folder: Path, size: int):
-        super().__init__()
-        self.folder, self.size = folder, size
-
-    def generate_answers(self, batch):
-        (self.folder / f"began-{os.getpid()}").touch()
-        until(lambda: len(list(self.folder.glob("began-*"))) == self.size)
-        return super().generate_answers(batch)
-
-
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory) -> Path:
     return write_set(tmp_path_factory.mktemp("data"), [row(number, image=image_of(number)) for number in range(ROWS)])
 
 
 def image_of(number: int) -> str:
-    """Three pictures under twenty names, so that there is something to deal."""
+    """Three images under twenty names, so that there is something to share."""
     return f"images/{number % 3}.png" if number % 20 < 3 else f"images/./{'./' * (number % 20)}{number % 3}.png"
 
 
@@ -82,9 +69,9 @@ def final_files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _take_part(rank: int, size: int, meeting: str, path: Path, folder: Path, opened, silence: float) -> None:
+def _take_part(rank: int, size: int, meeting: str, path: Path, folder: Path, opened, timeout: float) -> None:
     """One process of a run. Its sentence goes to a file, and its exit status is that of evaluate_vqa.py."""
-    processes = Processes(rank, size, dist.FileStore(meeting, size) if size > 1 else None, silence)
+    processes = Processes(rank, size, dist.FileStore(meeting, size) if size > 1 else None, timeout)
     try:
         run([own_task(path)], settings(folder, batch_size=2), opened, processes)
     except (ValueError, OSError) as error:
@@ -98,12 +85,12 @@ class Team:
 
     started = 0
 
-    def __init__(self, size: int, path: Path, folder: Path, pause: float = 0.002, opened=None, silence: float = 60.0):
+    def __init__(self, size: int, path: Path, folder: Path, pause: float = 0.002, opened=None, timeout: float = 60.0):
         Team.started += 1
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.meeting = f"{folder.parent}/meeting-{Team.started}"
         opened = opened or (lambda: SlowBackend(pause))
-        given = [(rank, size, self.meeting, path, folder, opened, silence) for rank in range(size)]
+        given = [(rank, size, self.meeting, path, folder, opened, timeout) for rank in range(size)]
         self.members = [FORK.Process(target=_take_part, args=one, name=f"process {one[0]}") for one in given]
         for member in self.members:
             member.start()
@@ -115,7 +102,7 @@ class Team:
 
     def end(self) -> list[int]:
         for member in self.members:
-            member.join(60)
+            member.join(120)
             assert not member.is_alive()
         return [member.exitcode for member in self.members]
 
@@ -123,7 +110,7 @@ class Team:
         return Path(f"{self.meeting}.{rank}").read_text()
 
 
-def until(true, seconds: float = 30.0) -> None:
+def until(true, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -136,30 +123,18 @@ def answered(folder: Path) -> int:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_any_number_of_processes_leaves_the_same_bytes(sums, tmp_path, expected, size):
-    team = Team(size, sums, tmp_path / "run", opened=lambda: Gathering(tmp_path, size))
-    assert team.end() == [0] * size
+    assert Team(size, sums, tmp_path / "run").end() == [0] * size
     assert final_files(tmp_path / "run") == expected
     shares = [len(lines_of(path)) for path in journals_of(tmp_path / "run" / "sums")]
-    assert len(shares) == size
-    assert sum(shares) == ROWS
+    assert (len(shares), sum(shares)) == (size, ROWS)
     (timing,) = lines_of(tmp_path / "run" / "timing.jsonl")
-    assert (timing["processes"], timing["asked"]["processes"]) == (size, size)
+    assert (timing["processes"], timing["asked"]["processes"], timing["asked"]["questions"]) == (size, size, ROWS)
 
 
-def test_one_that_comes_when_all_is_answered_ends_well(sums, tmp_path, expected):
-    def opened():
-        if multiprocessing.current_process().name != "process 0":
-            until(lambda: (tmp_path / "run" / "summary.json").is_file())
-        return EchoBackend()
-
-    assert Team(2, sums, tmp_path / "run", opened=opened).end() == [0, 0]
-    assert final_files(tmp_path / "run") == expected
-
-
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_anywhere_and_gone_on_with_another_number_it_ends_the_same(sums, tmp_path, expected, seed):
     chance = random.Random(seed)
-    sizes = [chance.choice((1, 2, 3)) for _ in range(4)]
+    sizes = [chance.choice((1, 2, 3)) for _ in range(3)]
     for size in sizes[:-1]:
         team = Team(size, sums, tmp_path / "run", pause=0.01)
         goal = min(ROWS, answered(tmp_path / "run") + chance.randrange(1, ROWS // 3))
@@ -175,14 +150,13 @@ def test_killed_anywhere_and_gone_on_with_another_number_it_ends_the_same(sums, 
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_process_that_dies_stops_the_run_and_the_answers_are_kept(sums, tmp_path, expected, killed):
-    team = Team(2, sums, tmp_path / "run", pause=0.05, silence=1.0)
+def test_a_process_that_dies_ends_the_run_and_the_answers_are_kept(sums, tmp_path, expected, killed):
+    team = Team(2, sums, tmp_path / "run", pause=0.05, timeout=4.0)
     until(lambda: answered(tmp_path / "run") >= 4)
     team.kill(killed)
     assert team.end()[1 - killed] == 2
-    assert f"Stopped: process {killed} of the run has shown no life for 1 seconds" in team.sentence(1 - killed)
-    kept = answered(tmp_path / "run")
-    assert 4 <= kept < ROWS
+    assert team.sentence(1 - killed).startswith(f"Stopped: process {1 - killed} of the run has waited 4 seconds for ")
+    assert 4 <= answered(tmp_path / "run") < ROWS
     assert Team(1, sums, tmp_path / "run").end() == [0]
     assert final_files(tmp_path / "run") == expected
 
@@ -190,16 +164,14 @@ def test_a_process_that_dies_stops_the_run_and_the_answers_are_kept(sums, tmp_pa
 def test_an_error_in_one_process_is_the_sentence_of_the_run(sums, tmp_path):
     class Failing(SlowBackend):
         def generate_answers(self, batch):
-            if multiprocessing.current_process() is not first and answered(tmp_path / "run") > 10:
+            if multiprocessing.current_process().name == "process 1" and answered(tmp_path / "run") > 10:
                 raise ValueError("the third tube is broken")
             return super().generate_answers(batch)
 
-    first = multiprocessing.current_process()
     team = Team(2, sums, tmp_path / "run", opened=lambda: Failing(0.01))
     assert team.end() == [2, 2]
-    said = sorted(team.sentence(rank) for rank in range(2))
-    assert any(line == "ValueError: the third tube is broken" for line in said)
-    assert all("the third tube is broken" in line for line in said)
+    assert team.sentence(1) == "ValueError: the third tube is broken"
+    assert team.sentence(0) == "Stopped: process 1 of the run stopped: the third tube is broken"
 
 
 def test_what_is_wrong_with_the_data_is_said_by_the_first_process_only(tmp_path):
@@ -212,65 +184,59 @@ def test_what_is_wrong_with_the_data_is_said_by_the_first_process_only(tmp_path)
 
 
 def test_processes_with_different_models_are_refused(sums, tmp_path):
-    first = os.getpid()
-
     def opened():
         backend = EchoBackend()
-        backend.fingerprint = f"echo of {os.getpid()}, not of {first}"
+        backend.fingerprint = f"echo of {os.getpid()}"
         return backend
 
     team = Team(2, sums, tmp_path / "run", opened=opened)
     assert team.end() == [2, 2]
     assert "give all the same checkpoint and flags" in team.sentence(1)
-    assert answered(tmp_path / "run") in range(ROWS + 1)
 
 
-class TestFullDisk:
-    @pytest.mark.parametrize("room", [0, 700, 6_000, 12_000])
-    def test_it_is_one_sentence_and_the_run_goes_on_when_there_is_room(self, sums, tmp_path, expected, room):
-        """The limit on a file's size refuses writes as a full disk does; in the journal first, then in the results."""
+@pytest.mark.parametrize("room", [0, 700, 12_000])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(sums, tmp_path, expected, room):
+    """The limit on a file's size refuses writes as a full disk does; in the journal first, then in the results."""
 
-        def opened():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-            return EchoBackend()
+    def opened():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        return EchoBackend()
 
-        team = Team(1, sums, tmp_path / "run", opened=opened)
-        assert team.end() == [2]
-        sentence = team.sentence(0)
-        assert sentence.startswith("OSError: ")
-        assert "cannot be written" in sentence
-        assert "make room and give the same command again" in sentence
-        assert not list((tmp_path / "run").rglob("*.unfinished"))
-        assert Team(1, sums, tmp_path / "run").end() == [0]
-        assert final_files(tmp_path / "run") == expected
+    team = Team(1, sums, tmp_path / "run", opened=opened)
+    assert team.end() == [2]
+    sentence = team.sentence(0)
+    assert sentence.startswith("OSError: ")
+    assert "cannot be written" in sentence
+    assert "make room and give the same command again" in sentence
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert Team(1, sums, tmp_path / "run").end() == [0]
+    assert final_files(tmp_path / "run") == expected
 
 
-class TestTornJournal:
-    def test_cut_at_any_byte_it_ends_the_same(self, sums, tmp_path, expected):
-        run_one(sums, tmp_path / "whole", EchoBackend, batch_size=2)
-        journal = (tmp_path / "whole" / "sums" / "journal.jsonl").read_bytes()
-        chance = random.Random(0)
-        for cut in sorted(chance.sample(range(len(journal)), 6)):
-            folder = tmp_path / f"cut-{cut}"
-            (folder / "sums").mkdir(parents=True)
-            (folder / "sums" / "journal-2.jsonl").write_bytes(journal[:cut])
-            run_one(sums, folder, EchoBackend, batch_size=2)
-            assert final_files(folder) == expected
-            assert answered(folder) == ROWS
+def test_a_journal_cut_at_any_byte_ends_the_same(sums, tmp_path, expected):
+    run_one(sums, tmp_path / "whole", EchoBackend, batch_size=2)
+    journal = (tmp_path / "whole" / "sums" / "journal.jsonl").read_bytes()
+    for cut in sorted(random.Random(0).sample(range(len(journal)), 4)):
+        folder = tmp_path / f"cut-{cut}"
+        (folder / "sums").mkdir(parents=True)
+        (folder / "sums" / "journal-2.jsonl").write_bytes(journal[:cut])
+        run_one(sums, folder, EchoBackend, batch_size=2)
+        assert final_files(folder) == expected
+        assert answered(folder) == ROWS
 
 
 class TestLock:
     def hold(self, folder: Path, ready) -> None:
-        with RunLock(folder):
+        with hold(folder / LOCK, "wait"):
             ready.set()
-            time.sleep(60)
+            time.sleep(600)
 
     @pytest.fixture
     def holder(self, tmp_path):
         ready = FORK.Event()
         process = FORK.Process(target=self.hold, args=(tmp_path / "run", ready))
         process.start()
-        assert ready.wait(30)
+        assert ready.wait(60)
         yield process
         process.kill()
         process.join()
@@ -287,33 +253,20 @@ class TestLock:
         assert run_one(sums, tmp_path / "run")["complete"]
         assert not (tmp_path / "run" / LOCK).exists()
 
-    def test_one_of_another_machine_is_believed(self, sums, tmp_path):
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / LOCK).write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
-        with pytest.raises(ValueError, match=r"by process 1 on elsewhere; .* if it is gone, remove .*run\.lock"):
-            run_one(sums, tmp_path / "run")
-        (tmp_path / "run" / LOCK).unlink()
-        assert run_one(sums, tmp_path / "run")["complete"]
-
-    def test_one_without_a_whole_name_in_it_is_stale(self, sums, tmp_path):
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / LOCK).write_text('{"pid": 1')
-        assert run_one(sums, tmp_path / "run")["complete"]
-
     def test_a_run_waits_for_the_loading_processes_of_a_killed_one(self, sums, tmp_path, holder):
         """They are forked with the journal open, and outlive the killed process by some seconds."""
         holder.kill()
         holder.join()
 
         def linger(ready) -> None:
-            with Journal(tmp_path / "run" / "sums" / "journal.jsonl"):
+            with open_journal(tmp_path / "run" / "sums" / "journal.jsonl"):
                 ready.set()
                 time.sleep(1.0)
 
         ready = FORK.Event()
         orphan = FORK.Process(target=linger, args=(ready,))
         orphan.start()
-        assert ready.wait(30)
+        assert ready.wait(60)
         assert run_one(sums, tmp_path / "run")["complete"]
         orphan.join()
 

@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.accounting import is_complete
-from eval.asking import Asker
+from eval.asking import MAX_TOGETHER, Asker, Report, describe_throughput, shard, throughput
 from eval.backends import EchoBackend, OracleBackend, Request
-from eval.journal import Journal, answer_key
 from eval.prompting import PromptForm
 from eval.questions import Selection, load_question_set
-from eval.results import incompleteness, shown_throughput, throughput
-from eval.runner import run
-from eval.sharding import MOST_TOGETHER, chunks, in_order
+from eval.run import open_journal, run
+from eval.run_folder import incompleteness, is_complete
 from eval.tables import notes
 from eval.tasks import TASKS
 from monkey.data.records import Question
@@ -76,13 +73,6 @@ class TestSelections:
         with pytest.raises(ValueError, match=r"holds no id; write one a line"):
             run_one(sums, tmp_path / "run", ids=ids)
 
-    def test_a_sample_keeps_the_answers_of_a_smaller_one(self, sums, tmp_path):
-        """The draw goes on where it stopped, so that a look at a few questions is not lost."""
-        run_one(sums, tmp_path / "run", sample=3)
-        run_one(sums, tmp_path / "run", sample=6)
-        (task,) = lines_of(tmp_path / "run" / "timing.jsonl")[-1]["tasks"].values()
-        assert (task["resumed"], task["questions"]) == (3, 3)
-
 
 class TestMissingImages:
     @pytest.fixture
@@ -127,32 +117,26 @@ class TestReferences:
         assert lines_of(tmp_path / "run" / "sums" / "predictions.jsonl")[1]["references"] == ["", " "]
 
 
-class TestOrder:
+class TestSharing:
     def test_rows_of_an_image_are_neighbours_and_long_prompts_come_first(self):
-        groups = in_order(requests_of([0, 1, 0, 2, 1], [3, 5, 9, 9, 5]))
-        assert rows_of(groups) == [[2, 0], [3], [1, 4]]
+        shares = shard(requests_of([0, 1, 0, 2, 1], [3, 5, 9, 9, 5]), 1)
+        assert rows_of(shares) == [[2, 0, 3, 1, 4]]
 
     @pytest.mark.parametrize("size", [1, 2, 3, 8])
     @pytest.mark.parametrize("count", [0, 1, 7, 200])
-    def test_every_row_is_dealt_once_and_no_image_is_split(self, size, count):
-        dealt = rows_of(
-            chunks(requests_of([row // 5 for row in range(count)], [row % 7 for row in range(count)]), size, 2)
+    def test_every_row_is_in_one_share_and_no_image_is_split(self, size, count):
+        shares = rows_of(
+            shard(requests_of([row // 5 for row in range(count)], [row % 7 for row in range(count)]), size)
         )
-        assert sorted(row for chunk in dealt for row in chunk) == list(range(count))
+        assert len(shares) == size
+        assert sorted(row for share in shares for row in share) == list(range(count))
         for image in range(count // 5):
-            assert sum(any(row // 5 == image for row in chunk) for chunk in dealt) == 1
-        assert all(dealt)
-
-    def test_chunks_get_smaller_so_that_processes_end_together(self):
-        sizes = [len(chunk) for chunk in chunks(requests_of(list(range(400)), [1] * 400), 4, 2)]
-        assert sizes[0] == 50
-        assert sizes == sorted(sizes, reverse=True)
-        assert sizes[-1] <= 8
+            assert sum(any(row // 5 == image for row in share) for share in shares) == 1
+        assert max(map(len, shares)) - min(map(len, shares)) <= 5
 
     def test_one_image_with_very_many_questions_is_shared(self):
-        count = 3 * MOST_TOGETHER
-        dealt = chunks(requests_of([0] * count, [1] * count), 4, 2)
-        assert [len(chunk) for chunk in dealt] == [MOST_TOGETHER] * 3
+        count = 3 * MAX_TOGETHER
+        assert [len(share) for share in shard(requests_of([0] * count, [1] * count), 3)] == [MAX_TOGETHER] * 3
 
 
 class ScarceBackend(EchoBackend):
@@ -211,12 +195,6 @@ class TestFiles:
             if name.name not in ("journal.jsonl", "timing.jsonl"):
                 assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
 
-    def test_the_published_scripts_files_have_its_names_and_scale(self, sums, tmp_path):
-        run_one(sums, tmp_path / "run")
-        answers = json.loads((tmp_path / "run" / "sums.json").read_text())
-        assert [entry["answer"] for entry in answers] == [str(2 * number) for number in range(10)]
-        assert (tmp_path / "run" / "sums.txt").read_text() == "sums\n1.0\n"
-
     def test_timing_has_rates_of_questions_images_and_tokens_and_of_the_backends_stages(self, sums, tmp_path, capsys):
         class Working(EchoBackend):
             def __init__(self):
@@ -235,13 +213,10 @@ class TestFiles:
         assert (asked["questions"], asked["images"], asked["tokens"], asked["processes"]) == (10, 3, 50, 1)
         assert asked["work"] == {"vision_seconds": 1.5, "decode_seconds": 0.5, "peak_bytes": 3 * 2**30}
         assert all(asked[f"{name}_per_second"] > 0 for name in ("questions", "images", "tokens"))
-        assert shown_throughput(asked).endswith("vision 75%, decode 25%, 3.0 GiB at most")
+        assert describe_throughput(asked).endswith("vision 75%, decode 25%, 3.0 GiB at most")
 
     def test_rates_of_several_processes_are_over_the_one_that_took_longest(self):
-        reports = [
-            {"rank": rank, "seconds": 2.0, "questions": 6, "images": 3, "tokens": 9, "work": {"peak_bytes": rank}}
-            for rank in (0, 1, 1)
-        ]
+        reports = [Report(rank, 6, 3, 9, seconds=2.0, work={"peak_bytes": rank}) for rank in (0, 1, 1)]
         figures = throughput(reports)
         assert (figures["seconds"], figures["questions_per_second"], figures["processes"]) == (4.0, 4.5, 2)
         assert figures["work"] == {"peak_bytes": 1}
@@ -250,6 +225,8 @@ class TestFiles:
         for _ in range(2):
             assert program(sums, tmp_path / "result") == 0
         assert "asked no question: the answers were there" in capsys.readouterr().out
+        figures = throughput([])
+        assert describe_throughput(figures, 1) == "asked no question: none of the 1 that were left could be asked"
 
     def test_signs_that_stay_characters_are_said_before_the_questions_are_asked(self, tmp_path, capsys):
         path = write_set(tmp_path, [row(0), row(1, question="Where is <ref>it</ref>?")])
@@ -258,21 +235,13 @@ class TestFiles:
         assert f"note: task {path.stem}: 1 of 2 questions; {path}:2: the question holds '<ref>', which is read" in said
         assert 'prompt = "region"' in said
 
-    def test_questions_that_could_not_be_asked_are_not_called_answered(self):
-        figures = throughput([])
-        assert shown_throughput(figures, 1) == "asked no question: none of the 1 that were left could be asked"
-
     def test_a_part_of_the_questions_is_noted(self, sums, tmp_path):
         results = run_one(sums, tmp_path / "run", limit=3)
+        assert (results["n"], results["n_expected"], results["dataset"]["rows_in_file"]) == (3, 3, 10)
         assert "3 of 10 questions were asked." in notes(results)
 
 
 class TestJournalKeys:
-    def test_every_part_of_the_key_matters(self):
-        parts = {"task": "a", "row": 1, "question_id": 2, "image": "d", "prompt": "p", "generation": {}, "model": "m"}
-        keys = {answer_key(**{**parts, name: "other"}) for name in parts}
-        assert len(keys | {answer_key(**parts)}) == len(parts) + 1
-
     def test_an_answer_is_in_the_journal_before_the_next_batch_begins(self, tmp_path):
         path = tmp_path / "journal.jsonl"
         seen = []
@@ -283,7 +252,7 @@ class TestJournalKeys:
                 return super().generate_answers(batch)
 
         requests = requests_of([0] * 6, [1] * 6)
-        with Journal(path) as journal:
+        with open_journal(path) as journal:
             Asker(Looking(), 2).ask(requests, {request.row: str(request.row) for request in requests}, journal)
         assert seen == [0, 2, 4]
 
@@ -315,12 +284,6 @@ def test_ten_answers_of_the_annotation_file_replace_the_one_of_the_questions(tmp
     annotations.write_text("[]")
     with pytest.raises(ValueError, match="is not a VQA annotation file"):
         load_question_set(task, tmp_path)
-
-
-def test_ten_answers_beside_the_questions_need_no_annotation_file(tmp_path):
-    task = TASKS["textvqa_val"]
-    write_set(tmp_path, [row(0, answer=["nike"] * 9 + ["adidas"])], task.file)
-    assert len(load_question_set(task, tmp_path).questions[0].answers) == 10
 
 
 def test_drawn_tasks_and_their_images_lie_under_the_data_root(tmp_path):

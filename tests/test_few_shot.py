@@ -10,12 +10,11 @@ import pytest
 from PIL import Image
 
 from eval.backends import EchoBackend, Request
-from eval.few_shot import Examples, FewShot, load_examples, shown
 from eval.model_backend import ModelBackend
 from eval.prompting import PromptForm
-from eval.questions import load_question_set
-from eval.runner import run
-from monkey.prompts import VQA_AS_TRAINED, VQA_PUBLISHED
+from eval.questions import Examples, FewShot, load_examples, load_question_set, shown
+from eval.run import run
+from monkey.prompts import VQA_AS_TRAINED
 from tests.conftest import random_model
 from tests.small_processor import small_config, small_processor
 from tests.test_evaluation import lines_of, own_task, program, row, run_one, settings, write_set
@@ -58,10 +57,6 @@ class TestPrompt:
             number = int(example.split("?")[0].split()[-1])
             assert example == f" Twice {number}? Answer: {2 * number}"
         assert first != second
-
-    def test_the_published_form_gets_a_blank_before_the_answer(self, sums, train):
-        (example, *_) = examples_of(sums, train).rows
-        assert shown(example, PromptForm("published", VQA_PUBLISHED)) == "<img></img>Twice 50? Answer: 100"
 
     def test_the_answer_that_most_people_gave_is_shown(self, sums, tmp_path):
         path = write_set(tmp_path / "people", [row(50, answer=["", "b", "a", " b "])], "train.jsonl")
@@ -108,13 +103,6 @@ class TestChoice:
         (task,) = lines_of(tmp_path / "run" / "timing.jsonl")[-1]["tasks"].values()
         assert task["resumed"] == 0
 
-    def test_results_say_which_file_and_seed(self, sums, train, tmp_path):
-        results = run_one(sums, tmp_path / "run", EchoBackend, few_shot=FewShot(2, train, 9))
-        assert results["few_shot"] == {
-            "examples": 2, "file": str(train), "sha256": results["few_shot"]["sha256"], "seed": 9
-        }  # fmt: skip
-        assert len(results["few_shot"]["sha256"]) == 64
-
 
 class TestRefusals:
     def test_the_test_file_under_another_name_is_no_training_file(self, sums):
@@ -129,12 +117,6 @@ class TestRefusals:
             ValueError, match=r"--train: .*train\.jsonl:9 is the question of .*sums\.jsonl:3 on the same"
         ):
             examples_of(sums, train)
-
-    def test_the_same_words_on_another_image_are_no_leak(self, sums, train):
-        lines = [json.loads(line) for line in train.read_text().splitlines()]
-        lines[0]["question"] = "What is 2 plus 2?"
-        train.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        assert len(examples_of(sums, train).rows) == 8
 
     @pytest.mark.parametrize(
         ("flags", "message"),

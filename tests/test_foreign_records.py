@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from monkey.data.check import check_data
-from monkey.data.picture_paths import PicturePaths
-from monkey.data.records import Turn, examine_record, holds_images, open_records, read_records
+from monkey.data.mixture import holds_images, open_records
+from monkey.data.records import examine_record, read_records
+from monkey.data.rows import ImagePaths
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED
 from scripts.check_data import main
 
@@ -38,6 +39,10 @@ def read(folder: Path, *rows):
     path = folder / "train.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     return read_records(path)
+
+
+def said(record) -> list[str]:
+    return [message.text for message in record.conversation.messages]
 
 
 def turns(*texts: str, names=("human", "gpt")) -> list[dict]:
@@ -199,30 +204,31 @@ FORMS = {
 @pytest.mark.parametrize(("row", "asked", "pictures", "form"), FORMS.values(), ids=FORMS)
 def test_a_form_of_others_is_read(folder, row, asked, pictures, form):
     (found,) = read(folder, row)
-    assert found.turns == (Turn("user", asked), Turn("assistant", "this"))
-    assert found.images == tuple(folder / f"{name}.png" for name in pictures)
+    assert said(found) == [asked, "this"]
+    assert [message.role for message in found.conversation.messages] == ["user", "assistant"]
+    assert found.images == [folder / f"{name}.png" for name in pictures]
     assert found.form.startswith(form)
     assert bool(found.form) == bool(form)
 
 
 def test_a_mixed_file_is_read_row_by_row(folder):
     found = read(folder, *(row for row, *_ in FORMS.values()))
-    assert [record.turns[0].text for record in found] == [asked for _, asked, *_ in FORMS.values()]
+    assert [said(record)[0] for record in found] == [asked for _, asked, *_ in FORMS.values()]
 
 
 def test_earlier_turns_come_before_the_question(folder):
     row = {"history": [["One?", "1"], ["Two?", "2"]], "system": "Count."}
     for last in ({"query": "<image>Three?", "response": "3"}, {"instruction": "<image>Three?", "output": "3"}):
         (found,) = read(folder, {**row, **last, "images": ["a.png"]})
-        assert [turn.text for turn in found.turns] == ["Count.\nOne?", "1", "Two?", "2", "<img></img>Three?", "3"]
+        assert said(found) == ["Count.\nOne?", "1", "Two?", "2", "<img></img>Three?", "3"]
 
 
 def test_images_of_later_turns_keep_their_order(folder):
     (found,) = read(
         folder, {"images": ["b.png", "a.png"], "conversations": turns("<image>One?", "1", "And <image>?", "2")}
     )
-    assert [turn.text for turn in found.turns] == ["<img></img>One?", "1", "And <img></img>?", "2"]
-    assert found.images == (folder / "b.png", folder / "a.png")
+    assert said(found) == ["<img></img>One?", "1", "And <img></img>?", "2"]
+    assert found.images == [folder / "b.png", folder / "a.png"]
 
 
 def grounding(answer="<bbox>", question="<image>Find <ref-object>", images=("a.png",), **objects) -> dict:
@@ -233,7 +239,7 @@ def grounding(answer="<bbox>", question="<image>Find <ref-object>", images=("a.p
 class TestBoxes:
     def test_pixels_become_thousandths(self, folder):
         (found,) = read(folder, grounding())
-        assert [turn.text for turn in found.turns] == [
+        assert said(found) == [
             "<img></img>Find <ref>it</ref>",
             "<box>(100,100),(500,500)</box>",
         ]
@@ -244,17 +250,17 @@ class TestBoxes:
         shares = grounding(bbox=[[0.1, 0.2, 0.3, 1.0]], bbox_type="norm1")
         second = grounding(question="<image><image>Find <ref-object>", images=("a.png", "b.png"), image_id=[1])
         first, other = read(folder, shares, second)
-        assert first.turns[1].text == "<box>(100,200),(300,1000)</box>"
-        assert other.turns[1].text == "<box>(200,200),(1000,1000)</box>"
+        assert said(first)[1] == "<box>(100,200),(300,1000)</box>"
+        assert said(other)[1] == "<box>(200,200),(1000,1000)</box>"
 
     def test_those_of_internvl(self, folder):
         value = "<ref>it</ref><box>[[10, 20, 30, 40], [50,60,70,80]]</box>"
         (found,) = read(folder, {"image": "a.png", "conversations": turns("<image>Find it.", value)})
-        assert found.turns[1].text == "<ref>it</ref><box>(10,20),(30,40)</box><box>(50,60),(70,80)</box>"
+        assert said(found)[1] == "<ref>it</ref><box>(10,20),(30,40)</box><box>(50,60),(70,80)</box>"
 
     def test_a_question_may_open_what_the_answer_closes(self, folder):
         (found,) = read(folder, {"conversations": turns("<img>a.png</img><ref>it</ref><box>", "(1,2),(3,4)</box>")})
-        assert found.turns[0].text.endswith("<box>")
+        assert said(found)[0].endswith("<box>")
 
     BAD: ClassVar = {
         "outside": ("<box>(1,2),(3,1001)</box>", "holds 1001; coordinates are thousandths"),
@@ -321,12 +327,12 @@ ODD = (None, 7, -1.5, float("nan"), True, "", "x", "<image>", "\ud800", [], [[]]
 @pytest.mark.parametrize("name", [*FORMS, "boxes"])
 def test_whatever_stands_in_a_row_is_read_or_refused_in_a_sentence(folder, name):
     row = FORMS[name][0] if name in FORMS else grounding()
-    pictures = PicturePaths(folder / "train.json", None)
+    pictures = ImagePaths(folder / "train.json", None)
     for path, value in itertools.product(list(parts_of(row)), ODD):
         found, faults = examine_record(replaced(row, path, value), "train.json[0]", pictures)
         assert all(isinstance(fault, (ValueError, FileNotFoundError)) for fault in faults)
         assert all(str(fault).startswith("train.json[0]") for fault in faults)
-        assert faults or found.turns
+        assert faults or found.conversation.messages
 
 
 def asked(text: str, **row) -> dict:
@@ -506,8 +512,8 @@ class TestTelling:
 def test_the_published_detailed_captions_train_with_the_question_they_were_trained_with(folder):
     rows = [{"img_id": f"{name}.png", "detailed_caption": f" A {name}.\nIt is grey. "} for name in "ab"]
     records = read(folder, *rows)
-    assert [record.turns for record in records] == [
-        (Turn("user", DETAILED_CAPTION_AS_TRAINED), Turn("assistant", row["detailed_caption"])) for row in rows
+    assert [said(record) for record in records] == [
+        [DETAILED_CAPTION_AS_TRAINED, row["detailed_caption"]] for row in rows
     ]
     assert [record.images[0].name for record in records] == ["a.png", "b.png"]
     assert main([str(folder / "train.json"), "--workers", "0"]) == 0

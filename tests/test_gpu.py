@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks import full_size
+from monkey.attention import Runs, _has_kernel
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.packed_attention import PackedAttention, _has_kernel
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,10 +50,10 @@ def test_packed_rows_through_the_kernel_are_those_run_by_run(runs):
     torch.manual_seed(0)
     inputs = [torch.randn(1, 4, 100, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     exact = [x.detach().float().requires_grad_() for x in inputs]
-    attention = PackedAttention(runs, torch.device("cuda"))
+    attention = Runs(runs, torch.device("cuda"))
     assert _has_kernel(inputs[0], dropout=0.0)
-    by_kernel = attention(*inputs, scaling=128**-0.5)
-    run_by_run = attention(*exact, scaling=128**-0.5)
+    by_kernel = attention.attend(*inputs, layer=0, scaling=128**-0.5)
+    run_by_run = attention.attend(*exact, layer=0, scaling=128**-0.5)
     by_kernel.float().square().sum().backward()
     run_by_run.square().sum().backward()
     pairs = [(by_kernel, run_by_run), *((x.grad, y.grad) for x, y in zip(inputs, exact, strict=True))]

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from monkey.journal import Journal, atomic_file, atomic_folder, digest, hold, holder_of, write_atomic
+from monkey.journal import Journal, atomic_file, atomic_folder, digest, hold, holder_of, read_records, write_atomic
 
 
 def row(key: str, value: int = 0) -> dict:
@@ -40,6 +40,24 @@ class TestJournal:
         path.write_text('{"key": "a"}\nnothing\n{"key": "b"}\n')
         with pytest.raises(ValueError, match=r"done\.jsonl:2 is damaged; begin again"):
             Journal(path, way_out="begin again")
+
+    def test_damaged_lines_are_blanked_where_that_is_wanted(self, tmp_path):
+        path = tmp_path / "done.jsonl"
+        path.write_text('{"key": "a"}\nnothing\n{"key": "b"}\n')
+        with Journal(path, mend=True) as journal:
+            assert list(journal) == ["a", "b"]
+        assert list(read_records(path, {"key": str}, "")) == [{"key": "a"}, {"key": "b"}]
+
+    def test_every_record_of_a_file_is_read_in_order_but_for_one_that_is_just_written(self, tmp_path):
+        path = tmp_path / "done.jsonl"
+        with Journal(path) as journal:
+            journal.append([row("a", 1), row("a", 2)])
+        with path.open("ab") as stream:
+            stream.write(b'{"key"')
+        assert list(read_records(path, {"key": str}, "")) == [row("a", 1), row("a", 2)]
+        path.write_text('{"key": "a"}\n[]\n')
+        with pytest.raises(ValueError, match=r"done\.jsonl:2 is damaged; begin again"):
+            list(read_records(path, {"key": str}, "begin again"))
 
     def test_a_record_without_a_field_is_damaged(self, tmp_path):
         path = tmp_path / "done.jsonl"

@@ -218,7 +218,8 @@ class TestRecipeByMemory:
         machine.started("finetune_ds.sh", "--model_name_or_path", "mine", **THREE, **nodes)
         plan = (tmp_path / "said.plans").read_text().split()
         assert plan[1:] == [
-            *(*config("full-llm"), "--checkpoint", "mine", *sharding("zero2"), "--gpus", "6", "--gpu-memory", "23.6")
+            *(*config("full-llm"), "--checkpoint", "mine", *sharding("zero2")),
+            *("--gpus", "6", "--gpu-memory", "23.6", "--quiet"),
         ]
 
     def test_only_the_visible_cards_are_asked(self, machine):

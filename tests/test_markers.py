@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monkey.data.markers import AUDIO, CONTROL, IMAGE, PLACE, VIDEO, find_foreign_markers
+from monkey.data.foreign import AUDIO, CONTROL, IMAGE, PLACE, VIDEO, find_foreign_markers
 
 CERTAIN = {
     IMAGE: "<|image_pad|> <|vision_start|> <|image_1|> <|image|> <IMG_CONTEXT> <ImageHere> <imgpad> [IMG]",

@@ -9,9 +9,8 @@ import torch
 from transformers import TextIteratorStreamer
 from transformers.cache_utils import DynamicLayer
 
-from monkey.cache import ROOM, GrowingLayer
 from monkey.configuration import MonkeyConfig
-from monkey.language import project
+from monkey.kv_cache import CACHE_STEP, GrowingLayer
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
 from monkey.vision import WindowAdapter, views
 from tests.conftest import left_padded, prompt_ids, random_model, tiny_config
@@ -74,35 +73,6 @@ def test_static_cache_answers_as_the_dynamic_one():
     assert generate(model, inputs, cache_implementation="static") == generate(model, inputs)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@torch.no_grad()
-def test_single_row_product_equals_the_plain_one(threads):
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(24, 30)
-    plain = torch.nn.functional.linear
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for shape in ((24,), (1, 24), (1, 1, 24), (2, 1, 24)):
-            x = torch.randn(shape)
-            torch.testing.assert_close(project(linear, x), plain(x, linear.weight, linear.bias), rtol=0, atol=1e-6)
-    finally:
-        torch.set_num_threads(before)
-
-
-@torch.no_grad()
-def test_a_hooked_linear_is_called_even_for_a_single_row():
-    """ZeRO-3 and offloading fetch the weights in hooks; a process that passes them by leaves the others waiting."""
-    linear, calls = torch.nn.Linear(4, 4), []
-    x = torch.randn(1, 1, 4)
-    project(linear, x)
-    with linear.register_forward_pre_hook(lambda *_: calls.append("before")):
-        project(linear, x)
-    with linear.register_forward_hook(lambda *_: calls.append("after")):
-        project(linear, x)
-    assert calls == ["before", "after"]
-
-
 def test_cache_grows_without_copying_what_it_holds(model):
     config = model.config
     ids = torch.tensor([prompt_ids(config, 1, [5, 6])])
@@ -129,7 +99,7 @@ def test_cache_that_was_changed_continues_as_the_library_one(change):
         layer.update(states, states + 1)
         layer.update(states[:, :, :1], states[:, :, :1])
         getattr(layer, change)(arguments)
-        more = torch.full((layer.keys.shape[0], 3, ROOM + 5, 4), 2.0)
+        more = torch.full((layer.keys.shape[0], 3, CACHE_STEP + 5, 4), 2.0)
         layer.update(more[:, :, :2], more[:, :, :2])
         layer.update(more, more)
     torch.testing.assert_close(layers[1].keys, layers[0].keys, rtol=0, atol=0)

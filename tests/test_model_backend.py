@@ -12,16 +12,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval.backends import Request, Shot
+from eval.backends import Request, Shot, growth
 from eval.metrics import score
-from eval.model_backend import ModelBackend, check_checkpoint, checkpoint_fingerprint
-from eval.prepared_batches import plan_batches
+from eval.model_backend import ModelBackend, check_checkpoint, checkpoint_fingerprint, plan_batches
 from eval.prompting import PromptForm
-from eval.runner import RunSettings, run
+from eval.run import RunSettings, run
 from eval.tasks import Task, select_tasks
 from monkey.data.records import read_questions
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.prefix_generation import GenerationStats
 from monkey.processing import MonkeyProcessor
 from monkey.training.lora import add_decoder_lora, save_adapter
 
@@ -170,11 +168,12 @@ def opened(backend, monkeypatch) -> list[Path]:
 def test_each_image_is_decoded_and_read_once_and_answers_are_the_plain_ones(
     backend, shared, expected, opened, monkeypatch, batch_size
 ):
-    monkeypatch.setattr(backend, "stats", GenerationStats())
+    backend.engine._store.clear()
+    before = backend.work
     results = answers_of(backend, shared, batch_size)
     assert {answer.row: answer.raw for answer in results} == expected
     assert sorted(opened) == sorted({request.question.image for request in shared})
-    work = backend.work
+    work = growth(before, backend.work)
     rests = work["prefill_tokens"] - 3 * (backend.model.config.image_tokens + 1)
     assert (work["images"], work["prompts"]) == (3, 8)
     # The rests hold no image: had a prefix been computed twice, more than a thousand tokens would be here.
@@ -182,6 +181,28 @@ def test_each_image_is_decoded_and_read_once_and_answers_are_the_plain_ones(
     assert min(work[f"{phase}_seconds"] for phase in ("vision", "prefill", "decode")) > 0
     assert work["peak_bytes"] > 0
     assert backend._kept == {}
+
+
+def test_questions_about_one_image_hold_its_keys_and_values_once(backend, shared, monkeypatch):
+    requests = [
+        replace(request, question=replace(request.question, image=shared[0].question.image)) for request in shared
+    ]
+    held = []
+    decode = backend.engine._decode
+
+    def recording(rows):
+        cache = backend.engine._cache
+        blocks = {block for row in rows if row.prefix for block in row.prefix.chain}
+        tails = sum(buffer.nbytes for buffer in (*cache.keys, *cache.values))
+        held.append((len(rows), len(blocks), sum(block.num_bytes for block in blocks), tails))
+        return decode(rows)
+
+    monkeypatch.setattr(backend.engine, "_decode", recording)
+    answers_of(backend, requests, batch_size=8)
+    rows, blocks, prefix_bytes, tail_bytes = held[0]
+    assert (rows, blocks) == (8, 1)
+    # A copy per row, as it was, would be eight times the prefix.
+    assert prefix_bytes + tail_bytes < 4 * prefix_bytes
 
 
 def test_memory_that_runs_out_is_told_and_the_questions_can_be_asked_again(
@@ -196,10 +217,9 @@ def test_memory_that_runs_out_is_told_and_the_questions_can_be_asked_again(
         raise torch.OutOfMemoryError("no memory")
 
     with monkeypatch.context() as scarce:
-        scarce.setattr("eval.model_backend.greedy_answers", exhausted)
-        with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        scarce.setattr(backend.engine, "_run_prefill", exhausted)
+        with pytest.raises(torch.OutOfMemoryError, match="does not suffice"):
             backend.generate_answers(second)
-    assert not backend._kept
     settled = {answer.row for answer in answers}
     answers += answers_of(backend, [request for request in shared if request.row not in settled], 1)
     assert {answer.row: answer.raw for answer in answers} == expected
@@ -211,7 +231,7 @@ def test_memory_that_runs_out_is_told_and_the_questions_can_be_asked_again(
 
 
 def test_sharded_weights_are_called_in_step_by_generate(backend, shared, expected, monkeypatch):
-    monkeypatch.setattr("eval.model_backend.is_sharded", lambda model: True)
+    monkeypatch.setattr("monkey.engine.is_sharded", lambda model: True)
     generate, calls = type(backend.model).generate, []
     monkeypatch.setattr(type(backend.model), "generate", lambda *a, **k: (calls.append(1), generate(*a, **k))[1])
     assert {answer.row: answer.raw for answer in answers_of(backend, shared, 3)} == expected
@@ -251,7 +271,6 @@ def test_batches_are_full_and_hold_every_request_once(shared, batch_size):
     changes = sum(a.images[0] != b.images[0] for a, b in pairwise(ordered))
     assert changes == len({request.images[0] for request in shared}) - 1
     assert [plan.kept for plan in plans] == [*(plan.carried for plan in plans[1:]), None]
-    assert not any(plan.kept for plan in plan_batches(shared, batch_size, carries=False))
 
 
 def test_a_run_with_the_model_writes_answers_settings_and_fingerprint(asked, backend, golden, tmp_path):

@@ -13,8 +13,7 @@ from PIL import Image
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
-from monkey.training.model_card import model_card, write_model_card
-from monkey.training.record import run_record
+from monkey.training.report import model_card, run_record, write_model_card
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, small_config
 
@@ -202,7 +201,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = write_model_card(tmp_path, RECORD, None, "base", LOG)
     before = path.read_text(encoding="utf-8")
     assert before == model_card(RECORD, None, "base", LOG)
-    monkeypatch.setattr("monkey.training.model_card.os.replace", _full_disk)
+    monkeypatch.setattr("monkey.journal.os.replace", _full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_model_card(tmp_path, {}, None, json.dumps(1), [])
     assert path.read_text(encoding="utf-8") == before

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 RECORDED = recorded("answers.json")
 EXPECTED = RECORDED["monkey.load"]
+CONVERSATIONS = recorded("conversations.json")
 GIVEN = observed.asked()
 ALONE = [0, 7, 18, 20, 26, 29, 30]
 """Rows that are asked one after the other: a count, a word, a sentence, a number, a date, a whole text, a box."""
@@ -41,6 +42,14 @@ def test_monkey_load_one_at_a_time_and_many_at_once(checkpoint):
     with monkey.load(checkpoint, "cpu") as model:
         alone = observed.answers_of_python(model, [GIVEN[row] for row in ALONE], together=False)
     assert alone == [EXPECTED[row] for row in ALONE]
+
+
+def test_conversations_and_descriptions_in_python(checkpoint):
+    import monkey
+
+    with monkey.load(checkpoint, "cpu") as model:
+        assert observed.conversations_of_python(model) == CONVERSATIONS["model.chat"]
+        assert observed.descriptions_of_python(model) == CONVERSATIONS["model.describe"]
 
 
 def test_generate_alone_and_in_batches(checkpoint):
@@ -74,6 +83,7 @@ def test_the_server_by_the_official_client(checkpoint, tmp_path):
         with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
             together = observed.at_once(lambda one: observed.answer_of_server(client, *one), GIVEN)
             assert together == RECORDED["monkey.serve"]
+            assert observed.conversations_of_server(client) == CONVERSATIONS["model.chat"]
             for stream in (False, True):
                 alone = [observed.answer_of_server(client, *GIVEN[row], stream=stream) for row in ALONE]
                 assert alone == [RECORDED["monkey.serve"][row] for row in ALONE]

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from monkey.data.records import Record, Turn
+from monkey.conversation import Conversation
+from monkey.data.records import Record
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.training.lora import add_decoder_lora
-from monkey.training.overfit import Miss, OverfitReport, overfit_report, supervised_spans, without_dropout
+from monkey.training.run import Miss, OverfitReport, overfit_report, supervised_spans, without_dropout
 from tests.conftest import random_model
 from tests.small_processor import EOD, refusal, small_config, small_processor
 
@@ -20,8 +21,12 @@ STEPS = 100
 
 
 def _record(source: str, images: list[Path], *texts: str) -> Record:
-    turns = tuple(Turn("assistant" if number % 2 else "user", text) for number, text in enumerate(texts))
-    return Record(turns, tuple(images), source)
+    turns = [{"role": "assistant" if number % 2 else "user", "text": text} for number, text in enumerate(texts)]
+    return Record(Conversation.from_turns(turns, images), source)
+
+
+def _texts(record: Record) -> list[str]:
+    return [message.text for message in record.conversation.messages]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def _trained(records: list[Record], steps: int) -> MonkeyForConditionalGeneratio
     without_dropout(model)
     samples = [
         processor.encode_conversation(
-            [{"role": turn.role, "text": turn.text} for turn in record.turns], list(record.images)
+            [{"role": turn.role, "text": turn.text} for turn in record.conversation.messages], record.images
         )
         for record in records
     ]
@@ -77,7 +82,7 @@ def test_records_that_were_learnt_by_heart_are_reproduced(records, trained):
 def test_every_turn_is_asked_after_the_true_history_and_its_pictures(records, trained):
     """Swapped pictures change the answers that depend on them, and no others."""
     one, other = records[0].images[0], records[1].images[0]
-    swapped = [Record(r.turns, tuple(other if path == one else one for path in r.images), r.source) for r in records]
+    swapped = [_record(r.source, [other if path == one else one for path in r.images], *_texts(r)) for r in records]
     report = overfit_report(trained, small_processor(), swapped)
     assert {(miss.source, miss.turn, miss.generated) for miss in report.misses} >= {
         ("a.json[0]", 1, "blue"), ("a.json[1]", 1, "red")
@@ -119,7 +124,7 @@ def test_long_answers_are_shortened_in_messages():
 
 def test_supervised_spans_are_the_answers_with_their_end(records):
     processor = small_processor()
-    turns = [{"role": turn.role, "text": turn.text} for turn in records[2].turns]
+    turns = [{"role": turn.role, "text": turn.text} for turn in records[2].conversation.messages]
     sample = processor.encode_conversation(turns, list(records[2].images))
     spans = supervised_spans(sample["labels"])
     answers = [sample["input_ids"][start:stop] for start, stop in spans]
@@ -136,7 +141,7 @@ def test_without_dropout_a_training_step_is_a_function_of_its_batch(records):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     processor = small_processor()
-    turns = [{"role": turn.role, "text": turn.text} for turn in records[0].turns]
+    turns = [{"role": turn.role, "text": turn.text} for turn in records[0].conversation.messages]
     batch = processor.collate([processor.encode_conversation(turns, list(records[0].images))])
     model.train()
     with torch.no_grad():

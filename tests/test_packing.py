@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from monkey import language
+from monkey.attention import Runs, checked_runs
 from monkey.data.batches import packed_batch, shared_tokens
 from monkey.data.packing import RowPlan, RowSettings, SampleSizes, fill_rate, rows_of, units_of
-from monkey.packed_attention import PackedAttention, checked_runs
 from tests.conftest import prompt_ids, random_model, tiny_config
 
 CONFIG = tiny_config(grid=(1, 2), vision_adapter_dropout=0.0, text_seq_length=128, text_max_position_embeddings=256)
@@ -167,7 +167,7 @@ class TestSegments:
         ],
     )
     def test_places_of_keys_and_ends_of_runs_are_those_counted_run_by_run(self, runs):
-        places, queries, keys, longest_query, longest = PackedAttention(runs, torch.device("cpu"))._kernel_lengths()
+        places, queries, keys, longest_query, longest = Runs(runs, torch.device("cpu"))._kernel_lengths()
         expected, query_ends, key_ends = [], [0], [0]
         for start, end, prefix_start, prefix_end in runs:
             expected += [*range(prefix_start, prefix_end), *range(start, end)]

@@ -10,11 +10,11 @@ import pytest
 
 from eval.backends import Answer, EchoBackend, OracleBackend
 from eval.metrics.corpus import Item
-from eval.parts import MOST_PARTS, part_of
 from eval.prepare import prepare
 from eval.report import report_html
+from eval.run import run
 from eval.run_folder import open_run
-from eval.runner import run
+from eval.score import MOST_PARTS, part_of
 from eval.score import main as score_again
 from eval.tasks import TASKS, select_tasks
 from tests.official_releases import RELEASES

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
-from monkey import prefix_attention
-from monkey.prefix_generation import GenerationStats, PrefixedImage, greedy_answers
+from monkey import kv_cache
+from monkey.decoding import Decoding
+from monkey.engine import Canvas, Engine, Request
 from tests.conftest import prompt_ids, random_model, tiny_config
 
 END = 7
@@ -58,10 +62,37 @@ def alone(model, prompts, features, numbers, limits, end_id=END):
     return answers
 
 
-def together(model, prompts, features, numbers, limits, end_id=END, **options):
-    images = [PrefixedImage(one) for one in features]
-    shared = [[images[number] for number in own] for own in numbers]
-    return greedy_answers(model, prompts, shared, limits, end_id, **options)
+def opened(model, features, **options) -> Engine:
+    """An engine whose images are numbers of rows of `features`."""
+    model.get_image_features = lambda rows: features[rows.flatten().long()]
+    image_processor = SimpleNamespace(normalised=lambda rows: rows)
+    return Engine(model, SimpleNamespace(tokenizer=_Ids(), image_processor=image_processor), **options)
+
+
+class _Ids:
+    """A tokenizer whose tokens have no text."""
+
+    def convert_ids_to_tokens(self, token):
+        return b""
+
+
+def together(model, prompts, features, numbers, limits, end_id=END, engine=None, **options):
+    """The same by the engine, all at once."""
+    engine = engine or opened(model, features, max_rows=len(prompts))
+    images = [[Canvas(bytes([number]), np.full(1, number)) for number in own] for own in numbers]
+    requests = [
+        Request(prompt, own, Decoding(limit), limit, frozenset([end_id]), **options)
+        for prompt, own, limit in zip(prompts, images, limits, strict=True)
+    ]
+    replies = engine.run(requests)
+    assert [reply.error for reply in replies] == [None] * len(replies)
+    return [reply.token_ids + [end_id] * (reply.finish_reason == "stop") for reply in replies]
+
+
+@pytest.fixture(autouse=True)
+def images_are_shared(monkeypatch):
+    """An image of these models has 21 tokens."""
+    monkeypatch.setattr(kv_cache, "SHARED_TOKENS", 16)
 
 
 @pytest.mark.parametrize(
@@ -119,54 +150,34 @@ def test_the_first_token_is_never_the_end():
     assert together(model, *case, [4], end_id, min_new_tokens=0) == [[end_id]]
 
 
-def test_a_question_longer_than_one_product_is_the_same(monkeypatch):
-    model = random_model(tiny_config())
-    case = asked(model)
-    limits = [4] * len(MIXED)
-    expected = together(model, *case, limits)
-    monkeypatch.setattr(prefix_attention, "QUERY_TOKENS", 3)
-    assert together(model, *case, limits) == expected
-
-
-def test_a_prefix_is_computed_once_for_all_questions_and_later_batches():
+def test_a_prefix_is_computed_once_for_all_questions_and_later_ones():
     model = random_model(tiny_config(text_seq_length=4096))
-    cases = (((0,), 3), ((1,), 5), ((0,), 8))
-    prompts, features, numbers = asked(model, cases)
-    images = [PrefixedImage(one) for one in features]
-    shared = [[images[number] for number in own] for own in numbers]
-    stats = GenerationStats()
+    prompts, features, numbers = asked(model, (((0,), 3), ((1,), 5), ((0,), 8)))
+    engine = opened(model, features)
     prefix = model.config.image_tokens + 1
-    first = greedy_answers(model, prompts, shared, [6] * 3, END, stats=stats)
-    # Each rest is `</img>` and the text, the shorter ones padded to the longest.
-    assert (stats.prefill_tokens, stats.padding_tokens) == (2 * prefix + 3 * 9, 5 + 3)
-    assert stats.prompt_tokens == 3 * (prefix + 1) + 3 + 5 + 8
-    assert (stats.prompts, stats.new_tokens) == (3, sum(map(len, first)))
-    assert stats.prefill_seconds > 0
-    assert stats.decode_seconds > 0
-    again = GenerationStats()
-    assert greedy_answers(model, prompts, shared, [6] * 3, END, stats=again) == first
-    assert again.prefill_tokens == 3 * 9
+    first = together(model, prompts, features, numbers, [6] * 3, engine=engine)
+    # Each rest is `</img>` and the text.
+    rests = 4 + 6 + 9
+    assert (engine.stats.read_tokens, engine.stats.reused_tokens) == (2 * prefix + rests, prefix)
+    assert min(engine.stats.prefill_seconds, engine.stats.decode_seconds) > 0
+    assert together(model, prompts, features, numbers, [6] * 3, engine=engine) == first
+    assert engine.stats.read_tokens == 2 * prefix + 2 * rests
 
 
-def test_an_image_kept_alone_answers_the_same_and_holds_no_other_memory():
+def test_blocks_hold_the_memory_of_their_own_tokens_alone():
     model = random_model(tiny_config(text_seq_length=4096))
     prompts, features, numbers = asked(model, (((0,), 3), ((1,), 5)))
-    images = [PrefixedImage(one) for one in features]
-    expected = greedy_answers(model, prompts, [[images[own[0]]] for own in numbers], [6] * 2, END)
-    kept = images[1].alone()
-    stats = GenerationStats()
-    assert greedy_answers(model, prompts[1:], [[kept]], [6], END, stats=stats) == expected[1:]
-    assert stats.prefill_tokens == 6
-    (prefixes, _), *_ = kept.prefixes.values()
-    for tensor in (kept.features, *prefixes.keys, *prefixes.values):
-        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    engine = opened(model, features)
+    together(model, prompts, features, numbers, [6] * 2, engine=engine)
+    assert len(engine._store._blocks) == 2
+    for tensor in (x for block in engine._store._blocks for x in (*block.keys, *block.values)):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 WRONG = {
-    "nothing": ([], 0, "prompt 1 is empty and has no image"),
     "an image without a place": ([5, 6], 1, "the prompts hold 0 image places, but 1 images were given"),
     "a place without an image": (None, 0, "the prompts hold 1 image places, but 0 images were given"),
-    "a span cut short": ([300, 5, 301, 6], 1, "prompt 1: the image span at token 0 has 1 slots"),
+    "a span cut short": ([300, 5, 301, 6], 1, "the image span at token 0 has 1 slots"),
 }
 
 

@@ -16,7 +16,7 @@ from eval.prepare.__main__ import main
 from eval.prepare.scene_text import ROWS
 from eval.prepare.table import target_of
 from eval.questions import load_question_set
-from eval.runner import RunSettings, run
+from eval.run import RunSettings, run
 from eval.tasks import GROUPS, TASKS
 from monkey.data.records import read_questions
 from tests import official_releases

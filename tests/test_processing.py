@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from monkey import prompts
-from monkey.places import kept_positions
-from monkey.processing import MonkeyProcessor
+from monkey.processing import MonkeyProcessor, TooLong, kept_positions
 from monkey.prompts import VQA_AS_TRAINED, after_image
 from tests.small_processor import (
     CHECKPOINT,
@@ -129,7 +128,7 @@ def test_more_or_fewer_images_than_places_are_refused_with_both_numbers(processo
         ({"text": "a", "padding": "most"}, "padding='most' is not True"),
         ({"text": "a", "padding": True, "padding_side": "top"}, "padding_side='top' is not 'left' or 'right'"),
         ({"text": "a", "truncation": "longest_first"}, "truncation='longest_first' is not True or False"),
-        ({"text": "a", "images": "missing.png"}, "missing.png: no such picture"),
+        ({"text": "a", "images": "missing.png"}, "missing.png: no such image"),
     ],
 )
 def test_bad_calls_are_refused_in_a_sentence(processor, call, message):
@@ -140,7 +139,7 @@ def test_bad_calls_are_refused_in_a_sentence(processor, call, message):
 def test_a_bad_picture_among_several_is_named_by_text_and_number(processor):
     images = [[picture()], [picture(), b"no picture"]]
     message = refusal(lambda: processor(text=["a", "b"], images=images, padding=True))
-    assert message.startswith("image 2 of text 2 is not a picture")
+    assert message.startswith("image 2 of text 2 is not an image")
 
 
 def test_empty_text_with_an_image_is_a_prompt(processor):
@@ -215,10 +214,10 @@ def test_truncation_can_cut_from_the_left():
 def test_a_prompt_longer_than_the_model_allows_is_refused(processor):
     text = "a " * 600
     length = len(plain(processor, text)) + processor.image_tokens + 2
-    message = refusal(lambda: processor(text=text, images=picture()))
-    assert message.startswith(f"text 1 is {length} tokens long with its 1 images of 10, more than the 512 allowed")
-    message = refusal(lambda: processor(text=["a", "a b c d"], padding=True, max_length=3))
-    assert message.startswith("text 2 is 4 tokens long with its 0 images of 10, more than the 3 allowed (max_length)")
+    message = refusal(lambda: processor(text=text, images=picture()), TooLong)
+    assert message.startswith(f"text 1 is {length} tokens long with its 1 image of 10, more than the 512 allowed")
+    message = refusal(lambda: processor(text=["a", "a b c d"], padding=True, max_length=3), TooLong)
+    assert message.startswith("text 2 is 4 tokens long, more than the 3 allowed (max_length)")
     assert processor(text=text, images=picture(), truncation=True)["input_ids"].shape == (1, 512)
 
 
@@ -227,5 +226,5 @@ def test_the_limit_is_the_models_and_not_the_tokenizers(published):
     assert published.tokenizer.model_max_length == 2048
     batch = published(text="compare", images=[picture(1), picture(2)])
     assert batch["input_ids"].shape[1] > 2560
-    message = refusal(lambda: published(text="a", images=[picture()] * 7))
+    message = refusal(lambda: published(text="a", images=[picture()] * 7), TooLong)
     assert "8,975 tokens long with its 7 images of 1,282, more than the 8,192 allowed" in message

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 import shutil
 
 import huggingface_hub
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer
 
 from monkey.configuration import MonkeyConfig
-from monkey.processing import MonkeyImageProcessor, MonkeyProcessor
+from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
 from tests.small_processor import (
     CHECKPOINT,
@@ -132,15 +129,3 @@ def test_hub_names_open_from_the_offline_cache(tmp_path, monkeypatch):
     assert message == (
         "echo840/Absent: no qwen.tiktoken in the hub's offline cache, and it is needed for the tokenizer"
     )
-
-
-def test_bytes_paths_and_objects_give_the_same_model_inputs(tmp_path, processor):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    (tmp_path / "a.png").write_bytes(buffer.getvalue())
-    forms = [image, np.asarray(image), buffer.getvalue(), tmp_path / "a.png", str(tmp_path / "a.png")]
-    batches = [processor(text="hi", images=form) for form in forms]
-    for batch in batches[1:]:
-        assert torch.equal(batch["pixel_values"], batches[0]["pixel_values"])
-    assert isinstance(processor.image_processor, MonkeyImageProcessor)

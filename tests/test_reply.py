@@ -5,37 +5,68 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monkey.serving.decoding import Decoding, chosen_tokens, generator_of
-from monkey.serving.prefix_store import PrefixStore
-from monkey.serving.reply import TextAssembly
+from monkey import kv_cache
+from monkey.decoding import Decoding, choose_tokens, make_generator
+from monkey.kv_cache import PrefixBlock, PrefixStore
+from monkey.reply import Detokenizer
 
 
-def _states(count: int, start: float = 0.0):
-    tensor = torch.arange(count).float()[None, :, None] + start
-    return (tensor,), (-tensor,)
+def kept(store, text: str, ends, ntk_alpha: float = 1.0) -> None:
+    """Read a text into a store, in blocks that end at `ends`; keys and values are its positions."""
+    block = store.find(ntk_alpha, text)
+    for end in ends:
+        start = block.end if block else 0
+        if end > start:
+            block = PrefixBlock(tuple(text[start:end]), block)
+            states = torch.arange(start, end).float()[None, None, :, None]
+            block.record(states, -states)
+            store.insert(ntk_alpha, block)
+    store.trim(set())
 
 
-def test_the_store_finds_the_longest_beginning_across_stretches():
+def found(store, text: str, ntk_alpha: float = 1.0) -> list[tuple[int, int]]:
+    block = store.find(ntk_alpha, text)
+    return [(block.start, len(block)) for block in block.chain] if block else []
+
+
+def test_the_store_finds_the_longest_beginning_across_blocks(monkeypatch):
+    monkeypatch.setattr(kv_cache, "SHORTEST_REUSE", 1)
     store = PrefixStore(1000)
-    store.keep(1.0, "abcdef", [2, 4, 6], lambda start, end: _states(end - start, start))
-    store.keep(1.0, "abxy", [2, 4], lambda start, end: _states(end - start, start))
-    (first, second, third) = store.find(1.0, "abcdeq")
-    assert [(one.start, one.length) for one in (first, second, third)] == [(0, 2), (2, 2), (4, 1)]
-    assert third.keys[0].flatten().tolist() == [4]
-    assert [(one.start, one.length) for one in store.find(1.0, "abxz")] == [(0, 2), (2, 1)]
-    assert store.find(3.0, "abcd") == []
+    kept(store, "abcdef", [2, 4, 6])
+    kept(store, "abxy", [2, 4])
     assert store.num_bytes == 8 * 8  # eight tokens, keys and values of one fp32 each
+    assert found(store, "abcdeq") == [(0, 2), (2, 2), (4, 1)]
+    assert store.find(1.0, "abcdeq").keys[0].flatten().tolist() == [4]
+    assert found(store, "abxz") == [(0, 2), (2, 1)]
+    assert found(store, "abcd", 3.0) == []
+    assert store.num_bytes == 10 * 8  # the part of a block that went on differently is one of its own
+    assert found(store, "abcdef") == [(0, 2), (2, 2), (4, 2)]
 
 
-def test_the_store_forgets_ends_before_what_they_build_on():
+def test_the_store_forgets_ends_before_what_they_build_on_and_nothing_in_use():
     store = PrefixStore(4 * 8)
-    store.keep(1.0, "abcd", [2, 4], lambda start, end: _states(end - start))
-    store.keep(1.0, "xy", [2], lambda start, end: _states(end - start))
-    assert [(one.start, one.length) for one in store.find(1.0, "abcd")] == [(0, 2)]
-    assert len(store.find(1.0, "xy")) == 1
-    store.keep(1.0, "0123456789", [10], lambda start, end: _states(end - start))
-    assert store.find(1.0, "0123456789") == []
+    kept(store, "abcd", [2, 4])
+    kept(store, "xy", [2])
+    assert found(store, "abcd") == [(0, 2)]
+    assert found(store, "xy") == [(0, 2)]
+    used = store.find(1.0, "xy")
+    kept(store, "0123456789", [10])
+    assert found(store, "0123456789") == []
     assert store.num_bytes == 4 * 8
+    store.max_bytes = 0
+    store.trim({used})
+    assert store.num_bytes == 2 * 8
+
+
+def test_blocks_of_one_stretch_become_one_and_what_follows_them_stays():
+    store = PrefixStore(1000)
+    kept(store, "abcdefgh", [2, 4, 6, 8])
+    last = store.find(1.0, "abcdef")
+    assert store.join(1.0, last.chain, {last.parent}) is last
+    joined = store.join(1.0, last.chain, {last})
+    assert found(store, "abcdefgh") == [(0, 6), (6, 2)]
+    assert joined.keys[0].flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert store.num_bytes == 8 * 8
 
 
 @pytest.mark.parametrize(
@@ -53,22 +84,22 @@ def test_the_store_forgets_ends_before_what_they_build_on():
     ],
 )
 def test_text_comes_stripped_and_ends_before_a_stop_text(pieces, stop, expected):
-    assembly = TextAssembly(_Bytes(pieces), stop)
-    given = [assembly.push(number) for number in range(len(pieces)) if not assembly.is_stopped]
+    detokenizer = Detokenizer(_Bytes(pieces), stop)
+    given = [detokenizer.push(number) for number in range(len(pieces)) if not detokenizer.is_stopped]
     assert "".join(given) == "".join(given).strip()
-    assert "".join([*given, assembly.finish()]) == expected
+    assert "".join([*given, detokenizer.finish()]) == expected
 
 
 def test_a_character_in_several_tokens_comes_when_it_is_whole_and_markers_of_places_stay():
-    assembly = TextAssembly(_Bytes([b"\xe4\xbd", b"\xa0", "<ref>", "<|im_end|>", "</ref>", b"\xe4"]))
-    given = [assembly.push(number) for number in range(6)]
+    detokenizer = Detokenizer(_Bytes([b"\xe4\xbd", b"\xa0", "<ref>", "<|im_end|>", "</ref>", b"\xe4"]))
+    given = [detokenizer.push(number) for number in range(6)]
     assert given == ["", "你", "<ref>", "", "</ref>", ""]
-    assert assembly.finish() == "\ufffd"
+    assert detokenizer.finish() == "\ufffd"
 
 
 def test_markers_of_places_are_left_out_on_request():
-    assembly = TextAssembly(_Bytes([b"a", "<ref>", b"cat", "</ref>"]), keep_markers=False)
-    assert "".join(assembly.push(number) for number in range(4)) + assembly.finish() == "acat"
+    detokenizer = Detokenizer(_Bytes([b"a", "<ref>", b"cat", "</ref>"]), keep_markers=False)
+    assert "".join(detokenizer.push(number) for number in range(4)) + detokenizer.finish() == "acat"
 
 
 class _Bytes:
@@ -111,8 +142,8 @@ def test_only_the_likeliest_tokens_that_reach_top_p_are_sampled():
 
     def drawn(top_p: float) -> set[int]:
         decoding = Decoding(max_new_tokens=1, temperature=1.0, seed=0, top_p=top_p)
-        generator = generator_of(decoding, torch.device("cpu"))
-        return {chosen_tokens(logits, [decoding], [generator])[0] for _ in range(400)}
+        generator = make_generator(decoding, torch.device("cpu"))
+        return {choose_tokens(logits, [decoding], [generator])[0] for _ in range(400)}
 
     assert drawn(1e-320) == drawn(0.4) == {0}
     assert drawn(0.6) == {0, 1}

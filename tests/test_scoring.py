@@ -16,23 +16,33 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from eval.backends import Failure, Request
-from eval.in_training import SharedBackend, drawn, evaluator_of
+from eval.in_training import InTrainingEval, _SharedBackend, draw
 from eval.model_backend import ModelBackend
 from eval.prompting import AS_TRAINED, prompt_form
 from eval.questions import load_question_set
-from eval.runner import RunSettings, run
+from eval.run import RunSettings, run
 from eval.tasks import Task, select_tasks
 from monkey.training.lora import add_decoder_lora
-from monkey.training.scoring import (
-    BestCheckpoint,
-    Scoring,
-    score_metrics,
-    undisturbed,
-)
+from monkey.training.trainer import BestCheckpoint, MonkeyTrainer, score_metrics, undisturbed
 from tests.conftest import random_model
 from tests.small_processor import refusal, small_config, small_processor
 
 NEW_TOKENS = 6
+
+
+def scoring_of(evaluator, processor, output_dir: Path, dtype: torch.dtype | None = None):
+    """What the trainer does with an evaluator, without a run: (model, step) to scores in percent by task."""
+
+    def scores(model, step: int) -> dict[str, float]:
+        arguments = SimpleNamespace(output_dir=output_dir, bf16=dtype == torch.bfloat16, fp16=False)
+        arguments.device = torch.device("cpu")
+        trainer = SimpleNamespace(
+            evaluator=evaluator, processing_class=processor, args=arguments, is_deepspeed_enabled=False,
+            state=SimpleNamespace(global_step=step), _evaluated_model=lambda: model,
+        )  # fmt: skip
+        return MonkeyTrainer._scores(trainer)
+
+    return scores
 
 
 def _write_questions(folder: Path, count: int = 7, name: str = "colours.jsonl") -> Path:
@@ -55,7 +65,7 @@ def questions(tmp_path) -> Path:
 
 def _evaluator(path: Path, **changes):
     settings = {"metric": "accuracy", "max_new_tokens": NEW_TOKENS, "batch_size": 2, "num_workers": 0, **changes}
-    return evaluator_of(str(path), **settings)
+    return InTrainingEval(str(path), **settings)
 
 
 def _task(path: Path) -> Task:
@@ -78,7 +88,7 @@ class TestScores:
         settings = RunSettings(tmp_path / "run", show_progress=False, batch_size=3)
         (alone,) = run([task], settings, lambda: ModelBackend(str(tmp_path / "saved"), "cpu", num_workers=0))
 
-        scoring = Scoring(_evaluator(questions, limit=None), processor, tmp_path / "out")
+        scoring = scoring_of(_evaluator(questions, limit=None), processor, tmp_path / "out")
         scores = scoring(model.train(), step=5)
         folder = tmp_path / "out" / "scores" / "step-5"
         inside = json.loads((folder / "colours" / "results.json").read_text())
@@ -94,7 +104,7 @@ class TestScores:
 
     def test_a_model_wrapped_by_peft_answers_with_its_adapters(self, questions, tmp_path):
         def predictions(model, name):
-            Scoring(_evaluator(questions, limit=None), small_processor(), tmp_path / name)(model, step=1)
+            scoring_of(_evaluator(questions, limit=None), small_processor(), tmp_path / name)(model, step=1)
             lines = _lines(tmp_path / name / "scores" / "step-1" / "colours" / "predictions.jsonl")
             return [line["raw"] for line in lines]
 
@@ -113,27 +123,27 @@ class TestScores:
     def test_narrowed_steps_answer_narrowed_and_the_record_says_so(self, questions, tmp_path):
         model = random_model(small_config())
         evaluator = _evaluator(questions, limit=2)
-        Scoring(evaluator, small_processor(), tmp_path, torch.bfloat16)(model, step=3)
+        scoring_of(evaluator, small_processor(), tmp_path, torch.bfloat16)(model, step=3)
         results = json.loads((tmp_path / "scores" / "step-3" / "colours" / "results.json").read_text())
         assert results["generation"]["dtype"] == "float32, computed in bfloat16"
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
     def test_the_same_questions_are_drawn_whatever_the_order_of_the_file(self, questions):
         whole = load_question_set(_task(questions))
-        chosen = drawn(whole, 3, seed=1)
+        chosen = draw(whole, 3, seed=1)
         assert len(chosen.questions) == 3
         assert [q.row for q in chosen.questions] == sorted(q.row for q in chosen.questions)
         assert set(chosen.image_digests) == {q.image for q in chosen.questions}
         lines = questions.read_text().splitlines()
         questions.write_text("\n".join(reversed(lines)) + "\n")
-        again = drawn(load_question_set(_task(questions)), 3, seed=1)
+        again = draw(load_question_set(_task(questions)), 3, seed=1)
         assert {q.question_id for q in again.questions} == {q.question_id for q in chosen.questions}
-        draws = [{q.question_id for q in drawn(whole, 3, seed=seed).questions} for seed in range(8)]
+        draws = [{q.question_id for q in draw(whole, 3, seed=seed).questions} for seed in range(8)]
         assert any(draw != draws[0] for draw in draws)
-        assert drawn(whole, None, seed=1) is whole
+        assert draw(whole, None, seed=1) is whole
 
     def test_a_step_that_is_asked_again_replaces_its_folder(self, questions, tmp_path):
-        scoring = Scoring(_evaluator(questions, limit=2), small_processor(), tmp_path)
+        scoring = scoring_of(_evaluator(questions, limit=2), small_processor(), tmp_path)
         model = random_model(small_config())
         scoring(model, step=1)
         stale = tmp_path / "scores" / "step-1" / "colours" / "stale"
@@ -143,12 +153,12 @@ class TestScores:
         assert [path.name for path in (tmp_path / "scores").iterdir()] == ["step-1"]
 
     def test_nothing_half_written_is_left_when_scoring_fails(self, questions, tmp_path, monkeypatch):
-        scoring = Scoring(_evaluator(questions, limit=2), small_processor(), tmp_path)
+        scoring = scoring_of(_evaluator(questions, limit=2), small_processor(), tmp_path)
 
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("eval.runner.write_lines", full)
+        monkeypatch.setattr("eval.run_folder.write_lines", full)
         model = random_model(small_config()).train()
         with pytest.raises(OSError, match="No space left"):
             scoring(model, step=1)
@@ -161,8 +171,8 @@ class TestScores:
 
 class TestWrongData:
     def test_unknown_task_and_missing_file_stop_before_anything(self, tmp_path):
-        assert "unknown task 'textvqa'" in refusal(lambda: evaluator_of("textvqa"))
-        message = refusal(lambda: evaluator_of("textvqa_val", data_root=tmp_path), FileNotFoundError)
+        assert "unknown task 'textvqa'" in refusal(lambda: InTrainingEval("textvqa"))
+        message = refusal(lambda: InTrainingEval("textvqa_val", data_root=tmp_path), FileNotFoundError)
         assert "textvqa_val.jsonl is missing; --data-root" in message
 
     def test_a_picture_that_does_not_open_is_named_by_the_check(self, questions):
@@ -178,19 +188,14 @@ class TestWrongData:
     def test_a_picture_that_goes_away_during_the_run_is_no_silent_zero(self, questions, tmp_path):
         evaluator = _evaluator(questions, limit=None)
         (questions.parent / "images" / "4.png").unlink()
-        scoring = Scoring(evaluator, small_processor(), tmp_path / "out")
+        scoring = scoring_of(evaluator, small_processor(), tmp_path / "out")
         message = refusal(lambda: scoring(random_model(small_config()), step=1))
         assert message.startswith(f"1 of 7 questions could not be asked: {questions}:5: ")
         assert not list((tmp_path / "out" / "scores").iterdir())
 
-    def test_a_folder_of_somebody_else_is_not_written_over(self, questions, tmp_path):
-        (tmp_path / "scores" / "step-10").mkdir(parents=True)
-        message = refusal(lambda: Scoring(_evaluator(questions), small_processor(), tmp_path))
-        assert "step-10 was not written by a run" in message
-
 
 def _steps(model, evaluate=None) -> list[float]:
-    """Losses of eight steps with dropout, batches drawn by Python, NumPy and PyTorch in turn."""
+    """Losses of eight steps with dropout, batches draw by Python, NumPy and PyTorch in turn."""
     random.seed(1)
     np.random.seed(2)
     torch.manual_seed(3)
@@ -230,7 +235,7 @@ class TestUndisturbed:
             for model in models:
                 model.activation_checkpointing_enable({"use_reentrant": False})
         straight = _steps(models[0])
-        scoring = Scoring(_evaluator(questions, limit=3, num_workers=1), small_processor(), tmp_path)
+        scoring = scoring_of(_evaluator(questions, limit=3, num_workers=1), small_processor(), tmp_path)
         assert _steps(models[1], scoring) == straight
         assert len(set(straight)) == len(straight)
         pairs = zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True)
@@ -263,11 +268,12 @@ class TestUndisturbed:
         model = random_model(small_config()).train()
         model.activation_checkpointing_enable({"use_reentrant": False})
         lengths = []
-        # First the image, then the rest of the prompt, then a token at a time.
-        model.model.language_model.layers[0].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
-        Scoring(_evaluator(questions, limit=1), small_processor(), tmp_path)(model, step=1)
+        # First the whole prompt, then a token at a time.
+        norm = model.model.language_model.layers[0].input_layernorm
+        norm.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+        scoring_of(_evaluator(questions, limit=1), small_processor(), tmp_path)(model, step=1)
         assert lengths[0] > 1
-        assert set(lengths[2:]) == {1}
+        assert set(lengths[1:]) == {1}
 
 
 def _processes(rank: int, size: int, folder: str, wrapped: bool) -> None:
@@ -279,14 +285,14 @@ def _processes(rank: int, size: int, folder: str, wrapped: bool) -> None:
         if wrapped:
             model = torch.nn.parallel.DistributedDataParallel(model)
         place = Path(folder)
-        scoring = Scoring(_evaluator(place / "data" / "colours.jsonl", limit=5), small_processor(), place / "shared")
+        scoring = scoring_of(_evaluator(place / "data" / "colours.jsonl", limit=5), small_processor(), place / "shared")
         scores = scoring(model, step=2)
         best = BestCheckpoint(place / "shared", "score", greater_is_better=True)
         saved = []
         # Figures that differ between processes must not part them.
         metrics = {"eval_score": [50.0, 0.0][rank]}
-        kept = best.offer(2, metrics, lambda aside: (saved.append(rank), (aside / f"shard-{rank}").touch()))
-        kept = [kept, best.offer(3, {"eval_score": [40.0, 99.0][rank]}, lambda aside: saved.append(rank))]
+        kept = best.keep(2, metrics, lambda aside: (saved.append(rank), (aside / f"shard-{rank}").touch()))
+        kept = [kept, best.keep(3, {"eval_score": [40.0, 99.0][rank]}, lambda aside: saved.append(rank))]
         (place / f"seen-{rank}.json").write_text(json.dumps([scores, kept, saved]))
     finally:
         dist.destroy_process_group()
@@ -296,7 +302,7 @@ class TestProcesses:
     def test_two_processes_share_the_questions_and_agree(self, tmp_path):
         _write_questions(tmp_path / "data")
         torch.multiprocessing.spawn(_processes, (2, str(tmp_path), True), nprocs=2)
-        scoring = Scoring(
+        scoring = scoring_of(
             _evaluator(tmp_path / "data" / "colours.jsonl", limit=5), small_processor(), tmp_path / "alone"
         )
         scores = scoring(random_model(small_config()), step=2)
@@ -325,7 +331,7 @@ class TestProcesses:
             monkeypatch.setattr("eval.in_training._rank_and_size", lambda rank=rank: (rank, size))
             monkeypatch.setattr("eval.in_training.gathered", lambda own: (kept.append(own), [own])[1])
             with pytest.raises(ValueError, match="because") if rank < count else contextlib.nullcontext():
-                list(SharedBackend(fake).batches(requests, batch_size=2))
+                list(_SharedBackend(fake).batches(requests, batch_size=2))
             asked.append(len(batches))
         assert set(asked) == {asked[0]}
         assert asked[0] > 0

@@ -29,7 +29,7 @@ PROJECT = Path(serve.__file__).parent.parent
 
 SLOW = """
 import sys, time
-from monkey.serving import engine
+from monkey import engine
 choose = engine.Engine._choose
 def slow(self, last, rows):
     time.sleep(0.05)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from eval.backends import OpenAIBackend
 from eval.model_backend import ModelBackend
-from eval.openai_backend import OpenAIBackend
-from eval.runner import run
+from eval.run import run
 from monkey.serving.session import load
 from tests.running_server import asking, running, talkative_model
 from tests.small_processor import small_processor
@@ -90,5 +90,5 @@ def test_markers_of_boxes_are_in_answers_but_not_in_what_is_scored(sums, tmp_pat
 def test_a_server_of_others_is_asked_without_our_setting(checkpoint, monkeypatch):
     with load(checkpoint, "cpu") as answerer, running(answerer) as server:
         assert OpenAIBackend(server.url).settings == {"temperature": 0, "form": "plain", "skip_special_tokens": True}
-        monkeypatch.setattr("monkey.serving.server.FORMS", ())
+        monkeypatch.setattr("monkey.serving.server.TEMPLATES", ())
         assert OpenAIBackend(server.url).settings == {"temperature": 0}

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import monkey
-from monkey.chat import chat_segments
+from monkey.conversation import Conversation
+from monkey.reply import Reply
 from monkey.serving import session
-from monkey.serving.reply import Delivery
 from monkey.serving.session import Answerer, Decoding, PromptTooLong, default_checkpoint, open_model
 from tests.conftest import random_model
 from tests.small_processor import EOD, IM_START, START, plain, refusal, small_config, small_processor, span
@@ -47,9 +47,9 @@ def prompts(answerer, monkeypatch) -> list[list[int]]:
 
     def submit(request):
         seen.append(request.ids)
-        delivery = Delivery(len(request.ids))
-        delivery.end("stop")
-        return delivery
+        reply = Reply(len(request.ids))
+        reply.end("stop")
+        return reply
 
     monkeypatch.setattr(answerer.engine, "submit", submit)
     return seen
@@ -134,7 +134,7 @@ def test_a_silent_model_is_given_up(answerer, photo, monkeypatch):
 def steps(answerer, monkeypatch) -> list[float]:
     """When each step of the model began; a step takes 20 ms, and never ends the answer."""
     begun: list[float] = []
-    logits = answerer.engine._steps.logits
+    logits = answerer.engine._logits
 
     def slow(last):
         begun.append(time.monotonic())
@@ -143,7 +143,7 @@ def steps(answerer, monkeypatch) -> list[float]:
         given[..., EOD] = -1e9
         return given
 
-    monkeypatch.setattr(answerer.engine._steps, "logits", slow)
+    monkeypatch.setattr(answerer.engine, "_logits", slow)
     return begun
 
 
@@ -206,7 +206,7 @@ def test_questions_about_no_picture_and_about_several(answerer, photo, prompts):
 
 def test_bad_input_is_refused_before_the_model_runs(answerer, photo, prompts):
     assert "question is empty" in refusal(lambda: answerer.ask(photo, " \n"))
-    assert "not a picture" in refusal(lambda: answerer.ask(b"hello", "What?"))
+    assert "not an image" in refusal(lambda: answerer.ask(b"hello", "What?"))
     message = refusal(lambda: answerer.ask(photo, "why " * 600), PromptTooLong)
     assert "with its 1 image of 10, more than the 512 allowed" in message
     refusal(lambda: answerer.ask("/nowhere.png", "What?"), FileNotFoundError)
@@ -269,9 +269,10 @@ class TestOpening:
                 for labels in (True, False)
             ]
         # The published code writes `<img>…</img>` and the question, and nothing between.
-        segments, images = chat_segments(messages, add_generation_prompt=True, picture_labels=False)
-        assert lengths[1] == len(processor.encode_segments(segments)) < lengths[0]
-        assert images == [photo]
+        conversation = Conversation.from_messages(messages)
+        published = processor.encode(conversation, "chatml", add_generation_prompt=True, picture_labels=False)
+        assert lengths[1] == len(published.ids) < lengths[0]
+        assert published.images == [photo]
 
     def test_the_type_may_be_named(self, folder):
         with monkey.load(folder, dtype="bfloat16") as opened:

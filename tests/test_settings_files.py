@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eval.task_files import read_task
+from eval.tasks import read_task
 from monkey.data.mixture import read_mixture
 from monkey.describe.configuration import read_configuration
 from monkey.settings_files import MAX_BYTES, MAX_DEPTH, parse_settings, read_settings_file

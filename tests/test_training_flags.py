@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from finetune_multitask import main
-from monkey.training.arguments import (
-    DataArguments,
-    Flags,
-    LoraArguments,
-    PartArguments,
-    RunArguments,
-    TrainingArguments,
-    parse_flags,
-)
-from monkey.training.idle_flags import refuse_idle
+from monkey.training.arguments import _GROUPS as GROUPS
+from monkey.training.arguments import Flags, Given, _refuse_idle, parse_flags, training_arguments
 from monkey.training.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +43,7 @@ def test_the_published_scripts_flags_keep_their_meaning():
     assert training.eval_strategy == "no"
     assert training.report_to == []
     assert (flags.data.model_max_length, flags.data.lazy_preprocess) == (2048, True)
-    assert flags.given["gradient_checkpointing"] is True
+    assert flags.is_set("gradient_checkpointing")
 
 
 def test_tensorboard_is_reported_to_unless_told_otherwise():
@@ -98,7 +90,6 @@ def test_the_command_line_overrides_the_file(tmp_path):
     flags = _flags("--config", str(file), "--max_steps", "9")
     assert (flags.training.learning_rate, flags.training.max_steps, flags.training.fix_vit) == (1e-4, 9, False)
     assert flags.model.grid_shape == (2, 3)
-    assert flags.given["max_steps"] == 9
 
 
 @pytest.mark.parametrize(
@@ -108,7 +99,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--learning_rate", "fast"], r"--learning_rate: invalid float value: 'fast'"),
         (["--grid", "2"], r"--grid 2 is not rows,columns"),
         (["--grid", "0,2"], r"--grid 0,2 is not rows,columns"),
-        (["--warmup_ratio", "3"], r"--warmup_ratio 3.0 is not a part"),
+        (["--warmup_ratio", "3"], r"--warmup_ratio 3 does not work: give 0 up to below 1"),
         (["--warmup_ratio", "0.1", "--warmup_steps", "5"], r"--warmup_ratio 0.1 and --warmup_steps 5 both"),
         (["--fp16", "True"], r"--fp16 is not for CPUs"),
         (
@@ -122,7 +113,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--pack_tokens", "4096"], r"--pack_tokens would have no effect: it is about packed rows: add --packing True"),
         (["--look_ahead", "9"], r"--look_ahead would have no effect: .* --packing True"),
         (["--lora_r", "8"], r"--lora_r would have no effect: the recipe gives the decoder no adapters"),
-        (["--recipe", "lora-llm", "--lora_alpha", "0"], r"--lora_alpha 0 would leave the adapters without effect"),
+        (["--recipe", "lora-llm", "--lora_alpha", "0"], r"--lora_alpha 0 does not work: give 1 or more"),
         (["--vision_learning_rate", "1e-4"], r"--vision_learning_rate would have no effect: the recipe freezes"),
         (
             ["--recipe", "adapters-only", "--decoder_weight_decay", "0.5"],
@@ -139,7 +130,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--share_images", "never", "--packing", "True"], r"--share_images never is unknown: give one of apart"),
         (["--data_weights", "1", "2"], r"--data_weights has 2 numbers for 1 files of --data_path"),
         (["--resampler_learning_rate", "-1"], r"--resampler_learning_rate -1 does not work"),
-        (["--vision_adapter_dropout", "1"], r"--vision_adapter_dropout 1 is not a part"),
+        (["--vision_adapter_dropout", "1"], r"--vision_adapter_dropout 1 does not work: give 0 up to"),
         (["--overfit", "-1"], r"--overfit -1 does not work"),
         (["--peak_tflops", "0"], r"--peak_tflops 0 does not work"),
         (["--model_max_length", "0"], r"--model_max_length 0 does not work: give 1 or more"),
@@ -154,9 +145,9 @@ def test_the_command_line_overrides_the_file(tmp_path):
             ["--packing", "True", "--per_device_train_batch_size", "1", "--dataloader_drop_last", "True"],
             r"--dataloader_drop_last is not for packed rows",
         ),
-        (["--lora_r", "0"], r"--lora_r 0 is not a rank"),
+        (["--lora_r", "0"], r"--lora_r 0 does not work"),
         (["--eval_strategy", "steps"], r"--eval_strategy steps needs something held out"),
-        (["--lora_dropout", "1"], r"--lora_dropout 1 is not a part"),
+        (["--lora_dropout", "1"], r"--lora_dropout 1 does not work"),
         (["--gradient_accumulation_steps", "0"], r"--gradient_accumulation_steps 0 does not work: give 1 or more"),
         (["--per_device_train_batch_size", "0"], r"--per_device_train_batch_size 0 does not work: give 1 or more"),
         (["--num_train_epochs", "0"], r"--num_train_epochs 0 does not work: give a number above 0"),
@@ -166,8 +157,11 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--seed", "-1"], r"--seed -1 does not work"),
         (["--report_to", "nobody"], r"--report_to nobody is no logger"),
         (["--lr_scheduler_kwargs", "{x"], r"--lr_scheduler_kwargs:1: malformed JSON at column 2"),
-        (["--lr_scheduler_kwargs", "x"], r"--lr_scheduler_kwargs x is not a JSON object"),
-        (["--accelerator_config", '{"splits": 1}'], r"--accelerator_config: there is no setting splits"),
+        (["--lr_scheduler_kwargs", "x"], r"--lr_scheduler_kwargs:1: malformed JSON at column 1"),
+        (
+            ["--accelerator_config", '{"splits": 1}'],
+            r"a flag of JSON has what it cannot have: AcceleratorConfig.* 'splits'",
+        ),
         (["--load_best_model_at_end", "True"], r"--load_best_model_at_end .* the best checkpoint is always kept"),
     ],
 )
@@ -177,14 +171,13 @@ def test_a_wrong_flag_is_one_sentence(words, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_no_flag_takes_a_number_that_is_none(value):
-    for group in (DataArguments, LoraArguments, PartArguments, RunArguments, TrainingArguments):
+    for group in (*GROUPS[:-1], training_arguments()):
         for field in dataclasses.fields(group):
             if field.init and "float" in str(field.type) and "list" not in str(field.type):
-                needed = {"output_dir": "out"} if group is TrainingArguments else {}
-                with pytest.raises(ValueError, match=rf"--{field.name} {value:g} "):
-                    group(**needed, **{field.name: value})
+                with pytest.raises(ValueError, match=rf"--{field.name} {value} "):
+                    _flags(f"--{field.name}={value}")
 
 
 def test_a_line_of_the_file_may_become_idle_by_the_command_line(tmp_path):
@@ -207,25 +200,6 @@ def test_the_resolved_flags_are_printed_those_of_a_file_at_their_defaults_too(tm
     assert not [line for line in lines if line.startswith("--hub_token")]
     names = [line.split(" ", 1)[0] for line in lines]
     assert len(names) == len(set(names))
-
-
-@pytest.mark.parametrize(
-    ("flag", "instead"),
-    [
-        ("cache_dir", "HF_HUB_CACHE"),
-        ("lora_target_modules", "LORA_LINEARS"),
-        ("lora_weight_path", "--resume_from_checkpoint"),
-        ("lora_bias", "stay frozen"),
-    ],
-)
-def test_a_published_flag_that_is_gone_says_what_to_do_instead(tmp_path, flag, instead):
-    file = tmp_path / "run.yaml"
-    file.write_text(f"{flag}: anything\n")
-    for words in ([f"--{flag}", "anything"], [f"--{flag.replace('_', '-')}=anything"], ["--config", str(file)]):
-        with pytest.raises(ValueError, match=instead) as caught:
-            _flags(*words)
-        assert "did you mean" not in str(caught.value)
-        assert "\n" not in str(caught.value)
 
 
 def test_without_an_accelerator_the_cpu_is_used_unasked(monkeypatch):
@@ -282,7 +256,7 @@ def test_an_error_of_the_file_system_is_one_line(monkeypatch, capsys):
     def full_disk(*_):
         raise OSError(28, "No space left on device", "out/model.safetensors")
 
-    monkeypatch.setattr("monkey.training.finetune.finetune", full_disk)
+    monkeypatch.setattr("monkey.training.run.finetune", full_disk)
     monkeypatch.setattr("finetune_multitask.look_over", lambda words: None)
     assert main(REQUIRED) == 2
     assert "error: [Errno 28] No space left on device: 'out/model.safetensors'\n" in capsys.readouterr().err
@@ -315,9 +289,12 @@ def test_deepspeed_without_a_launcher_is_one_sentence(monkeypatch):
 def test_rates_by_part_do_not_pass_under_a_deepspeed_optimizer():
     flags = _flags("--decoder_weight_decay", "0.5")
     config = SimpleNamespace(config={"optimizer": {"type": "AdamW"}})
-    own = flags._replace(training=SimpleNamespace(deepspeed="own.json", hf_deepspeed_config=config))
+    training = copy.copy(flags.training)
+    training.deepspeed, training.hf_deepspeed_config = "own.json", config
+    own = flags._replace(training=training)
+    given = Given({"decoder_weight_decay": ["0.5"]}, {})
     with pytest.raises(ValueError, match="--decoder_weight_decay would have no effect: the DeepSpeed config names"):
-        refuse_idle(own, {"decoder_weight_decay"}, ())
+        _refuse_idle(own, given)
     config.config.clear()
     flags.training.deepspeed, flags.training.hf_deepspeed_config = "own.json", config
-    refuse_idle(flags, {"decoder_weight_decay"}, ())
+    _refuse_idle(flags, given)

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from monkey.data.dataset import ConversationDataset
 from monkey.data.records import read_records
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
 from monkey.training.arguments import parse_flags
-from monkey.training.dataset import ConversationDataset
-from monkey.training.finetune import finetune
+from monkey.training.run import finetune
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, small_config
 

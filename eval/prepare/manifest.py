@@ -17,9 +17,8 @@ from eval.prepare.release import Picture, Prepared, PreparedRow, Release
 from eval.prepare.table import preparer_named, target_of
 from eval.prepare.writing import StagedFiles, file_mark, files_beside
 from eval.tasks import Task
-from monkey.data.fields import EMPTY_ANSWER, RowFault
-from monkey.data.picture_paths import PicturePaths
 from monkey.data.records import read_question
+from monkey.data.rows import EMPTY_ANSWER, ImagePaths, RowFault
 from monkey.images import DECODER_ERRORS, FORMATS
 
 _LISTED = 100
@@ -168,7 +167,7 @@ def _header_fault(path: Path) -> str | None:
 
 def _check_rows(rows: Sequence[PreparedRow], release: Release) -> list[str]:
     """Places of the rows whose references are all empty, after reading every row as the evaluator will."""
-    pictures = PicturePaths(release.folder / "rows", release.folder, "--src")
+    pictures = ImagePaths(release.folder / "rows", release.folder, "--src")
     root = release.folder
     empty = []
     for number, row in enumerate(rows):

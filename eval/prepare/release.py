@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from monkey.data.indexed_rows import read_rows
-from monkey.data.picture_paths import PicturePaths
+from monkey.data.rows import ImagePaths, IndexedRows
 
 Change = Callable[[Path], bytes]
 """From a picture's file to the bytes that are written in its place."""
@@ -75,7 +74,7 @@ class Release:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"--src {folder}: no such folder; it is the one that holds the unpacked release")
         self.sources: dict[Path, None] = {}
-        self._paths = PicturePaths(self.folder / "release", self.folder, "--src")
+        self._paths = ImagePaths(self.folder / "release", self.folder, "--src")
 
     def find(self, *names: str, where: str = "the release") -> Path | None:
         """The first of the names that is a file inside the folder."""
@@ -108,7 +107,7 @@ class Release:
         """The rows of a JSON list, of the list under a key, or of a JSONL file, each with its place."""
         self._note(path)
         if path.suffix == ".jsonl":
-            return [Located(source, row) for source, row in read_rows(path)]
+            return [Located(source, row) for source, row in IndexedRows(path)]
         value = self.content(path, *key)
         name = "".join(f"[{part!r}]" for part in key)
         if not isinstance(value, list):

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 from eval.metrics import nearest
 from eval.prepare import (
-    captions,
     chartqa,
     coco,
     documents,
     due,
+    flickr30k,
     gqa,
     multiple_choice,
     ocr,
     scene_text,
-    tables,
+    table_questions,
     textvqa,
     visualmrc,
     vizwiz,
@@ -83,7 +83,7 @@ PREPARERS: Mapping[str, Preparer] = {
     "deepform": Preparer(due.deepform, "test/document.jsonl, png/", _DUE, _EACH_ITS_OWN),
     "KLC": Preparer(due.kleister_charity, "test/document.jsonl, png/", _DUE, _EACH_ITS_OWN),
     "WTQ": Preparer(
-        tables.wtq,
+        table_questions.wtq,
         "tagged/data/pristine-unseen-tables.tagged (else data/pristine-unseen-tables.tsv, else test/document.jsonl of "
         "the DUE package), and pictures of the tables in png/",
         f"github.com/ppasupat/WikiTableQuestions; pictures: {_DUE}",
@@ -125,7 +125,7 @@ PREPARERS: Mapping[str, Preparer] = {
         _COCO_TERMS,
     ),
     "flickr30k": Preparer(
-        captions.flickr30k,
+        flickr30k.flickr30k,
         "dataset_flickr30k.json (Karpathy's split), flickr30k-images/",
         "shannon.cs.illinois.edu/DenotationGraph; cs.stanford.edu/people/karpathy/deepimagesent",
         "for research and education, not for commercial use",
@@ -144,7 +144,7 @@ PREPARERS: Mapping[str, Preparer] = {
         "CC BY-NC-SA 4.0: not for commercial use",
     ),
     "tabfact": Preparer(
-        tables.tabfact,
+        table_questions.tabfact,
         "tokenized_data/test_examples.json, data/simple_test_id.json and complex_test_id.json, and pictures of the "
         "tables in png/",
         f"github.com/wenhuchen/Table-Fact-Checking; pictures: {_DUE}",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from eval.prepare.captions import CAPTION_QUESTION
+from eval.prepare.flickr30k import CAPTION_QUESTION
 from eval.prepare.release import Picture, Prepared, PreparedRow, Release, take_id, take_text, take_texts
 from monkey.images import open_image
 

@@ -94,7 +94,7 @@ def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor, equal_me
 def packed_batch(
     units: Sequence[Sequence[Sample]], room: int, filler_id: int, equal_means: bool = False
 ) -> dict[str, Any]:
-    """Units of samples as one packed row (`monkey.packed_attention`).
+    """Units of samples as one packed row (`monkey.attention`).
 
     Args:
         units: samples that share their first `shared` tokens and the images in them, or single samples.

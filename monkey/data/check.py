@@ -1,47 +1,181 @@
-"""Reads all of a training set before a run does: every row, every image, every length, and what is there twice.
+"""Reads all of a data set before a run does: every row, every image, every length, and what is there twice.
 
     report = check_data(["train.json"], evaluation=["heldout.jsonl"], checkpoint="echo840/Monkey")
     print(report.table())
 
-Rows and images are read in processes of their own. In memory stay, for a row, a few numbers, and for an image its path
-and two hashes. Two images are the same where their decoded RGB pixels are (so another format without loss is found), or
-their files' bytes; one that was resized or compressed again is another.
+Rows and images are read in processes of their own, as training and the evaluator read them. Two images are the same
+where their decoded RGB pixels are (so another format without loss is found), or their files' bytes; one that was
+resized or compressed again is another.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 import os
 import signal
-from array import array
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 import monkey
-from monkey.data import check_report as kinds
-from monkey.data.check_reading import ImageRead, ImageTask, OpenedFile, RowTask, SampleEncoder, digest
-from monkey.data.check_report import Finding, Report, pieces_of
 from monkey.data.foreign import find_form
-from monkey.data.indexed_rows import IndexedRows
-from monkey.data.json_rows import MalformedRows
 from monkey.data.mixture import RecordSet, record_sets
-from monkey.data.records import examine_record
+from monkey.data.preview import Piece, escape, pieces_of
+from monkey.data.records import BAD, Record, examine_record, find_repeated_id, read_question
+from monkey.data.rows import (
+    EMPTY_ANSWER,
+    NOT_OF_THE_SCHEMA,
+    OUT_OF_ORDER,
+    ChangedFile,
+    ImagePaths,
+    IndexedRows,
+    MalformedRows,
+    RowFault,
+)
+from monkey.images import open_image
+from monkey.journal import write_json
 
 CHECKS = ("images", "lengths", "duplicates", "leakage")
 """Checks that may be left out; rows are always read."""
 
-_ROWS_A_TASK, _IMAGES_A_TASK = 256, 16
+UNREADABLE = "unreadable row"
+ROW_COUNT = "wrong row count"
+REFUSED_PATH = "refused image path"
+MISSING = "missing image"
+BROKEN = "broken image"
+NOT_ENCODABLE = "cannot be encoded"
+TOO_LONG = "too long"
+DUPLICATE = "duplicate"
+ID_TWICE = "question id twice"
+LEAKED = "image also in evaluation"
+KINDS = (
+    UNREADABLE, ROW_COUNT, NOT_OF_THE_SCHEMA, OUT_OF_ORDER, EMPTY_ANSWER, REFUSED_PATH, MISSING, BROKEN, NOT_ENCODABLE,
+    TOO_LONG, DUPLICATE, ID_TWICE, LEAKED,
+)  # fmt: skip
+"""Problems, in the order of the table."""
+
+SEVERAL_NAMES = "image under several names"
+OTHER_COUNT = "other count than recalled"
+NOT_READ = "may not be meant so"
+NO_IMAGES = "no record has an image"
+NOTES = (SEVERAL_NAMES, OTHER_COUNT, NOT_READ, NO_IMAGES)
+"""What is worth knowing and may be meant so."""
+
+_ROWS_PER_TASK, _IMAGES_PER_TASK = 256, 16
 # Starting a process takes as long as reading about this many here.
 _ROWS_WORTH_A_PROCESS, _IMAGES_WORTH_A_PROCESS = 20_000, 400
+_MOST_PROCESSES = 16
+
+
+class Finding(NamedTuple):
+    """One problem or note: where it stands, and the whole sentence."""
+
+    kind: str
+    source: str
+    sentence: str
+
+
+# What was found
+
+
+class Findings:
+    """What a check found, for people; `problems` and `notes` are its kinds in the order of the table."""
+
+    problems: ClassVar[tuple[str, ...]] = KINDS
+    notes: ClassVar[tuple[str, ...]] = NOTES
+    findings: list[Finding]
+
+    @property
+    def is_clean(self) -> bool:
+        return not any(finding.kind in self.problems for finding in self.findings)
+
+    def of_kind(self, kind: str) -> list[Finding]:
+        return [finding for finding in self.findings if finding.kind == kind]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Return kind, whether it is a problem, number of places and the first of them, for each kind found."""
+        kinds = (*self.problems, *self.notes)
+        places = {kind: list(dict.fromkeys(finding.source for finding in self.of_kind(kind))) for kind in kinds}
+        return [
+            {"kind": kind, "problem": kind in self.problems, "rows": len(own), "first": own[0]}
+            for kind, own in places.items()
+            if own
+        ]
+
+    def table(self) -> str:
+        """Return the summary as lines: problem, rows, first place."""
+        lines = [(self._name(line["kind"]), f"{line['rows']:,}", line["first"]) for line in self.summary()]
+        return "\n".join(align([("problem", "rows", "first place"), *(lines or [("none", "0", "")])]))
+
+    def sentences(self, most: int) -> list[str]:
+        """Return up to `most` sentences of each kind, and how many more there are."""
+        lines = []
+        for kind in (*self.problems, *self.notes):
+            found, name = self.of_kind(kind), self._name(kind)
+            lines += [f"{name}: {escape(finding.sentence)}" for finding in found[:most]]
+            lines += [f"{name}: and {len(found) - most:,} more"] if len(found) > most else []
+        return lines
+
+    def _name(self, kind: str) -> str:
+        return kind if kind in self.problems else f"note: {kind}"
+
+
+@dataclass
+class Report(Findings):
+    """Everything that a check of training data found."""
+
+    files: list[dict[str, Any]]
+    """Path, role ("train" or "evaluation"), rows and weight of each file; `forms` has rows by foreign form."""
+    findings: list[Finding] = field(default_factory=list)
+    images: int = 0
+    longest: tuple[int, str] = (0, "")
+    """Most tokens of a sample, and where it stands; 0 where lengths were not checked."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Check -> why it was left out."""
+    previews: list[tuple[str, list[Piece]]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(file["rows"] for file in self.files)
+
+    def write_json(self, path: Path, settings: dict[str, Any]) -> None:
+        """Write everything but the previews, whole or not at all."""
+        content = {
+            "clean": self.is_clean,
+            "settings": settings,
+            "files": self.files,
+            "rows": self.rows,
+            "images": self.images,
+            "longest_sample": {"tokens": self.longest[0], "source": self.longest[1]} if self.longest[0] else None,
+            "skipped": self.skipped,
+            "summary": self.summary(),
+            "problems": [finding._asdict() for finding in self.findings if finding.kind in KINDS],
+            "notes": [finding._asdict() for finding in self.findings if finding.kind in NOTES],
+        }
+        write_json(path, content)
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines of columns, the first and the last to the left, with a rule under the first line."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *middle, last in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(middle, widths[1:], strict=False)]
+        lines.append("  ".join([f"{first:<{widths[0]}}", *cells, last]).rstrip())
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+# The check of training data
 
 
 def check_data(
@@ -77,71 +211,183 @@ def check_data(
     unknown = sorted(set(skip) - set(CHECKS))
     if unknown:
         raise ValueError(f"there is no check {unknown[0]!r} to skip; there are {', '.join(CHECKS)}")
-    skipped = {name: "as asked" for name in CHECKS if name in skip}
     processor = monkey.MonkeyProcessor.from_pretrained(checkpoint) if checkpoint is not None else None
+    skipped = {name: "as asked" for name in CHECKS if name in skip}
     if processor is None:
         skipped.setdefault("lengths", "no checkpoint was given, whose tokenizer would count")
     if not evaluation:
         skipped.setdefault("leakage", "no evaluation file was given")
     if "images" in skipped:
         skipped.setdefault("leakage", "images are not opened")
-    sets = [(one, False) for one in record_sets(files, image_root)]
-    if evaluation:
-        sets += [(one, True) for one in record_sets(evaluation, evaluation_image_root)]
     found: list[Finding] = []
-    opened: list[OpenedFile] = []
-    for one, is_evaluation in sets:
-        first = opened[-1].first + len(opened[-1].rows) if opened else 0
-        file = _opened(one, is_evaluation, first, found)
-        opened += [file] if file else []
-    encoder = SampleEncoder(processor, max_length) if processor is not None else None
-    uses = _read_all_rows(opened, encoder if "lengths" not in skipped else None, workers, found)
-    _report_no_images(uses, opened, found)
-    images = None
+    opened = [_open(one, False, found) for one in record_sets(files, image_root)]
+    opened += [_open(one, True, found) for one in record_sets(evaluation, evaluation_image_root)] if evaluation else []
+    opened = [file for file in opened if file is not None]
+    count_tokens = None if "lengths" in skipped else partial(_examine_length, processor, max_length)
+    read = [list(read_rows(file, count_tokens, workers)) for file in opened]
+    rows = list(itertools.chain(*read))
+    trained = rows[: sum(len(file.rows) for file in opened if not file.is_evaluation)]
+    held_out = rows[len(trained) :]
+    found += [finding for row in rows for finding in row.findings]
+    found += [*itertools.chain(*map(_find_repeated_ids, read)), *_find_no_images(trained, opened)]
+    paths = list(dict.fromkeys(path for row in rows for path in row.images))
+    images: dict[str, ImageRead] = {}
     if "images" not in skipped:
-        images = _open_all_images(uses, processor, workers)
-        _report_broken(uses, images, opened, found)
-        _report_several_names(uses, images, found)
+        images = read_images(paths, processor.image_processor.opening if processor is not None else {}, workers)
+        found += [*_find_broken(rows, images), *_find_several_names(images)]
     if "duplicates" not in skipped:
-        _report_duplicates(uses, images, opened, found)
+        found += _find_duplicates(trained, images)
     if "leakage" not in skipped:
-        _report_leakage(uses, images, opened, found)
+        found += _find_leaked(trained, held_out, images)
     return Report(
-        files=[file.described() for file in opened],
+        files=[file.describe(own) for file, own in zip(opened, read, strict=True)],
         findings=found,
-        images=len(uses.paths),
-        longest=uses.longest,
+        images=len(paths),
+        longest=max(((row.tokens, row.source) for row in rows), key=lambda pair: pair[0], default=(0, "")),
         skipped=skipped,
-        previews=_previews(uses, opened, encoder.processor if encoder else None, preview),
+        previews=_make_previews(opened, trained, processor, preview),
     )
 
 
-def _opened(one: RecordSet, is_evaluation: bool, first: int, found: list[Finding]) -> OpenedFile | None:
-    """The file, or None where nothing in it can be read, which is then a finding."""
+def _open(one: RecordSet, is_evaluation: bool, found: list[Finding]) -> DataFile | None:
+    """Return the file, or None where nothing in it can be read, which is then a finding."""
     try:
         rows = IndexedRows(one.path)
     except MalformedRows as error:
-        found.append(Finding(kinds.UNREADABLE, _place_in(str(error)), str(error)))
+        found.append(Finding(UNREADABLE, str(error).split(": ", 1)[0], str(error)))
         return None
     try:
         notice = one.check_count(len(rows))
-        if notice:
-            found.append(Finding(kinds.OTHER_COUNT, str(one.path), notice))
+        found += [Finding(OTHER_COUNT, str(one.path), notice)] if notice else []
     except ValueError as error:
-        found.append(Finding(kinds.ROW_COUNT, str(one.path), str(error)))
-    as_questions = is_evaluation and holds_questions(rows)
-    file = OpenedFile(rows, one.image_root, one.weight, is_evaluation, as_questions, first)
-    file.pictures()  # a missing folder is found now
+        found.append(Finding(ROW_COUNT, str(one.path), str(error)))
+    file = DataFile(rows, one.image_root, one.weight, is_evaluation, is_evaluation and holds_questions(rows))
+    file.image_paths()  # a missing folder is found now
     return file
 
 
-def _place_in(sentence: str) -> str:
-    """`file:line` or `file` that a sentence of `MalformedRows` begins with."""
-    return sentence.split(": ", 1)[0]
+def _make_previews(
+    files: Sequence[DataFile], trained: Sequence[RowRead], processor: Any, most: int
+) -> list[tuple[str, list[Piece]]]:
+    """Return pieces of records that are evenly spaced over the sound ones."""
+    places = [(file, index) for file in files if not file.is_evaluation for index in range(len(file.rows))]
+    sound = [place for place, row in zip(places, trained, strict=True) if row.turns] if most else []
+    count = min(most, len(sound))
+    previews = []
+    for file, index in (sound[number * len(sound) // count] for number in range(count)):
+        source, fields = file.rows[index]
+        record, _ = examine_record(fields, source, file.image_paths())
+        try:
+            previews.append((source, pieces_of(record, processor)))
+        except ValueError as error:
+            previews.append((source, [Piece(f"{NOT_ENCODABLE}: {error}", "prompt")]))
+    return previews
+
+
+def _find_repeated_ids(rows: Iterable[RowRead]) -> Iterator[Finding]:
+    seen: dict[str, str] = {}
+    for row in rows:
+        if row.question_id is not None and (sentence := find_repeated_id(row.question_id, row.source, seen)):
+            yield Finding(ID_TWICE, row.source, sentence)
+
+
+def _find_no_images(trained: Sequence[RowRead], files: Sequence[DataFile]) -> Iterator[Finding]:
+    """Say that a model would learn from text alone."""
+    if any(row.turns for row in trained) and not any(row.images for row in trained):
+        paths = [str(file.rows.path) for file in files if not file.is_evaluation]
+        sentence = f"{' '.join(paths)}: no record has an image, so a model learns from text alone"
+        yield Finding(NO_IMAGES, paths[0], sentence)
+
+
+def _find_broken(rows: Iterable[RowRead], images: dict[str, ImageRead]) -> Iterator[Finding]:
+    for row in rows:
+        for path in row.images:
+            if fault := images[path].fault:
+                yield Finding(fault.kind, row.source, f"{row.source}: {fault.sentence}")
+
+
+def _find_several_names(images: dict[str, ImageRead]) -> Iterator[Finding]:
+    first_path: dict[bytes, str] = {}
+    for path, image in images.items():
+        first = first_path.setdefault(image.pixels, path) if image.pixels else path
+        if os.path.realpath(first) != os.path.realpath(path):
+            yield Finding(SEVERAL_NAMES, path, f"{path}: shows the same pixels as {first}")
+
+
+def _find_duplicates(trained: Iterable[RowRead], images: dict[str, ImageRead]) -> Iterator[Finding]:
+    """Find training rows with the turns and the images of an earlier one; without images opened, by their paths."""
+    first_row: dict[bytes, RowRead] = {}
+    nothing = ImageRead(b"", b"", None)
+    for row in trained:
+        if not row.turns:
+            continue
+        read = [(images.get(path, nothing), path) for path in row.images]
+        shown = [one.pixels or one.file or hash_bytes(os.fsencode(os.path.realpath(path))) for one, path in read]
+        first = first_row.setdefault(hash_bytes(row.turns + b"".join(shown)), row)
+        if first is not row:
+            yield Finding(DUPLICATE, row.source, f"{row.source}: has the same turns and images as {first.source}")
+
+
+def _find_leaked(
+    trained: Iterable[RowRead], held_out: Iterable[RowRead], images: dict[str, ImageRead]
+) -> Iterator[Finding]:
+    """Find training rows that show an image of an evaluation file."""
+    known = KnownImages()
+    for row in held_out:
+        for path in row.images:
+            known.add(images[path], f"{path} in {row.source}")
+    for row in trained:
+        for path in row.images:
+            if likeness := known.describe_likeness(images[path]):
+                yield Finding(LEAKED, row.source, f"{row.source}: {path} {likeness}")
+
+
+class KnownImages:
+    """Images of one data set, found again by their pixels or by their files' bytes."""
+
+    def __init__(self) -> None:
+        self._by_file: dict[bytes, str] = {}
+        self._by_pixels: dict[bytes, str] = {}
+
+    def add(self, image: ImageRead, name: str) -> None:
+        self._by_file.setdefault(image.file, name)
+        self._by_pixels.setdefault(image.pixels, name)
+
+    def describe_likeness(self, image: ImageRead) -> str | None:
+        """Say which image of the set this is, None where it is none of it."""
+        if image.file and image.file in self._by_file:
+            return f"has the bytes of {self._by_file[image.file]}"
+        if image.pixels and image.pixels in self._by_pixels:
+            return f"shows the pixels of {self._by_pixels[image.pixels]}"
+        return None
+
+
+# Rows
+
+
+@dataclass
+class DataFile:
+    """A file of conversations, or of questions."""
+
+    rows: IndexedRows
+    image_root: Path | None
+    weight: float
+    is_evaluation: bool
+    holds_questions: bool
+
+    def image_paths(self) -> ImagePaths:
+        root_name = "--eval-image-root" if self.is_evaluation else "--image-root"
+        return ImagePaths(self.rows.path, self.image_root, root_name)
+
+    def describe(self, rows: Iterable[RowRead]) -> dict[str, Any]:
+        role = "evaluation" if self.is_evaluation else "train"
+        described = {"path": str(self.rows.path), "role": role, "rows": len(self.rows), "weight": self.weight}
+        forms = Counter(row.form for row in rows if row.form)
+        return {**described, "forms": dict(forms)} if forms else described
 
 
 def holds_questions(rows: IndexedRows) -> bool:
-    """Whether the first row that can be read is no conversation."""
+    """Return whether the first row that can be read is no conversation."""
     for index in range(len(rows)):
         try:
             _, row = rows[index]
@@ -151,214 +397,178 @@ def holds_questions(rows: IndexedRows) -> bool:
     return True
 
 
-@dataclass
-class _Uses:
-    """Which row shows which image, by their numbers, in the order of the rows; and the rows without a fault."""
+class RowRead(NamedTuple):
+    """What was found in one row."""
 
-    numbers: dict[str, int] = field(default_factory=dict)
-    """Path of an image -> its number."""
-    row: array = field(default_factory=lambda: array("q"))
-    image: array = field(default_factory=lambda: array("q"))
-    sound_rows: array = field(default_factory=lambda: array("q"))
-    sound_digests: bytearray = field(default_factory=bytearray)
-    """Of the turns of each sound conversation, one after the other."""
-    longest: tuple[int, str] = (0, "")
-
-    @property
-    def paths(self) -> list[str]:
-        return list(self.numbers)
-
-    def add(self, row: int, turns: bytes, images: Sequence[str]) -> None:
-        for path in images:
-            self.row.append(row)
-            self.image.append(self.numbers.setdefault(path, len(self.numbers)))
-        if turns:
-            self.sound_rows.append(row)
-            self.sound_digests += turns
-
-    def pairs(self) -> Iterator[tuple[int, int]]:
-        """(row, image) of every use."""
-        return zip(self.row, self.image, strict=True)
+    source: str
+    findings: Sequence[Finding] = ()
+    images: Sequence[str] = ()
+    """Paths of those that are there."""
+    turns: bytes = b""
+    """Digest of what a sound conversation says."""
+    tokens: int = 0
+    form: str = ""
+    question_id: int | str | None = None
 
 
-def _read_all_rows(
-    files: Sequence[OpenedFile], encoder: SampleEncoder | None, workers: int | None, found: list[Finding]
-) -> _Uses:
-    stretches = [
-        (number, start, min(start + _ROWS_A_TASK, len(file.rows)))
-        for number, file in enumerate(files)
-        for start in range(0, len(file.rows), _ROWS_A_TASK)
-    ]
-    total = sum(len(file.rows) for file in files)
-    uses = _Uses()
-    ids_of_files: list[dict[str, str]] = [{} for _ in files]
+CountTokens = Callable[[Record], tuple[int, Finding | None]]
+
+
+def read_rows(file: DataFile, count_tokens: CountTokens | None = None, workers: int | None = None) -> Iterator[RowRead]:
+    """Examine every row of a file, in processes if it is worth it."""
+    total = len(file.rows)
+    stretches = [range(start, min(start + _ROWS_PER_TASK, total)) for start in range(0, total, _ROWS_PER_TASK)]
+    processes = _process_count(workers, total, _ROWS_WORTH_A_PROCESS)
+    paths: dict[str, str] = {}  # each once in memory, however many rows show it
     with tqdm(total=total, desc="reading rows", unit="row", leave=False, disable=None) as bar:
-        results = in_order(RowTask(files, encoder), stretches, _process_count(workers, total, _ROWS_WORTH_A_PROCESS))
-        for (number, start, stop), result in zip(stretches, results, strict=True):
-            found += result.findings
-            files[number].forms.update(result.forms)
-            for row, turns, images in result.rows:
-                uses.add(row, turns, images)
-            for source, question_id in result.question_ids:
-                first = ids_of_files[number].setdefault(question_id, source)
-                if first != source:
-                    sentence = f"{source}: question_id {question_id!r} was given before, at {first}; ids must differ"
-                    found.append(Finding(kinds.ID_TWICE, source, sentence))
-            uses.longest = max(uses.longest, result.longest, key=lambda pair: pair[0])
-            bar.update(stop - start)
-    return uses
+        for rows in in_order(partial(_examine_rows, file, count_tokens), stretches, processes):
+            for row in rows:
+                yield row._replace(images=[paths.setdefault(path, path) for path in row.images])
+            bar.update(len(rows))
 
 
-def _open_all_images(uses: _Uses, processor: monkey.MonkeyProcessor | None, workers: int | None) -> list[ImageRead]:
-    """What each image holds, in the order of their numbers."""
-    settings = processor.image_processor.opening if processor is not None else {}
-    paths = uses.paths
-    tasks = [paths[start : start + _IMAGES_A_TASK] for start in range(0, len(paths), _IMAGES_A_TASK)]
-    read: list[ImageRead] = []
-    with tqdm(total=len(paths), desc="opening images", unit="image", leave=False, disable=None) as bar:
-        for result in in_order(
-            ImageTask(settings), tasks, _process_count(workers, len(paths), _IMAGES_WORTH_A_PROCESS)
-        ):
-            read += result
+def _examine_rows(file: DataFile, count_tokens: CountTokens | None, stretch: range) -> list[RowRead]:
+    images = file.image_paths()
+    return [_examine_row(file, index, images, count_tokens) for index in stretch]
+
+
+def _examine_row(file: DataFile, index: int, images: ImagePaths, count_tokens: CountTokens | None) -> RowRead:
+    source = file.rows.source(index)
+    try:
+        _, row = file.rows[index]
+        if file.holds_questions:
+            question = read_question(index, row, source, images)
+            return RowRead(source, images=[str(question.image)], question_id=question.question_id)
+    except BAD as fault:
+        return RowRead(source, [Finding(kind_of_fault(fault), source, str(fault))])
+    record, faults = examine_record(row, source, images)
+    findings = [Finding(kind_of_fault(fault), source, str(fault)) for fault in faults]
+    findings += [Finding(NOT_READ, source, note) for note in record.notes]
+    tokens, finding = count_tokens(record) if count_tokens is not None and not faults else (0, None)
+    findings += [finding] if finding else []
+    turns = b""
+    if not faults and (finding is None or finding.kind == TOO_LONG):
+        said = [(message.role, message.text) for message in record.conversation.messages]
+        turns = hash_bytes(repr(said).encode())
+    return RowRead(source, findings, [str(path) for path in record.images], turns, tokens, record.form)
+
+
+def kind_of_fault(fault: Exception) -> str:
+    """Return the kind of problem that a row's fault is; raise it where no other row can be read either."""
+    if isinstance(fault, ChangedFile):
+        raise fault
+    if isinstance(fault, MalformedRows):
+        return UNREADABLE
+    if isinstance(fault, FileNotFoundError):
+        return MISSING
+    return fault.kind if isinstance(fault, RowFault) else REFUSED_PATH
+
+
+def _examine_length(processor: Any, max_length: int, record: Record) -> tuple[int, Finding | None]:
+    """Return the number of tokens that training counts, and what is wrong with them."""
+    limit, name = max_length, "--max-length"
+    if processor.max_positions is not None and processor.max_positions < limit:
+        limit, name = processor.max_positions, "the model's max_positions"
+    try:
+        ids, labels, _ = processor.encode(record.conversation, labels=True, any_length=True)
+    except ValueError as error:
+        return 0, Finding(NOT_ENCODABLE, record.source, f"{record.source}: {error}")
+    if len(ids) <= limit:
+        return len(ids), None
+    sentence = (
+        f"{record.source}: {len(ids):,} tokens, {len(ids) - limit:,} over the {limit:,} allowed ({name}); "
+        f"{_describe_loss(processor.tokenizer, ids, labels, limit)}"
+    )
+    return len(ids), Finding(TOO_LONG, record.source, sentence)
+
+
+def _describe_loss(tokenizer: Any, ids: list[int], labels: list[int], limit: int) -> str:
+    """Say what a cut to the limit would take, turn by turn. Image tokens are never cut."""
+    from monkey.processing import UNSUPERVISED, kept_positions
+
+    try:
+        kept = kept_positions(ids, limit, tokenizer.image_start_id, tokenizer.image_end_id, tokenizer.truncation_side)
+    except ValueError as error:
+        return str(error)
+    kept, losses, start = set(kept), [], 0
+    # Turns alternate, and answers alone are supervised.
+    for number, (is_answer, turn) in enumerate(itertools.groupby(labels, lambda label: label != UNSUPERVISED)):
+        stop = start + len(list(turn))
+        lost = [ids[position] for position in range(start, stop) if position not in kept]
+        if lost:
+            text = tokenizer.decode(lost)
+            shown = text if len(text) <= 60 else f"{text[:59]}…"
+            whose = "the answer in turn" if is_answer else "the user's turn"
+            losses.append(f"{len(lost):,} of {stop - start:,} tokens of {whose} {number}, {shown!r}")
+        start = stop
+    more = f", and of {len(losses) - 3} more turns" if len(losses) > 3 else ""
+    return f"a cut would lose {'; '.join(losses[:3])}{more}"
+
+
+# Images
+
+
+class ImageRead(NamedTuple):
+    """Digests of an image's decoded pixels and of its file; nothing where there are none, and what is wrong then."""
+
+    pixels: bytes
+    file: bytes
+    fault: Finding | None
+
+
+def read_images(
+    paths: Sequence[str], settings: dict[str, Any], workers: int | None = None, title: str = "opening images"
+) -> dict[str, ImageRead]:
+    """Open images as training would, in processes if it is worth it, and return what each holds."""
+    tasks = [paths[start : start + _IMAGES_PER_TASK] for start in range(0, len(paths), _IMAGES_PER_TASK)]
+    processes = _process_count(workers, len(paths), _IMAGES_WORTH_A_PROCESS)
+    read: dict[str, ImageRead] = {}
+    with tqdm(total=len(paths), desc=title, unit="image", leave=False, disable=None) as bar:
+        for result in in_order(partial(_read_images, settings), tasks, processes):
+            read |= result
             bar.update(len(result))
     return read
 
 
-def _source(files: Sequence[OpenedFile], row: int) -> str:
-    file = next(file for file in reversed(files) if file.first <= row)
-    return file.rows.source(row - file.first)
+def _read_images(settings: dict[str, Any], paths: Sequence[str]) -> dict[str, ImageRead]:
+    return {path: _read_image(path, settings) for path in paths}
 
 
-def _evaluation_start(files: Sequence[OpenedFile]) -> int:
-    """Number of the first row that is not trained on."""
-    return sum(len(file.rows) for file in files if not file.is_evaluation)
+def _read_image(path: str, settings: dict[str, Any]) -> ImageRead:
+    pixels, fault = b"", None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PIL, about what it can read nevertheless
+            image = open_image(path, **settings)
+        pixels = hash_bytes(repr(image.size).encode() + image.tobytes())
+    except FileNotFoundError as error:
+        return ImageRead(b"", b"", Finding(MISSING, path, str(error)))
+    except ValueError as error:
+        fault = Finding(BROKEN, path, str(error))
+    try:
+        return ImageRead(pixels, hash_bytes(Path(path).read_bytes()), fault)
+    except OSError:  # which `fault` says already
+        return ImageRead(pixels, b"", fault)
 
 
-def _report_no_images(uses: _Uses, files: Sequence[OpenedFile], found: list[Finding]) -> None:
-    """Say that a model would learn from text alone."""
-    end = _evaluation_start(files)
-    if min(uses.row, default=end) >= end and min(uses.sound_rows, default=end) < end:
-        named = " ".join(str(file.rows.path) for file in files if not file.is_evaluation)
-        sentence = f"{named}: no record has an image, so a model learns from text alone"
-        found.append(Finding(kinds.NO_IMAGES, str(files[0].rows.path), sentence))
+def hash_bytes(content: bytes) -> bytes:
+    """Return 16 bytes: among 10⁹ contents, two different ones agree with a probability of 10⁻²¹."""
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _report_broken(uses: _Uses, images: Sequence[ImageRead], files: Sequence[OpenedFile], found: list[Finding]) -> None:
-    for row, image in uses.pairs():
-        fault = images[image].fault
-        if fault:
-            source = _source(files, row)
-            found.append(Finding(fault.kind, source, f"{source}: {fault.sentence}"))
-
-
-def _report_several_names(uses: _Uses, images: Sequence[ImageRead], found: list[Finding]) -> None:
-    first_path: dict[bytes, str] = {}
-    for path, image in zip(uses.numbers, images, strict=True):
-        first = first_path.setdefault(image.pixels, path) if image.pixels else path
-        if os.path.realpath(first) != os.path.realpath(path):
-            found.append(Finding(kinds.SEVERAL_NAMES, path, f"{path}: shows the same pixels as {first}"))
-
-
-def _report_duplicates(
-    uses: _Uses, images: Sequence[ImageRead] | None, files: Sequence[OpenedFile], found: list[Finding]
-) -> None:
-    """Training rows with the turns and the images of an earlier one."""
-    rows = np.array(uses.sound_rows, np.int64)
-    rows = rows[rows < _evaluation_start(files)]
-    if not len(rows):
-        return
-    starts, stops = (np.searchsorted(np.array(uses.row, np.int64), rows, side) for side in ("left", "right"))
-    size = len(uses.sound_digests) // max(1, len(uses.sound_rows))
-    paths = uses.paths
-
-    def content(image: int) -> bytes:
-        read = images[image] if images is not None else None
-        return (read and (read.pixels or read.file)) or digest(
-            os.path.realpath(paths[image]).encode("utf-8", "replace")
-        )
-
-    whole = bytearray()
-    for number, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-        turns = uses.sound_digests[number * size : (number + 1) * size]
-        whole += digest(turns + b"".join(content(image) for image in uses.image[start:stop]))
-    keys = np.frombuffer(bytes(whole), np.uint64).reshape(len(rows), -1)
-    order = np.lexsort(keys.T)  # stable: among equals the earliest row comes first
-    ordered = keys[order]
-    is_new = np.ones(len(rows), bool)
-    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    firsts = order[np.maximum.accumulate(np.where(is_new, np.arange(len(rows)), 0))]
-    for row, first in sorted((int(rows[r]), int(rows[f])) for r, f in zip(order, firsts, strict=True) if r != f):
-        source = _source(files, row)
-        sentence = f"{source}: has the same turns and images as {_source(files, first)}"
-        found.append(Finding(kinds.DUPLICATE, source, sentence))
-
-
-def _report_leakage(
-    uses: _Uses, images: Sequence[ImageRead], files: Sequence[OpenedFile], found: list[Finding]
-) -> None:
-    """Training rows that show an image of an evaluation file."""
-    evaluation_start = _evaluation_start(files)
-    by_pixels: dict[bytes, tuple[int, int]] = {}
-    by_file: dict[bytes, tuple[int, int]] = {}
-    for row, image in uses.pairs():
-        if row >= evaluation_start:
-            by_pixels.setdefault(images[image].pixels, (row, image))
-            by_file.setdefault(images[image].file, (row, image))
-    by_pixels.pop(b"", None)
-    by_file.pop(b"", None)
-    paths = uses.paths
-    for row, image in uses.pairs():
-        same_file, same_pixels = by_file.get(images[image].file), by_pixels.get(images[image].pixels)
-        other = same_file or same_pixels
-        if row < evaluation_start and other:
-            source = _source(files, row)
-            what = "has the bytes" if same_file else "shows the pixels"
-            place = f"{paths[other[1]]} in {_source(files, other[0])}"
-            found.append(Finding(kinds.LEAKED, source, f"{source}: {paths[image]} {what} of {place}"))
-
-
-def _previews(
-    uses: _Uses, files: Sequence[OpenedFile], processor: monkey.MonkeyProcessor | None, most: int
-) -> list[tuple[str, list[kinds.Piece]]]:
-    sound = [row for row in uses.sound_rows if row < _evaluation_start(files)]
-    count = min(most, len(sound))
-    previews = []
-    for number in range(count):
-        row = sound[number * len(sound) // count]
-        file = next(file for file in reversed(files) if file.first <= row)
-        source, fields = file.rows[row - file.first]
-        record, _ = examine_record(fields, source, file.pictures())
-        try:
-            previews.append((source, pieces_of(record, processor)))
-        except ValueError as error:
-            previews.append((source, [kinds.Piece(f"{kinds.NOT_ENCODABLE}: {error}", "prompt")]))
-    return previews
+# Processes
 
 
 def _process_count(workers: int | None, amount: int, worth_one: int) -> int:
-    """Processes to start for an amount of work, 0 for none but this one."""
+    """Return how many processes to start for an amount of work, 0 for none but this one."""
     if workers is not None:
         return workers
-    wanted = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
-    return wanted if amount >= worth_one and wanted > 1 else 0
-
-
-_task: Callable[[Any], Any]
-
-
-def _install(task: Callable[[Any], Any]) -> None:
-    """Once in each process: what it is to do. Ctrl-C is for the process that started it."""
-    global _task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _task = task
-
-
-def _run(argument: Any) -> Any:
-    return _task(argument)
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, _MOST_PROCESSES) if amount >= worth_one and available > 1 else 0
 
 
 def in_order(task: Callable[[Any], Any], arguments: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Results in the order of the arguments, a few ahead at most.
+    """Yield the task's results in the order of the arguments.
 
     Raises:
         ChildProcessError: a process ended by itself.
@@ -371,16 +581,24 @@ def in_order(task: Callable[[Any], Any], arguments: Sequence[Any], workers: int)
     context = multiprocessing.get_context("forkserver" if can_serve else "spawn")
     if can_serve:
         context.set_forkserver_preload([__name__])
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_install, initargs=(task,))
     try:
-        rest = iter(arguments)
-        ahead = deque(executor.submit(_run, argument) for argument in itertools.islice(rest, 4 * workers))
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(executor.submit(_run, argument) for argument in itertools.islice(rest, 1))
+        with ProcessPoolExecutor(workers, context, _install, (task,)) as executor:
+            yield from executor.map(_run, arguments)
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "a checking process ended by itself, for want of memory perhaps; run again with fewer --workers"
         ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
+
+
+_task: Callable[[Any], Any]
+
+
+def _install(task: Callable[[Any], Any]) -> None:
+    """Tell a process once what it is to do. Ctrl-C is for the process that started it."""
+    global _task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _task = task
+
+
+def _run(argument: Any) -> Any:
+    return _task(argument)

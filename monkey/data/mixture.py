@@ -1,7 +1,11 @@
-"""Several sets as one: a YAML file that lists files of training records with weights.
+"""Files of training records as one sequence, whose rows are parsed when they are asked for.
+
+    records = open_records(["train.json", "mixture.yaml"], weights=[1, 0.5])
+
+So no process holds the text of a large file. A mixture is a YAML file that lists files with weights:
 
     sets:
-      - {name: textvqa, path: textvqa.json, weight: 2, image_root: pictures, count: 34602, counted: measured}
+      - {name: textvqa, path: textvqa.json, weight: 2, image_root: images, count: 34602, counted: measured}
 
 `path` and `image_root` start from the folder of the YAML file. `weight` is how often an epoch visits the set; 1 when
 left out. `count` is the number of rows that the file should have: `counted: measured` (the default) makes another
@@ -10,18 +14,203 @@ number an error, `counted: recalled`, for a figure from memory, a notice.
 
 from __future__ import annotations
 
+import hashlib
 import math
-import os.path
+import operator
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from monkey.data.records import BAD, Record, read_record
+from monkey.data.rows import ImagePaths, IndexedRows
+from monkey.journal import digest
 from monkey.settings_files import read_settings_file
 
 MIXTURE_ENDINGS = (".yaml", ".yml")
 RECORD_ENDINGS = (".json", ".jsonl")
 COUNTED = ("measured", "recalled")
+
+_PATHS_KEPT = 20_000
+"""Records between which a sequence forgets the paths it has looked up: a large set names many images."""
+
+
+# The sequence
+
+
+def open_records(
+    paths: str | Path | Sequence[str | Path],
+    image_root: str | Path | None = None,
+    root_name: str = "image_root",
+    weights: Sequence[float] | None = None,
+) -> Records:
+    """Return the conversations of JSON lists, JSONL files and mixtures (`.yaml`) as one sequence.
+
+    Args:
+        paths: one file or several.
+        image_root: where images are looked up, for sets whose mixture names no root; see `read_records`.
+        root_name: what messages call `image_root`.
+        weights: one per path: how often an epoch visits the file; see `Records.epoch`.
+
+    Raises:
+        FileNotFoundError: a missing file or folder.
+        ValueError: a file that cannot be read as rows, a mixture that is not of its form, or a count that disagrees.
+    """
+    return Records(record_sets(paths, image_root, weights), root_name)
+
+
+class RecordFile(NamedTuple):
+    """One file of a sequence: its records are `records[start:stop]`, visited `weight` times an epoch."""
+
+    path: Path
+    start: int
+    stop: int
+    weight: float
+
+
+class Records(Sequence[Record]):
+    """Records of several files, each parsed and validated when it is asked for; may be pickled and forked.
+
+    `notices` are sentences for the user: row counts that differ from recalled ones, files whose first row is of another
+    project's form.
+    """
+
+    def __init__(self, sets: Sequence[RecordSet], root_name: str = "image_root") -> None:
+        self._files = [_FileOfRecords(one, root_name) for one in sets]
+        found = [one.check_count(len(file)) for one, file in zip(sets, self._files, strict=True)]
+        found += [notice for file in self._files for notice in file.describe_form()]
+        self.notices = tuple(notice for notice in found if notice)
+        self._count()
+
+    def _count(self) -> None:
+        self._starts = np.cumsum([0, *map(len, self._files)])
+
+    @property
+    def files(self) -> list[RecordFile]:
+        bounds = zip(self._files, self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True)
+        return [RecordFile(file.rows.path, start, stop, file.weight) for file, start, stop in bounds]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        file, row = self._find(index)
+        return file.record(row)
+
+    def source(self, index: int) -> str:
+        """Return where a record stands, without reading it."""
+        file, row = self._find(index)
+        return file.rows.source(row)
+
+    def _find(self, index: int) -> tuple[_FileOfRecords, int]:
+        """Return the file of a record, and its row there."""
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"no record {index}; there are {len(self):,}")
+        index %= len(self)
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        file = self._files[number]
+        return file, int(file.kept[index - self._starts[number]])
+
+    @property
+    def epoch_length(self) -> int:
+        """Records of one epoch, the same for every epoch."""
+        return sum(int(file.weight) * len(file) + file.part_length for file in self._files)
+
+    def epoch(self, epoch: int, seed: int) -> np.ndarray:
+        """Return the indices of the records of one epoch in the order of training, int64 [epoch_length].
+
+        A file of weight w is visited floor(w) times whole. For the rest, an epoch takes its fraction of the file's
+        rows, the next epoch the ones after these, round a circle whose order is drawn from the seed: so every row is
+        seen equally often over the epochs. All is then shuffled by seed and epoch.
+
+        The order is the same on every machine and NumPy: it sorts the raw 64-bit numbers of Philox, which NumPy keeps
+        stable, where its own `shuffle` may change between versions.
+        """
+        visits = []
+        for number, (file, start) in enumerate(zip(self._files, self._starts[:-1], strict=True)):
+            every = np.arange(start, start + len(file))
+            visits += [every] * int(file.weight)
+            if file.part_length:
+                places = (epoch * file.part_length + np.arange(file.part_length)) % len(file)
+                visits.append(every[_permutation(len(file), seed, number)][places])
+        indices = np.concatenate(visits) if visits else np.empty(0, np.int64)
+        return indices[_permutation(len(indices), seed, epoch, len(self._files))]
+
+    def fingerprint(self) -> str:
+        """Return a digest of the files' bytes, of the rows that are kept, and of where their images are looked up."""
+        return digest(files=[file.fingerprint() for file in self._files])
+
+    def leave_out(self, indices: Sequence[int]) -> None:
+        """Take records out of the sequence, by the indices that they have now; those behind them move up."""
+        stays = np.ones(len(self), bool)
+        stays[np.asarray(indices, np.int64)] = False
+        for file, start, stop in zip(self._files, self._starts[:-1], self._starts[1:], strict=True):
+            file.kept = file.kept[stays[start:stop]]
+        self._count()
+
+
+class _FileOfRecords:
+    """One file, the rows of it that are kept, and where its images are looked up."""
+
+    def __init__(self, one: RecordSet, root_name: str) -> None:
+        self.rows = IndexedRows(one.path)
+        self.kept = np.arange(len(self.rows))
+        self.weight = one.weight
+        self._images = ImagePaths(one.path, one.image_root, root_name)
+        self._reads = 0
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def part_length(self) -> int:
+        """Rows that an epoch takes beyond the whole visits; at least one where the weight is no whole number."""
+        part = math.modf(self.weight)[0]
+        return min(len(self), max(1, round(part * len(self)))) if part else 0
+
+    def record(self, row: int) -> Record:
+        self._reads += 1
+        if self._reads % _PATHS_KEPT == 0:
+            self._images.forget()
+        source, fields = self.rows[row]
+        return read_record(fields, source, self._images)
+
+    def fingerprint(self) -> list[str]:
+        with open(self.rows.path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        return [content, hashlib.sha256(self.kept.tobytes()).hexdigest(), *self._images.roots]
+
+    def describe_form(self) -> list[str]:
+        """Say that the first row is of another project's form, where it is, and what of it may not be meant so."""
+        try:
+            first = self.record(0)
+        except BAD:  # which is told when the row is read for its own sake
+            return []
+        count = "1 record" if len(self) == 1 else f"{len(self):,} records, the first"
+        return [f"{self.rows.path}: {count} in {first.form}, read as ours"] * bool(first.form) + list(first.notes)
+
+
+def holds_images(records: Sequence[Record]) -> bool:
+    """Return whether any record has an image; reads up to the first that has one."""
+    for index in range(len(records)):
+        try:
+            if records[index].images:
+                return True
+        except BAD:
+            continue  # a bad row is told when it is read for its own sake
+    return False
+
+
+def _permutation(count: int, *key: int) -> np.ndarray:
+    """Return the numbers below `count` in an order that depends on the key alone."""
+    return np.argsort(np.random.Philox(np.random.SeedSequence(key)).random_raw(count), kind="stable")
+
+
+# The sets that it is made of
 
 
 @dataclass(frozen=True)
@@ -36,7 +225,7 @@ class RecordSet:
     counted: str = "measured"
 
     def check_count(self, found: int) -> str | None:
-        """A notice where the file has another number of rows than a recalled count, None where all is well.
+        """Return a notice where the file has another number of rows than a recalled count, None where all is well.
 
         Raises:
             ValueError: it has another number than a measured count, with both.
@@ -56,16 +245,16 @@ def record_sets(
     image_root: str | Path | None = None,
     weights: Sequence[float] | None = None,
 ) -> list[RecordSet]:
-    """The sets of data files and mixtures, in their order.
+    """Return the sets of data files and mixtures, in their order.
 
     Args:
         paths: `.json`, `.jsonl` or `.yaml` files, one or several.
         image_root: for sets that name none.
-        weights: one a path; that of a mixture multiplies those of its sets.
+        weights: one per path; that of a mixture multiplies those of its sets.
 
     Raises:
         FileNotFoundError: no such file, or sets of a mixture whose files are missing, with their number.
-        ValueError: a mixture that is not of the form, a file twice, or other than one weight a path.
+        ValueError: a mixture that is not of the form, a file twice, or other than one weight per path.
     """
     paths = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     weights = [1.0] * len(paths) if weights is None else list(weights)
@@ -76,24 +265,22 @@ def record_sets(
     sets: list[RecordSet] = []
     for path, weight in zip(paths, weights, strict=True):
         _check_weight(weight, str(path))
-        for member in _of_path(path):
-            root = member.image_root or (None if image_root is None else Path(image_root))
-            sets.append(RecordSet(member.name, member.path, member.weight * weight, root, member.count, member.counted))
+        for one in _read_present_mixture(path) if path.suffix in MIXTURE_ENDINGS else [RecordSet(str(path), path)]:
+            root = one.image_root or (None if image_root is None else Path(image_root))
+            sets.append(RecordSet(one.name, one.path, one.weight * weight, root, one.count, one.counted))
     seen: set[str] = set()
-    for member in sets:
-        real = os.path.realpath(member.path)
+    for one in sets:
+        real = os.path.realpath(one.path)
         if real in seen:
-            raise ValueError(f"{member.path} is given twice; give it once, with a weight")
+            raise ValueError(f"{one.path} is given twice; give it once, with a weight")
         seen.add(real)
     return sets
 
 
-def _of_path(path: Path) -> list[RecordSet]:
-    """The sets of a mixture, all of them there, or the one that a data file is."""
-    if path.suffix not in MIXTURE_ENDINGS:
-        return [RecordSet(str(path), path)]
+def _read_present_mixture(path: Path) -> list[RecordSet]:
+    """Return the sets of a mixture, all of whose files must be there."""
     sets = read_mixture(path)
-    missing = [member for member in sets if not member.path.is_file()]
+    missing = [one for one in sets if not one.path.is_file()]
     if missing:
         raise FileNotFoundError(
             f"{path}: no file {missing[0].path} for the set {missing[0].name}; {len(missing)} of the mixture's "
@@ -103,7 +290,7 @@ def _of_path(path: Path) -> list[RecordSet]:
 
 
 def read_mixture(path: str | Path) -> list[RecordSet]:
-    """The sets that a YAML file lists. Whether their files are there is not looked at.
+    """Return the sets that a YAML file lists. Whether their files are there is not looked at.
 
     Raises:
         FileNotFoundError: no such file.
@@ -114,24 +301,39 @@ def read_mixture(path: str | Path) -> list[RecordSet]:
     if not isinstance(content.get("sets"), list) or not content["sets"]:
         raise ValueError(f"{path}: a mixture is an object with a list under 'sets' that has an entry for each set")
     _refuse_unknown(content, ("sets",), str(path))
-    sets = [_record_set(entry, number, path) for number, entry in enumerate(content["sets"], start=1)]
-    names = [member.name for member in sets]
+    sets = [_read_set(entry, number, path) for number, entry in enumerate(content["sets"], start=1)]
+    names = [one.name for one in sets]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise ValueError(f"{path}: sets {names.index(name) + 1} and {number + 1} are both named {name!r}")
     return sets
 
 
-def _record_set(entry: Any, number: int, mixture: Path) -> RecordSet:
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+# Key of a set -> (test of its value, what the value must be).
+_SET_KEYS = {
+    "name": (_is_text, "a text"),
+    "path": (_is_text, "a path"),
+    "weight": (lambda value: type(value) in (int, float), "a number"),
+    "image_root": (_is_text, "a folder"),
+    "count": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
+    "counted": (lambda value: value in COUNTED, " or ".join(COUNTED)),
+}
+
+
+def _read_set(entry: Any, number: int, mixture: Path) -> RecordSet:
     where = f"{mixture}, set {number}"
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: expected an object with 'name' and 'path', found {entry!r}")
-    _refuse_unknown(entry, tuple(_FIELDS), where)
+    _refuse_unknown(entry, tuple(_SET_KEYS), where)
     for key in ("name", "path"):
         if key not in entry:
             raise ValueError(f"{where}: the key {key!r} is missing")
     for key, value in entry.items():
-        accepts, needed = _FIELDS[key]
+        accepts, needed = _SET_KEYS[key]
         if not accepts(value):
             raise ValueError(f"{where}: {key!r} must be {needed}, found {value!r}")
     where = f"{where} ({entry['name']})"
@@ -140,40 +342,15 @@ def _record_set(entry: Any, number: int, mixture: Path) -> RecordSet:
         raise ValueError(f"{where}: 'path' must end in {' or '.join(RECORD_ENDINGS)}, found {entry['path']}")
     if "counted" in entry and "count" not in entry:
         raise ValueError(f"{where}: 'counted' says how 'count' is known, and there is no 'count'")
-    root = entry.get("image_root")
-    return RecordSet(
-        name=entry["name"],
-        path=_from_folder(mixture.parent, entry["path"]),
-        weight=float(entry.get("weight", 1)),
-        image_root=None if root is None else _from_folder(mixture.parent, root),
-        count=entry.get("count"),
-        counted=entry.get("counted", "measured"),
-    )
+    paths = {key: _from_folder(mixture.parent, entry[key]) for key in ("path", "image_root") if key in entry}
+    return RecordSet(**{**entry, "weight": float(entry.get("weight", 1)), **paths})
 
 
 def _from_folder(folder: Path, path: str) -> Path:
-    """The path as seen from `folder`, without `..` where no symbolic link makes that another place."""
+    """Return the path as seen from `folder`, without `..` where no symbolic link makes that another place."""
     joined = folder / path
     short = os.path.normpath(joined)
     return Path(short) if os.path.realpath(short) == os.path.realpath(joined) else joined
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-# Key of a set -> (test of its value, what the value must be).
-_FIELDS = {
-    "name": (_is_text, "a text"),
-    "path": (_is_text, "a path"),
-    "weight": (lambda value: isinstance(value, (int, float)) and not isinstance(value, bool), "a number"),
-    "image_root": (_is_text, "a folder"),
-    "count": (
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
-        "a whole number above 0",
-    ),
-    "counted": (lambda value: value in COUNTED, " or ".join(COUNTED)),
-}
 
 
 def _check_weight(weight: float, where: str) -> None:

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SHARING = ("apart", "branches", "turns")
+"""What becomes of several records about one image: each for itself; questions behind one image that do not see each
+other; turns of one conversation."""
+
 Unit = tuple[int, ...]
 """Numbers of the samples that share a picture's tokens; most often one."""
 Row = list[Unit]

@@ -1,12 +1,9 @@
-"""Readers of the two kinds of file that name pictures: training conversations and evaluation questions.
+"""Readers of the two kinds of row that name images: training conversations and evaluation questions.
 
 Both are for trusted files only: `<img>path</img>` in a conversation, and `image` in a question, name files of this
-machine. What leaves here is text with `<img></img>` places and the pictures' paths in the order of the places; nothing
-else in the project looks for a path in a text. No picture is opened, only its existence is checked, and the header read
-of one whose boxes are in pixels.
-
-Training reads through `open_records`: several files or mixtures as one sequence whose rows are parsed when they are
-asked for, so that no process holds the text of a large file.
+machine. What leaves here is a `Conversation` or a `Question` with the images' paths; nothing else in the project looks
+for a path in a text. No image is opened, only its existence is checked, and the header read of one whose boxes are in
+pixels.
 
 Every fault is one sentence that names the file and the line (JSONL) or the record's index (JSON list): ValueError, or
 FileNotFoundError where a file is missing. Schemas with examples are in data/README.md.
@@ -14,28 +11,197 @@ FileNotFoundError where a file is missing. Schemas with examples are in data/REA
 
 from __future__ import annotations
 
-import functools
-import math
-import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from tqdm import tqdm
+from typing import Any
 
 from monkey.boxes import find_box_fault
-from monkey.data.fields import EMPTY_ANSWER, OUT_OF_ORDER, RowFault, fail, field_of, kind_of, require_encodable, text_of
-from monkey.data.foreign import ROLES, role_of, to_our_record
-from monkey.data.indexed_rows import IndexedRows, read_rows
-from monkey.data.markers import AUDIO, CONTROL, IMAGE, PLACE, VIDEO, find_foreign_markers
-from monkey.data.mixture import RecordSet, record_sets
-from monkey.data.picture_paths import PicturePaths
+from monkey.conversation import Conversation, Image, Message, Text
+from monkey.data.foreign import (
+    AUDIO,
+    CONTROL,
+    IMAGE,
+    PLACE,
+    ROLES,
+    VIDEO,
+    find_foreign_markers,
+    role_of,
+    to_our_record,
+)
+from monkey.data.rows import (
+    EMPTY_ANSWER,
+    OUT_OF_ORDER,
+    ImagePaths,
+    IndexedRows,
+    MissingImage,
+    RowFault,
+    fail,
+    field_of,
+    kind_of,
+    require_encodable,
+    text_of,
+)
 from monkey.images import stored_size
+from monkey.prompts import IMAGE_PLACE
+
+BAD = (ValueError, FileNotFoundError)
+"""What is raised for a row that cannot be read as what it should be."""
+
+
+# One training record
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training conversation: turns alternate from user to assistant, and images name files that are there."""
+
+    conversation: Conversation
+    source: str
+    """Where it stands: `train.jsonl:13` (line) or `train.json[12]` (index)."""
+    form: str = ""
+    """What the form was that it was converted from; nothing where it was ours."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what may not be meant so."""
+    reads_sizes: bool = False
+    """Whether boxes in it were given in pixels, so that its text depends on an image."""
+
+    @property
+    def images(self) -> list[Path]:
+        """The files of the images in their order."""
+        return self.conversation.images
+
+
+def read_record(row: Any, source: str, images: ImagePaths) -> Record:
+    """Return a row as a record; the first of its faults is raised."""
+    record, faults = examine_record(row, source, images)
+    if faults:
+        raise faults[0]
+    return record
+
+
+def examine_record(row: Any, source: str, images: ImagePaths) -> tuple[Record, list[Exception]]:
+    """Return what is sound of a training row, and its faults: the first of each turn, and every image that fails.
+
+    Faults are of the types in `BAD`; a RowFault says of which kind it is.
+    """
+    sized: list[str] = []
+
+    def size_of(path: str, where: str) -> tuple[int, int]:
+        sized.append(path)
+        return _read_size(images, path, where)
+
+    try:
+        row, form, notes = to_our_record(row, source, size_of)
+        turns = field_of(row, "conversations", (list,), source)
+        if not turns:
+            fail(source, "'conversations' is empty; give a user turn and an assistant turn")
+    except BAD as fault:
+        return Record(Conversation(()), source), [fault]
+    numbered = [(f"{source}, turn {number}", turn) for number, turn in enumerate(turns)]
+    if "system" in row:
+        numbered.insert(0, (f"{source}, 'system'", {"from": "system", "value": row["system"]}))
+    messages, faults = _examine_turns(numbered, source, images, notes)
+    # Of all turns together: Qwen-VL lets a question end in <box>, whose rest is the answer.
+    box_fault = find_box_fault("".join(message.text for message in messages))
+    if box_fault:
+        faults.append(RowFault(f"{source}: {box_fault}"))
+    return Record(Conversation(tuple(messages)), source, form, tuple(notes), bool(sized)), faults
+
+
+def _examine_turns(
+    turns: Sequence[tuple[str, Any]], source: str, images: ImagePaths, notes: list[str]
+) -> tuple[list[Message], list[Exception]]:
+    """Return the turns as messages, the system's text in front of the first user's, and what is wrong with them."""
+    messages: list[Message] = []
+    faults: list[Exception] = []
+    in_order = True
+    role, system = "user", ""
+    for number, (where, turn) in enumerate(turns, start=-1 if _is_system(turns[0][1]) else 0):
+        expected = "system" if number < 0 else "assistant" if number % 2 else "user"
+        try:
+            role = _read_role(turn, where)
+            # One turn too many or too few puts all that follow out of order; the first is enough.
+            if in_order and role != expected:
+                in_order = False
+                found = f"expected one of the {expected}, found one of the {role}"
+                faults.append(RowFault(f"{where}: turns are out of order: {found}", OUT_OF_ORDER))
+            text, *pieces = _split_turn(turn, role, where)
+            notes += _examine_markers(IMAGE_PLACE.join([text, *pieces[1::2]]), role, where)
+        except RowFault as fault:
+            faults.append(fault)
+            role = expected
+            continue
+        if role == "system":
+            system = f"{text}\n"
+            continue
+        if role == "user":
+            text, system = system + text, ""
+        parts = [Text(text, trusted=True)] if text else []
+        for path, following in zip(pieces[::2], pieces[1::2], strict=True):
+            try:
+                parts.append(Image(images.find(path, where)))
+            except BAD as fault:
+                faults.append(fault)
+            parts += [Text(following, trusted=True)] if following else []
+        messages.append(Message(role, tuple(parts)))
+    if in_order and role != "assistant":
+        sentence = "the last turn is the user's; a conversation must end with the assistant's answer"
+        faults.append(RowFault(f"{source}: {sentence}", OUT_OF_ORDER))
+    return messages, faults
+
+
+def _is_system(turn: Any) -> bool:
+    return isinstance(turn, Mapping) and isinstance(turn.get("from"), str) and role_of(turn["from"]) == "system"
+
+
+def _read_role(turn: Any, where: str) -> str:
+    name = text_of(turn, "from", where)
+    role = role_of(name)
+    if role is None:
+        known = ", ".join(name for names in ROLES.values() for name in names)
+        fail(where, f"unknown role {name!r} in 'from'; known are {known}")
+    return role
+
+
+def _split_turn(turn: Any, role: str, where: str) -> list[str]:
+    """Return the text of a turn as texts and paths by turns, from a text to a text."""
+    value = text_of(turn, "value", where)
+    if not value.strip():
+        if role == "assistant":
+            fail(where, "the answer is empty", EMPTY_ANSWER)
+        fail(where, "the user's text is empty" if role == "user" else "the system's text is empty; leave the turn out")
+    pieces = _split_at_images(value, where)
+    if len(pieces) > 1 and role != "user":
+        whose = "an answer" if role == "assistant" else "the system's text"
+        fail(where, f"{whose} holds <img>; pictures belong into the user's turns")
+    return pieces
+
 
 _TAG = re.compile(r"<img>|</img>")
+
+
+def _split_at_images(value: str, where: str) -> list[str]:
+    """Return texts and paths by turns, from a text to a text, of a text with `<img>path</img>` in it."""
+    pieces: list[str] = []
+    end = 0
+    opened: int | None = None
+    for tag in _TAG.finditer(value):
+        if tag.group() == "<img>":
+            if opened is not None:
+                fail(where, f"<img> at character {opened} is not closed before the next <img>")
+            opened = tag.start()
+        else:
+            if opened is None:
+                fail(where, f"</img> at character {tag.start()} closes no <img>")
+            opened = None
+        pieces.append(value[end : tag.start()])
+        end = tag.end()
+    if opened is not None:
+        fail(where, f"<img> at character {opened} is not closed")
+    return [*pieces, value[end:]]
+
 
 _ADVICE = {
     IMAGE: "write <image> for one of 'images', or <img>path</img>",
@@ -45,31 +211,46 @@ _ADVICE = {
     CONTROL: "give each side's text alone, in turns",
 }
 
-_PATHS_KEPT = 20_000
-"""Records between which a sequence forgets the paths it has looked up: a large set names many pictures."""
+
+def _examine_markers(text: str, role: str, where: str) -> list[str]:
+    """Return notes on signs of other models that may be text; fail for one that cannot be, and for one of an image."""
+    notes = []
+    for marker in find_foreign_markers(text):
+        sign = marker.text[:80]
+        if marker.is_certain or (role != "assistant" and marker.meaning in (IMAGE, VIDEO, AUDIO)):
+            what = f"{sign} is a model's sign for {marker.meaning}"
+            fail(where, f"{what}; {_ADVICE[marker.meaning]}, or leave the record out")
+        notes.append(f"{where}: {sign} may be a model's sign for {marker.meaning}, and is learnt as its characters")
+    return notes
 
 
-@dataclass(frozen=True)
-class Turn:
-    """What one side says: `role` is "user" or "assistant", `text` holds `<img></img>` where a picture stands."""
+def _read_size(images: ImagePaths, path: str, where: str) -> tuple[int, int]:
+    """Return width and height of an image whose boxes are given in pixels."""
+    found = images.find(path, where)
+    try:
+        size, orientation = stored_size(found)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if orientation != 1:
+        fail(
+            where,
+            f"EXIF turns {path} (orientation {orientation}), and whether boxes in pixels are of the turned picture is "
+            "not known; save it upright",
+        )
+    return size
 
-    role: str
-    text: str
+
+def read_records(path: str | Path, image_root: str | Path | None = None, root_name: str = "image_root") -> list[Record]:
+    """Return the conversations of a JSON list or JSONL file.
+
+    Images are looked up in `image_root`, or without one in the file's own folder and then in the current one.
+    `root_name` is what messages call `image_root`: the flag that a program has for it.
+    """
+    images = ImagePaths(Path(path), image_root, root_name)
+    return [read_record(row, source, images) for source, row in IndexedRows(path)]
 
 
-@dataclass(frozen=True)
-class Record:
-    """One training conversation: turns alternate from user to assistant, pictures are in the order of their places."""
-
-    turns: tuple[Turn, ...]
-    images: tuple[Path, ...]
-    source: str
-    """Where it stands: `train.jsonl:13` (line) or `train.json[12]` (index)."""
-    form: str = ""
-    """What the form was that it was converted from; nothing where it was ours."""
-    notes: tuple[str, ...] = ()
-    """Sentences about what may not be meant so."""
-
+# Evaluation questions
 
 QUESTION_KEYS = ("image", "question", "answer", "question_id")
 """What every row of an evaluation file has."""
@@ -91,391 +272,50 @@ class Question:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_records(path: str | Path, image_root: str | Path | None = None, root_name: str = "image_root") -> list[Record]:
-    """The conversations of a JSON list or JSONL file.
-
-    Pictures are looked up in `image_root`, or without one in the file's own folder and then in the current one.
-    `root_name` is what messages call `image_root`: the flag that a program has for it.
-    """
-    path = Path(path)
-    pictures = PicturePaths(path, image_root, root_name)
-    return [_record(row, source, pictures) for source, row in read_rows(path)]
-
-
-class RecordFile(NamedTuple):
-    """One file of a sequence: its records are `records[start:stop]`, visited `weight` times an epoch."""
-
-    path: Path
-    start: int
-    stop: int
-    weight: float
-
-
-def open_records(
-    paths: str | Path | Sequence[str | Path],
+def read_questions(
+    path: str | Path,
     image_root: str | Path | None = None,
     root_name: str = "image_root",
-    weights: Sequence[float] | None = None,
-    skip_bad_rows: bool = False,
-) -> Records:
-    """The conversations of JSON lists, JSONL files and mixtures (`.yaml`) as one sequence, parsed when asked for.
+    *,
+    accept_blank: bool = False,
+    missing: dict[Path, str] | None = None,
+) -> list[Question]:
+    """Return the questions of an evaluation file, with ids that occur once.
+
+    Images are looked up as in `read_records`.
 
     Args:
-        paths: one file or several.
-        image_root: where pictures are looked up, for sets whose mixture names no root; see `read_records`.
-        root_name: what messages call `image_root`.
-        weights: one a path: how often an epoch visits the file; see `Records.epoch`.
-        skip_bad_rows: read everything now and leave bad rows out; `Records.skipped` lists them.
+        accept_blank: keep a question whose references are all blank, as the published sets have some.
+        missing: keep a question whose image is missing, and write a sentence under the image's path there.
 
     Raises:
-        FileNotFoundError: a missing file or folder.
-        ValueError: a file that cannot be read as rows, a mixture that is not of its form, a count that disagrees, or,
-            with `skip_bad_rows`, no good row.
+        FileNotFoundError, ValueError: the first row that is not of the form, an image that is missing, an id given
+            twice; file and line are named.
     """
-    records = Records(record_sets(paths, image_root, weights), root_name)
-    if skip_bad_rows:
-        records.check_all(skip=True)
-    return records
-
-
-class Records(Sequence[Record]):
-    """Records of several files, each parsed and validated when it is asked for; may be pickled and forked.
-
-    `notices` are sentences for the user: row counts that differ from recalled ones, files whose first row is of another
-    project's form. `skipped` lists (source, sentence) of the bad rows that `check_all(skip=True)` left out.
-    """
-
-    def __init__(self, sets: Sequence[RecordSet], root_name: str = "image_root") -> None:
-        self._files = [_FileOfRecords(one, root_name) for one in sets]
-        found = [one.check_count(len(file)) for one, file in zip(sets, self._files, strict=True)]
-        found += [notice for file in self._files for notice in file.describe_form()]
-        self.notices = tuple(notice for notice in found if notice)
-        self.skipped: list[tuple[str, str]] = []
-        self._count()
-
-    def _count(self) -> None:
-        self._starts = np.cumsum([0, *map(len, self._files)])
-
-    @property
-    def files(self) -> list[RecordFile]:
-        bounds = zip(self._files, self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True)
-        return [RecordFile(file.rows.path, start, stop, file.weight) for file, start, stop in bounds]
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: int) -> Record:
-        file, row = self._find(index)
-        return file.record(row)
-
-    def source(self, index: int) -> str:
-        """Where a record stands, without reading it."""
-        file, row = self._find(index)
-        return file.rows.source(row)
-
-    def _find(self, index: int) -> tuple[_FileOfRecords, int]:
-        """The file of a record, and its row there."""
-        index = operator.index(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"no record {index}; there are {len(self):,}")
-        index %= len(self)
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        file = self._files[number]
-        return file, int(file.kept[index - self._starts[number]])
-
-    @property
-    def epoch_length(self) -> int:
-        """Records of one epoch, the same for every epoch."""
-        return sum(int(file.weight) * len(file) + file.part_length for file in self._files)
-
-    def epoch(self, epoch: int, seed: int) -> np.ndarray:
-        """Indices of the records of one epoch in the order of training, int64 [epoch_length].
-
-        A file of weight w is visited floor(w) times whole. For the rest, an epoch takes its fraction of the file's
-        rows, the next epoch the ones after these, round a circle whose order is drawn from the seed: so every row is
-        seen equally often over the epochs. All is then shuffled by seed and epoch.
-
-        The order is the same on every machine and NumPy: it sorts the raw 64-bit numbers of Philox, which NumPy keeps
-        stable, where its own `shuffle` may change between versions.
-        """
-        visits = []
-        for number, (file, start) in enumerate(zip(self._files, self._starts[:-1], strict=True)):
-            every = np.arange(start, start + len(file))
-            visits += [every] * int(file.weight)
-            if file.part_length:
-                places = (epoch * file.part_length + np.arange(file.part_length)) % len(file)
-                visits.append(every[_permutation(len(file), seed, number)][places])
-        indices = np.concatenate(visits) if visits else np.empty(0, np.int64)
-        return indices[_permutation(len(indices), seed, epoch, len(self._files))]
-
-    def check_all(self, skip: bool = False) -> list[tuple[str, str]]:
-        """Read every row once; pictures are looked for, not opened.
-
-        Args:
-            skip: leave bad rows out of the sequence from now on, instead of raising for the first.
-
-        Returns:
-            (source, sentence) of each bad row.
-
-        Raises:
-            ValueError, FileNotFoundError: the first bad row; with `skip`, that no good one is left.
-        """
-        bad: dict[int, str] = {}
-        for index in tqdm(range(len(self)), desc="reading records", unit="record", leave=False, disable=None):
-            try:
-                self[index]
-            except (ValueError, FileNotFoundError) as error:
-                if not skip:
-                    raise
-                bad[index] = str(error)
-        found = [(self.source(index), sentence) for index, sentence in bad.items()]
-        if bad and len(bad) == len(self):
-            raise ValueError(f"all {len(bad):,} rows are bad; the first: {found[0][1]}")
-        self.leave_out(list(bad))
-        self.skipped += found
-        return found
-
-    def leave_out(self, indices: Sequence[int]) -> None:
-        """Take records out of the sequence, by the indices that they have now; those behind them move up."""
-        stays = np.ones(len(self), bool)
-        stays[np.asarray(indices, np.int64)] = False
-        for file, start, stop in zip(self._files, self._starts[:-1], self._starts[1:], strict=True):
-            file.kept = file.kept[stays[start:stop]]
-        self._count()
-
-
-class _FileOfRecords:
-    """One file, the rows of it that are kept, and where its pictures are looked up."""
-
-    def __init__(self, one: RecordSet, root_name: str) -> None:
-        self.rows = IndexedRows(one.path)
-        self.kept = np.arange(len(self.rows))
-        self.weight = one.weight
-        self._place = (one.path, one.image_root, root_name)
-        self._pictures = PicturePaths(*self._place)
-        self._reads = 0
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    @property
-    def part_length(self) -> int:
-        """Rows that an epoch takes beyond the whole visits; at least one where the weight is no whole number."""
-        part = math.modf(self.weight)[0]
-        return min(len(self), max(1, round(part * len(self)))) if part else 0
-
-    def record(self, row: int) -> Record:
-        self._reads += 1
-        if self._reads % _PATHS_KEPT == 0:
-            self._pictures = PicturePaths(*self._place)
-        source, fields = self.rows[row]
-        return _record(fields, source, self._pictures)
-
-    def describe_form(self) -> list[str]:
-        """Say that the first row is of another project's form, where it is, and what of it may not be meant so."""
-        try:
-            first = self.record(0)
-        except (ValueError, FileNotFoundError):  # which is told when the row is read for its own sake
-            return []
-        count = "1 record" if len(self) == 1 else f"{len(self):,} records, the first"
-        return [f"{self.rows.path}: {count} in {first.form}, read as ours"] * bool(first.form) + list(first.notes)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pictures": PicturePaths(*self._place)}
-
-
-def holds_images(records: Sequence[Record]) -> bool:
-    """Whether any record has an image; reads up to the first that has one."""
-    for index in range(len(records)):
-        try:
-            if records[index].images:
-                return True
-        except (ValueError, FileNotFoundError):
-            continue  # a bad row is told when it is read for its own sake
-    return False
-
-
-def _permutation(count: int, *key: int) -> np.ndarray:
-    """The numbers below `count` in an order that depends on the key alone."""
-    return np.argsort(np.random.Philox(np.random.SeedSequence(key)).random_raw(count), kind="stable")
-
-
-def read_questions(
-    path: str | Path, image_root: str | Path | None = None, root_name: str = "image_root"
-) -> list[Question]:
-    """The questions of an evaluation file, with ids that occur once. Pictures are looked up as in `read_records`."""
     path = Path(path)
-    pictures = PicturePaths(path, image_root, root_name)
-    questions = []
+    images = (
+        ImagePaths(path, image_root, root_name) if missing is None else _Absent(path, image_root, root_name, missing)
+    )
+    questions: list[Question] = []
     seen: dict[str, str] = {}
-    for row, (source, fields) in enumerate(read_rows(path)):
-        question = read_question(row, fields, source, pictures)
-        # Result files key answers by the id's text, where 7 and "7" are one.
-        key = str(question.question_id)
-        if key in seen:
-            raise ValueError(
-                f"{source}: question_id {question.question_id!r} was given before, at {seen[key]}; ids must differ"
-            )
-        seen[key] = source
-        questions.append(question)
+    for row, (source, fields) in enumerate(IndexedRows(path)):
+        questions.append(read_question(row, fields, source, images, accept_blank))
+        if sentence := find_repeated_id(questions[-1].question_id, source, seen):
+            raise ValueError(sentence)
     return questions
 
 
-def _record(row: Any, source: str, pictures: PicturePaths) -> Record:
-    record, faults = examine_record(row, source, pictures)
-    if faults:
-        raise faults[0]
-    return record
+def find_repeated_id(question_id: int | str, source: str, seen: dict[str, str]) -> str | None:
+    """Return what is wrong where an earlier question had the same id; `seen` has each id's first place."""
+    # Result files key answers by the id's text, where 7 and "7" are one.
+    first = seen.setdefault(str(question_id), source)
+    if first == source:
+        return None
+    return f"{source}: question_id {question_id!r} was given before, at {first}; ids must differ"
 
 
-def examine_record(
-    row: Any, source: str, pictures: PicturePaths
-) -> tuple[Record, list[RowFault | ValueError | FileNotFoundError]]:
-    """What is sound of a training row, and what is wrong with it: of each turn the first fault and every picture's."""
-    turns: list[Turn] = []
-    images: list[Path] = []
-    faults: list[RowFault | ValueError | FileNotFoundError] = []
-    try:
-        row, form, notes = to_our_record(row, source, functools.partial(_size_for_boxes, pictures))
-        conversation = field_of(row, "conversations", (list,), source)
-        if not conversation:
-            fail(source, "'conversations' is empty; give a user turn and an assistant turn")
-    except (ValueError, FileNotFoundError) as fault:
-        return Record((), (), source), [fault]
-    entries = [(f"{source}, turn {number}", entry) for number, entry in enumerate(conversation)]
-    if "system" in row:
-        entries.insert(0, (f"{source}, 'system'", {"from": "system", "value": row["system"]}))
-    in_order = True
-    role, system = "user", ""
-    for number, (where, entry) in enumerate(entries, start=-1 if _is_system(entries[0][1]) else 0):
-        expected = "system" if number < 0 else "assistant" if number % 2 else "user"
-        try:
-            role = _role(entry, where)
-            # One turn too many or too few puts all that follow out of order; the first is enough.
-            if in_order and role != expected:
-                in_order = False
-                found = f"expected one of the {expected}, found one of the {role}"
-                faults.append(RowFault(f"{where}: turns are out of order: {found}", OUT_OF_ORDER))
-            turn, paths = _turn(entry, role, where)
-            notes += _examine_markers(turn, where)
-        except RowFault as fault:
-            faults.append(fault)
-            role = expected
-            continue
-        if role == "system":
-            system = turn.text
-            continue
-        if role == "user" and system:
-            turn, system = Turn(role, f"{system}\n{turn.text}"), ""
-        turns.append(turn)
-        for path in paths:
-            try:
-                images.append(pictures.find(path, where))
-            except (ValueError, FileNotFoundError) as fault:
-                faults.append(fault)
-    if in_order and role != "assistant":
-        sentence = "the last turn is the user's; a conversation must end with the assistant's answer"
-        faults.append(RowFault(f"{source}: {sentence}", OUT_OF_ORDER))
-    # Of all turns together: Qwen-VL lets a question end in <box>, whose rest is the answer.
-    box_fault = find_box_fault("".join(turn.text for turn in turns))
-    if box_fault:
-        faults.append(RowFault(f"{source}: {box_fault}"))
-    return Record(tuple(turns), tuple(images), source, form, tuple(notes)), faults
-
-
-def _size_for_boxes(pictures: PicturePaths, path: str, where: str) -> tuple[int, int]:
-    """Width and height of a picture whose boxes are given in pixels."""
-    found = pictures.find(path, where)
-    try:
-        size, orientation = stored_size(found)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    if orientation != 1:
-        fail(
-            where,
-            f"EXIF turns {path} (orientation {orientation}), and whether boxes in pixels are of the turned picture is "
-            "not known; save it upright",
-        )
-    return size
-
-
-def _is_system(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and isinstance(entry.get("from"), str) and role_of(entry["from"]) == "system"
-
-
-def _role(entry: Any, where: str) -> str:
-    name = text_of(entry, "from", where)
-    role = role_of(name)
-    if role is None:
-        known = ", ".join(name for names in ROLES.values() for name in names)
-        fail(where, f"unknown role {name!r} in 'from'; known are {known}")
-    return role
-
-
-def _turn(entry: Any, role: str, where: str) -> tuple[Turn, list[str]]:
-    """A turn, and the paths of its pictures."""
-    value = text_of(entry, "value", where)
-    if not value.strip():
-        if role == "assistant":
-            fail(where, "the answer is empty", EMPTY_ANSWER)
-        fail(where, "the user's text is empty" if role == "user" else "the system's text is empty; leave the turn out")
-    text, paths = _take_pictures(value, where)
-    if paths and role != "user":
-        whose = "an answer" if role == "assistant" else "the system's text"
-        fail(where, f"{whose} holds <img>; pictures belong into the user's turns")
-    return Turn(role, text), paths
-
-
-def _examine_markers(turn: Turn, where: str) -> list[str]:
-    """Notes on signs of other models that may be text; a RowFault for one that cannot be, and for one of an image."""
-    notes = []
-    for marker in find_foreign_markers(turn.text):
-        sign = marker.text[:80]
-        if marker.is_certain or (turn.role != "assistant" and marker.meaning in (IMAGE, VIDEO, AUDIO)):
-            what = f"{sign} is a model's sign for {marker.meaning}"
-            fail(where, f"{what}; {_ADVICE[marker.meaning]}, or leave the record out")
-        notes.append(f"{where}: {sign} may be a model's sign for {marker.meaning}, and is learnt as its characters")
-    return notes
-
-
-def _take_pictures(value: str, where: str) -> tuple[str, list[str]]:
-    """The text with every `<img>path</img>` as `<img></img>`, and the paths."""
-    pieces: list[str] = []
-    paths: list[str] = []
-    end = 0
-    opened: int | None = None
-    for tag in _TAG.finditer(value):
-        if tag.group() == "<img>":
-            if opened is not None:
-                fail(where, f"<img> at character {opened} is not closed before the next <img>")
-            opened = tag.start()
-            pieces.append(value[end : tag.end()])
-        else:
-            if opened is None:
-                fail(where, f"</img> at character {tag.start()} closes no <img>")
-            opened = None
-            paths.append(value[end : tag.start()])
-            pieces.append(tag.group())
-        end = tag.end()
-    if opened is not None:
-        fail(where, f"<img> at character {opened} is not closed")
-    return "".join(pieces) + value[end:], paths
-
-
-def _reference(value: Any, source: str) -> str:
-    """A text, or a whole number as its digits."""
-    if isinstance(value, float):
-        fail(
-            source, f"'answer' holds the number {value}; write it in quotes, for a number does not keep its form (2.30)"
-        )
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        fail(source, f"'answer' must be a text or a list of texts, found {kind_of(value)} in the list")
-    require_encodable(str(value), "answer", source)
-    return str(value)
-
-
-def read_question(row: int, fields: Any, source: str, pictures: PicturePaths) -> Question:
-    """One row of an evaluation file.
+def read_question(row: int, fields: Any, source: str, images: ImagePaths, accept_blank: bool = False) -> Question:
+    """Return one row of an evaluation file as a question.
 
     Raises:
         RowFault, ValueError, FileNotFoundError: the first thing that is wrong with it.
@@ -488,9 +328,37 @@ def read_question(row: int, fields: Any, source: str, pictures: PicturePaths) ->
         fail(source, "the question holds <img> or </img>; the picture belongs into 'image'")
     question_id = field_of(fields, "question_id", (int, str), source)
     answer = field_of(fields, "answer", (str, int, float, list), source)
-    answers = [_reference(one, source) for one in (answer if isinstance(answer, list) else [answer])]
+    answers = [_read_reference(one, source) for one in (answer if isinstance(answer, list) else [answer])]
     # A blank among several references is kept: scores that leave one reference out depend on how many there are.
-    if not any(reference.strip() for reference in answers):
+    if not any(reference.strip() for reference in answers) and not (accept_blank and answers):
         fail(source, "the answer is empty", EMPTY_ANSWER)
     more = {key: value for key, value in fields.items() if key not in QUESTION_KEYS}
-    return Question(row, question_id, pictures.find(image, source), text, tuple(answers), source, more)
+    return Question(row, question_id, images.find(image, source), text, tuple(answers), source, more)
+
+
+def _read_reference(value: Any, source: str) -> str:
+    """Return a text, or a whole number as its digits."""
+    if isinstance(value, float):
+        fail(
+            source, f"'answer' holds the number {value}; write it in quotes, for a number does not keep its form (2.30)"
+        )
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        fail(source, f"'answer' must be a text or a list of texts, found {kind_of(value)} in the list")
+    require_encodable(str(value), "answer", source)
+    return str(value)
+
+
+class _Absent(ImagePaths):
+    """Paths that may name no file; `missing` gets a sentence about each that does not."""
+
+    def __init__(self, records: Path, image_root: str | Path | None, root_name: str, missing: dict[Path, str]):
+        super().__init__(records, image_root, root_name)
+        self._expected = records.parent if image_root is None else Path(image_root)
+        self._missing = missing
+
+    def find(self, path: str, where: str) -> Path:
+        try:
+            return super().find(path, where)
+        except MissingImage as error:
+            self._missing.setdefault(self._expected / path, str(error))
+            return self._expected / path

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monkey.describe.records import REGION, SEGMENT, TEXT
-from monkey.describe.whole_files import write_whole
+from monkey.journal import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,4 +30,4 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
 def write_chart(figure: Figure, path: Path) -> None:
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
-    write_whole(path, stream.getvalue())
+    write_atomic(path, stream.getvalue())

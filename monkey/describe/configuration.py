@@ -5,8 +5,9 @@
       filters: {text_score: 0.9}
     output: {flagged: false}
 
-A stage with one expert needs no name. What is not stated has the expert's default; unknown stages and settings are
-refused. `output.flagged` puts descriptions that break a rule into the outputs too.
+A stage with one expert needs no name, and one that can be left out (`none`) is left out where it is not named. What is
+not stated has the expert's default; unknown stages and settings are refused. `output.flagged` puts descriptions that
+break a rule into the outputs too.
 """
 
 from __future__ import annotations
@@ -88,7 +89,11 @@ def configuration_of(content: Any) -> Configuration:
     flagged = output.get("flagged", False)
     if not isinstance(flagged, bool):
         raise ValueError(f"output.flagged is {flagged!r}, and true or false is needed")
-    return Configuration({stage: _chosen(stage, stages.get(stage)) for stage in STAGES}, flagged)
+    experts = {stage: _chosen(stage, stages.get(stage)) for stage in STAGES}
+    seen = [stage for stage in ("regions", "segments") if experts[stage].name != "none"]
+    if experts["matching"].name == "none" and seen:
+        raise ValueError(f"stages.matching is left out, and what {' and '.join(seen)} find cannot be scored without it")
+    return Configuration(experts, flagged)
 
 
 def _mapping(content: Any, where: str, known: tuple[str, ...], noun: str = "key") -> Mapping[str, Any]:
@@ -106,6 +111,8 @@ def _kind(content: Any) -> str:
 
 def _chosen(stage: str, given: Any) -> ChosenExpert:
     where, names = f"stages.{stage}", tuple(EXPERTS[stage])
+    if given is None and "none" in names:
+        given = {"expert": "none"}
     if given is None and len(names) > 1:
         raise ValueError(f"{where} is missing; choose an expert: {', '.join(names)}")
     if not isinstance(given, dict | None):

@@ -11,9 +11,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from monkey.data.picture_paths import PicturePaths
-from monkey.describe.published import DetailedCaption, read_detailed_captions, training_rows
-from monkey.describe.whole_files import json_list, whole_file
+from monkey.data.rows import ImagePaths
+from monkey.describe.published import DetailedCaption, json_list, read_detailed_captions, training_rows
+from monkey.journal import atomic_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(flags: argparse.Namespace) -> int:
     """Runs the command. Raises ValueError and OSError, each one sentence; then nothing is written."""
-    pictures = PicturePaths(flags.input, flags.images, "--images")
+    pictures = ImagePaths(flags.input, flags.images, "--images")
     left_out: list[str] = []
     written = 0
 
@@ -39,7 +39,7 @@ def main(flags: argparse.Namespace) -> int:
             written += 1
             yield caption
 
-    with whole_file(flags.output) as stream:
+    with atomic_file(flags.output) as stream:
         stream.writelines(json_list(training_rows(present())))
         if not written:
             raise ValueError(f"none of the {len(left_out):,} pictures of {flags.input} is in {flags.images}")

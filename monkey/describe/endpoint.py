@@ -23,7 +23,8 @@ from monkey.describe.summarising import Message, Summariser, SummarySettings
 class EndpointSettings(SummarySettings):
     """`model` is the name that the server knows it by; `concurrency` is requests at a time.
 
-    With `prompt_price` and `completion_price`, for a million tokens, the manifest has the cost.
+    With `prompt_price` and `completion_price`, for a million tokens, the manifest has the cost. `first_wait` is read
+    from older configurations and has no effect: the client chooses how long it waits before it asks again.
     """
 
     base_url: str = ""
@@ -34,7 +35,7 @@ class EndpointSettings(SummarySettings):
     concurrency: int = how(8)
     attempts: int = how(6)
     timeout: float = how(120.0)
-    first_wait: float = how(1.0)
+    first_wait: float | None = how(None)
     api_key_variable: str = how(KEY_VARIABLE)
     prompt_price: float | None = how(None)
     completion_price: float | None = how(None)
@@ -56,9 +57,7 @@ class Endpoint(Summariser):
     def __init__(self, settings: EndpointSettings):
         super().__init__(settings)
         key = os.environ.get(settings.api_key_variable)
-        self._client = CompletionsClient(
-            settings.base_url, key, settings.attempts, settings.timeout, settings.first_wait, "base_url"
-        )
+        self._client = CompletionsClient(settings.base_url, key, settings.attempts, settings.timeout, called="base_url")
 
     @classmethod
     def identity(cls, settings: EndpointSettings) -> Mapping[str, Any]:
@@ -94,7 +93,7 @@ class Endpoint(Summariser):
         problem = ""
         for _ in range(self.settings.attempts):
             try:
-                status, reply = self._client.send("chat/completions", body)
+                status, reply = self._client.complete(body)
             except TimeoutError:
                 return Failure(
                     f"no answer within {self.settings.timeout:g} seconds, {self.settings.attempts} times"

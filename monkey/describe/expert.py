@@ -110,6 +110,9 @@ class Expert:
         """A result or a failure for each picture, in their order."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Stop what the expert has started. Nothing, for most."""
+
 
 def read_settings(kind: type[ExpertSettings], given: Mapping[str, Any], where: str) -> ExpertSettings:
     """Settings from a configuration's values. Raises ValueError naming the place, the key and what is allowed."""

@@ -9,7 +9,7 @@ from monkey.describe.expert import Expert
 
 EXPERTS: Mapping[str, Mapping[str, str]] = {
     "images": {"opening": "housework:Opening"},
-    "caption": {"blip2": "blip2:PictureCaptions"},
+    "caption": {"blip2": "blip2:PictureCaptions", "monkey": "monkey_model:Descriptions"},
     "regions": {"florence2": "florence2:DenseCaptions", "none": "nothing:NoRegions"},
     "text": {"rapidocr": "rapid_ocr:RapidReader", "none": "nothing:NoText"},
     "segments": {"sam": "sam:AutomaticMasks", "none": "nothing:NoSegments"},
@@ -17,7 +17,7 @@ EXPERTS: Mapping[str, Mapping[str, str]] = {
         "blip2": "blip2:SegmentCrops",
         "none": "nothing:NoSegmentCaptions",
     },
-    "matching": {"blip2": "blip2:Matching"},
+    "matching": {"blip2": "blip2:Matching", "none": "nothing:NoMatching"},
     "filters": {"thresholds": "housework:Thresholds"},
     "summary": {
         "openai": "endpoint:Endpoint",

@@ -5,34 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monkey.describe.expert import Expert, Failure, Item
-from monkey.describe.records import Lines, Regions, Result, SegmentCaptions, Segments
+from monkey.describe.records import Lines, Regions, Result, Scores, SegmentCaptions, Segments
 
 
-class NoRegions(Expert):
+class Nothing(Expert):
+    """Sees the same in every image: nothing."""
+
     looks = False
+    result: Result
 
     def __call__(self, items: Sequence[Item]) -> list[Result | Failure]:
-        return [Regions(())] * len(items)
+        return [self.result] * len(items)
 
 
-class NoText(Expert):
-    looks = False
-
-    def __call__(self, items: Sequence[Item]) -> list[Result | Failure]:
-        return [Lines(())] * len(items)
+class NoRegions(Nothing):
+    result = Regions(())
 
 
-class NoSegments(Expert):
-    looks = False
-
-    def __call__(self, items: Sequence[Item]) -> list[Result | Failure]:
-        return [Segments(())] * len(items)
+class NoText(Nothing):
+    result = Lines(())
 
 
-class NoSegmentCaptions(Expert):
+class NoSegments(Nothing):
+    result = Segments(())
+
+
+class NoSegmentCaptions(Nothing):
     """Empty captions, which the filters drop."""
-
-    looks = False
 
     def __call__(self, items: Sequence[Item]) -> list[Result | Failure]:
         return [SegmentCaptions(("",) * len(item.results["segments"].segments)) for item in items]
+
+
+class NoMatching(Nothing):
+    """No scores, for a run without regions and segments; a score of 0 for each, which the filters drop."""
+
+    def __call__(self, items: Sequence[Item]) -> list[Result | Failure]:
+        return [
+            Scores(
+                (0.0,) * len(item.results["regions"].regions),
+                (0.0,) * len(item.results["segments"].segments),
+            )
+            for item in items
+        ]

@@ -13,11 +13,11 @@ from typing import Any
 from monkey.describe.configuration import Configuration
 from monkey.describe.expert import Spent
 from monkey.describe.prompting import prompt_parts
-from monkey.describe.published import DetailedCaption, published_rows, training_rows
+from monkey.describe.published import DetailedCaption, json_list, published_rows, training_rows
 from monkey.describe.records import DETAILED, MANIFEST, PROBLEMS, STAGES, TRAINING
 from monkey.describe.stages import STAGES as STAGE_TABLE
-from monkey.describe.whole_files import json_list, whole_file, write_whole
 from monkey.describe.work import USAGE, Work
+from monkey.journal import atomic_file, write_atomic
 
 FORMAT = "monkey descriptions, 1"
 
@@ -35,7 +35,7 @@ def write_outputs(
     (output / MANIFEST).unlink(missing_ok=True)
     for stage in STAGE_TABLE.values():
         work.look(stage)
-        with whole_file(output / STAGES / f"{stage.name}.jsonl") as stream:
+        with atomic_file(output / STAGES / f"{stage.name}.jsonl") as stream:
             for picture in work.pictures:
                 if picture.image in work.keys[stage.name]:
                     row = json.dumps(work.row(stage.name, picture), ensure_ascii=False)
@@ -44,12 +44,12 @@ def write_outputs(
     listed = sorted(
         [*refused, *problems], key=lambda problem: (problem["file"], list(STAGE_TABLE).index(problem["stage"]))
     )
-    write_whole(output / PROBLEMS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed))
+    write_atomic(output / PROBLEMS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed))
     for name, rows in ((TRAINING, training_rows), (DETAILED, published_rows)):
-        with whole_file(output / name) as stream:
+        with atomic_file(output / name) as stream:
             stream.writelines(json_list(rows(_descriptions(work, configuration.flagged))))
     manifest = _manifest(output, work, configuration, listed)
-    write_whole(output / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(output / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
 
 
@@ -124,7 +124,7 @@ def _usage(work: Work) -> dict[str, tuple[Counter, Spent]]:
 
 
 def _versions() -> dict[str, str]:
-    from monkey.training.record import package_versions
+    from monkey.training.report import package_versions
 
     versions = package_versions()
     for package in ("rapidocr", "onnxruntime"):
@@ -136,6 +136,6 @@ def _versions() -> dict[str, str]:
 
 
 def _revision() -> str | None:
-    from monkey.training.record import git_revision
+    from monkey.training.report import git_revision
 
     return git_revision()

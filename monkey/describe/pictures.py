@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from monkey.data.picture_paths import NOT_IN_PATHS
+from monkey.data.rows import NOT_IN_PATHS
 from monkey.images import FORMATS, counted, read_picture_file, told_apart
 
 _READERS = 8

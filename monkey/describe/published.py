@@ -6,13 +6,13 @@ published chatgpt.py writes them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monkey.data.fields import fail, text_of
-from monkey.data.indexed_rows import IndexedRows
+from monkey.data.rows import IndexedRows, fail, text_of
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE
 
 
@@ -49,3 +49,13 @@ def training_rows(captions: Iterable[DetailedCaption]) -> Iterator[Mapping[str, 
         question = DETAILED_CAPTION_AS_TRAINED.replace(IMAGE_PLACE, f"<img>{caption.image}</img>")
         turns = [{"from": "user", "value": question}, {"from": "assistant", "value": caption.text}]
         yield {"id": caption.image, "conversations": turns}
+
+
+def json_list(rows: Iterable[Any]) -> Iterator[bytes]:
+    """A JSON list with a row on each line, piece by piece."""
+    yield b"["
+    between = b"\n"
+    for row in rows:
+        yield between + json.dumps(row, ensure_ascii=False).encode("utf-8")
+        between = b",\n"
+    yield b"\n]\n"

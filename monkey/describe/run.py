@@ -14,9 +14,9 @@ from monkey.describe.pictures import list_pictures, of_shard
 from monkey.describe.records import CONFIG, JOURNALS
 from monkey.describe.shards import Shard, Workplace, shard_of
 from monkey.describe.stages import STAGES, digest_of
-from monkey.describe.whole_files import write_whole
 from monkey.describe.work import Work
 from monkey.images import counted
+from monkey.journal import write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def main(flags: argparse.Namespace) -> int:
     if show:
         print(configuration.text(), end="", flush=True)
     with Workplace(flags.output / JOURNALS, shard, settings) as place:
-        write_whole(flags.output / CONFIG, configuration.text())
+        write_atomic(flags.output / CONFIG, configuration.text())
         mine = of_shard(listing.pictures, shard.index, shard.count)
         with Work(listing, mine, configuration.experts, digests, place.folder, shard) as work:
             for stage in STAGES.values():

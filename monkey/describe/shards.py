@@ -9,16 +9,14 @@ queue would win is small, as every picture goes through the same models and hund
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monkey.describe.whole_files import write_whole
-from monkey.file_locks import locked, unlock
+from monkey.journal import describe_holder, hold, holder_of, write_atomic
 
 
 @dataclass(frozen=True)
@@ -55,35 +53,25 @@ class Workplace:
         self.folder, self.shard, self._settings = folder, shard, settings
 
     def __enter__(self) -> Workplace:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._stream = self._path(self.shard).open("a+b", buffering=0)
-        if not locked(self._stream):
-            holder = self._holder(self._stream)
-            self._stream.close()
-            raise ValueError(
-                f"{self.folder.parent} is being written by {_who(holder)} as shard {self.shard}; wait for it"
+        self._context = ExitStack()
+        with ExitStack() as context:
+            note = {"settings": self._settings}
+            # Written before the others are looked at: of two that start at once, one at least sees the other.
+            context.enter_context(
+                hold(self._path(self.shard), f"wait for shard {self.shard} to end", note, any_host=True)
             )
-        # Written before the others are looked at: of two that start at once, one at least sees the other.
-        self._stream.truncate(0)
-        self._stream.write(
-            json.dumps({"pid": os.getpid(), "host": platform.node(), "settings": self._settings}).encode()
-        )
-        try:
             self._refuse_others()
-        except ValueError:
-            unlock(self._stream)
-            raise
-        self._finished(self.shard).unlink(missing_ok=True)
+            self._finished(self.shard).unlink(missing_ok=True)
+            self._context = context.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.truncate(0)
-        unlock(self._stream)
+        self._context.close()
 
     def finish(self, pictures: str, problems: Sequence[Mapping[str, str]]) -> None:
         """Say that this process is done. `pictures` stands for the pictures that it saw in the folder."""
         content = {"settings": self._settings, "pictures": pictures, "problems": list(problems)}
-        write_whole(self._finished(self.shard), json.dumps(content, ensure_ascii=False))
+        write_atomic(self._finished(self.shard), json.dumps(content, ensure_ascii=False))
 
     def waiting_for(self, pictures: str) -> list[Shard]:
         """The processes that are not done, or saw other pictures or settings."""
@@ -111,33 +99,15 @@ class Workplace:
         return self.folder / f"finished.{shard}.json"
 
     def _refuse_others(self) -> None:
-        for path in sorted(self.folder.glob("*-of-*.lock")):
-            if path == self._path(self.shard):
+        for path in sorted(self.folder.glob("[0-9]*-of-*.lock")):
+            holder = None if path == self._path(self.shard) else holder_of(path)
+            if holder is None:
                 continue
-            with path.open("a+b", buffering=0) as stream:
-                if locked(stream):
-                    unlock(stream)
-                    continue
-                holder = self._holder(stream)
+            who = f"{self.folder.parent} is being written by {describe_holder(holder)}"
             if not path.name.endswith(f"-of-{self.shard.count}.lock"):
                 raise ValueError(
-                    f"{self.folder.parent} is being written by {_who(holder)} as shard {path.stem}, and this would be "
-                    f"{self.shard}: pictures would be done twice; wait for it, or start all with one number of shards"
+                    f"{who} as shard {path.stem}, and this would be {self.shard}: pictures would be done twice; "
+                    "wait for it, or start all with one number of shards"
                 )
             if holder.get("settings", self._settings) != self._settings:
-                raise ValueError(
-                    f"{self.folder.parent} is being written by {_who(holder)} with another configuration; wait for it, "
-                    "or give another --output"
-                )
-
-    @staticmethod
-    def _holder(stream: Any) -> Mapping[str, Any]:
-        stream.seek(0)
-        try:
-            return dict(json.loads(stream.readall()))
-        except (ValueError, TypeError):
-            return {}
-
-
-def _who(holder: Mapping[str, Any]) -> str:
-    return f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
+                raise ValueError(f"{who} with another configuration; wait for it, or give another --output")

@@ -23,7 +23,7 @@ from monkey.describe.checks import sentences
 from monkey.describe.filters import DUPLICATE, EMPTY, SCORE
 from monkey.describe.finished import open_finished
 from monkey.describe.records import REGION, SEGMENT, TEXT, FinishedRun, PictureRun
-from monkey.describe.whole_files import write_whole
+from monkey.journal import write_atomic
 
 SOURCES = (REGION, TEXT, SEGMENT)
 REASONS = (SCORE, DUPLICATE, EMPTY)
@@ -242,7 +242,7 @@ def main(flags: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--output {folder}: no such folder")
     found = statistics_of(run, count(run))
     print(table(found), end="")
-    write_whole(folder / "statistics.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(folder / "statistics.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     draw(found, folder / "statistics.png")
     print(f"written to {folder / 'statistics.json'} and {folder / 'statistics.png'}")
     return 0

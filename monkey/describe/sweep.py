@@ -30,7 +30,7 @@ from monkey.describe.charts import COLOURS, new_figure, write_chart
 from monkey.describe.filters import DUPLICATE, FilterSettings, filtered
 from monkey.describe.finished import open_finished
 from monkey.describe.records import MANIFEST, REGION, SEGMENT, TEXT, Filtered, FinishedRun, PictureRun
-from monkey.describe.whole_files import write_whole
+from monkey.journal import write_atomic
 
 SOURCES = (REGION, TEXT, SEGMENT)
 GIVEN = ("regions", "text", "segments", "segment_captions", "matching")
@@ -237,7 +237,7 @@ def write_all(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> No
     writer = csv.DictWriter(stream, list(flat[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
-    write_whole(folder / "sweep.csv", stream.getvalue())
+    write_atomic(folder / "sweep.csv", stream.getvalue())
     content = {**about, "pictures": rows[0].pictures, "rows": flat}
-    write_whole(folder / "sweep.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(folder / "sweep.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     draw(rows, folder / "sweep.png")

@@ -13,6 +13,7 @@ folder), or in --images, and only shown when their bytes are those of the run.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,21 +22,21 @@ from typing import Any
 
 from tqdm import tqdm
 
-from monkey import html_page as markup
 from monkey.describe.filters import DUPLICATE, EMPTY, SCORE
 from monkey.describe.finished import open_finished
 from monkey.describe.prompting import prompt_parts
 from monkey.describe.records import REGION, SEGMENT, TEXT, FinishedRun, PictureRun
-from monkey.describe.view_entries import FAILED, FLAGGED, GOOD, STATES, Entries, clipped, state_of
-from monkey.describe.whole_files import write_whole
+from monkey.describe.view_entries import STATES, Entries, clipped, state_of
+from monkey.journal import write_atomic
+from monkey.page import render_page
 
-PAGE = Path(__file__).with_name("view_page")
-"""Of the page's style and script."""
+PAGE = Path(__file__).with_name("view.html")
 
 SHORTEST_HASH = 6
 MOST_PROBLEMS = 200
 FILTERED_BY = {SCORE: "filtered by score", DUPLICATE: "with duplicates", EMPTY: "with empty texts"}
 SOURCES = {REGION: "regions", TEXT: "texts", SEGMENT: "segments"}
+STAGE_HEADS = ("stage", "expert", "pictures", "failed", "seconds", "share", "pictures/s")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def main(flags: argparse.Namespace) -> int:
     place = flags.output or run.folder / "view.html"
     if not place.parent.is_dir():
         raise FileNotFoundError(f"--output {place}: the folder {place.parent} does not exist")
-    write_whole(place, page_of(run, chosen, choice))
+    write_atomic(place, page_of(run, chosen, choice))
     print(f"written to {place} ({place.stat().st_size / 1e6:.1f} MB): {limits_sentence(chosen, choice)}")
     if chosen.without_picture:
         print(f"  {chosen.without_picture:,} pictures are not in {images}, or are others now; --images names another")
@@ -132,7 +133,7 @@ def chosen_entries(run: FinishedRun, images: Path, side: int, choice: Choice) ->
         if full or chosen.found <= choice.start:
             continue
         entry = maker.entry(picture)
-        size = len(markup.json_in_html(entry))
+        size = len(json.dumps(entry))
         full = bool(chosen.entries) and chosen.size + size > choice.page_bytes
         if not full:
             chosen.entries.append(entry)
@@ -162,115 +163,64 @@ def limits_sentence(chosen: Chosen, choice: Choice) -> str:
 
 def page_of(run: FinishedRun, chosen: Chosen, choice: Choice) -> str:
     """The page's HTML."""
-    what = "Pictures" if choice.only is None else f"Pictures, {choice.only}"
-    asked = run.manifest["stages"].get("summary", {}).get("expert")
-    return markup.page(
-        f"Descriptions of {run.folder.resolve().name}",
-        _header(run),
-        [
-            markup.section(what, _frame(), "pictures"),
-            _problems_section(run.problems()),
-            markup.section("Stages", _stages_table(run.manifest["stages"]), "stages"),
-        ],
-        {
-            "entries": chosen.entries,
-            "prompt": "prompt (no model was asked: rules wrote the description)" if asked == "rules" else "prompt",
-        },
-        _footer(run, chosen, choice),
-        PAGE,
-    )
-
-
-def _header(run: FinishedRun) -> str:
-    counts = run.manifest["counts"]
-    badges = [
-        f"{counts['pictures']:,} pictures",
-        f"{counts['described']:,} descriptions",
-        f"{counts['repeated_files']:,} repeated files",
-    ]
-    failed = counts["pictures"] - counts["described"]
-    warnings = [
-        f"{number:,} {what}"
-        for number, what in (
-            (counts["flagged"], "flagged"),
-            (failed, "failed"),
-            (counts["bad_pictures"], "unreadable files"),
-        )
-        if number
-    ]
-    chips = [f'<span class="badge">{markup.text(word)}</span>' for word in badges]
-    chips += [f'<span class="badge bad">{markup.text(word)}</span>' for word in warnings]
-    return (
-        f"<div><h1>Descriptions of {markup.text(run.folder.resolve().name)}</h1>"
-        f'<p class="soft small">pictures of {markup.text(run.manifest["images"])}</p>'
-        f'<div class="chips">{" ".join(chips)}</div></div>'
-        '<button id="theme" type="button" title="light or dark">◐</button>'
-    )
-
-
-def _stages_table(stages: Mapping[str, Any]) -> str:
+    counts, problems, stages = run.manifest["counts"], run.problems(), run.manifest["stages"]
+    warnings = {
+        "flagged": counts["flagged"],
+        "failed": counts["pictures"] - counts["described"],
+        "unreadable files": counts["bad_pictures"],
+    }
+    is_asked = any(stage["requests"] for stage in stages.values())
     total = sum(stage["seconds"] for stage in stages.values()) or 1.0
-    spent = any(stage["requests"] for stage in stages.values())
-    rows = []
-    for name, stage in stages.items():
-        rate = stage["pictures_per_second"]
-        row = [
-            markup.text(name),
-            markup.text(stage["expert"]),
-            f"{stage['done']:,}",
-            f'<span class="bad">{stage["failed"]:,}</span>' if stage["failed"] else "0",
-            f"{stage['seconds']:,.1f}",
-            f"{stage['seconds'] / total:.0%}",
-            "–" if rate is None else f"{rate:,.2f}",
-        ]
-        if spent:
-            row.append(f"{stage['prompt_tokens']:,} + {stage['completion_tokens']:,}" if stage["requests"] else "–")
-            row.append("–" if stage["cost"] is None or not stage["requests"] else f"{stage['cost']:.4f}")
-        rows.append(row)
-    heads = ["stage", "expert", "pictures", "failed", "seconds", "share", "pictures/s"]
-    heads += ["tokens", "cost"] if spent else []
-    return markup.table(heads, rows, ["text", "text", *[""] * (len(heads) - 2)])
-
-
-def _problems_section(problems: Sequence[Mapping[str, str]]) -> str:
-    if not problems:
-        return ""
-    rows = [
-        [markup.text(one["file"]), markup.text(one["stage"]), markup.text(clipped(one["problem"]))]
-        for one in problems[:MOST_PROBLEMS]
-    ]
-    more = len(problems) - len(rows)
-    note = f'<p class="soft small">and {more:,} more in problems.jsonl</p>' if more else ""
-    table = markup.table(["file", "stage", "problem"], rows, ["text", "text", "prose"])
-    return markup.section(f"{len(problems):,} without a description", table + note, "problems")
-
-
-def _frame() -> str:
-    states = markup.options([("", "any state"), (GOOD, "good"), (FLAGGED, "flagged"), (FAILED, "failed")])
-    dropped = markup.options([("", "whatever was filtered"), *FILTERED_BY.items()])
-    shown = "".join(
-        f'<label class="{source}"><input type="checkbox" data-source="{source}" checked> {noun}</label>'
-        for source, noun in SOURCES.items()
+    by_rules = stages.get("summary", {}).get("expert") == "rules"
+    return render_page(
+        PAGE,
+        name=run.folder.resolve().name,
+        images=run.manifest["images"],
+        badges=[
+            f"{counts['pictures']:,} pictures",
+            f"{counts['described']:,} descriptions",
+            f"{counts['repeated_files']:,} repeated files",
+        ],
+        warnings=[f"{number:,} {what}" for what, number in warnings.items() if number],
+        only=choice.only,
+        states=STATES,
+        reasons=FILTERED_BY,
+        sources=SOURCES,
+        num_problems=f"{len(problems):,}" if problems else "",
+        problems=[(one["file"], one["stage"], clipped(one["problem"])) for one in problems[:MOST_PROBLEMS]],
+        more_problems=max(0, len(problems) - MOST_PROBLEMS),
+        stage_heads=[*STAGE_HEADS, *(("tokens", "cost") if is_asked else ())],
+        stages=[_stage_row(name, stage, total, is_asked) for name, stage in stages.items()],
+        footer=_footer(run, chosen, choice),
+        data={
+            "entries": chosen.entries,
+            "prompt": "prompt (no model was asked: rules wrote the description)" if by_rules else "prompt",
+        },
     )
-    return f"""<div class="filters">
-<input id="text" type="search" placeholder="search files, captions, texts" aria-label="search">
-<select id="state" aria-label="state">{states}</select>
-<select id="dropped" aria-label="filtered">{dropped}</select>
-</div>
-<div class="filters drawn" role="group" aria-label="drawn in the pictures">{shown}
-<label><input type="checkbox" id="masks" checked> masks</label>
-<label><input type="checkbox" id="filtered"> what was filtered</label></div>
-<div id="list"></div>
-<p id="nothing" class="soft" hidden>No picture in this page fits these filters.</p>
-<div class="pager"><button id="back" type="button">‹ back</button><span id="pages" aria-live="polite"></span>
-<button id="next" type="button">next ›</button></div>
-"""
 
 
-def _footer(run: FinishedRun, chosen: Chosen, choice: Choice) -> str:
+def _stage_row(name: str, stage: Mapping[str, Any], total: float, is_asked: bool) -> list[str]:
+    """Cells of a stage's row in the table, the last two where any stage asked a language model."""
+    rate = stage["pictures_per_second"]
+    row = [
+        name,
+        stage["expert"],
+        f"{stage['done']:,}",
+        f"{stage['failed']:,}",
+        f"{stage['seconds']:,.1f}",
+        f"{stage['seconds'] / total:.0%}",
+        "–" if rate is None else f"{rate:,.2f}",
+    ]
+    if is_asked:
+        row.append(f"{stage['prompt_tokens']:,} + {stage['completion_tokens']:,}" if stage["requests"] else "–")
+        row.append("–" if stage["cost"] is None or not stage["requests"] else f"{stage['cost']:.4f}")
+    return row
+
+
+def _footer(run: FinishedRun, chosen: Chosen, choice: Choice) -> list[str]:
     sentences = [f"In this page: {limits_sentence(chosen, choice)}."]
     if chosen.without_picture:
         sentences.append(f"{chosen.without_picture:,} pictures could not be shown.")
     if run.manifest.get("prompts") != prompt_parts():
         sentences.append("The wording of prompts has changed since this run; they are shown in today's.")
-    return f"<p>{markup.text(' '.join(sentences))}</p>"
+    return sentences

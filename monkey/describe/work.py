@@ -7,7 +7,7 @@ on with the batches it would have had, and a model sees the same neighbours.
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from monkey.describe.configuration import ChosenExpert
 from monkey.describe.expert import Expert, Failure, Item, Spent
-from monkey.describe.journal import StageJournal, cut_torn_line, write_lines
 from monkey.describe.pictures import Listing, PictureFile
 from monkey.describe.records import result_from_json, result_to_json
 from monkey.describe.shards import Shard
 from monkey.describe.stages import Stage
 from monkey.describe.weights import ModelSettings, free_memory
 from monkey.images import open_image
+from monkey.journal import Journal, append_forced, json_line
 
 USAGE = "usage"
 
@@ -62,22 +62,25 @@ class Work:
         self.listing, self.pictures = listing, pictures
         self.experts, self.digests, self.folder, self.shard = experts, digests, folder, shard
         self._usage = folder / f"{USAGE}.{shard}.jsonl"
-        self.journals: dict[str, StageJournal] = {}
+        self.journals: dict[str, Journal] = {}
         self.keys: dict[str, dict[str, str]] = {}
         """By stage, the key of each picture that is done there."""
         self.problems: list[Problem] = []
 
     def __enter__(self) -> Work:
-        cut_torn_line(self._usage)
+        if self._usage.is_file():
+            # What a crash has left behind the last whole line.
+            os.truncate(self._usage, self._usage.read_bytes().rfind(b"\n") + 1)
         return self
 
     def __exit__(self, *_: object) -> None:
         for journal in self.journals.values():
-            journal.__exit__()
+            journal.close()
 
     def look(self, stage: Stage) -> list[tuple[int, str]]:
         """Open a stage's journal; places and keys of the pictures that it has still to do."""
-        self.journals[stage.name] = StageJournal(self.folder, stage.name, str(self.shard))
+        own, others = self.folder / f"{stage.name}.{self.shard}.jsonl", self.folder.glob(f"{stage.name}.*.jsonl")
+        self.journals[stage.name] = Journal(own, sorted(others))
         done = self.keys[stage.name] = {}
         missing = []
         for place, picture in enumerate(self.pictures):
@@ -99,7 +102,7 @@ class Work:
         return Item(picture.image, self.listing.path(picture), picture.file, picture.also, results)
 
     def row(self, stage: str, picture: PictureFile) -> Mapping[str, Any]:
-        return self.journals[stage].get(self.keys[stage][picture.image])
+        return self.journals[stage][self.keys[stage][picture.image]]
 
     def result(self, stage: str, picture: PictureFile) -> Any:
         return result_from_json(stage, self.row(stage, picture))
@@ -132,6 +135,7 @@ class Work:
                     bar.update(len(batch))
                     started = time.perf_counter()
         finally:
+            expert.close()
             del expert
             if isinstance(chosen.settings, ModelSettings):
                 free_memory()
@@ -164,7 +168,8 @@ class Work:
             if not isinstance(outcome, Failure)
         ]
         rows = [{"image": image, "key": keys[image], **result_to_json(result)} for image, result in finished]
-        self.journals[stage.name].append(rows)
+        if rows:
+            self.journals[stage.name].append(rows)
         self.keys[stage.name] |= {image: keys[image] for image, _ in finished}
         failures = [
             (item, outcome) for item, outcome in zip(items, outcomes, strict=True) if isinstance(outcome, Failure)
@@ -211,7 +216,7 @@ class Work:
             **vars(spent),
         }
         with self._usage.open("ab", buffering=0) as stream:
-            write_lines(stream, json.dumps(row).encode("utf-8") + b"\n", self._usage)
+            append_forced(stream, json_line(row), self._usage)
 
 
 def _asked(expert: Expert, items: Sequence[Item], stage: str) -> Sequence[Any]:

@@ -9,27 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monkey.data.indexed_rows import IndexedRows
-from monkey.data.picture_paths import PicturePaths
+from monkey.data.rows import ImagePaths, IndexedRows
+from monkey.journal import Journal, atomic_file, json_line
 from monkey.serving.checkpoints import file_digest
-
-try:
-    import fcntl
-except ImportError:  # Windows has no locks of this kind; two runs into one file are then not noticed.
-    fcntl = None
 
 OWN_FIELDS = ("answer", "finish_reason", "prompt_tokens", "new_tokens", "confidence", "boxes", "error", "key")
 """What answers are written under; fields of these names in a question's row are left out."""
-
-_HALVES = "backslashreplace"
-"""Halves of surrogate pairs, which UTF-8 has no bytes for, become the escapes that JSON has for them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ def read_questions(
         FileNotFoundError, ValueError: a file or row that cannot be read or is not of this form, with its line; a path
             that no row may have, such as an absolute one, is refused here and not row by row.
     """
-    paths = PicturePaths(path, image_root, "--image-root")
+    paths = ImagePaths(path, image_root, "--image-root")
     digests: dict[Path, str] = {}
     seen: Counter[str] = Counter()
     questions = []
@@ -103,6 +94,7 @@ def _parts(source: str, row: Any, is_question_needed: bool) -> tuple[str | None,
 
 
 def _key(**parts: Any) -> str:
+    """As the keys of the answers that users have; `journal.digest` writes its separators without spaces."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -119,51 +111,24 @@ class AnswerFile:
         self.part = output.with_name(f"{output.name}.part")
         if output.is_dir() or not output.parent.is_dir():
             raise ValueError(f"--output {output}: is a folder, or its folder does not exist; name a file to write")
-        self.answers: dict[str, dict[str, Any]] = {}
-        if output.exists():
-            self.answers.update(_entries(output.read_bytes(), output))
-        self._stream = self._held()
-        self._stream.seek(0)
-        content = self._stream.readall()
-        whole = content.rfind(b"\n") + 1
-        # A line that a crash has torn is cut off before the next is written.
-        self._stream.truncate(whole)
-        self.answers.update(_entries(content[:whole], self.part))
+        self.answers = dict(_read_output(output)) if output.exists() else {}
+        self._journal = Journal(
+            self.part,
+            way_out="name another --output, or remove that line, and its row is asked again",
+            busy="give another --output",
+        )
+        self.answers |= {key: _own_fields(self._journal[key]) for key in self._journal}
 
     def __enter__(self) -> AnswerFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stream.close()
-
-    def _held(self):
-        """The part, locked; a run that ended just now may have taken it away between opening and locking."""
-        while True:
-            stream = self.part.open("a+b", buffering=0)
-            if fcntl is None:
-                return stream
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                stream.close()
-                raise ValueError(f"{self.part} is being written by another run; give another --output") from None
-            if self.part.exists() and os.path.samestat(os.fstat(stream.fileno()), os.stat(self.part)):
-                return stream
-            stream.close()
+        self._journal.close()
 
     def add(self, key: str, answer: Mapping[str, Any]) -> None:
         """Keep an answer so that it outlasts a crash from here on; OSError naming the file where it cannot be."""
         entry = {**answer, "key": key}
-        line = f"{json.dumps(entry, ensure_ascii=False)}\n".encode("utf-8", _HALVES)
-        try:
-            while line:
-                line = line[self._stream.write(line) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise OSError(
-                f"{self.part} cannot be written ({error.strerror}); make room and give the same command again, those "
-                "written are kept"
-            ) from error
+        self._journal.append([entry])
         self.answers[key] = entry
 
     def finish(self, questions: Sequence[RowQuestion], faults: Mapping[str, str]) -> None:
@@ -172,33 +137,28 @@ class AnswerFile:
         Args:
             faults: what went wrong, by the rows' sources.
         """
-        lines = []
-        for question in questions:
-            fields = {name: value for name, value in question.row.items() if name not in OWN_FIELDS}
-            fault = faults.get(question.source)
-            fields |= {"error": fault} if fault is not None else self.answers[question.key]
-            lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
-        unfinished = self.output.with_name(f".{self.output.name}.unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                file.write("".join(lines).encode("utf-8", _HALVES))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, self.output)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with atomic_file(self.output) as stream:
+            for question in questions:
+                fields = {name: value for name, value in question.row.items() if name not in OWN_FIELDS}
+                fault = faults.get(question.source)
+                stream.write(
+                    json_line(fields | ({"error": fault} if fault is not None else self.answers[question.key]))
+                )
         self.part.unlink()
 
 
-def _entries(content: bytes, path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Key and fields of each answer in lines of an earlier run."""
-    for number, line in enumerate(content.splitlines(), start=1):
+def _read_output(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and fields of each answer of a finished run; its rows without an answer are left out."""
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             entry = json.loads(line)
-            is_answer = isinstance(entry, dict) and ("key" in entry or "error" in entry)
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            is_answer = False
-        if not is_answer:
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or not {"key", "error"} & set(entry):
             raise ValueError(f"{path}:{number} is no answer of an earlier run; name another --output, or remove it")
         if "key" in entry:
-            yield entry["key"], {name: entry[name] for name in OWN_FIELDS if name in entry}
+            yield entry["key"], _own_fields(entry)
+
+
+def _own_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in OWN_FIELDS if name in entry}

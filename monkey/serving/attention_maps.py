@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from monkey.language import find_ntk_alpha
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
-from monkey.prefix_generation import position_embeddings, rotary_growth, run_layers
 from monkey.vision import ResamplerAttention
 
 ROWS_AT_ONCE = 64
@@ -124,13 +124,11 @@ class _Watched:
     def __init__(self, layers: Sequence[int], count: int, columns: torch.Tensor):
         self.layers, self.count, self.columns = frozenset(layers), count, columns
         self.total = torch.zeros(count, len(columns))
-        self._layer = 0
 
-    def __call__(self, query, key, value, scaling, dropout=0.0):
-        """Query, key, value [1, H, T, d] to [1, T, H, d]."""
-        if self._layer in self.layers:
+    def attend(self, query, key, value, layer, scaling, dropout=0.0):
+        """As `monkey.attention.Layout.attend`."""
+        if layer in self.layers:
             self._watch(query[0], key[0], scaling)
-        self._layer += 1
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling).transpose(1, 2)
 
     def _watch(self, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
@@ -180,10 +178,10 @@ def answer_weights(
     columns = image_slots(ids, model.config, num_images=len(features))[0].nonzero()[:, 0]
     hidden = model.model.place_image_features(decoder.embed_tokens(ids.to(device)), ids, features)
     positions = torch.arange(ids.shape[1])[None]
-    rotary = position_embeddings(decoder.config, positions, rotary_growth(len(prompt), decoder.config), device)
+    embedded = decoder.embed_positions(positions, [find_ntk_alpha(len(prompt), decoder.config)])
     watched = _Watched(layers, len(answer), columns)
     # Behind the last layer that is watched, nothing is looked at.
-    run_layers(decoder.layers[: layers[-1] + 1], hidden, positions, rotary, None, watched)
+    decoder.run_layers(hidden, positions, embedded, layers[-1] + 1, runs=watched)
     return watched.total / len(layers)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
@@ -11,6 +10,9 @@ from monkey.adapter_base import BASE_FILE, read_base_record
 from monkey.checkpoint_files import weight_files
 from monkey.location import checkpoint_file, read_json
 from monkey.processing import MonkeyProcessor
+from monkey.provenance import file_digest, fingerprint
+
+__all__ = ["base_of", "checkpoint_fingerprint", "file_digest", "processor_of"]
 
 SMALL_FILES = (
     "config.json",
@@ -23,6 +25,16 @@ SMALL_FILES = (
     BASE_FILE,
 )
 """Files beside the weights that an answer may depend on."""
+
+GREEDY_FILES = (
+    ADAPTER_CONFIG_NAME,
+    "config.json",
+    "qwen.tiktoken",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+"""Those that the evaluator's answers depend on, which are greedy. Their order is part of the keys in its journals."""
 
 
 def base_of(checkpoint: str | Path) -> str | None:
@@ -54,30 +66,26 @@ def processor_of(checkpoint: str | Path, grid: tuple[int, int] | None = None) ->
     return MonkeyProcessor.from_pretrained(base, grid=grid or (None if trained is None else tuple(trained.grid)))
 
 
-def checkpoint_fingerprint(checkpoint: str | Path) -> str:
-    """SHA-256 over the bytes of every file that answers depend on, an adapter's base included.
+def checkpoint_fingerprint(checkpoint: str | Path, sampled: bool = True) -> str:
+    """Return the SHA-256 over the bytes of every file that answers depend on, an adapter's base included.
+
+    Args:
+        sampled: whether the settings of generation count; False for the evaluator, which has its own.
 
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, or a file of it is missing.
     """
-    digest = hashlib.sha256()
-    for path in _files_of(checkpoint):
-        digest.update(f"{Path(path).name} {file_digest(path)}\n".encode())
-    return digest.hexdigest()
+    return fingerprint(_files_of(checkpoint, sampled))
 
 
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files_of(checkpoint: str | Path) -> list[str]:
+def _files_of(checkpoint: str | Path, sampled: bool) -> list[str]:
     base = base_of(checkpoint)
-    found = _present(checkpoint, SMALL_FILES)
     if base is None:
-        return [*found, *weight_files(checkpoint, {})]
-    return [*found, *_present(checkpoint, (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)), *_files_of(base)]
+        names = SMALL_FILES if sampled else GREEDY_FILES[1:]
+        return [*_present(checkpoint, names), *weight_files(checkpoint, {})]
+    found = _present(checkpoint, SMALL_FILES if sampled else GREEDY_FILES)
+    weights = _present(checkpoint, (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME))
+    return [*found, *weights, *_files_of(base, sampled)]
 
 
 def _present(checkpoint: str | Path, names: tuple[str, ...]) -> list[str]:

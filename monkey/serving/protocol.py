@@ -30,9 +30,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from starlette.responses import JSONResponse
 
-from monkey.serving.decoding import Decoding
-from monkey.serving.dialogue import Form
-from monkey.serving.reply import Reply
+from monkey.conversation import Template
+from monkey.decoding import Decoding
+from monkey.reply import Reply
 
 MAX_TEXT = 200_000
 """Characters of all messages together, far more than a model reads."""
@@ -270,7 +270,7 @@ class ChatRequest(_Lenient):
     max_completion_tokens: int | None = Field(None, ge=1)
     stop: list[Stop] = Field([], max_length=4)
     seed: int | None = None
-    form: Form | None = None
+    form: Template | None = None
     picture_labels: bool | None = None
     skip_special_tokens: bool | None = None
 

@@ -36,12 +36,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from monkey.conversation import TEMPLATES, Template
+from monkey.engine import Engine
+from monkey.reply import Reply
 from monkey.serving.access import Access, base_url, cannot_listen
-from monkey.serving.dialogue import FORMS, Form
-from monkey.serving.engine import Engine
 from monkey.serving.fetching import Fetcher, image_sources
 from monkey.serving.protocol import ApiError, ChatRequest, Completion, event, parse_request, shown
-from monkey.serving.reply import Reply
 from monkey.serving.session import Answerer, PromptTooLong
 
 OPENED_AT_ONCE = 2
@@ -210,7 +210,7 @@ class Api:
 
     answerer: Answerer
     limits: Limits = Limits()
-    form: Form | None = None
+    form: Template | None = None
     fetcher: Fetcher | None = None
     keys: Sequence[str] = ()
     is_loopback: bool = True
@@ -408,7 +408,7 @@ def _describe_model(api: Api) -> dict[str, Any]:
         "object": "model",
         "created": api.created,
         "owned_by": "monkey",  # tells our server from others
-        "forms": list(FORMS),
+        "forms": list(TEMPLATES),
         "card": api.answerer.card.as_json(),
     }
 

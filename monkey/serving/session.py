@@ -12,7 +12,6 @@ tokens: `What is at <box>(520,40),(790,210)</box>?` is read as in training.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 import sys
@@ -27,18 +26,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from monkey.chat import Segment
 from monkey.checkpoint_card import CheckpointCard, card_of
+from monkey.conversation import Conversation, Template
+from monkey.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding, decoding_of
+from monkey.engine import Canvas, Engine, Request, computing_thread
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.processing import MonkeyProcessor
-from monkey.prompts import IMAGE_PLACE, after_image
+from monkey.processing import Encoded, MonkeyProcessor, TooLong
+from monkey.prompts import after_image, is_prompt
+from monkey.reply import POLL_SECONDS, REPLY_TIMEOUT, Reply
 from monkey.serving.attention_maps import PictureAttention, picture_attentions
 from monkey.serving.checkpoints import processor_of
-from monkey.serving.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding, decoding_of
-from monkey.serving.dialogue import Form, conversation_segments, inert_segments, is_prompt
-from monkey.serving.engine import Engine, computing_thread
-from monkey.serving.reply import POLL_SECONDS, Reply
-from monkey.serving.request import Picture, Request
 
 __all__ = [
     "FOR_ANSWERS",
@@ -55,9 +52,6 @@ __all__ = [
 
 DEFAULT_CHECKPOINT = "models/small"
 """The model that ships, below the project's own folder: what a program without a checkpoint opens."""
-
-PATIENCE_SECONDS = 600.0
-"""Longest wait for one piece. The first needs the whole prompt, which takes minutes at full size on a CPU."""
 
 MAX_ROWS = 8
 """Requests that are answered at the same time unless another number is given."""
@@ -166,7 +160,8 @@ def warm_up(answerer: Answerer) -> float:
     start = time.perf_counter()
     ids = answerer.processor.encode_segments([("Question: ", False)])
     request = Request(ids, [], Decoding(max_new_tokens=WARM_UP_TOKENS), WARM_UP_TOKENS, frozenset())
-    with Reply(answerer.engine.submit(request), answerer.patience) as reply:
+    with answerer.engine.submit(request) as reply:
+        reply.timeout = answerer.patience
         _ = reply.text
     return time.perf_counter() - start
 
@@ -223,8 +218,8 @@ def _opened(
     return open_four_bit(str(checkpoint), grid=grid, dtype=dtype, device_map=place).eval()
 
 
-class PromptTooLong(ValueError):
-    """A prompt that does not fit the model, with room for an answer."""
+PromptTooLong = TooLong
+"""A prompt that does not fit the model, with room for an answer."""
 
 
 class Answerer:
@@ -240,12 +235,12 @@ class Answerer:
         patience: seconds to wait for one piece before TimeoutError.
         max_rows, cache_bytes: as of `load`.
         compiled: compile the step that writes a token; CUDA only.
-        thread: one worker to compute in, see `monkey.serving.engine.computing_thread`; a new one when None.
+        thread: one worker to compute in, see `monkey.engine.computing_thread`; a new one when None.
         card: of the checkpoint; as published, on unknown terms, when None.
 
     Attributes:
         engine: what computes; its `stats`, `waiting` and `running` are for whoever watches it.
-        form: how `chat` writes conversations unless told, see `monkey.serving.dialogue`: "chatml" for a checkpoint
+        form: how `chat` writes conversations unless told, see `monkey.conversation`: "chatml" for a checkpoint
             whose generation settings say `chat_format: chatml`, else "questions".
     """
 
@@ -254,7 +249,7 @@ class Answerer:
         model: MonkeyForConditionalGeneration,
         processor: MonkeyProcessor,
         name: str = "Monkey",
-        patience: float = PATIENCE_SECONDS,
+        patience: float = REPLY_TIMEOUT,
         max_rows: int = MAX_ROWS,
         cache_bytes: int | None = None,
         compiled: bool = False,
@@ -267,7 +262,8 @@ class Answerer:
         self.card = card or CheckpointCard()
         self.for_answers, self.for_descriptions = decoding_of(self.card.answers), decoding_of(self.card.descriptions)
         self.patience = patience
-        self.form: Form = "chatml" if getattr(model.generation_config, "chat_format", None) == "chatml" else "questions"
+        chat_format = getattr(model.generation_config, "chat_format", None)
+        self.form: Template = "chatml" if chat_format == "chatml" else "questions"
         if cache_bytes is None:
             cache_bytes = CACHE_BYTES
             if model.device.type == "cuda":
@@ -333,11 +329,17 @@ class Answerer:
         text = f" {prompt} " if is_prompt(prompt) else self._in_question_prompt(prompt)
         return self._answer(image, text, decoding or self.for_descriptions)
 
-    def _segments(
-        self, messages: Sequence[Mapping[str, Any]], form: Form, picture_labels: bool
-    ) -> tuple[list[Segment], list[Any]]:
-        """Segments and images of a conversation, its questions worded as the checkpoint's card says."""
-        return conversation_segments(messages, form, self.card.question_prompt, picture_labels)
+    def _encode(self, messages: Sequence[Mapping[str, Any]], form: Template | None, picture_labels: bool) -> Encoded:
+        """A conversation up to the answer that is asked for, its questions worded as the checkpoint's card says."""
+        conversation = Conversation.from_messages(messages)
+        conversation.check_question()
+        return self.processor.encode(
+            conversation,
+            form or self.form,
+            question_prompt=self.card.question_prompt,
+            picture_labels=picture_labels,
+            add_generation_prompt=True,
+        )
 
     def _in_question_prompt(self, question: str) -> str:
         return after_image(self.card.question_prompt).replace("{question}", question)
@@ -347,7 +349,7 @@ class Answerer:
         messages: Sequence[Mapping[str, Any]],
         decoding: Decoding | None = None,
         *,
-        form: Form | None = None,
+        form: Template | None = None,
         picture_labels: bool = True,
     ) -> Reply:
         """Answer the last message of a conversation; result and errors as of `ask`.
@@ -356,20 +358,18 @@ class Answerer:
         again.
 
         Args:
-            messages: as `monkey.chat.chat_segments` takes them, a user's last: `{"role": …, "content": text | parts}`,
+            messages: as `Conversation.from_messages` takes them, a user's last: `{"role": …, "content": text | parts}`,
                 a part being `{"type": "text", "text": …}` or `{"type": "image", "image": …}` with whatever
                 `monkey.images.open_image` takes. All content is plain text.
-            form: how it is written, "chatml", "questions" or "plain" (`monkey.serving.dialogue`); `self.form` when
+            form: how it is written, "chatml", "questions" or "plain" (`monkey.conversation`); `self.form` when
                 None.
             picture_labels: in "chatml", write `Picture n: ` before each image and a line break after it, as Qwen-VL's
                 chat does; False writes the image alone, as published Monkey reads `<img>…</img>`.
         """
-        form = form or self.form
-        segments, images = self._segments(messages, form, picture_labels)
+        ids, _, images = self._encode(messages, form, picture_labels)
         ends = set(self._end_ids)
-        if form == "chatml":
+        if (form or self.form) == "chatml":
             ends |= {self.processor.tokenizer.im_end_id, self.processor.tokenizer.im_start_id}
-        ids = self.processor.encode_segments(segments)
         return self._submit(ids, images, decoding or self.for_answers, ends, is_conversation=True)
 
     def attention_maps(
@@ -377,7 +377,7 @@ class Answerer:
         messages: Sequence[Mapping[str, Any]],
         answer: str,
         *,
-        form: Form | None = None,
+        form: Template | None = None,
         picture_labels: bool = True,
         layers: Sequence[int] | None = None,
     ) -> list[PictureAttention]:
@@ -397,20 +397,19 @@ class Answerer:
             MemoryError: the device's memory does not suffice.
             TimeoutError: it took longer than `patience` seconds.
         """
-        segments, images = self._segments(messages, form or self.form, picture_labels)
+        prompt, _, images = self._encode(messages, form, picture_labels)
         if not images:
             raise ValueError("the conversation has no picture, so there is nothing to look at")
         if not answer.strip():
             raise ValueError("the answer is empty, so nothing looked at the picture")
-        prompt = self.processor.encode_segments(segments)
-        ids = self.processor.encode_segments(inert_segments(answer.strip()))
-        ids = ids[: self._room(prompt, len(images), max(1, len(ids)))]
-        canvases = torch.from_numpy(np.stack([picture.canvas for picture in self._pictures(images)]))
+        ids = self.processor.encode(Conversation.from_question([], answer.strip()), any_length=True).ids
+        ids = ids[: self._room(prompt, max(1, len(ids)))]
+        canvases = torch.from_numpy(np.stack([canvas.pixels for canvas in self._canvases(images)]))
         pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
-        return picture_attentions(self.model, prompt, ids, pixels, layers, self._between_steps)
+        return picture_attentions(self.model, prompt, ids, pixels, layers, self._run_exclusive)
 
-    def _between_steps(self, work: Callable[[], Any]) -> Any:
-        future = self.engine.between_steps(work)
+    def _run_exclusive(self, work: Callable[[], Any]) -> Any:
+        future = self.engine.run_exclusive(work)
         try:
             return future.result(self.patience)
         except TimeoutError as error:
@@ -419,38 +418,30 @@ class Answerer:
 
     def _answer(self, images: Any, text: str, decoding: Decoding) -> Reply:
         images = list(images) if isinstance(images, (list, tuple)) else [images]
-        ids = self.processor.encode_segments([*[(IMAGE_PLACE, True)] * len(images), *inert_segments(text)])
+        ids, _, images = self.processor.encode(Conversation.from_question(images, text))
         return self._submit(ids, images, decoding, self._end_ids)
 
     def _submit(
         self, ids: list[int], images: list[Any], decoding: Decoding, ends: set[int], is_conversation: bool = False
     ) -> Reply:
         """Make the inputs now, so that bad input is refused at once, and put the request in line."""
-        room = self._room(ids, len(images), decoding.max_new_tokens)
-        request = Request(ids, self._pictures(images), decoding, room, frozenset(ends), is_conversation)
-        return Reply(self.engine.submit(request), self.patience)
+        room = self._room(ids, decoding.max_new_tokens)
+        request = Request(ids, self._canvases(images), decoding, room, frozenset(ends), is_conversation)
+        reply = self.engine.submit(request)
+        reply.timeout = self.patience
+        return reply
 
-    def _room(self, ids: list[int], num_images: int, wanted: int) -> int:
+    def _room(self, ids: list[int], wanted: int) -> int:
         """How many new tokens there are at most, or ValueError where there is room for none."""
-        length, limit = len(ids), self.processor.max_positions
-        if limit is None or length < limit:
-            return wanted if limit is None else min(wanted, limit - length)
-        images = "image" if num_images == 1 else "images"
-        counted = f" with its {num_images} {images} of {self.processor.image_tokens + 2:,}" if num_images else ""
-        if length > limit:
+        limit = self.processor.max_positions
+        if len(ids) == limit:
             raise PromptTooLong(
-                f"the prompt is {length:,} tokens long{counted}, more than the {limit:,} allowed (the model's "
-                "max_positions); shorten it or give fewer images"
+                f"{self.processor.describe_length(ids)}, and the model's {limit:,} leave no room for an answer; "
+                "shorten the question"
             )
-        raise PromptTooLong(
-            f"the prompt is {length:,} tokens long{counted}, and the model's {limit:,} leave no room for an answer; "
-            "shorten the question"
-        )
+        return wanted if limit is None else min(wanted, limit - len(ids))
 
-    def _pictures(self, images: Sequence[Any]) -> list[Picture]:
+    def _canvases(self, images: Sequence[Any]) -> list[Canvas]:
         names = ["the picture"] if len(images) == 1 else [f"picture {number}" for number in range(1, len(images) + 1)]
-        return [self._picture(image, name) for image, name in zip(images, names, strict=True)]
-
-    def _picture(self, image: Any, name: str) -> Picture:
-        canvas = self.processor.image_processor.canvas(image, name)
-        return Picture(hashlib.sha256(np.ascontiguousarray(canvas)).digest(), canvas)
+        processor = self.processor.image_processor
+        return [Canvas.of(processor.canvas(image, name)) for image, name in zip(images, names, strict=True)]

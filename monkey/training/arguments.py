@@ -1,47 +1,54 @@
 """The flags of `finetune_multitask.py`.
 
 They keep the names and the meaning of the published script, and add transformers' own `TrainingArguments`. Flags may
-also come from a YAML file (`--config FILE.yaml`, one `flag: value` a line); the command line overrides the file, and
+also come from a YAML file (`--config FILE.yaml`, one `flag: value` per line); the command line overrides the file, and
 a name that is no flag is refused.
+
+Importing this module imports neither torch nor transformers, which take seconds: `--help`, a name that is no flag and a
+file that is missing need not wait for them. The library's flags are read from its source until then.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
+import difflib
+import functools
 import importlib.util
 import json
+import math
+import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import torch
-import transformers
-from transformers import HfArgumentParser
-from transformers.utils import is_torch_xla_available
+from monkey.data.mixture import record_sets
+from monkey.data.packing import SHARING, RowSettings
+from monkey.location import refuse_missing
+from monkey.settings_files import parse_settings, read_settings_file
+from monkey.training.recipes import RECIPES, Recipe, choose_recipe
 
-from monkey.data.packing import RowSettings
-from monkey.training.checks import (
-    check_json,
-    check_launcher,
-    check_loggers,
-    check_ranges,
-    check_taken,
-    without_reentrant_checkpointing,
-)
-from monkey.training.dataset import SHARING
-from monkey.training.flag import flag
-from monkey.training.flag_names import CONFIG_HELP, MISSING, config_of, read_config, refuse_unknown
-from monkey.training.idle_flags import refuse_idle
-from monkey.training.part_arguments import PartArguments
-from monkey.training.recipes import Recipe, choose_recipe
+# What the flags call a group -> its parts of the model.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "vision": ("vision transformer", "vision projection"),
+    "vision_adapter": ("window adapters",),
+    "resampler": ("resampler", "position table"),
+    "decoder": ("decoder", "decoder adapters"),
+}
+
+
+def flag(default: Any, description: str) -> Any:
+    """Declare a dataclass field whose description `--help` prints."""
+    return field(default=default, metadata={"help": description})
 
 
 @dataclass
 class ModelArguments:
-    """Which weights to start from, and how the picture is cut."""
+    """Which weights to start from, and how the image is cut."""
 
     model_name_or_path: str | None = flag(
         None, "Folder of a checkpoint, or the hub name of one in the offline cache. Required."
@@ -49,16 +56,19 @@ class ModelArguments:
     grid: str | None = flag(
         None, "Rows and columns of windows as 'R,C', for instance 2,3. By default the checkpoint's own."
     )
-    grid_shape: tuple[int, int] | None = field(default=None, init=False)
-    """`--grid` as numbers; None keeps the checkpoint's."""
 
     def __post_init__(self) -> None:
-        if self.grid is None:
-            return
-        match = re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", self.grid)
-        if match is None:
+        if self.grid is not None and self._match is None:
             raise ValueError(f"--grid {self.grid} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
-        self.grid_shape = int(match[1]), int(match[2])
+
+    @property
+    def _match(self) -> re.Match[str] | None:
+        return re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", self.grid or "")
+
+    @property
+    def grid_shape(self) -> tuple[int, int] | None:
+        """`--grid` as numbers; None keeps the checkpoint's."""
+        return self._match and (int(self._match[1]), int(self._match[2]))
 
 
 @dataclass
@@ -74,7 +84,7 @@ class DataArguments:
     )
     skip_bad_rows: bool = flag(
         False,
-        "List the records that scripts/check_data.py would call bad (unreadable, a missing or damaged picture, too "
+        "List the records that scripts/check_data.py would call bad (unreadable, a missing or damaged image, too "
         "long) and leave them out, instead of stopping: before the first step, or where they are met later.",
     )
     eval_data_path: str | None = flag(
@@ -95,13 +105,13 @@ class DataArguments:
     )
     cache_images: bool = flag(
         False,
-        "Keep every picture's pixels in memory, so that it is decoded once: 3 bytes a pixel of the canvas, in each "
+        "Keep every image's pixels in memory, so that it is decoded once: 3 bytes per pixel of the canvas, in each "
         "loading process. For small data sets.",
     )
     cache_tokens: bool = flag(
         False,
-        "Keep every record's tokens in memory, which --packing reads all of before it plans its rows: 5 bytes a token, "
-        "once for all loading processes. For a model that is faster than its records can be read.",
+        "Keep every record's tokens in memory, which --packing reads all of before it plans its rows: 5 bytes per "
+        "token, once for all loading processes. For a model that is faster than its records can be read.",
     )
     packing: bool = flag(
         False,
@@ -112,10 +122,10 @@ class DataArguments:
     look_ahead: int = flag(256, "Samples that wait while rows are filled: more fill rows better, fewer keep the order.")
     share_images: str | None = flag(
         None,
-        "What becomes of records about one picture in packed rows: 'apart', 'branches' (the picture once, behind it "
+        "What becomes of records about one image in packed rows: 'apart', 'branches' (the image once, behind it "
         "questions that do not see each other: exact) or 'turns' (one conversation). By default branches.",
     )
-    most_shared: int = flag(16, "Most records that share a picture in one row.")
+    most_shared: int = flag(16, "Most records that share an image in one row.")
 
     def __post_init__(self) -> None:
         if self.data_weights is not None and len(self.data_weights) != len(self.data_path or ()):
@@ -135,13 +145,10 @@ class DataArguments:
                 "--cache_tokens True needs --packing True and --share_images apart or branches: tokens are kept as "
                 "the rows are planned, record by record"
             )
-        for name in ("model_max_length", "pack_tokens", "look_ahead", "most_shared"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)} does not work: give 1 or more")
 
     @property
     def sharing(self) -> str:
-        """What becomes of records about one picture."""
+        """What becomes of records about one image."""
         return (self.share_images or "branches") if self.packing else "apart"
 
     @property
@@ -165,13 +172,55 @@ class LoraArguments:
     lora_alpha: int = flag(32, "Scale of the decoder's adapters is lora_alpha / lora_r; the published one starts at 1.")
     lora_dropout: float = flag(0.05, "Dropout before the decoder's adapters.")
 
-    def __post_init__(self) -> None:
-        if self.lora_r < 1:
-            raise ValueError(f"--lora_r {self.lora_r} is not a rank: give 1 or more")
-        if self.lora_alpha < 1:
-            raise ValueError(f"--lora_alpha {self.lora_alpha} would leave the adapters without effect: give 1 or more")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"--lora_dropout {self.lora_dropout:g} is not a part: give 0 up to below 1")
+
+_RATE = "Learning rate of {}; by default --learning_rate."
+_DECAY = "Weight decay of {}; by default --weight_decay."
+
+
+@dataclass
+class PartArguments:
+    """What trains, and learning rate, weight decay, dropout and checkpointing by part."""
+
+    recipe: str | None = flag(
+        None, f"What trains: {', '.join(RECIPES)}. By default what --fix_vit, --use_lora and --q_lora say."
+    )
+    published: bool = flag(
+        False,
+        "Train as the published script does where this one differs: each micro-batch weighs the same, however many "
+        "supervised tokens it has (packed: each sample, as in micro-batches of 1); the decoder's norms decay; the "
+        "resampler's sin-cos position table trains too.",
+    )
+    vision_learning_rate: float | None = flag(None, _RATE.format("the vision transformer and its projection"))
+    vision_adapter_learning_rate: float | None = flag(None, _RATE.format("the window adapters"))
+    resampler_learning_rate: float | None = flag(None, _RATE.format("the resampler"))
+    decoder_learning_rate: float | None = flag(None, _RATE.format("the decoder, or of its adapters"))
+    vision_weight_decay: float | None = flag(None, _DECAY.format("the vision transformer and its projection"))
+    vision_adapter_weight_decay: float | None = flag(None, _DECAY.format("the window adapters"))
+    resampler_weight_decay: float | None = flag(None, _DECAY.format("the resampler"))
+    decoder_weight_decay: float | None = flag(None, _DECAY.format("the decoder, or of its adapters"))
+    vision_adapter_dropout: float | None = flag(
+        None, "Dropout before the window adapters; by default the checkpoint's, 0.05 as published."
+    )
+    resampler_dropout: float | None = flag(
+        None, "Dropout of the resampler's attention; by default the checkpoint's, none as published."
+    )
+    decoder_dropout: float | None = flag(
+        None,
+        "Dropout of the decoder's attention; by default the checkpoint's, none as published. For that of its "
+        "adapters see --lora_dropout.",
+    )
+    vision_checkpointing: bool | None = flag(
+        None,
+        "Compute the vision transformer's activations again in the backward pass instead of keeping them. By "
+        "default as --gradient_checkpointing.",
+    )
+    decoder_checkpointing: bool | None = flag(None, "The same for the decoder.")
+
+    def of_part(self, part: str, quantity: str, default: float) -> float:
+        """Return `learning_rate` or `weight_decay` of a part."""
+        group = next(name for name, parts in GROUPS.items() if part in parts)
+        value = getattr(self, f"{group}_{quantity}")
+        return default if value is None else value
 
 
 @dataclass
@@ -195,16 +244,9 @@ class RunArguments:
         "Dense TFLOP/s of a device at the run's precision, for the MFU; by default from a table, or measured on a CPU.",
     )
 
-    def __post_init__(self) -> None:
-        for name in ("eval_limit", "overfit"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} {getattr(self, name)} does not work: give 0 or more")
-        if self.peak_tflops is not None and not 0 < self.peak_tflops < float("inf"):
-            raise ValueError(f"--peak_tflops {self.peak_tflops:g} does not work: give a number above 0")
-
 
 @dataclass
-class TrainingArguments(transformers.TrainingArguments):
+class TrainingFlags:
     """transformers' own flags, those of the published script that it dropped since, and `--fix_vit`."""
 
     fix_vit: bool | None = flag(
@@ -219,7 +261,7 @@ class TrainingArguments(transformers.TrainingArguments):
     evaluation_strategy: str | None = flag(None, "Former name of --eval_strategy: no, steps or epoch.")
     remove_unused_columns: bool = flag(False, "Kept False: a sample's record name travels with it for error messages.")
     dataloader_num_workers: int = flag(
-        4, "Processes that read, decode and resize pictures; 0 does it in the trainer's own."
+        4, "Processes that read, decode and resize images; 0 does it in the trainer's own."
     )
     # None stands first because the library's parser of flags asks for it.
     report_to: None | str | list[str] = flag(  # noqa: RUF036
@@ -230,11 +272,9 @@ class TrainingArguments(transformers.TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if not self.output_dir:
-            raise ValueError(MISSING["output_dir"])
+        """Settle what the library would settle otherwise, and refuse what it would ignore or not explain."""
+        check_ranges(self)
         if self.warmup_ratio is not None:
-            if not 0 <= self.warmup_ratio < 1:
-                raise ValueError(f"--warmup_ratio {self.warmup_ratio} is not a part of the steps: give 0 up to below 1")
             if self.warmup_steps:
                 raise ValueError(
                     f"--warmup_ratio {self.warmup_ratio} and --warmup_steps {self.warmup_steps:g} both say how long "
@@ -242,28 +282,21 @@ class TrainingArguments(transformers.TrainingArguments):
                 )
             # Below 1, transformers 5 reads warmup_steps as the ratio.
             self.warmup_steps = self.warmup_ratio
-        check_ranges(self)
         if self.evaluation_strategy is not None:
             self.eval_strategy = self.evaluation_strategy
         if self.dataloader_persistent_workers is None:
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
-        if not torch.accelerator.is_available() and not is_torch_xla_available():
+        import torch
+
+        if not torch.accelerator.is_available():
             self.use_cpu = True
         if self.fp16 and self.use_cpu:
             raise ValueError("--fp16 is not for CPUs, where half precision is slow and unstable: use --bf16 True")
-        if self.deepspeed and importlib.util.find_spec("deepspeed") is None:
-            raise ValueError(f"--deepspeed {self.deepspeed} needs the deepspeed package: pip install deepspeed")
-        check_json(self)
-        check_launcher(self)
-        check_loggers(self)
-        without_reentrant_checkpointing(self)
-        if self.load_best_model_at_end or self.save_strategy == "best":
-            raise ValueError(
-                "--load_best_model_at_end and --save_strategy best are not taken: with --eval_tasks the best "
-                "checkpoint is always kept, in OUTPUT/best"
-            )
-        check_taken(self)
-        # Every process takes part in every parameter, a blank picture in hand where its batch has none.
+        _check_taken(self)
+        _check_deepspeed(self)
+        _check_loggers(self)
+        _never_reentrant(self)
+        # Every process takes part in every parameter, a blank image in hand where its batch has none.
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False
         # A non-finite loss stops the run with the names of its records; the library's filter would hide it.
@@ -274,6 +307,138 @@ class TrainingArguments(transformers.TrainingArguments):
             super().__post_init__()
 
 
+@functools.cache
+def training_arguments() -> type[TrainingFlags]:
+    """Return the class of the library's flags with ours; importing it takes seconds."""
+    import transformers
+
+    @dataclass
+    class TrainingArguments(TrainingFlags, transformers.TrainingArguments):
+        __doc__ = TrainingFlags.__doc__
+
+    return TrainingArguments
+
+
+_GROUPS = (ModelArguments, DataArguments, LoraArguments, PartArguments, RunArguments, TrainingFlags)
+
+
+# Values that cannot work
+
+# Every other number is to be 0 or more.
+_AT_LEAST_ONE = {
+    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "save_total_limit",
+    "eval_accumulation_steps", "dataloader_prefetch_factor", "torch_empty_cache_steps", "ddp_bucket_cap_mb",
+    "ddp_timeout", "model_max_length", "pack_tokens", "look_ahead", "most_shared", "lora_r", "lora_alpha",
+}  # fmt: skip
+_ABOVE_ZERO = {"num_train_epochs", "adam_epsilon", "logging_steps", "save_steps", "eval_steps", "peak_tflops"}
+_PARTS = {
+    "warmup_ratio", "adam_beta1", "adam_beta2", "lora_dropout", "vision_adapter_dropout", "resampler_dropout",
+    "decoder_dropout",
+}  # fmt: skip
+
+
+def check_ranges(group: Any) -> None:
+    """Raise ValueError for a number with which a run could not train."""
+    for one in dataclasses.fields(group):
+        value = getattr(group, one.name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or one.name == "local_rank":
+            continue
+        works, advice = 0 <= value < math.inf, "give 0 or more"
+        if one.name in _AT_LEAST_ONE:
+            works, advice = value >= 1, "give 1 or more"
+        elif one.name in _ABOVE_ZERO:
+            works, advice = 0 < value < math.inf, "give a number above 0"
+        elif one.name in _PARTS:
+            works, advice = 0 <= value < 1, "give 0 up to below 1"
+        elif one.name == "max_steps":
+            works, advice = value == -1 or value >= 1, "give 1 or more, or leave it out to count epochs"
+        elif one.name in ("seed", "data_seed"):
+            works, advice = 0 <= value < 2**32, "give a whole number from 0 to 4294967295"
+        if not works:
+            raise ValueError(f"--{one.name} {value:g} does not work: {advice}")
+
+
+# Flag of the library -> (the values that change nothing, what to do instead). Others would be ignored in silence, since
+# batches, loss and checkpoints are made here.
+_NOT_TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
+    "auto_find_batch_size": ((False,), "scripts/plan_memory.py says what fits"),
+    "average_tokens_across_devices": ((True,), "the loss is always a mean over the tokens of all processes"),
+    "batch_eval_metrics": ((False,), "scores come from --eval_tasks"),
+    "fsdp": (("", None, False, []), "shard with DeepSpeed, for instance --deepspeed configs/deepspeed/zero3.json"),
+    "label_smoothing_factor": ((0,), "the loss is the plain cross-entropy of the supervised tokens"),
+    "length_column_name": ((None, "length"), "--packing True makes rows of samples of any length"),
+    "load_best_model_at_end": ((False,), "the best checkpoint is always kept, in OUTPUT/best, with --eval_tasks"),
+    "push_to_hub": ((False,), "upload the finished folder with `hf upload`"),
+    "train_sampling_strategy": ((None, "random"), "--packing True makes rows of samples of any length"),
+}
+
+
+def _check_taken(training: Any) -> None:
+    for name, (harmless, instead) in _NOT_TAKEN.items():
+        value = getattr(training, name, harmless[0])
+        if value not in harmless:
+            raise ValueError(f"--{name} {value} is not taken: {instead}")
+    if training.save_strategy == "best":
+        raise ValueError(f"--save_strategy best is not taken: {_NOT_TAKEN['load_best_model_at_end'][1]}")
+    for name in ("fsdp_config", "accelerator_config", "lr_scheduler_kwargs"):
+        value = getattr(training, name, None)
+        if isinstance(value, str) and (value.startswith("{") or name == "lr_scheduler_kwargs"):
+            parse_settings(value.encode(), "JSON", f"--{name}")  # the library does not say which flag is malformed
+
+
+def _check_deepspeed(training: Any) -> None:
+    if not training.deepspeed:
+        return
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(f"--deepspeed {training.deepspeed} needs the deepspeed package: pip install deepspeed")
+    if isinstance(training.deepspeed, str) and not training.deepspeed.startswith("{"):
+        read_settings_file(training.deepspeed, f"--deepspeed {training.deepspeed}")
+    # Without these variables DeepSpeed asks MPI.
+    has_launcher = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if not has_launcher and importlib.util.find_spec("mpi4py") is None:
+        raise ValueError(
+            "--deepspeed needs a launcher, for one process too: start with scripts/finetune_ds.sh, or with torchrun "
+            "--nproc_per_node N finetune_multitask.py"
+        )
+
+
+def _check_loggers(training: Any) -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as KNOWN
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    # The library does not look for flyte.
+    usable = {*get_available_reporting_integrations(), "flyte"}
+    for name in [training.report_to] if isinstance(training.report_to, str) else training.report_to or ():
+        if name not in {*KNOWN, "none", "all"}:
+            raise ValueError(f"--report_to {name} is no logger: give none or {', '.join(sorted(usable))}")
+        if name in KNOWN and name not in usable:
+            raise ValueError(f"--report_to {name} needs the {name} package, which is not installed: pip install {name}")
+
+
+def _never_reentrant(training: Any) -> None:
+    """Set checkpointing's `use_reentrant` to False; ValueError where the flags ask for True.
+
+    The reentrant form gives a layer no gradient when its input needs none, as the window adapters' below a frozen
+    vision transformer, and says nothing.
+    """
+    settings: dict[str, Any] = {}
+    names = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
+    for name in names:
+        given = getattr(training, name, None) or {}
+        given = parse_settings(given.encode(), "JSON", f"--{name}") if isinstance(given, str) else given
+        if str(given.get("use_reentrant", False)).lower() not in ("false", "0"):
+            raise ValueError(
+                f"--{name} use_reentrant {given['use_reentrant']} would leave the window adapters without a gradient "
+                "below a frozen vision transformer: leave it out, it is always false"
+            )
+        settings = given or settings
+    for name in names:
+        setattr(training, name, {**settings, "use_reentrant": False})
+
+
+# From words to flags
+
+
 class Flags(NamedTuple):
     """One run's flags, by group."""
 
@@ -282,117 +447,225 @@ class Flags(NamedTuple):
     lora: LoraArguments
     parts: PartArguments
     run: RunArguments
-    training: TrainingArguments
+    training: Any
+    """An instance of `training_arguments()`."""
     recipe: Recipe
-    given: dict[str, Any]
-    """What the command line and `--config` set to other than the default: what says which run this is."""
-    named: frozenset[str] = frozenset()
+    named: frozenset[str]
     """Every flag that the command line and `--config` name."""
 
     def resolved(self) -> dict[str, Any]:
-        """Every flag's value; tokens are masked."""
+        """Return every flag's value; tokens are masked."""
         own: dict[str, Any] = {}
         for group in (self.model, self.data, self.lora, self.parts, self.run):
             own |= dataclasses.asdict(group)
         return {**own, **self.training.to_dict()}
 
+    def is_set(self, name: str) -> bool:
+        """Whether a flag was given another value than its default."""
+        return name in self.named and self.resolved()[name] != _default_of(name)
+
     def table(self) -> str:
-        """The resolved values of this program's flags and of all that were named, one a line, as they could be given.
+        """Return the values of this program's flags and of all that were named, one per line, as they could be given.
 
         The library's other flags have their defaults; `run.json` has them too.
         """
-        own = {field.name for group in _GROUPS for field in dataclasses.fields(group) if field.init}
-        theirs = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
-        values = self.resolved()
+        own = {one.name for group in _GROUPS for one in dataclasses.fields(group)} - _library_flags().keys()
         lines = []
-        for name, value in values.items():
-            if (name in own and name not in theirs) or name in self.named:
-                text = " ".join(map(str, value)) if isinstance(value, list) else value
-                lines.append(f"--{name} {text}")
+        for name, value in self.resolved().items():
+            if name in own or name in self.named:
+                lines.append(f"--{name} {' '.join(map(str, value)) if isinstance(value, list) else value}")
         return "\n".join(lines)
 
 
-_GROUPS = (ModelArguments, DataArguments, LoraArguments, PartArguments, RunArguments, TrainingArguments)
+def _default_of(name: str) -> Any:
+    groups = (*_GROUPS[:-1], training_arguments())
+    return next(one.default for group in groups for one in dataclasses.fields(group) if one.name == name)
 
 
-class _Parser(HfArgumentParser):
-    """HfArgumentParser that raises ValueError, where argparse prints every flag and leaves the program."""
+@functools.cache
+def _library_flags() -> Mapping[str, tuple[str, Any]]:
+    """Return transformers' own flags by name, each with its help and its default, from its source."""
+    source = Path(importlib.util.find_spec("transformers").origin).with_name("training_args.py")
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    (declared,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"]
+    flags = {}
+    for node in declared.body:
+        if not isinstance(node, ast.AnnAssign):
+            continue
+        named = {one.arg: one.value for one in node.value.keywords} if isinstance(node.value, ast.Call) else {}
+        if "init" in named:
+            continue
+        texts = zip(named["metadata"].keys, named["metadata"].values, strict=True) if "metadata" in named else ()
+        text = next((ast.literal_eval(value) for key, value in texts if ast.literal_eval(key) == "help"), "")
+        default = named.get("default", node.value)
+        flags[node.target.id] = text, default.value if isinstance(default, ast.Constant) else None
+    return flags
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """Raises ValueError, where argparse prints every flag and leaves the program."""
 
     def error(self, message: str) -> NoReturn:
         # argparse names every spelling of a flag; the first one is enough.
         raise ValueError(re.sub(r"^argument (--\w+)[^\s:]*", r"\1", message))
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
-        _GROUPS,
-        prog="finetune_multitask.py",
-        description="Fine-tune Monkey on conversations about pictures.",
-        allow_abbrev=False,
+def print_help(description: str) -> None:
+    """Print every flag with what it is for."""
+    parser = argparse.ArgumentParser(
+        usage="finetune_multitask.py [--FLAG VALUE ...]",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help=CONFIG_HELP)
-    return parser
+    parser.add_argument("--config", metavar="FILE.yaml", help="Flags in a file; the command line overrides them.")
+    for title, flags in _declared_flags().items():
+        section = parser.add_argument_group(title.rstrip("."))
+        for name, (text, default) in flags.items():
+            shown = "" if default is None else f" (default: {default})"
+            section.add_argument(f"--{name}", metavar=name.upper(), help=f"{text}{shown}".replace("%", "%%"))
+    parser.print_help()
 
 
-def _options(parser: argparse.ArgumentParser) -> set[str]:
-    return {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+def _declared_flags() -> dict[str, dict[str, tuple[str, Any]]]:
+    """Return what each group of flags says of itself -> its flags by name, each with its help and its default."""
+    groups = {}
+    for group in _GROUPS:
+        flags = dict(_library_flags()) if group is TrainingFlags else {}
+        groups[group.__doc__] = flags | {
+            one.name: (one.metadata["help"], one.default) for one in dataclasses.fields(group)
+        }
+    return groups
 
 
-def _words_of_file(path: str, parser: argparse.ArgumentParser) -> list[str]:
-    """The YAML file's entries as command-line words."""
-    words: list[str] = []
-    for name, value in read_config(path, _options(parser)).items():
-        if value is None:
-            continue
-        words.append(f"--{name}")
-        takes_several = any(action.nargs == "+" for action in parser._actions if f"--{name}" in action.option_strings)
-        if isinstance(value, list):
-            words += map(str, value) if takes_several else [",".join(map(str, value))]
+@functools.cache
+def known_names() -> frozenset[str]:
+    """Return the name of every flag, `no_…` of those that are on by default too."""
+    names = {"config", "help"}
+    for flags in _declared_flags().values():
+        for name, (_, default) in flags.items():
+            names |= {name, f"no_{name}"} if default is True else {name}
+    return frozenset(names)
+
+
+def _refuse_unknown(name: str, place: str) -> None:
+    known = known_names()
+    if name.replace("-", "_") not in known:
+        near = difflib.get_close_matches(name.replace("-", "_"), sorted(known), n=3)
+        hint = f"did you mean --{' or --'.join(near)}?" if near else "see --help"
+        raise ValueError(f"{place}: there is no flag --{name}; {hint}")
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Return the entries of a `--config` file, all of them flags."""
+    entries = read_settings_file(path, f"--config {path}")
+    for name in entries:
+        _refuse_unknown(str(name), f"--config {path}")
+    return {name: value for name, value in entries.items() if value is not None}
+
+
+class Given(NamedTuple):
+    """What was given for each flag that was named, on the command line and in the file of `--config`."""
+
+    words: dict[str, list[str]]
+    file: dict[str, Any]
+
+    def __getitem__(self, name: Any) -> list[Any]:
+        value = self.words.get(name) or self.file.get(name) or []
+        return value if isinstance(value, list) else [value]
+
+
+_MISSING = {
+    "model_name_or_path": "give it on the command line or in --config FILE.yaml",
+    "data_path": "give it on the command line or in --config FILE.yaml",
+    "output_dir": "name the folder that the trained checkpoint goes to",
+}
+
+
+def given_flags(words: Sequence[str]) -> Given:
+    """Return what was given for each flag; ValueError for a name that is none, and for one that a run needs."""
+    named: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in words:
+        if word.startswith("--") and " " not in word:
+            name, _, value = word[2:].partition("=")
+            _refuse_unknown(name, "command line")
+            named[name.replace("-", "_")] = values = [value] if value else []
         else:
-            words.append(json.dumps(value) if isinstance(value, dict) else str(value))
+            values.append(word)
+    config = named.pop("config", None)
+    given = Given(named, read_config(config[-1]) if config else {})
+    for name, advice in _MISSING.items():
+        if not given[name]:
+            raise ValueError(f"--{name} is missing: {advice}")
+    return given
+
+
+def look_over(words: Sequence[str]) -> None:
+    """Raise what a run would say of the names and paths among its flags, before anything large is imported.
+
+    ValueError or FileNotFoundError, in one sentence, for a name that is no flag, on the command line or in a config, a
+    flag that is missing, and a config, a file of records or a checkpoint's folder that is not there.
+    """
+    given = given_flags(words)
+    refuse_missing(str(given["model_name_or_path"][0]))
+    for path in (*given["data_path"], *given["eval_data_path"]):
+        for member in record_sets(str(path)):
+            if not member.path.exists():
+                raise FileNotFoundError(f"{member.path}: no such file")
+
+
+def parse_flags(words: Sequence[str]) -> Flags:
+    """Return the flags of command-line words, over those of the `--config` file among them.
+
+    ValueError or FileNotFoundError, in one sentence, for an unknown, malformed or missing flag, and for one that would
+    have no effect.
+    """
+    given = given_flags(words)
+    from transformers import HfArgumentParser
+
+    class Parser(_OneLineParser, HfArgumentParser):
+        pass
+
+    parser = Parser((*_GROUPS[:-1], training_arguments()), allow_abbrev=False)
+    parser.add_argument("--config")
+    all_words = [*_words_of(given.file, parser), *words]
+    try:
+        *groups, training, _config = parser.parse_args_into_dataclasses(all_words, look_for_args_file=False)
+    except TypeError as error:  # the library's, of a setting that an object of JSON should not have
+        raise ValueError(f"a flag of JSON has what it cannot have: {error}") from error
+    for group in groups:
+        check_ranges(group)
+    model, data, lora, parts, run = groups
+    recipe = choose_recipe(parts.recipe, training.fix_vit, lora.use_lora, lora.q_lora)
+    recipe = recipe.as_published() if parts.published else recipe
+    flags = Flags(model, data, lora, parts, run, training, recipe, frozenset({*given.words, *given.file}))
+    _refuse_idle(flags, given)
+    if not data.packing:
+        data.pack_tokens = data.share_images = None  # those of a file whose packing the command line turned off
+    _check_together(flags)
+    return flags
+
+
+def _words_of(entries: Mapping[str, Any], parser: argparse.ArgumentParser) -> list[str]:
+    """Return the entries of a file as command-line words."""
+    several = {action.dest for action in parser._actions if action.nargs == "+"}
+    words: list[str] = []
+    for name, value in entries.items():
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)] if name in several else [f"--{name}", ",".join(map(str, value))]
+        else:
+            words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return words
 
 
-def _named(words: Sequence[str]) -> set[str]:
-    """Names of the flags among command-line words."""
-    return {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
-
-
-def parse_flags(words: list[str]) -> Flags:
-    """Flags from command-line words, over those of the `--config` file among them.
-
-    ValueError or FileNotFoundError, in one sentence, for an unknown, malformed or missing flag.
-    """
-    parser = _parser()
-    config = config_of(words)
-    of_file = [] if config is None else _words_of_file(config, parser)
-    on_command_line, in_file = _named(words), _named(of_file)
-    words = [*of_file, *words]
-    parsed, unknown = parser.parse_known_args(words)
-    for word in unknown:
-        refuse_unknown(word.removeprefix("--").split("=")[0], _options(parser), "command line")
-    *groups, _config = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
-    defaults = vars(parser.parse_known_args([])[0])
-    given = {name: value for name, value in vars(parsed).items() if value != defaults[name]}
-    model, data, lora, parts, run, training = groups
-    recipe = choose_recipe(parts.recipe, training.fix_vit, lora.use_lora, lora.q_lora)
-    recipe = recipe.as_published() if parts.published else recipe
-    flags = Flags(model, data, lora, parts, run, training, recipe, given, frozenset(on_command_line | in_file))
-    for name, value in (
-        ("model_name_or_path", flags.model.model_name_or_path),
-        ("data_path", flags.data.data_path),
-    ):
-        if not value:
-            raise ValueError(MISSING[name])
-    if parts.published and data.packing and data.sharing == "turns":
+def _check_together(flags: Flags) -> None:
+    data, training = flags.data, flags.training
+    if flags.parts.published and data.sharing == "turns":
         raise ValueError(
             "--published True weighs each record the same, but --share_images turns makes one conversation of several: "
             "give --share_images branches or apart"
         )
-    refuse_idle(flags, on_command_line, in_file)
-    if not data.packing:
-        data.pack_tokens = data.share_images = None  # those of a file whose packing the command line turned off
-    if training.eval_strategy != "no" and not (data.eval_data_path or run.eval_tasks):
+    if training.eval_strategy != "no" and not (data.eval_data_path or flags.run.eval_tasks):
         raise ValueError(
             f"--eval_strategy {training.eval_strategy.value} needs something held out: --eval_data_path FILE or "
             "--eval_tasks NAMES"
@@ -404,4 +677,47 @@ def parse_flags(words: list[str]) -> Flags:
             f"--packing fills one row a step, but --per_device_train_batch_size is "
             f"{training.per_device_train_batch_size}: set it to 1 and give the row more room with --pack_tokens"
         )
-    return flags
+
+
+_RECIPE = ("recipe", "fix_vit", "use_lora", "q_lora", "published")
+_FROZEN = "the recipe freezes that part: leave it out, or choose another --recipe"
+
+
+def _idle_flags(flags: Flags) -> list[tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """Return flags that have no effect as the others are: their names, what to do, and the flags that decide it."""
+    training, idle = flags.training, []
+    if training.deepspeed and "optimizer" in training.hf_deepspeed_config.config:
+        names = tuple(f"{group}_{quantity}" for group in GROUPS for quantity in ("learning_rate", "weight_decay"))
+        own = "the DeepSpeed config names an optimizer of its own, which has one rate and one decay for everything: "
+        idle.append((names, f"{own}take 'optimizer' out of the config", ("deepspeed",)))
+    for group, parts in GROUPS.items():
+        if not flags.recipe.trains & set(parts):
+            idle.append(((f"{group}_learning_rate", f"{group}_weight_decay"), _FROZEN, _RECIPE))
+    if not flags.recipe.decoder_lora:
+        advice = "the recipe gives the decoder no adapters: add --recipe lora-llm, or leave it out"
+        idle.append((("lora_r", "lora_alpha"), advice, _RECIPE))
+    if not flags.data.packing:
+        names = ("pack_tokens", "share_images", "look_ahead", "most_shared")
+        idle.append((names, "it is about packed rows: add --packing True", ("packing",)))
+    if not flags.run.eval_tasks:
+        idle.append((("eval_limit", "eval_data_root"), "it is about --eval_tasks, and there are none", ("eval_tasks",)))
+    if training.eval_strategy == "no":
+        names = ("eval_steps", "metric_for_best_model", "greater_is_better")
+        advice = "nothing is evaluated on the way: add --eval_strategy steps"
+        idle.append((names, advice, ("eval_strategy", "evaluation_strategy")))
+    if training.save_strategy != "steps":
+        advice = "checkpoints are not saved by steps: add --save_strategy steps"
+        idle.append((("save_steps",), advice, ("save_strategy",)))
+    return idle
+
+
+def _refuse_idle(flags: Flags, given: Given) -> None:
+    """Raise ValueError for a flag with another value than its default that would have no effect.
+
+    A line of a `--config` file may become idle when the command line overrides what decides over it.
+    """
+    for names, advice, deciding in _idle_flags(flags):
+        counted = given.words.keys() if given.words.keys() & set(deciding) else flags.named
+        for name in names:
+            if name in counted and flags.is_set(name):
+                raise ValueError(f"--{name} would have no effect: {advice}")

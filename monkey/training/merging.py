@@ -33,9 +33,9 @@ from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.published_config import published_config
 from monkey.training.lora import with_adapter
-from monkey.training.model_card import write_model_card
 from monkey.training.quantised import dequantised_state, open_four_bit
 from monkey.training.recipes import part_of
+from monkey.training.report import write_model_card
 
 LAYOUTS = ("ours", "published")
 BASE_PRECISIONS = ("full", "4bit")

@@ -1,14 +1,22 @@
-"""What a run looks at before it goes on from a checkpoint: is it whole, is it of this model, are the flags the same."""
+"""The folder of a run: what it may hold before, how finished work gets into it, and what a run goes on from.
+
+Before it goes on from a checkpoint, a run looks whether that is whole, of this model, and made with the same flags.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import filecmp
 import json
+import os
 import pickle
 import random
+import re
+import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +29,168 @@ from monkey.checkpoint import published_shapes
 from monkey.checkpoint_files import file_shapes
 from monkey.configuration import MonkeyConfig
 from monkey.location import required_file
-from monkey.training.places import weight_files
+from monkey.training.arguments import GROUPS, Flags
 from monkey.training.recipes import Recipe
+from monkey.training.trainer import (
+    BEST,
+    BEST_FILE,
+    SCORES,
+    SCORES_FILE,
+    checkpoint_places,
+    checkpoints,
+    remove_checkpoint,
+)
+
+MAKE_ROOM = "make room, then --resume_from_checkpoint True where checkpoints were saved"
+
+
+_WEIGHT_FILE = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
+)
+
+# Besides the weights, what a run would write over.
+_RUN_FILES = (
+    "config.json",
+    "run.json",
+    "training_log.json",
+    "loss_curve.png",
+    "README.md",
+    "adapter/adapter_config.json",
+)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+_LOGGING_DIR = "TENSORBOARD_LOGGING_DIR"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files of `folder` under the names that a checkpoint's weights have."""
+    return [path for path in folder.iterdir() if _WEIGHT_FILE.fullmatch(path.name)] if folder.is_dir() else []
+
+
+def move_into_place(aside: Path, folder: Path) -> None:
+    """Move a finished checkpoint's files into `folder`, replacing an earlier one's and leaving every other file.
+
+    The config goes last: until it is there, the folder does not open as a checkpoint.
+    """
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    for stale in weight_files(folder):
+        stale.unlink()
+    for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == "config.json"):
+        if entry.is_dir():
+            move_into_place(entry, folder / entry.name)
+        else:
+            os.replace(entry, folder / entry.name)
+
+
+@contextlib.contextmanager
+def full_disk_named(output_dir: Path) -> Iterator[None]:
+    """A full disk under whatever else writes, logs for instance, is one sentence that names its file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        place = error.filename or output_dir
+        raise OSError(f"{place} could not be written ({error.strerror}); {MAKE_ROOM}") from error
+
+
+def checkpoint_to_resume(flags: Flags) -> str | None:
+    """Folder of `--resume_from_checkpoint`, and a refusal to write over an earlier run."""
+    output_dir, wanted = Path(flags.training.output_dir), flags.training.resume_from_checkpoint
+    _check_writable(output_dir)
+    last = str(checkpoints(output_dir)[-1]) if checkpoints(output_dir) else None
+    if flags.training.save_strategy != "no":
+        _refuse_strangers(checkpoint_places(output_dir), "trainer_state.json")
+    if flags.run.eval_tasks:
+        _refuse_strangers(sorted((output_dir / SCORES).glob("step-*")), SCORES_FILE)
+    if wanted is not None and wanted.lower() != "false":
+        if wanted.lower() == "true":
+            if last is None:
+                raise FileNotFoundError(f"--resume_from_checkpoint True: {output_dir} holds no checkpoint-N folder")
+            return last
+        if not (Path(wanted) / "trainer_state.json").is_file():
+            raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no trainer_state.json in it")
+        return wanted
+    written = [*weight_files(output_dir), *(output_dir / name for name in _RUN_FILES), *earlier_evaluations(output_dir)]
+    if not flags.training.overwrite_output_dir and (last is not None or any(path.exists() for path in written)):
+        raise ValueError(
+            f"--output_dir {output_dir} holds an earlier run: continue it with --resume_from_checkpoint True, replace "
+            "it with --overwrite_output_dir True, or name another folder"
+        )
+    return None
+
+
+def _refuse_strangers(folders: Sequence[Path], mark: str) -> None:
+    """Raise ValueError for a folder where a run would write one of its own, and that none has written."""
+    for folder in folders:
+        if not (folder / mark).is_file():
+            raise ValueError(
+                f"--output_dir {folder.parent}: {folder.name} in it is no folder of a run (it has no {mark}) and a run "
+                "may need its name: move it away, or name another folder"
+            )
+
+
+def _check_writable(output_dir: Path) -> None:
+    """ValueError where the folder cannot be made or written to."""
+    nearest = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"--output_dir {output_dir}: {nearest} is a file, not a folder: name another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"--output_dir {output_dir}: this user may not write to {nearest}: name another folder")
+
+
+def clear_folder(flags: Flags, resume_from: str | None) -> None:
+    """With --overwrite_output_dir, remove an earlier run's checkpoints: a later resume would take the furthest."""
+    if flags.training.process_index == 0 and resume_from is None and flags.training.overwrite_output_dir:
+        output_dir = Path(flags.training.output_dir)
+        for folder in (*checkpoints(output_dir), *earlier_evaluations(output_dir)):
+            remove_checkpoint(folder)
+
+
+@contextlib.contextmanager
+def logs_inside(output_dir: Path) -> Iterator[None]:
+    """TensorBoard's files in the run's folder, one place for a run and its continuations, unless the user named one."""
+    if _LOGGING_DIR in os.environ:
+        yield
+        return
+    os.environ[_LOGGING_DIR] = str(output_dir / "tensorboard")
+    try:
+        yield
+    finally:
+        del os.environ[_LOGGING_DIR]
+
+
+@contextlib.contextmanager
+def nothing_left_of_a_false_start(folder: Path) -> Iterator[None]:
+    """Remove `folder` when the run stopped before it wrote anything but an empty log."""
+    had_logs = (folder / "tensorboard").exists()
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        if not finished and not had_logs and not checkpoints(folder):
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def earlier_evaluations(output_dir: Path) -> list[Path]:
+    """Return the folders that evaluations of an earlier run left in `output_dir`: its best checkpoint, its scores."""
+    best = Path(output_dir) / BEST
+    scores = [path for path in (Path(output_dir) / SCORES).glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return [
+        *([best] if (best / BEST_FILE).is_file() else []),
+        *sorted(path for path in scores if (path / SCORES_FILE).is_file()),
+    ]
+
+
+# Going on from a checkpoint
 
 # Which samples make which step.
 _ORDER = (
@@ -33,8 +201,7 @@ _ORDER = (
 # What the optimiser's state and the schedule's hold, and so bring along.
 _KEPT = (
     "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
-    *(f"{group}_{quantity}" for group in ("vision", "vision_adapter", "resampler", "decoder")
-      for quantity in ("learning_rate", "weight_decay")),
+    *(f"{group}_{quantity}" for group in GROUPS for quantity in ("learning_rate", "weight_decay")),
 )  # fmt: skip
 
 
@@ -139,7 +306,7 @@ def is_finished(checkpoint: Path, output_dir: Path, steps: int) -> bool:
 
 def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
     """A checkpoint's optimiser knows only what its own recipe trained."""
-    trained = recorded(checkpoint).get("recipe", {}).get("name", recipe.name)
+    trained = read_record(checkpoint).get("recipe", {}).get("name", recipe.name)
     if trained != recipe.name:
         raise ValueError(
             f"--resume_from_checkpoint {checkpoint} was trained as {trained}, but these flags ask for {recipe.name}: "
@@ -176,7 +343,7 @@ def warn_of_other_flags(checkpoint: Path, flags: Mapping[str, Any], data: Mappin
         flags: this run's, resolved.
         data: what this run's record says of its data.
     """
-    record = recorded(checkpoint)
+    record = read_record(checkpoint)
     before = record.get("flags", {})
     # As JSON gives them back, tuples as lists.
     now = json.loads(json.dumps(dict(flags), default=str))
@@ -196,7 +363,7 @@ def warn_of_other_flags(checkpoint: Path, flags: Mapping[str, Any], data: Mappin
 def warn_of_other_threads(checkpoint: Path, device: torch.device) -> None:
     """On a CPU sums are split over the threads, so only with as many as before does a run go on bit for bit."""
     now = torch.get_num_threads()
-    before = recorded(checkpoint).get("cpu_threads", now)
+    before = read_record(checkpoint).get("cpu_threads", now)
     if device.type == "cpu" and before != now:
         _warn(
             f"{checkpoint} was written with {before} CPU threads and this process has {now}: the run goes on, but not "
@@ -213,7 +380,7 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=3)
 
 
-def recorded(checkpoint: Path) -> dict[str, Any]:
+def read_record(checkpoint: Path) -> dict[str, Any]:
     """The run's record in a checkpoint; empty where there is none."""
     path = checkpoint / "run.json"
     return _json(path) if path.is_file() else {}

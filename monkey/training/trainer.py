@@ -6,46 +6,381 @@
   names of its records, and the state before it is saved;
 - samples are packed into planned rows, and the loss is a mean over the supervised tokens of the whole step, or, with
   `--published True`, over the means of its batches;
-- an evaluation is a loss over held-out records and scores of generated answers.
+- an evaluation is a loss over held-out records and scores of generated answers, and the best weights are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
+import random
+import re
 import shutil
+import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from accelerate.utils import extract_model_from_parallel
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import Trainer
+from transformers import GenerationConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from monkey.checkpoint_card import CheckpointCard
 from monkey.data.batches import BatchContents
+from monkey.data.dataset import SIGNALS, EqualShares, PlannedBatches, PlannedLoader
 from monkey.data.packing import BatchPlan, RowPlan
-from monkey.training.guards import FrozenGuard, any_process, gathered
-from monkey.training.loading import EqualShares, PlannedBatches, PlannedLoader
+from monkey.journal import atomic_folder
+from monkey.processing import MonkeyProcessor
+from monkey.training.arguments import PartArguments
 from monkey.training.lora import load_adapter, save_adapter
-from monkey.training.metering import Meter
-from monkey.training.part_arguments import PartArguments
-from monkey.training.places import checkpoints, remove_checkpoint, writing
 from monkey.training.recipes import base_model, part_of
-from monkey.training.record import write_json
-from monkey.training.scoring import BestCheckpoint, Scoring, score_metrics
+from monkey.training.report import Meter, write_record
+
+SCORES, SCORES_FILE = "scores", "scores.json"
+BEST, BEST_FILE = "best", "best.json"
 
 _UNLOGGED = "unlogged loss"
 """Where a checkpoint keeps what the next logged loss is a mean of, besides the steps to come."""
 
 _MOST_STEPS_LEFT_OUT = 8
 """Steps one behind the other without a record that can be read, after which more than a few records are bad."""
+
+
+class Evaluator(Protocol):
+    """Asks held-out questions of the model that trains, and scores the answers.
+
+    Every process calls it, at the same steps; what it returns is the same in all of them.
+    """
+
+    def check(self, processor: MonkeyProcessor) -> None:
+        """Raise ValueError or FileNotFoundError, before the first step, for a question that cannot be asked."""
+        ...
+
+    def __call__(self, model: nn.Module, processor: MonkeyProcessor, folder: Path, step: int) -> dict[str, float]:
+        """Return the score in percent by task. `folder` is written whole or not at all, with a `scores.json` in it.
+
+        `model` is out of the wrappers of DDP and DeepSpeed, and may be wrapped by PEFT.
+        """
+        ...
+
+
+# Processes and files
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is raised in any process; all of them must ask."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return flag
+    raised = torch.tensor(int(flag), device=device)
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    return bool(raised.item())
+
+
+def gathered(value: Any) -> list[Any]:
+    """The value of every process, in their order; all of them must ask."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def is_first_process() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def wait_for_everyone() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+@contextlib.contextmanager
+def shared_folder(path: Path) -> Iterator[Path]:
+    """As `monkey.journal.atomic_folder`, for a folder that all processes of a run write to."""
+    with contextlib.ExitStack() as stack:
+        partial = stack.enter_context(atomic_folder(path)) if is_first_process() else None
+        yield gathered(partial)[0]
+        wait_for_everyone()
+    wait_for_everyone()
+
+
+_ARCHIVE_WRITER = ("PytorchStreamWriter", "inline_container.cc")
+
+
+@contextlib.contextmanager
+def writing(place: Path, advice: str) -> Iterator[None]:
+    """A full disk under any of the libraries that write is one sentence, OSError, about `place`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise  # names a file of its own, and no room would bring it back
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save tells of a disk by an error of its archive's writer, or of the end that it cannot write after that.
+        if isinstance(error, RuntimeError) and not any(name in str(error) for name in _ARCHIVE_WRITER):
+            raise
+        said = " ".join(str(error).split())
+        if isinstance(error, RuntimeError):  # whose words are about positions in an archive
+            nearest = next(path for path in (place, *place.absolute().parents) if path.exists())
+            said = f"torch could write no further, {shutil.disk_usage(nearest).free // 2**20:,} MiB are free there"
+        raise OSError(f"{place} could not be written ({said}); {advice}") from error
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints that runs left in `folder`, by step; what else is named `checkpoint-…` is not one."""
+    return [path for path in checkpoint_places(folder) if (path / "trainer_state.json").is_file()]
+
+
+def checkpoint_places(folder: Path) -> list[Path]:
+    """Return what lies where a run would write `checkpoint-N`, by step."""
+    steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    return sorted((path for path, step in steps.items() if step), key=lambda path: int(steps[path][1]))
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint, or only the link where it is one."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    # By another name first: what a killed run leaves of it must not look like a checkpoint.
+    going = folder.with_name(f".{folder.name}.gone.partial")
+    shutil.rmtree(going, ignore_errors=True)
+    os.replace(folder, going)
+    shutil.rmtree(going)
+
+
+# What stops a run
+
+# torchrun hands Ctrl-C on to processes that the terminal has told already.
+_LAUNCHED = "TORCHELASTIC_RUN_ID"
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def checksum(parameter: torch.Tensor) -> int:
+    """Sum of a parameter's bytes read as integers: any single change moves it."""
+    # Where ZeRO-3 shards a parameter, this process has a slice of it.
+    held = getattr(parameter, "ds_tensor", parameter).detach()
+    return int(held.contiguous().view(_INTEGERS[held.element_size()]).sum(dtype=torch.int64))
+
+
+class FrozenGuard(TrainerCallback):
+    """Refuses a checkpoint, or the end of a run, when a parameter that should be frozen has moved."""
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]):
+        self._frozen = [(name, parameter) for name, parameter in named_parameters if not parameter.requires_grad]
+        self._checksums: list[int] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._checksums = [checksum(parameter) for _, parameter in self._frozen]
+
+    def check(self, step: int) -> None:
+        """ValueError naming the parameters that moved."""
+        if not self._checksums:
+            return
+        moved = [
+            name
+            for (name, parameter), before in zip(self._frozen, self._checksums, strict=True)
+            if checksum(parameter) != before
+        ]
+        if moved:
+            raise ValueError(
+                f"step {step}: {len(moved)} frozen parameters moved, for instance {moved[0]}; what was trained is not "
+                "what the recipe says, so nothing more is saved"
+            )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.check(state.global_step)
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM, SIGUSR1 or Ctrl-C in any process: finish the step, write a checkpoint, stop all of them.
+
+    A second Ctrl-C stops at once, by KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.stopped_at: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        def remember(number: int, _frame: Any) -> None:
+            if number == signal.SIGINT and _LAUNCHED not in os.environ:
+                if self.received == signal.SIGINT:
+                    raise KeyboardInterrupt
+                # Not print, which the signal may have interrupted.
+                os.write(2, b"\nCtrl-C: the run stops after this step and saves its state; again to stop at once\n")
+            if self.received is None:
+                self.received = number
+
+        try:
+            # What is ignored stays so: a job behind `nohup` or `&` is not meant by the terminal's Ctrl-C.
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, remember) for number in heard}
+        except ValueError:  # not the main thread, which alone may handle signals
+            self._before = {}
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if any_process(self.received is not None, args.device):
+            self.stopped_at = state.global_step
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+# Evaluation
+
+
+def score_metrics(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return names for the log: `eval_score_<task>` of each task, and their mean as `eval_score`."""
+    metrics = {f"eval_score_{task}": value for task, value in scores.items()}
+    return {**metrics, "eval_score": sum(scores.values()) / len(scores)}
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and with plain generation settings; afterwards everything is as it was before.
+
+    That is the mode of each module, the model's generation settings (sampling and stop words of a chat are no part of
+    an evaluation, but belong into the checkpoint), and the random states of Python, NumPy and PyTorch: training goes
+    on bit for bit as if nothing had been asked.
+    """
+    bare = base_model(extract_model_from_parallel(model))
+    modes = [(module, module.training) for module in model.modules()]
+    settings = bare.generation_config
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    on_cpu = bare.device.type == "cpu"
+    generators = torch.random.fork_rng(
+        devices=[] if on_cpu else [bare.device], device_type="cuda" if on_cpu else bare.device.type
+    )
+    with generators:
+        model.eval()
+        bare.generation_config = GenerationConfig()
+        try:
+            yield
+        finally:
+            bare.generation_config = settings
+            for module, training in modes:
+                module.training = training
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+@dataclass(frozen=True)
+class BestRecord:
+    """What `best/best.json` says of the weights beside it."""
+
+    step: int
+    metric: str
+    value: float
+    scores: dict[str, float]
+    """Every score of that evaluation in percent, by its name in the log; none where only a loss was taken."""
+
+
+class BestCheckpoint:
+    """The best weights of a run by one metric of its evaluations, in the folder `best`.
+
+    The folder outlives the run: one that is resumed goes on from the value in `best.json`. All processes make this
+    object and keep with it, since all of them take part in saving sharded weights.
+
+    Args:
+        output_dir: of the run.
+        metric: a name in the log, with or without its `eval_`.
+        greater_is_better: whether it grows as the model gets better.
+        fresh: the run begins anew, so the first that it keeps replaces an earlier run's best, whatever its metric.
+
+    Raises:
+        ValueError: a `best` that no run has written, or one that was chosen by another metric.
+    """
+
+    def __init__(self, output_dir: Path, metric: str, greater_is_better: bool, fresh: bool = False):
+        self.folder = Path(output_dir) / BEST
+        self.metric = f"eval_{metric.removeprefix('eval_')}"
+        self._sign = 1.0 if greater_is_better else -1.0
+        found: BestRecord | str | None = None
+        if is_first_process():
+            try:
+                found = self._opened(fresh)
+            except ValueError as error:
+                found = str(error)
+        found = gathered(found)[0]
+        if isinstance(found, str):
+            raise ValueError(found)
+        self.record: BestRecord | None = found
+
+    def keep(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None]) -> bool:
+        """Keep the weights when the metrics are better than those of the kept ones; return whether they are.
+
+        Args:
+            save: writes the weights to a folder that exists and is empty; all processes call it.
+
+        Raises:
+            ValueError: the evaluation does not give the metric.
+        """
+        if self.metric not in metrics:
+            raise ValueError(
+                f"--metric_for_best_model {self.metric} is not among what the evaluation gives: "
+                f"{', '.join(sorted(metrics))}"
+            )
+        value = float(metrics[self.metric])
+        better = not math.isnan(value) and (self.record is None or self._sign * value > self._sign * self.record.value)
+        if not gathered(better)[0]:
+            return False
+        scores = {name: float(score) for name, score in metrics.items() if name.startswith("eval_score")}
+        record = BestRecord(step, self.metric, value, scores)
+        with shared_folder(self.folder) as folder:
+            save(folder)
+            if is_first_process():
+                write_record(folder / BEST_FILE, asdict(record))
+        self.record = record
+        return True
+
+    def _opened(self, fresh: bool) -> BestRecord | None:
+        """Return the record of what lies there, None where it does not count."""
+        if not self.folder.exists():
+            return None
+        path = self.folder / BEST_FILE
+        if not path.is_file():
+            raise ValueError(
+                f"{self.folder} was not written by a run (it has no {BEST_FILE}) and the best checkpoint needs its "
+                "name: move it away, or name another --output_dir"
+            )
+        if fresh:
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            record = BestRecord(**{field.name: content[field.name] for field in fields(BestRecord)})
+            record = replace(record, step=int(record.step), value=float(record.value), scores=dict(record.scores))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): move {self.folder} away") from None
+        if record.metric != self.metric:
+            raise ValueError(
+                f"{self.folder} was chosen by {record.metric}, and this run would choose by {self.metric}: resume with "
+                "the same --metric_for_best_model, or move the folder away"
+            )
+        return record
+
+
+# The trainer
 
 
 class MonkeyTrainer(Trainer):
@@ -57,7 +392,7 @@ class MonkeyTrainer(Trainer):
         parts: rates and decays by part.
         plan: the batches of each process, packed or padded.
         meter: counts what is done.
-        scoring: answers held-out questions at every evaluation.
+        evaluator: answers held-out questions at every evaluation.
         best: keeps the weights of the best evaluation.
         guard: checks that frozen parameters stay.
         held_out_collator: makes the batches of the held-out loss.
@@ -72,20 +407,20 @@ class MonkeyTrainer(Trainer):
         parts: PartArguments,
         plan: RowPlan | BatchPlan,
         meter: Meter | None = None,
-        scoring: Scoring | None = None,
+        evaluator: Evaluator | None = None,
         best: BestCheckpoint | None = None,
         guard: FrozenGuard | None = None,
         held_out_collator: Any = None,
         skip_bad_rows: bool = False,
         **kwargs: Any,
     ):
-        self._checkpoint_parent: Path | None = None
+        self._partial: Path | None = None  # of the checkpoint that is being written
         self.run_record = run_record
         self.card = card
         self.parts = parts
         self.plan = plan
         self.meter = meter
-        self.scoring = scoring
+        self.evaluator = evaluator
         self.best = best
         self.guard = guard
         self.held_out_collator = held_out_collator
@@ -277,25 +612,34 @@ class MonkeyTrainer(Trainer):
 
     # Evaluation
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Held-out loss a supervised token, and the scores of generated answers, as far as each was asked for."""
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """Return the held-out loss per supervised token, and the scores of answers, as far as each was asked for."""
         metrics: dict[str, float] = {}
         with self._paused_meter():
             if self.eval_dataset is not None:
-                metrics[f"{metric_key_prefix}_loss"] = self._held_out_loss()
-            if self.scoring is not None:
-                metrics |= score_metrics(self.scoring(self._evaluated_model(), self.state.global_step))
+                metrics["eval_loss"] = self._held_out_loss()
+            if self.evaluator is not None:
+                metrics |= score_metrics(self._scores())
         self.log(metrics)
         if self.best is not None:
             if self.guard is not None:
                 self.guard.check(self.state.global_step)
             with writing(self.best.folder, "what was there before still is: make room and continue from a checkpoint"):
-                self.best.offer(self.state.global_step, metrics, lambda folder: self.save_model(str(folder)))
+                self.best.keep(self.state.global_step, metrics, lambda folder: self.save_model(str(folder)))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _evaluated_model(self) -> nn.Module:
         return self.model_wrapped if self.is_deepspeed_enabled else self.model
+
+    def _scores(self) -> dict[str, float]:
+        """Return the evaluator's score in percent by task, computed as narrow as the steps are."""
+        bare = extract_model_from_parallel(self._evaluated_model())
+        folder = Path(self.args.output_dir) / SCORES / f"step-{self.state.global_step}"
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        narrows = (self.args.bf16 or self.args.fp16) and not self.is_deepspeed_enabled
+        with undisturbed(bare), torch.autocast(self.args.device.type, dtype, enabled=narrows):
+            return self.evaluator(bare, self.processing_class, folder, self.state.global_step)
 
     @torch.no_grad()
     def _held_out_loss(self) -> float:
@@ -361,62 +705,37 @@ class MonkeyTrainer(Trainer):
             self.model.save_pretrained(folder, state_dict=state_dict)
         self.processing_class.save_pretrained(folder)
         self.card.write(folder)
-        write_json(folder / "run.json", self.run_record)
+        write_record(folder / "run.json", self.run_record)
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self._checkpoint_parent or super()._get_output_dir(trial))
+        return str(self._partial or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write `checkpoint-N` in a hidden folder, then rename it into place."""
-        output_dir = Path(self.args.output_dir)
-        name = f"checkpoint-{self.state.global_step}"
+        """Write `checkpoint-N` whole: beside its place, then into it."""
+        place = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.guard is not None:
             self.guard.check(self.state.global_step)
-        with self.written_aside(output_dir / f".{name}.partial") as aside, self._paused_meter():
-            self._checkpoint_parent = aside
-            self.state.stateful_callbacks.pop(_UNLOGGED, None)
-            if not self._window:  # within a step, the losses of its first batches would come twice
-                losses = gathered(self._tr_loss.item())
-                self.state.stateful_callbacks[_UNLOGGED] = {"losses": losses, "since": self._globalstep_last_logged}
-            advice = "earlier checkpoints are whole: make room and continue with --resume_from_checkpoint True"
+        self.state.stateful_callbacks.pop(_UNLOGGED, None)
+        if not self._window:  # within a step, the losses of its first batches would come twice
+            losses = gathered(self._tr_loss.item())
+            self.state.stateful_callbacks[_UNLOGGED] = {"losses": losses, "since": self._globalstep_last_logged}
+        advice = "earlier checkpoints are whole: make room and continue with --resume_from_checkpoint True"
+        with self._paused_meter(), writing(place, advice), shared_folder(place) as self._partial:
             try:
-                with writing(output_dir / name, advice):
-                    super()._save_checkpoint(model, trial)
+                super()._save_checkpoint(model, trial)
             finally:
-                self._checkpoint_parent = None
-            self._wait_for_everyone()
+                partial, self._partial = self._partial, None
+            wait_for_everyone()
             if self.args.should_save:
-                earlier = {folder.name: folder for folder in checkpoints(output_dir)}
-                if name in earlier:
-                    remove_checkpoint(earlier.pop(name))
-                os.replace(aside / name, output_dir / name)
-                if self.args.save_total_limit is not None:
-                    # By age: a run resumed from an early checkpoint writes smaller steps than those that it leaves.
-                    oldest = sorted(earlier.values(), key=lambda folder: folder.stat().st_mtime)
-                    for folder in oldest[: max(0, len(oldest) + 1 - self.args.save_total_limit)]:
-                        remove_checkpoint(folder)
-
-    def save_final(self, folder: Path) -> None:
-        """Write the trained model (an adapter where PEFT is on) to `folder`; every process calls it."""
-        self.save_model(str(folder))
-        self._wait_for_everyone()
-
-    @contextlib.contextmanager
-    def written_aside(self, aside: Path) -> Iterator[Path]:
-        """An empty folder for all processes to write to, removed afterwards with what was not moved out of it."""
-        if self.args.should_save:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-        self._wait_for_everyone()
-        try:
-            yield aside
-        finally:
-            if self.args.should_save:
-                shutil.rmtree(aside, ignore_errors=True)
-
-    def _wait_for_everyone(self) -> None:
-        if dist.is_initialized():
-            dist.barrier()
+                # The library makes a folder of this name within the one that it is given.
+                for entry in (partial / place.name).iterdir():
+                    os.replace(entry, partial / entry.name)
+                (partial / place.name).rmdir()
+        if self.args.should_save and self.args.save_total_limit is not None:
+            # By age: a run resumed from an early checkpoint writes smaller steps than those that it leaves.
+            others = sorted(checkpoints(place.parent), key=lambda folder: (folder == place, folder.stat().st_mtime))
+            for folder in others[: -self.args.save_total_limit]:
+                remove_checkpoint(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:

@@ -14,7 +14,7 @@ from monkey.serving.demo.settings import Refusal
 from monkey.serving.demo.wording import Wording
 
 if TYPE_CHECKING:
-    from monkey.serving.reply import Reply
+    from monkey.reply import Reply
     from monkey.serving.session import Answerer
 
 REDUCED_NEW_TOKENS = 128

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from monkey.serving.decoding import Decoding
+from monkey.decoding import Decoding
+from monkey.prompts import is_prompt
 from monkey.serving.demo.pictures import KeptPicture
-from monkey.serving.dialogue import is_prompt
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Answer:
         is_stopped: somebody stopped it before its end.
         drawn: a file of the last picture with the answer's boxes on it.
         prompt_tokens, new_tokens: of the whole prompt with its pictures, and of the answer.
-        confidence: see `monkey.serving.reply`.
+        confidence: see `monkey.reply`.
     """
 
     text: str = ""
@@ -98,7 +98,7 @@ def messages_for(conversation: Conversation, place: int, form: str) -> list[dict
 
     Args:
         place: of the model among those that answer.
-        form: how its chats are written, see `monkey.serving.dialogue`.
+        form: how its chats are written, see `monkey.conversation`.
     """
     messages: list[dict[str, Any]] = []
     for exchange in conversation:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from monkey.checkpoint_card import CheckpointCard
-from monkey.serving.decoding import Decoding, decoding_of
+from monkey.decoding import Decoding, decoding_of
 from monkey.serving.demo.wording import Wording
 
 LONGEST_QUESTION = 4000

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.golden.outside import observed
-from tests.outside_doors import OUTSIDE, float32_copy, free_port, program_at_work, run_program, wait_until_open
+from tests.golden.outside.observed import HALF_DESCRIBED
+from tests.outside_describe import killed_amid_matching, write_config, write_images
+from tests.outside_doors import OUTSIDE, float32_copy, free_port, program_at_work, run_program, tiny_experts, wait_until_open
 
 
 def write(name: str, content: Any) -> None:
@@ -87,6 +89,29 @@ def make_answers() -> None:
 
 def _differences(one: list[Any], other: list[Any]) -> list[Any]:
     return [(number, *pair) for number, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]]
+
+
+def make_conversations() -> None:
+    import openai
+
+    import monkey
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        checkpoint = float32_copy(folder / "small")
+        with monkey.load(checkpoint, "cpu") as model:
+            found = {
+                "model.chat": observed.conversations_of_python(model),
+                "model.describe": observed.descriptions_of_python(model),
+            }
+        port, log = free_port(), folder / "server"
+        words = ("-m", "monkey.serve", "-c", checkpoint, "--device", "cpu", "--port", str(port))
+        with program_at_work(*words, log=log) as program:
+            wait_until_open(f"http://127.0.0.1:{port}/health", program, log)
+            with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+                told = observed.conversations_of_server(client)
+    assert told == found["model.chat"], (told, found)
+    write("conversations.json", found)
 
 
 def make_evaluation() -> None:
@@ -207,16 +232,38 @@ def make_goes_on() -> None:
     write("goes_on.json", found)
 
 
+def make_described() -> None:
+    """A run of descriptions; and one that was killed, whose captions are marked as kept, and what becomes of it."""
+    with tempfile.TemporaryDirectory() as place:
+        whole = observed.description_run(Path(place))
+        assert len(whole["questions"]) == 4
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        tiny_experts(folder / "models")
+        write_images(folder / "images")
+        write_config(folder, "http://127.0.0.1:9/v1")
+        killed_amid_matching(folder)
+        half = folder / "run"
+        captions = next((half / "journals").glob("caption.*.jsonl"))
+        rows = [{**row, "text": f"{observed.KEPT}caption"} for row in observed.rows_of(captions)]
+        captions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        shutil.copytree(half, HALF_DESCRIBED)
+    with tempfile.TemporaryDirectory() as place:
+        write("described.json", {"whole": whole, "goes on": observed.description_run(Path(place), HALF_DESCRIBED)})
+
+
 MAKERS: dict[str, Callable[[], None]] = {
     "flags": make_flags,
     "records": make_records,
     "answers": make_answers,
+    "conversations": make_conversations,
     "evaluation": make_evaluation,
     "checkpoint": make_checkpoint,
     "training": make_training,
     "made": make_made,
     "half": make_half,
     "goes_on": make_goes_on,
+    "described": make_described,
 }
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import html
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.outside_describe import ScriptedServer, described, run, write_config, write_images
 from tests.outside_doors import (
     DOCUMENTS,
     OUTSIDE,
@@ -26,7 +27,9 @@ from tests.outside_doors import (
     environment,
     finetune,
     in_runs,
+    sha256,
     succeeded,
+    tiny_experts,
     without,
 )
 
@@ -46,10 +49,6 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def recorded(name: str) -> Any:
     """The content of a record of this folder."""
     return json.loads((OUTSIDE / name).read_text(encoding="utf-8"))
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 # Flags
@@ -242,6 +241,73 @@ def answers_of_demo(address: str, given: Sequence[tuple[Path, str]], people: int
     return [found[number] for number in range(len(given))]
 
 
+IMAGES = DOCUMENTS / "images" / "heldout"
+RECEIPT, PRICES = IMAGES / "000020.jpg", IMAGES / "000012.jpg"
+
+CONVERSATIONS: dict[str, dict[str, Any]] = {
+    "two turns": {
+        "messages": [
+            _said("user", RECEIPT, "What is the total?"),
+            {"role": "assistant", "content": "81.30"},
+            _said("user", "What is the title?"),
+        ]
+    },
+    "two images": {"messages": [_said("user", RECEIPT, PRICES, "What does Juice cost?")]},
+    "a system's words": {"messages": [{"role": "system", "content": "Be brief."}, _said("user", RECEIPT, "Title?")]},
+    "boxes": {"messages": [_said("user", RECEIPT, "What is at <box>(62,491),(254,562)</box>?")]},
+    "ChatML": {"messages": [_said("user", RECEIPT, "What is the total?")], "form": "chatml"},
+    "ChatML without labels": {
+        "messages": [_said("user", RECEIPT, "What is the total?")], "form": "chatml", "picture_labels": False
+    },
+    "as it is": {"messages": [_said("user", RECEIPT, " What is the total? Answer: ")], "form": "plain"},
+}  # fmt: skip
+"""Conversations with paths in the place of images, and how they are to be written."""
+
+
+def with_images(messages: Sequence[dict[str, Any]], part_of: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with a part for each path."""
+    return [
+        {**one, "content": [part_of(part) if isinstance(part, Path) else part for part in one["content"]]}
+        if isinstance(one["content"], list)
+        else one
+        for one in messages
+    ]
+
+
+def conversations_of_python(model: Any) -> dict[str, str]:
+    """The answers of `model.chat`, of at most 30 tokens."""
+    import monkey
+
+    decoding = monkey.Decoding(max_new_tokens=30, temperature=0.0)
+    found = {}
+    for name, words in CONVERSATIONS.items():
+        words = dict(words)
+        messages = with_images(words.pop("messages"), lambda path: {"type": "image", "image": path})
+        found[name] = model.chat(messages, decoding, **words).text
+    return found
+
+
+def conversations_of_server(client: Any) -> dict[str, str]:
+    """The same from the server."""
+    found = {}
+    name_of_model = client.models.list().data[0].id
+    for name, words in CONVERSATIONS.items():
+        words = dict(words)
+        messages = with_images(
+            words.pop("messages"), lambda path: {"type": "image_url", "image_url": {"url": image_url(path)}}
+        )
+        told = client.chat.completions.create(
+            model=name_of_model, messages=messages, max_tokens=30, temperature=0, extra_body=words
+        )
+        found[name] = told.choices[0].message.content
+    return found
+
+
+def descriptions_of_python(model: Any) -> list[str]:
+    """`model.describe` of four documents."""
+    return [model.describe(IMAGES / f"{number:06d}.jpg").text for number in (1, 8, 12, 20)]
+
+
 # A run of 200 questions
 
 EVALUATION = ("--metric", "anls", "--batch-size", "8", "--num-workers", "0", "--device", "cpu")
@@ -302,7 +368,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "full-llm": (),
     "lora-llm": ("--lora_dropout", "0", "--lora_r", "2", "--lora_alpha", "4"),
     # bitsandbytes unpacks whole blocks of 64 alone on a CPU, which the tiny checkpoint has not.
-    "qlora-llm": ("--lora_dropout", "0", "--model_name_or_path", "models/small", "--bf16", "True", "--max_steps", "3"),
+    "qlora-llm": ("--lora_dropout", "0", "--model_name_or_path", "models/small", "--bf16", "True", "--max_steps", "3",
+        "--learning_rate", "1e-4"),
     "adapters-only": (),
     "everything": (),
 }
@@ -386,3 +453,18 @@ def asked_on(output: Path) -> list[str]:
     """The answers of the file that `ask --input` goes on with."""
     succeeded("-m", "monkey.ask", *HALF_AN_ASK, "--output", output)
     return [row["answer"] for row in rows_of(output)]
+
+
+# Descriptions
+
+
+def description_run(folder: Path, half: Path | None = None) -> dict[str, Any]:
+    """A whole run of descriptions in `folder`, or one that goes on from a half-done run."""
+    tiny_experts(folder / "models")
+    write_images(folder / "images")
+    if half is not None:
+        shutil.copytree(half, folder / "run")
+    with ScriptedServer().at_work() as server:
+        write_config(folder, server.url)
+        run(folder)
+    return described(folder, server.questions)

@@ -1,0 +1,153 @@
+"""The processes of a run, as torchrun or a scheduler starts them: who takes which questions, and what they tell.
+
+Answers are in the journals, in a folder that all processes see. What little else they tell each other, the questions of
+each and what came of them, goes through the store that they meet at.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+REPLY_TIMEOUT = 1800.0
+"""Seconds in which no process settled a question after which one that is waited for counts as gone."""
+
+_LOOK = 0.05
+
+
+class Stopped(ValueError):
+    """Another process of the run ended with this sentence, or is gone."""
+
+
+class Processes:
+    """The processes of a run, this one among them.
+
+    Args:
+        rank: number of this one, from 0.
+        size: of all.
+        store: where they meet: a store of torch.distributed; None for one that is alone.
+        timeout: see `REPLY_TIMEOUT`.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: Any = None, timeout: float = REPLY_TIMEOUT):
+        self.rank, self.size = rank, size
+        self._store, self._timeout = store, timeout
+        self._own_count = 0
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str]) -> Processes:
+        """Return those that torchrun, or a scheduler with its variables, started.
+
+        Raises ValueError when they cannot meet.
+        """
+        if int(environment.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        import torch.distributed as dist
+
+        try:
+            store, rank, size = next(dist.rendezvous("env://"))
+        except (ValueError, dist.DistError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"the {environment['WORLD_SIZE']} processes of WORLD_SIZE cannot meet ({reason}); start with torchrun"
+            ) from error
+        return cls(rank, size, dist.PrefixStore("evaluation", store))
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def others(self) -> range:
+        """The ranks of all but the first."""
+        return range(1, self.size)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The time in which the processes depend on each other: an error here stops the others too.
+
+        None ends well without the first, which scores; and the first ends last, because the store may be its own.
+        """
+        try:
+            yield
+            if self.is_first:
+                self.tell("ended/0", True)
+                for other in self.others:
+                    self.hear(f"ended/{other}")
+            else:
+                self.hear("ended/0")
+                self.tell(f"ended/{self.rank}", True)
+        except Stopped:
+            raise
+        except BaseException as error:
+            self._tell_failure(error)
+            raise
+
+    def tell(self, key: str, content: Any) -> None:
+        """Let the others hear something under a key."""
+        if self._store is not None:
+            with self._reached():
+                self._store.set(key, json.dumps(content, ensure_ascii=False))
+
+    def was_told(self, key: str) -> bool:
+        with self._reached():
+            return self._store.check([key])
+
+    def hear(self, key: str, while_waiting: Callable[[], None] = lambda: None) -> Any:
+        """Wait for what another process tells under a key, and return it.
+
+        Raises Stopped when a process ended early, or when for long none has settled a question.
+        """
+        settled, since = self.count_settled(0), time.monotonic()
+        while not self.was_told(key):
+            self.check_others()
+            while_waiting()
+            if (now_settled := self.count_settled(0)) != settled:
+                settled, since = now_settled, time.monotonic()
+            elif time.monotonic() - since > self._timeout:
+                raise Stopped(
+                    f"process {self.rank} of the run has waited {self._timeout:.0f} seconds for the others without a "
+                    "sign of them; the answers so far are kept, and the same command goes on"
+                )
+            time.sleep(_LOOK)
+        with self._reached():
+            return json.loads(self._store.get(key))
+
+    def count_settled(self, amount: int) -> int:
+        """Add to the number of questions that all processes have settled, and return it."""
+        if self._store is None:
+            self._own_count += amount
+            return self._own_count
+        with self._reached():
+            return self._store.add("settled", amount)
+
+    def check_others(self) -> None:
+        """Raise Stopped when another process ended early."""
+        if self._store is not None and self.was_told("failure"):
+            with self._reached():
+                told = json.loads(self._store.get("failure"))
+            raise Stopped(f"process {told['rank']} of the run stopped: {told['sentence']}")
+
+    def _tell_failure(self, error: BaseException) -> None:
+        sentence = str(error) or type(error).__name__
+        try:
+            self.tell("failure", {"rank": self.rank, "sentence": sentence})
+        except Stopped:
+            # The store is gone with its process; the others notice that too.
+            return
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turn a lost store into a sentence."""
+        import torch.distributed as dist
+
+        try:
+            yield
+        except dist.DistError as error:
+            raise Stopped(
+                f"process {self.rank} cannot reach the others of the run any more ({str(error).splitlines()[0]}); the "
+                "answers so far are kept, and the same command goes on"
+            ) from error

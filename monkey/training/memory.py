@@ -1,0 +1,729 @@
+"""How much GPU memory a training run will need, before its first step.
+
+Weights, gradients, optimiser states and what DeepSpeed 0.19 adds to them are sums over the model's parameters. What a
+step holds besides is measured: the model's own code runs one step of the largest planned batch on tensors without
+storage (`FakeTensorMode`), and every tensor that is alive is counted. That is the step as a CPU makes it: attention by
+SDPA without padding or runs, decoder weights that will be packed in 4 bits as bf16, dropout masks in the type of what
+they mask. Traced are two and three layers, whose difference stands for every further layer.
+
+The plan is of tensors. What the allocator reserves was seen higher (see `RESERVED`).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.checkpoint import checkpoint
+
+from monkey.configuration import MonkeyConfig
+from monkey.settings_files import read_settings_file
+from monkey.training.recipes import LORA_LINEARS, RECIPES, Recipe, apply_recipe, base_model, choose_recipe, part_of
+
+GIB, MIB, FP32 = 2**30, 2**20, 4
+CUDA_CONTEXT = 600 * MIB
+"""Assumed for the CUDA context, loaded kernels and cuBLAS workspaces of a process."""
+NCCL_BUFFERS = 300 * MIB
+"""Assumed for NCCL's channels, where there are several GPUs."""
+FOUR_BIT = 0.5 + 1 / 64 + FP32 / (64 * 256)
+"""Bytes per weight in NF4 with double quantisation: 4 bits, a byte per block of 64, a float per 256 blocks."""
+EIGHT_BIT_MOMENTS = 2 * (1 + FP32 / 256)
+"""Bytes per parameter of 8-bit Adam's two moments: a byte each, and a float per block of 256."""
+RESERVED = "these are tensors; the allocator reserves more: on an H200, 6.9 and 7.5 GiB of tensors took 10.5 and 16.6"
+
+
+# Settings of a plan
+
+
+@dataclass(frozen=True)
+class ZeroSettings:
+    """Sizes, in elements, of what DeepSpeed allocates; its own defaults.
+
+    Attributes:
+        reduce_bucket: of a buffer that gradients are reduced from; stages 1 and 2 hold two where `overlap`.
+        max_live: stage 3 fetches ahead until this many gathered weights are live.
+    """
+
+    reduce_bucket: int = 500_000_000
+    overlap: bool = True
+    prefetch_bucket: int = 50_000_000
+    max_live: int = 1_000_000_000
+    sub_group: int = 1_000_000_000
+
+    @classmethod
+    def from_config(cls, zero: Mapping[str, Any], hidden_size: int) -> ZeroSettings:
+        """From `zero_optimization` of a DeepSpeed config; `auto` is what transformers puts there."""
+        auto = {"reduce_bucket_size": hidden_size**2, "stage3_prefetch_bucket_size": int(0.9 * hidden_size**2)}
+
+        def elements(name: str, default: int) -> int:
+            value = zero.get(name, default)
+            return auto.get(name, default) if value == "auto" else int(value)
+
+        return cls(
+            elements("reduce_bucket_size", cls.reduce_bucket),
+            bool(zero.get("overlap_comm", zero.get("stage") == 3)),  # DeepSpeed's own default
+            elements("stage3_prefetch_bucket_size", cls.prefetch_bucket),
+            elements("stage3_max_live_parameters", cls.max_live),
+            elements("sub_group_size", cls.sub_group),
+        )
+
+
+def shipped_zero(stage: int, hidden_size: int) -> ZeroSettings:
+    """What configs/deepspeed/zero2.json or zero3.json makes DeepSpeed allocate; stage 1 is counted as stage 2."""
+    config = {"stage": stage, "overlap_comm": True, "reduce_bucket_size": "auto"}
+    if stage == 3:
+        config["stage3_prefetch_bucket_size"] = "auto"
+    return ZeroSettings.from_config(config, hidden_size)
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What decides over memory; names as the flags have them.
+
+    Attributes:
+        zero_stage: 0 is DDP, or one GPU, without DeepSpeed.
+        precision: `bf16` or `fp32`. Without DeepSpeed, `bf16` is autocast: fp32 where a weight trains, bf16 where not.
+        batch_size: padded samples of a forward pass; 0 where `pack_tokens` makes packed rows.
+        questions_per_image, text_tokens, answer_tokens: what a sample is: an image and so many questions behind it,
+            each of `text_tokens` tokens, `answer_tokens` of them supervised.
+        images_per_step, supervised_tokens: of one forward pass, where they are known better.
+        evaluation_batch: samples that evaluation generates for at once; 0 for none.
+    """
+
+    recipe: Recipe = RECIPES["full-llm"]
+    gpus: int = 1
+    zero_stage: int = 0
+    offload: str = "none"
+    precision: str = "bf16"
+    batch_size: int = 1
+    pack_tokens: int = 0
+    questions_per_image: int = 1
+    text_tokens: int = 50
+    answer_tokens: int = 20
+    images_per_step: int | None = None
+    supervised_tokens: int | None = None
+    vision_checkpointing: bool = False
+    decoder_checkpointing: bool = False
+    lora_rank: int = 32
+    optimizer: str = "adamw"
+    zero: ZeroSettings = field(default_factory=ZeroSettings)
+    evaluation_batch: int = 0
+
+    def __post_init__(self) -> None:
+        for flag in ("gpus", "questions_per_image", "text_tokens", "lora_rank"):
+            if getattr(self, flag) < 1:
+                raise ValueError(f"--{flag} {getattr(self, flag)} does not work: give 1 or more")
+        if (self.batch_size < 1) == (self.pack_tokens < 1):
+            raise ValueError(
+                f"--batch-size {self.batch_size} and --pack-tokens {self.pack_tokens}: samples are either padded into "
+                "a batch or packed into a row, so give one of the two"
+            )
+        if self.offload != "none" and self.zero_stage < (3 if self.offload == "all" else 1):
+            raise ValueError(
+                f"--offload {self.offload} needs ZeRO-{3 if self.offload == 'all' else 1} or higher, but the plan has "
+                f"--zero {self.zero_stage}"
+            )
+        if self.recipe.four_bit and self.zero_stage == 3:
+            raise ValueError("--zero 3 shards weights before they could be packed in 4 bits: give --zero 2 or 0")
+
+    @property
+    def is_autocast(self) -> bool:
+        return self.precision == "bf16" and not self.zero_stage
+
+    @property
+    def trained_bytes(self) -> int:
+        return 2 if self.precision == "bf16" and self.zero_stage else FP32
+
+    @property
+    def frozen_bytes(self) -> int:
+        return 2 if self.precision == "bf16" else FP32
+
+    @property
+    def shards(self) -> int:
+        """Processes that optimiser states are divided among."""
+        return self.gpus if self.zero_stage else 1
+
+
+def settings_of_flags(flags: Mapping[str, Any], hidden_size: int, **changes: Any) -> PlanSettings:
+    """Return the settings of a run from its flags, by name; a flag that is missing has the settings' default.
+
+    Args:
+        flags: as in `configs/training/*.yaml` or `Flags.resolved()`.
+        hidden_size: of the decoder, for what a DeepSpeed config leaves to `auto`.
+        changes: fields that override.
+
+    Raises:
+        ValueError, FileNotFoundError: flags that contradict each other, or a DeepSpeed config that cannot be read.
+    """
+    recipe = choose_recipe(*(flags.get(name) for name in ("recipe", "fix_vit", "use_lora", "q_lora")))
+    fields: dict[str, Any] = {"recipe": recipe.as_published() if flags.get("published") else recipe}
+    both = bool(flags.get("gradient_checkpointing"))
+    for name in ("vision_checkpointing", "decoder_checkpointing"):
+        fields[name] = both if flags.get(name) is None else bool(flags[name])
+    if flags.get("packing") or flags.get("pack_tokens"):
+        fields["batch_size"] = 0
+        fields["pack_tokens"] = int(flags.get("pack_tokens") or flags.get("model_max_length") or 2048)
+    else:
+        fields["batch_size"] = int(flags.get("per_device_train_batch_size") or 1)
+    fields["precision"] = "bf16" if flags.get("bf16") or flags.get("fp16") else "fp32"
+    fields["optimizer"] = "adamw_8bit" if "8bit" in str(flags.get("optim", "")) else "adamw"
+    if flags.get("lora_r") is not None:
+        fields["lora_rank"] = flags["lora_r"]
+    if flags.get("deepspeed"):
+        fields |= _zero_fields(flags["deepspeed"], hidden_size)
+    return PlanSettings(**{**fields, **changes})
+
+
+def _zero_fields(config: str | Mapping[str, Any], hidden_size: int) -> dict[str, Any]:
+    """Return the settings that a DeepSpeed config, or the file of one, decides."""
+    if isinstance(config, str):
+        config = read_settings_file(config, f"--deepspeed {config}")
+    zero = config.get("zero_optimization", {})
+
+    def on_host(key: str) -> bool:
+        return (zero.get(key) or {}).get("device", "none") != "none"
+
+    offload = "all" if on_host("offload_param") else "optimizer" if on_host("offload_optimizer") else "none"
+    stage = int(zero.get("stage", 0))
+    return {"zero_stage": stage, "offload": offload, "zero": ZeroSettings.from_config(zero, hidden_size)}
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """What one forward pass holds: images, rows of tokens, and supervised tokens in all rows."""
+
+    images: int
+    rows: int
+    tokens: int
+    supervised: int
+
+
+def step_size(config: MonkeyConfig, settings: PlanSettings) -> StepSize:
+    """Return the largest step that the settings allow: a packed row is full of images with the shortest text.
+
+    Raises:
+        ValueError: `pack_tokens` holds no sample.
+    """
+    span, questions = config.image_tokens + 2, settings.questions_per_image
+    sample = span + questions * settings.text_tokens
+    rows, tokens, images = settings.batch_size, sample, settings.batch_size
+    if settings.pack_tokens:
+        rows, tokens, images = 1, settings.pack_tokens, settings.pack_tokens // sample
+        if not images and settings.images_per_step is None:
+            raise ValueError(
+                f"--pack-tokens {tokens} holds no sample: grid={tuple(config.grid)} makes {span} tokens an image, and "
+                f"{questions} question(s) of {settings.text_tokens} tokens make it {sample}"
+            )
+    images = images if settings.images_per_step is None else settings.images_per_step
+    supervised = settings.supervised_tokens
+    return StepSize(
+        images, rows, tokens, images * questions * settings.answer_tokens if supervised is None else supervised
+    )
+
+
+# A step on tensors without storage
+
+
+def dry_model(
+    config: MonkeyConfig,
+    recipe: Recipe,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    checkpointing: tuple[bool, bool] = (False, False),
+    lora_rank: int = 32,
+) -> nn.Module:
+    """Return the model as a run of the recipe holds it, of fake tensors; call it within `FakeTensorMode`.
+
+    Args:
+        dtypes: of weights that train, and of frozen ones.
+        checkpointing: of the vision transformer, and of the decoder.
+    """
+    from monkey.modeling import MonkeyForConditionalGeneration
+
+    with torch.device("meta"):
+        model: nn.Module = MonkeyForConditionalGeneration(config)
+        if recipe.decoder_lora and not config.text_config.adapter_rank:
+            from monkey.training.lora import add_decoder_lora
+
+            model = add_decoder_lora(model, SimpleNamespace(lora_r=lora_rank, lora_alpha=lora_rank, lora_dropout=0.05))
+    apply_recipe(model, recipe)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                tensor = torch.empty(parameter.shape, dtype=dtypes[0 if parameter.requires_grad else 1])
+                module._parameters[name] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+    base = base_model(model).train()
+    for layers, on in zip((base.model.visual.layers, base.model.language_model.layers), checkpointing, strict=True):
+        for layer in layers:
+            layer.gradient_checkpointing = on
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    return base
+
+
+def dry_step(model: nn.Module, size: StepSize, begin: Callable[[str], None], autocast: bool = False) -> None:
+    """Make one forward and backward pass, part by part; `begin` is called with each part's name.
+
+    The parts meet at leaves of their own, so that each backward pass begins where `begin` says.
+    """
+    whole = model.model
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        begin("vision's forward")
+        features = image = None
+        if size.images:
+            features = whole.visual(torch.zeros(size.images, 3, *model.config.canvas_size))
+            image = _leaf(features)
+        begin("decoder's forward")
+        embedded = whole.language_model.embed_tokens(torch.zeros(size.rows, size.tokens, dtype=torch.long))
+        if image is not None:
+            slots = torch.zeros(size.rows, size.tokens, 1, dtype=torch.bool)
+            embedded = embedded.masked_scatter(slots, image.to(embedded.dtype))
+        start = _leaf(embedded)
+        hidden = whole.language_model(inputs_embeds=start, use_cache=False).last_hidden_state
+        end = _leaf(hidden)
+        begin("loss")
+        supervised = torch.zeros(max(size.supervised, 1), dtype=torch.long)
+        loss = model.lm_head(end.flatten(0, 1)[supervised], supervised)
+    loss.backward()
+    outputs = [features, embedded, hidden], [image, start, end]
+    del loss, features, embedded, hidden, image, start, end
+    for part in ("decoder's backward", "embeddings' backward", "vision's backward"):
+        begin(part)
+        output, leaf = outputs[0].pop(), outputs[1].pop()
+        if leaf is not None and leaf.grad is not None:
+            output.backward(leaf.grad)
+
+
+def _leaf(output: torch.Tensor) -> torch.Tensor:
+    return output.detach().requires_grad_(output.requires_grad)
+
+
+def by_depth(
+    trace: Callable[[MonkeyConfig], dict[str, float]], config: MonkeyConfig, depth: int = 2
+) -> dict[str, float]:
+    """Return the figures of a whole model from traces of few layers, on whose number they depend linearly."""
+    vision, decoder = config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers
+
+    def traced(vision_layers: int, decoder_layers: int) -> dict[str, float]:
+        shallow = copy.deepcopy(config)
+        shallow.vision_config.num_hidden_layers = vision_layers
+        shallow.text_config.num_hidden_layers = decoder_layers
+        shallow.name_or_path = ""  # PEFT's adapters would look for the checkpoint's files
+        return trace(shallow)
+
+    if max(vision, decoder) <= depth + 1:
+        return traced(vision, decoder)
+    least = min(vision, depth), min(decoder, depth)
+    base = traced(*least)
+    figures = dict(base)
+    for more, deeper in ((vision - least[0], (1, 0)), (decoder - least[1], (0, 1))):
+        if more:
+            other = traced(least[0] + deeper[0], least[1] + deeper[1])
+            figures = {name: value + more * (other[name] - base[name]) for name, value in figures.items()}
+    return figures
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows the bytes of all tensors made inside, and their peak in each part of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peaks: dict[str, float] = {}
+        self._now = 0
+        self._sizes: dict[int, int] = {}
+
+    def begin(self, part: str) -> None:
+        self.peaks[part] = self._now
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        # What an operation is given exists already; its results are new unless they share its storage.
+        given = {x.untyped_storage()._cdata for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)}
+        for tensor in tree_iter(output):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in given and storage._cdata not in self._sizes:
+                    self._sizes[storage._cdata] = storage.nbytes()
+                    self._now += storage.nbytes()
+                    weakref.finalize(storage, self._forget, storage._cdata)
+        part = next(reversed(self.peaks))
+        self.peaks[part] = max(self.peaks[part], self._now)
+        return output
+
+    def _forget(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
+
+
+@functools.lru_cache(maxsize=64)
+def _step_peaks(
+    config: str,
+    recipe: Recipe,
+    size: StepSize,
+    precision: tuple[bool, int, int],
+    checkpointing: tuple[bool, bool],
+    lora_rank: int,
+) -> dict[str, float]:
+    """Return the most bytes that each part of a step holds, beside weights and gradients.
+
+    Gradients are there before, as in every step but the first of an accumulation: each new one is added to them.
+    """
+    autocast, *widths = precision
+    trained, frozen = (torch.bfloat16 if width == 2 else torch.float32 for width in widths)
+
+    def trace(shallow: MonkeyConfig) -> dict[str, float]:
+        with FakeTensorMode():
+            model = dry_model(shallow, recipe, (trained, frozen), checkpointing, lora_rank)
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.grad = torch.zeros_like(parameter)
+            with _LiveBytes() as live:
+                dry_step(model, size, live.begin, autocast)
+        return live.peaks
+
+    return by_depth(trace, MonkeyConfig.from_dict(json.loads(config)))
+
+
+# Sums
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """Parameters of the model, counted without storage.
+
+    Attributes:
+        parts: part -> parameters.
+        packable: of the decoder, those that 4-bit packing takes.
+        embedding: of the input embeddings, which 8-bit Adam leaves in fp32.
+        largest: parameters of the largest tensor.
+    """
+
+    parts: dict[str, int]
+    packable: int
+    embedding: int
+    largest: int
+
+    def trained(self, recipe: Recipe) -> int:
+        return sum(count for part, count in self.parts.items() if part in recipe.trains)
+
+
+def part_sizes(config: MonkeyConfig, lora_rank: int = 0) -> PartSizes:
+    """Count the parameters of each part; with `lora_rank`, as PEFT's adapters on `LORA_LINEARS` would add to them."""
+    from monkey.modeling import MonkeyForConditionalGeneration
+
+    with torch.device("meta"):
+        model = MonkeyForConditionalGeneration(config)
+    parts: dict[str, int] = {}
+    packable = 0
+    adapted = {path.rpartition(".")[2] for path in LORA_LINEARS} if lora_rank else set()
+    for name, parameter in model.named_parameters():
+        part, count = part_of(name), parameter.numel()
+        parts[part] = parts.get(part, 0) + count
+        if part == "decoder" and name.endswith("proj.weight"):
+            packable += count
+            if name.split(".")[-2] in adapted:
+                added = lora_rank * sum(parameter.shape)
+                parts["decoder adapters"] = parts.get("decoder adapters", 0) + added
+    embedding = model.get_input_embeddings().weight.numel()
+    return PartSizes(parts, packable, embedding, max(parameter.numel() for parameter in model.parameters()))
+
+
+def _sums(settings: PlanSettings, sizes: PartSizes) -> tuple[dict[str, int], int]:
+    """Return the bytes that are there all the time by line, and those in the host's memory."""
+    stage, offload, width = settings.zero_stage, settings.offload, settings.trained_bytes
+    trained = sizes.trained(settings.recipe)
+    weights = {}
+    for part, count in sizes.parts.items():
+        packed = sizes.packable if part == "decoder" and settings.recipe.four_bit else 0
+        each = width if part in settings.recipe.trains else settings.frozen_bytes
+        weights[f"weights: {part}"] = ((count - packed) * each + packed * FOUR_BIT) / (
+            settings.gpus if stage == 3 else 1
+        )
+    exact = trained if settings.optimizer == "adamw" else 0
+    if settings.optimizer == "adamw_8bit" and "decoder" in settings.recipe.trains:
+        exact = sizes.embedding
+    gradients = trained * width / (settings.gpus if stage >= 2 else 1)
+    states = {
+        "gradients": gradients,
+        "optimiser moments": (exact * 2 * FP32 + (trained - exact) * EIGHT_BIT_MOMENTS) / settings.shards,
+    }
+    # ZeRO keeps an fp32 copy of its part, of fp32 weights too, except in stage 3.
+    if stage and (stage < 3 or settings.precision == "bf16"):
+        states["fp32 master weights"] = trained * FP32 / settings.shards
+    buffers = {}
+    if stage == 3:
+        # Fetching ahead stops at `max_live`, but the tensor that crosses it may be the largest of all.
+        live = min(sum(sizes.parts.values()), settings.zero.max_live + sizes.largest)
+        buffers["ZeRO-3 gathered weights"] = (live + settings.zero.prefetch_bucket) * width
+    if stage and trained:
+        buckets = 2 if settings.zero.overlap and stage < 3 else 1
+        buffers["ZeRO's reduction buckets"] = settings.zero.reduce_bucket * width * buckets
+    if not stage and settings.gpus > 1:
+        buffers["DDP's reduction buckets"] = gradients
+    on_host = {**(weights if offload == "all" else {}), **(states if offload != "none" else {})}
+    lines = {name: int(count) for name, count in {**weights, **buffers, **states}.items() if name not in on_host}
+    return lines, int(sum(on_host.values()))
+
+
+def _widened_gradients(settings: PlanSettings, sizes: PartSizes) -> int:
+    """Return the bytes of the optimiser's step: stages 1 and 2 flatten and widen their gradients, 3 by sub-groups."""
+    if not settings.zero_stage or settings.offload != "none":
+        return 0
+    part = sizes.trained(settings.recipe) // settings.shards
+    if settings.zero_stage == 3:
+        return min(part, settings.zero.sub_group) * FP32
+    return part * (settings.trained_bytes + FP32)
+
+
+def _evaluation(config: MonkeyConfig, settings: PlanSettings) -> int:
+    """Return the bytes of generating while training: keys and values, one layer's tensors, last-position logits."""
+    text, vision, batch = config.text_config, config.vision_config, settings.evaluation_batch
+    width = 2 if settings.precision == "bf16" else FP32
+    tokens = batch * (config.image_tokens + 2 + settings.text_tokens)
+    patches = batch * config.num_views * vision.patches_per_side**2
+    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * tokens * width
+    vision_layer = patches * (2 * vision.intermediate_size + 3 * vision.hidden_size) * width
+    decoder_layer = tokens * (3 * text.intermediate_size * width + 2 * text.hidden_size * FP32)
+    return cache + max(vision_layer, decoder_layer) + batch * text.vocab_size * (width + FP32)
+
+
+# The plan
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What one GPU holds at the peak of a step.
+
+    Attributes:
+        lines: (what, bytes), which add up to the peak.
+        sums: bytes of those lines that are sums over parameters, and so are needed whatever a step holds.
+        phases: part of a step -> bytes of the whole GPU in it.
+        host: bytes in the memory of the machine, per process.
+    """
+
+    config: MonkeyConfig
+    settings: PlanSettings
+    sizes: PartSizes
+    lines: tuple[tuple[str, int], ...]
+    sums: int
+    phases: dict[str, int]
+    host: int
+
+    @property
+    def total(self) -> int:
+        return sum(count for _, count in self.lines)
+
+    @property
+    def phase(self) -> str:
+        """The part of a step that has the peak."""
+        return max(self.phases, key=self.phases.__getitem__)
+
+    def fits(self, gpu_gib: float) -> bool:
+        return self.total <= gpu_gib * GIB
+
+
+def plan(
+    config: MonkeyConfig, settings: PlanSettings | None = None, *, sizes: PartSizes | None = None, **changes: Any
+) -> MemoryPlan:
+    """Plan the memory of one GPU.
+
+    Args:
+        settings, changes: settings, and fields of them to replace.
+        sizes: counts from `part_sizes`, where they were taken already.
+
+    Raises:
+        ValueError: settings that do not go together, in one sentence.
+    """
+    settings = replace(settings or PlanSettings(), **changes)
+    recipe, size = settings.recipe, step_size(config, settings)
+    has_peft = recipe.decoder_lora and not config.text_config.adapter_rank
+    sizes = sizes or part_sizes(config, settings.lora_rank if has_peft else 0)
+    sums, host = _sums(settings, sizes)
+    phases = _step_peaks(
+        config.to_json_string(use_diff=False),
+        recipe,
+        size,
+        (settings.is_autocast, settings.trained_bytes, settings.frozen_bytes),
+        (settings.vision_checkpointing, settings.decoder_checkpointing),
+        settings.lora_rank,
+    )
+    phases = {name: int(count) for name, count in phases.items()}
+    if recipe.four_bit:
+        # The backward pass of a packed linear unpacks it.
+        text = config.text_config
+        unpacked = text.hidden_size * max(text.intermediate_size, text.hidden_size) * 2
+        phases |= {name: phases[name] + unpacked for name in ("decoder's forward", "decoder's backward")}
+    phases["optimiser's step"] = _widened_gradients(settings, sizes)
+    if settings.evaluation_batch:
+        phases["evaluation"] = _evaluation(config, settings)
+    sums["CUDA context (assumed)"] = CUDA_CONTEXT
+    if settings.gpus > 1:
+        sums["NCCL (assumed)"] = NCCL_BUFFERS
+    always = sum(sums.values())
+    return MemoryPlan(
+        config,
+        settings,
+        sizes,
+        tuple((name, count) for name, count in {**sums, "a step, at its peak": max(phases.values())}.items() if count),
+        always,
+        {name: always + count for name, count in phases.items()},
+        host,
+    )
+
+
+def plan_table(whole: MemoryPlan) -> str:
+    """Return the lines of a plan side by side by ZeRO stage, the plan's own marked."""
+    columns: dict[str, MemoryPlan] = {}
+    own = whole.settings.zero_stage
+    for stage in range(3 if whole.settings.recipe.four_bit else 4):
+        name = f"ZeRO-{stage}" if stage else "DDP"
+        if stage == own:
+            columns[f"{name}*"] = whole
+            continue
+        zero = shipped_zero(stage, whole.config.text_config.hidden_size) if stage else whole.settings.zero
+        columns[name] = plan(
+            whole.config, whole.settings, sizes=whole.sizes, zero_stage=stage, offload="none", zero=zero
+        )
+    names = list(dict.fromkeys(name for each in columns.values() for name, _ in each.lines))
+    names.sort(key=lambda name: ("assumed" in name, "step" in name, not name.startswith("weights")))
+    width = max(map(len, names))
+    lines = ["MiB".ljust(width) + "".join(f"{name:>12}" for name in columns)]
+    for name in names:
+        cells = [dict(each.lines).get(name) for each in columns.values()]
+        shown = ("-" if cell is None else f"{cell / MIB:,.1f}" for cell in cells)
+        lines.append(name.ljust(width) + "".join(f"{cell:>12}" for cell in shown))
+    settings, size = whole.settings, step_size(whole.config, whole.settings)
+    host = f"; {whole.host / GIB:.1f} GiB of host memory per process" if whole.host else ""
+    return "\n".join(
+        [
+            *lines,
+            "GiB".ljust(width) + "".join(f"{each.total / GIB:>12.2f}" for each in columns.values()),
+            "whole GPU by phase, GiB: " + ", ".join(f"{k} {v / GIB:.2f}" for k, v in whole.phases.items()),
+            f"* this plan: {settings.recipe.name} on {settings.gpus} GPU(s), a forward pass of {size.images} image(s), "
+            f"{size.rows * size.tokens} tokens, {size.supervised} supervised; peak in the {whole.phase}{host}",
+            RESERVED,
+        ]
+    )
+
+
+# What to do about a plan
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One change and what it gives, on top of the changes before it that are no detour.
+
+    Attributes:
+        is_detour: it helps, but costs so much time and host memory that the changes after it do without it.
+    """
+
+    change: str
+    plan: MemoryPlan
+    is_detour: bool = False
+
+    @property
+    def gives(self) -> str:
+        host = f" and {self.plan.host / GIB:.0f} GiB of host memory per process" if self.plan.host else ""
+        return f"{self.plan.total / GIB:.1f} GiB per GPU{host}"
+
+    def sentence(self, gpu_gib: float) -> str:
+        return f"{self.change}: {self.gives}, {'fits' if self.plan.fits(gpu_gib) else 'still too much'}"
+
+
+def advice(whole: MemoryPlan, gpu_gib: float) -> list[Advice]:
+    """Return changes to a plan that does not fit, in the order in which they cost least, until it fits.
+
+    Each is planned anew on top of those before; one that gives nothing is left out. Empty for a plan that fits.
+    """
+    steps: list[Advice] = []
+    current = whole
+    for change, fields in _changes(whole):
+        if current.fits(gpu_gib):
+            break
+        settings = replace(current.settings, **fields)
+        # Other adapters on the decoder are other parameters.
+        counted = settings.recipe.decoder_lora == current.settings.recipe.decoder_lora
+        changed = plan(whole.config, settings, sizes=current.sizes if counted else None)
+        if changed.total < current.total:
+            steps.append(Advice(change, changed, is_detour="offload" in fields and not settings.recipe.four_bit))
+            current = current if steps[-1].is_detour else changed
+    return steps
+
+
+def _changes(whole: MemoryPlan) -> list[tuple[str, dict[str, Any]]]:
+    """Return flags to try, in order, with the fields of the settings that they change."""
+    settings, config = whole.settings, whole.config
+    recipe, hidden = settings.recipe, config.text_config.hidden_size
+    changes: list[tuple[str, dict[str, Any]]] = []
+    for part in ("vision", "decoder"):
+        if not getattr(settings, f"{part}_checkpointing"):
+            changes.append((f"--{part}_checkpointing True", {f"{part}_checkpointing": True}))
+    unknown = {"images_per_step": None, "supervised_tokens": None}
+    sample = config.image_tokens + 2 + settings.questions_per_image * settings.text_tokens
+    for images in (2, 1):
+        # Whole blocks of 64, so that one long text does not shut its sample out.
+        fewer = -(-images * sample // 64) * 64
+        if settings.pack_tokens > fewer:
+            change = f"--pack_tokens {fewer} --model_max_length {fewer}"
+            changes.append((change, {"pack_tokens": fewer, **unknown}))
+    if settings.batch_size > 1:
+        changes.append(("--per_device_train_batch_size 1", {"batch_size": 1, **unknown}))
+    if settings.gpus > 1:
+        for stage in range(max(settings.zero_stage + 1, 2), 3 if recipe.four_bit else 4):
+            fields = {"zero_stage": stage, "zero": shipped_zero(stage, hidden)}
+            changes.append((f"--deepspeed configs/deepspeed/zero{stage}.json", fields))
+    if settings.offload != "all" and not recipe.four_bit:
+        fields = {"zero_stage": 3, "zero": shipped_zero(3, hidden), "offload": "all"}
+        changes.append(("--deepspeed configs/deepspeed/zero3_offload.json", fields))
+    for other in (RECIPES["lora-llm"], RECIPES["qlora-llm"]):
+        # LoRA helps where something else than its own parts trains; packing helps any decoder that is not packed.
+        is_narrower = other.four_bit or bool(recipe.trains - other.trains)
+        if other == recipe or recipe.four_bit or not is_narrower:
+            continue
+        without = {"zero_stage": 0, "offload": "none"} if other.four_bit else {}
+        changes.append(
+            (f"--recipe {other.name}{' without --deepspeed' if other.four_bit else ''}", {"recipe": other, **without})
+        )
+    return changes
+
+
+def describe_misfit(whole: MemoryPlan, gpu_gib: float) -> str | None:
+    """Return the sentence about a plan that does not fit, and what would; None where it fits."""
+    if whole.fits(gpu_gib):
+        return None
+    steps = advice(whole, gpu_gib)
+    path = [step for step in steps if not step.is_detour]
+    # A flag may have been tried with several values; the last counts.
+    last = {step.change.split()[0]: step.change for step in path}
+    if last.get("--recipe", "").endswith("without --deepspeed"):
+        last.pop("--deepspeed", None)
+    ways = [f"{', '.join(last.values())} ({path[-1].gives})"] if path and path[-1].plan.fits(gpu_gib) else []
+    # A detour is planned on top of the flags before it, and stands in for DeepSpeed's config and for another recipe.
+    kept = [change for flag, change in last.items() if flag not in ("--deepspeed", "--recipe")]
+    detours = [step for step in steps if step.is_detour and step.plan.fits(gpu_gib)]
+    ways += [f"{', '.join([*kept, step.change])} ({step.gives})" for step in detours]
+    if ways:
+        what = f"change {'; or '.join(ways)}"
+    elif steps:
+        least = min(steps, key=lambda step: step.plan.total)
+        what = f"no flag makes it fit ({least.gives} at the least), so use more or larger GPUs"
+    else:
+        what = "no flag makes it smaller, so use more or larger GPUs"
+    return (
+        f"--recipe {whole.settings.recipe.name} as set needs about {whole.total / GIB:.1f} GiB per GPU, of "
+        f"{gpu_gib:.1f} GiB: {what}"
+    )
+
+
+def gpu_gib() -> float | None:
+    """Return the GiB of the visible CUDA device, None without one."""
+    return torch.cuda.mem_get_info()[1] / GIB if torch.cuda.is_available() else None
