@@ -25,7 +25,7 @@ from tqdm import tqdm
 from eval.metrics import METRICS, metric_named, score
 from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
-from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program, whole_number
 from monkey.data import check
 from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, holds_questions, kind_of_fault, read_rows
 from monkey.data.mixture import record_sets
@@ -310,12 +310,6 @@ def report_text(report: QuestionsReport, most: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _not_negative(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
-
-
 def _parse(words: Collection[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="python -m eval.check_questions",
@@ -332,9 +326,9 @@ def _parse(words: Collection[str] | None) -> argparse.Namespace:
         "--train", nargs="+", default=[], metavar="FILE", help="training files whose images may not occur"
     )
     parser.add_argument("--train-image-root", help="folder of their images; else each file's own, then the current one")
-    parser.add_argument("--workers", type=_not_negative, help="processes; 0: none but this one; else as many as pay")
+    parser.add_argument("--workers", type=whole_number(0), help="processes; 0: none but this one; else as many as pay")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report there")
-    parser.add_argument("--show", type=_not_negative, default=10, metavar="N", help="sentences printed of each kind")
+    parser.add_argument("--show", type=whole_number(0), default=10, metavar="N", help="sentences printed of each kind")
     return parser.parse_args(words)
 
 

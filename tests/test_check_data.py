@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monkey.data.check import KINDS, check_data, in_order
+from monkey.data.check import KINDS, check_data
+from monkey.data.dataset import run_in_order
 from monkey.data.preview import Piece, pieces_of
 from monkey.data.records import read_records
 from monkey.processing import MonkeyProcessor
@@ -137,7 +138,7 @@ def test_processes_report_the_same_as_one(broken, checkpoint):
 
 def test_a_process_that_dies_is_an_error_and_not_a_wait():
     with pytest.raises(ChildProcessError, match="run again with fewer --workers"):
-        list(in_order(os._exit, [3], workers=1))
+        list(run_in_order(os._exit, [3], workers=1))
 
 
 def test_sound_data_is_clean(folder, checkpoint):

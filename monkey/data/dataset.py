@@ -539,20 +539,16 @@ def run_in_order(task: Callable[[Any], Any], arguments: Sequence[Any], workers: 
         ChildProcessError: a process ended by itself.
     """
     loader = PlannedLoader(_Results(task, arguments), batch_size=None, num_workers=workers, collate_fn=_unchanged)
-    results = iter(loader)
-    while True:
-        try:
-            result = next(results)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
-                raise
-            raise ChildProcessError(
-                "a reading process ended by itself, for want of memory perhaps; run again with fewer --workers "
-                "(--dataloader_num_workers in training)"
-            ) from error
-        yield result
+    try:
+        with errors_as_raised():
+            yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            "a reading process ended by itself, for want of memory perhaps; run again with fewer --workers "
+            "(--dataloader_num_workers in training)"
+        ) from error
 
 
 def _unchanged(result: Any) -> Any:
