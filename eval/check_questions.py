@@ -127,7 +127,7 @@ def check_questions(
         tasks: rows of the table, or the user's own files.
         data_root: folder that the tasks' paths and their images start from; see `load_question_set`.
         train: training files and mixtures whose images must not be in the tasks.
-        train_image_root: where their images are looked up; see `read_records`.
+        train_image_root: where their images are looked up; see `open_records`.
         workers: processes that open images; 0 for none but this one; None for as many as pay.
 
     Raises:

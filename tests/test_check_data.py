@@ -15,8 +15,8 @@ from PIL import Image
 
 from monkey.data.check import KINDS, check_data
 from monkey.data.dataset import run_in_order
+from monkey.data.mixture import open_records
 from monkey.data.preview import Piece, pieces_of
-from monkey.data.records import read_records
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
 from scripts.check_data import main
@@ -211,7 +211,7 @@ class TestLengths:
     def test_lengths_are_those_that_training_counts(self, folder, checkpoint):
         path = write(folder / "train.json", SOUND)
         processor = MonkeyProcessor.from_pretrained(checkpoint)
-        lengths = [len(processor.encode(record.conversation, labels=True).ids) for record in read_records(path)]
+        lengths = [len(processor.encode(record.conversation, labels=True).ids) for record in open_records(path)]
         longest = check_data(path, checkpoint=str(checkpoint)).longest
         assert longest == (max(lengths), f"{path}[{lengths.index(max(lengths))}]")
 
@@ -383,7 +383,7 @@ class TestProgram:
 
 class TestPreview:
     def test_supervised_is_exactly_each_answer_and_its_end(self, folder, checkpoint):
-        (record,) = read_records(write(folder / "train.json", [SOUND[2]]))
+        (record,) = open_records(write(folder / "train.json", [SOUND[2]]))
         expected = [
             Piece("<img>×8", "image"),
             Piece(" ", "prompt"),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from monkey.data.check import check_data
 from monkey.data.mixture import holds_images, open_records
-from monkey.data.records import examine_record, read_records
+from monkey.data.records import examine_record
 from monkey.data.rows import ImagePaths
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED
 from scripts.check_data import main
@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 def read(folder: Path, *rows):
     path = folder / "train.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
-    return read_records(path)
+    return list(open_records(path))
 
 
 def said(record) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from monkey.data.records import read_questions, read_records
+from monkey.data.mixture import open_records
+from monkey.data.records import read_questions
 
 
 def record(user="<img>a.png</img> What? Answer: ", answer="this", **changes) -> dict:
@@ -36,6 +37,10 @@ def folder(tmp_path, monkeypatch) -> Path:
     for name in ("data/a.png", "data/b.png", "outside.png"):
         (tmp_path / name).write_bytes(b"")
     return tmp_path / "data"
+
+
+def read_records(path: Path, **settings) -> list:
+    return list(open_records(path, **settings))
 
 
 def write_list(folder: Path, *rows) -> Path:

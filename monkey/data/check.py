@@ -192,7 +192,7 @@ def check_data(
         evaluation: files of questions or of conversations whose images must not be trained on.
         checkpoint: folder or hub name whose tokenizer counts lengths and whose settings open images; without one
             lengths are not checked.
-        image_root: where images are looked up; see `read_records`.
+        image_root: where images are looked up; see `open_records`.
         evaluation_image_root: the same for the evaluation files.
         max_length: tokens that a sample may have.
         workers: processes; 0 for none but this one; None for as many as are worth starting.
