@@ -27,7 +27,7 @@ from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
 from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program, whole_number
 from monkey.data import check
-from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, holds_questions, kind_of_fault, read_rows
+from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, kind_of_fault, read_rows
 from monkey.data.mixture import record_sets
 from monkey.data.records import BAD, Question, find_repeated_id, read_question
 from monkey.data.rows import NOT_OF_THE_SCHEMA, ImagePaths, IndexedRows
@@ -281,8 +281,7 @@ def _read_trained_images(
     first_row: dict[str, str] = {}
     faults: list[Finding] = []
     for one in record_sets(train, image_root):
-        rows = IndexedRows(one.path)
-        for row in read_rows(DataFile(rows, one.image_root, one.weight, False, holds_questions(rows)), workers=0):
+        for row in read_rows(DataFile.open(one), workers=0):
             faults += [finding for finding in row.findings if finding.kind in check.KINDS]
             for path in row.images:
                 first_row.setdefault(path, row.source)

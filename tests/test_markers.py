@@ -19,9 +19,8 @@ POSSIBLE = {
     AUDIO: ["<audio>"],
     PLACE: ["[0.1, 0.25,0.30,1.0]", "[0, .5, 1, 0.75]", '"bbox_2d"', '"point_2d"', "<point x=", "<points x1="],
     CONTROL: [
-        *"[INST] [/INST] <<SYS>> <s> </s> <start_of_turn> <eos> <|extra_7|>".split(),
-        "ASSISTANT: ",
-        "### Human:",
+        *("[INST]", "[/INST]", "<<SYS>>", "<s>", "</s>", "<start_of_turn>"),
+        *("<eos>", "<|extra_7|>", "ASSISTANT: ", "### Human:"),
     ],
 }
 

@@ -247,17 +247,15 @@ def check_data(
 def _open(one: RecordSet, is_evaluation: bool, found: list[Finding]) -> DataFile | None:
     """Return the file, or None where nothing in it can be read, which is then a finding."""
     try:
-        rows = IndexedRows(one.path)
+        file = DataFile.open(one, is_evaluation, may_hold_questions=is_evaluation)
     except MalformedRows as error:
         found.append(Finding(UNREADABLE, str(error).split(": ", 1)[0], str(error)))
         return None
     try:
-        notice = one.check_count(len(rows))
+        notice = one.check_count(len(file.rows))
         found += [Finding(OTHER_COUNT, str(one.path), notice)] if notice else []
     except ValueError as error:
         found.append(Finding(ROW_COUNT, str(one.path), str(error)))
-    file = DataFile(rows, one.image_root, one.weight, is_evaluation, is_evaluation and holds_questions(rows))
-    file.image_paths()  # a missing folder is found now
     return file
 
 
@@ -364,24 +362,31 @@ class KnownImages:
 class DataFile:
     """A file of conversations, or of questions."""
 
+    described: RecordSet
     rows: IndexedRows
-    image_root: Path | None
-    weight: float
-    is_evaluation: bool
-    holds_questions: bool
+    is_evaluation: bool = False
+    holds_questions: bool = False
+
+    @classmethod
+    def open(cls, one: RecordSet, is_evaluation: bool = False, may_hold_questions: bool = True) -> DataFile:
+        """Open the file of a set. Raises MalformedRows where none of its rows can be read."""
+        rows = IndexedRows(one.path)
+        file = cls(one, rows, is_evaluation, may_hold_questions and _holds_questions(rows))
+        file.image_paths()  # a missing folder is found now
+        return file
 
     def image_paths(self) -> ImagePaths:
         root_name = "--eval-image-root" if self.is_evaluation else "--image-root"
-        return ImagePaths(self.rows.path, self.image_root, root_name)
+        return ImagePaths(self.rows.path, self.described.image_root, root_name)
 
     def describe(self, rows: Iterable[RowRead]) -> dict[str, Any]:
         role = "evaluation" if self.is_evaluation else "train"
-        described = {"path": str(self.rows.path), "role": role, "rows": len(self.rows), "weight": self.weight}
+        described = {"path": str(self.rows.path), "role": role, "rows": len(self.rows), "weight": self.described.weight}
         forms = Counter(row.form for row in rows if row.form)
         return {**described, "forms": dict(forms)} if forms else described
 
 
-def holds_questions(rows: IndexedRows) -> bool:
+def _holds_questions(rows: IndexedRows) -> bool:
     """Return whether the first row that can be read is no conversation."""
     for index in range(len(rows)):
         try:
