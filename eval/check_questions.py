@@ -25,9 +25,9 @@ from tqdm import tqdm
 from eval.metrics import METRICS, metric_named, score
 from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
-from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program, whole_number
 from monkey.data import check
-from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, holds_questions, kind_of_fault, read_rows
+from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, kind_of_fault, read_rows
 from monkey.data.mixture import record_sets
 from monkey.data.records import BAD, Question, find_repeated_id, read_question
 from monkey.data.rows import NOT_OF_THE_SCHEMA, ImagePaths, IndexedRows
@@ -127,7 +127,7 @@ def check_questions(
         tasks: rows of the table, or the user's own files.
         data_root: folder that the tasks' paths and their images start from; see `load_question_set`.
         train: training files and mixtures whose images must not be in the tasks.
-        train_image_root: where their images are looked up; see `read_records`.
+        train_image_root: where their images are looked up; see `open_records`.
         workers: processes that open images; 0 for none but this one; None for as many as pay.
 
     Raises:
@@ -281,8 +281,7 @@ def _read_trained_images(
     first_row: dict[str, str] = {}
     faults: list[Finding] = []
     for one in record_sets(train, image_root):
-        rows = IndexedRows(one.path)
-        for row in read_rows(DataFile(rows, one.image_root, one.weight, False, holds_questions(rows)), workers=0):
+        for row in read_rows(DataFile.open(one), workers=0):
             faults += [finding for finding in row.findings if finding.kind in check.KINDS]
             for path in row.images:
                 first_row.setdefault(path, row.source)
@@ -310,12 +309,6 @@ def report_text(report: QuestionsReport, most: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _not_negative(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
-
-
 def _parse(words: Collection[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="python -m eval.check_questions",
@@ -332,9 +325,9 @@ def _parse(words: Collection[str] | None) -> argparse.Namespace:
         "--train", nargs="+", default=[], metavar="FILE", help="training files whose images may not occur"
     )
     parser.add_argument("--train-image-root", help="folder of their images; else each file's own, then the current one")
-    parser.add_argument("--workers", type=_not_negative, help="processes; 0: none but this one; else as many as pay")
+    parser.add_argument("--workers", type=whole_number(0), help="processes; 0: none but this one; else as many as pay")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report there")
-    parser.add_argument("--show", type=_not_negative, default=10, metavar="N", help="sentences printed of each kind")
+    parser.add_argument("--show", type=whole_number(0), default=10, metavar="N", help="sentences printed of each kind")
     return parser.parse_args(words)
 
 

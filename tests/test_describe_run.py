@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from monkey.data.records import read_records
+from monkey.data.mixture import open_records
 from monkey.describe.__main__ import main
 from monkey.describe.checks import Rules, problems_of
 from monkey.describe.configuration import configuration_of, read_configuration
@@ -93,7 +93,7 @@ class TestWhole:
             assert "The words “" in caption.text
 
     def test_training_records_ask_with_the_prompt_as_trained(self, whole):
-        records = read_records(whole / "train.json", SAMPLES / "images")
+        records = open_records(whole / "train.json", SAMPLES / "images")
         assert len(records) == 5
         for record in records:
             question, answer = record.conversation.messages
@@ -362,7 +362,7 @@ class TestConvert:
             {"img_id": "gone.jpg", "detailed_caption": "A ghost."},
         ]
         assert self.convert(self.published(tmp_path, rows), tmp_path / "train.json") == 0
-        (record,) = read_records(tmp_path / "train.json", SAMPLES / "images/heldout")
+        (record,) = open_records(tmp_path / "train.json", SAMPLES / "images/heldout")
         assert record.conversation.messages[1].text == "A sign.\nIt is red."
         assert "1 pictures are not in" in capsys.readouterr().out
 

@@ -8,8 +8,16 @@ import torch
 
 from monkey import language
 from monkey.attention import Runs, checked_runs
-from monkey.data.batches import packed_batch, shared_tokens
-from monkey.data.packing import RowPlan, RowSettings, SampleSizes, fill_rate, rows_of, units_of
+from monkey.data.packing import (
+    RowPlan,
+    RowSettings,
+    SampleSizes,
+    fill_rate,
+    packed_batch,
+    rows_of,
+    shared_tokens,
+    units_of,
+)
 from tests.conftest import prompt_ids, random_model, tiny_config
 
 CONFIG = tiny_config(grid=(1, 2), vision_adapter_dropout=0.0, text_seq_length=128, text_max_position_embeddings=256)

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from monkey.data.dataset import ConversationDataset
-from monkey.data.records import read_records
+from monkey.data.mixture import open_records
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
 from monkey.training.arguments import parse_flags
@@ -71,7 +71,7 @@ def losses(folder: Path) -> list[float]:
 
 def dataset_of(start, **changes) -> ConversationDataset:
     settings = {"max_length": 2048, **changes}
-    return ConversationDataset(read_records(start.data), MonkeyProcessor.from_pretrained(start.base), **settings)
+    return ConversationDataset(list(open_records(start.data)), MonkeyProcessor.from_pretrained(start.base), **settings)
 
 
 def with_records(start, tmp_path: Path, *records: dict) -> SimpleNamespace:

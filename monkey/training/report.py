@@ -27,7 +27,7 @@ from monkey import provenance
 from monkey.checkpoint_card import CARD_FILE as CHECKPOINT_CARD
 from monkey.checkpoint_card import read_card
 from monkey.configuration import MonkeyConfig
-from monkey.data.batches import BatchContents
+from monkey.data.packing import BatchContents
 from monkey.journal import write_atomic
 from monkey.provenance import git_revision
 from monkey.training.memory import StepSize, by_depth, dry_model, dry_step

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
-from monkey.data.dataset import ConversationDataset, errors_as_raised
+from monkey.data.dataset import ConversationDataset
 from monkey.data.mixture import Records, open_records
 from monkey.data.packing import BatchPlan, RowPlan
 from monkey.data.records import Record
@@ -60,8 +60,7 @@ def _prepare_together(flags: Flags, dataset: ConversationDataset) -> None:
     """Encode every record in the first process and let the others have it; one that fails ends them all."""
     training, is_first = flags.training, flags.training.process_index == 0
     if is_first:
-        with errors_as_raised():
-            dataset.prepare(not flags.data.lazy_preprocess, training.dataloader_num_workers)
+        dataset.prepare(not flags.data.lazy_preprocess, training.dataloader_num_workers)
     if training.world_size == 1:
         return
     told = [(dataset.tokens.folder or dataset.tokens, dataset.bad) if is_first else None]

@@ -37,9 +37,8 @@ from transformers import GenerationConfig, Trainer, TrainerCallback, TrainerCont
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from monkey.checkpoint_card import CheckpointCard
-from monkey.data.batches import BatchContents
-from monkey.data.dataset import SIGNALS, EqualShares, PlannedBatches, PlannedLoader
-from monkey.data.packing import BatchPlan, RowPlan
+from monkey.data.dataset import SIGNALS, PlannedBatches, PlannedLoader
+from monkey.data.packing import BatchContents, BatchPlan, RowPlan
 from monkey.journal import atomic_folder
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import PartArguments
@@ -644,10 +643,10 @@ class MonkeyTrainer(Trainer):
     @torch.no_grad()
     def _held_out_loss(self) -> float:
         """Mean over all supervised tokens of the held-out records, over all processes."""
-        shares = EqualShares(
-            len(self.eval_dataset), self.args.eval_batch_size, self.args.process_index, self.args.world_size
-        )
-        loader = PlannedLoader(self.eval_dataset, shares, **self._loader_settings(self.held_out_collator))
+        samples = range(len(self.eval_dataset))
+        shares = BatchPlan(lambda _: samples, self.args.eval_batch_size, self.args.world_size)
+        batches = PlannedBatches(shares, self.args.process_index)
+        loader = PlannedLoader(self.eval_dataset, batches, **self._loader_settings(self.held_out_collator))
         model = self._evaluated_model()
         was_training = model.training
         model.eval()
