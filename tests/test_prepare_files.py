@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.prepare import PREPARERS, prepare, writing
+from eval.prepare import PREPARERS, prepare, write
 from eval.prepare.__main__ import main
 from eval.prepare.table import target_of
 from tests import official_releases
@@ -38,8 +38,8 @@ def test_second_run_changes_nothing(release, root):
 
 
 def test_same_release_gives_the_same_bytes_anywhere(release, tmp_path):
-    for name, write in RELEASES.items():
-        write(release / name)
+    for name, write_release in RELEASES.items():
+        write_release(release / name)
         roots = [tmp_path / name / part for part in "ab"]
         for root in roots:
             prepare(name, release / name, root, allow_count=True)
@@ -82,7 +82,7 @@ def test_failure_while_moving_puts_everything_back(seed, release, root, monkeypa
             raise OSError(28, "No space left on device")
         replace(source, place)
 
-    monkeypatch.setattr(writing.os, "replace", failing)
+    monkeypatch.setattr(write.os, "replace", failing)
     with pytest.raises(OSError, match="No space left"):
         prepare("chartqa", release, root, allow_count=True, overwrite=True)
     assert files_below(root) == before
@@ -95,7 +95,7 @@ def test_stop_while_writing_leaves_nothing(release, root, monkeypatch, capsys):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing.shutil, "copyfile", stopped)
+    monkeypatch.setattr(write.shutil, "copyfile", stopped)
     assert main(["chartqa", "--src", str(release), "--out", str(root), "--allow-count"]) == 130
     assert list(root.iterdir()) == []
     assert "nothing was written" in capsys.readouterr().err
@@ -144,7 +144,7 @@ def test_link_across_file_systems_is_one_sentence(release, root, monkeypatch):
     def refuse(*_):
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(writing.os, "link", refuse)
+    monkeypatch.setattr(write.os, "link", refuse)
     with pytest.raises(ValueError, match=r"cannot be linked.*Invalid cross-device link.*use --copy"):
         prepare("chartqa", release, root, link=True, allow_count=True)
 
