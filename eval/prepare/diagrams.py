@@ -20,13 +20,14 @@ import functools
 import io
 import re
 import string
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
 from eval.metrics.denotation import CANONICAL
 from eval.prepare.document_pages import DUE_DOCUMENTS, PageImages, due_questions
-from eval.prepare.release import Entry, Prepared, PreparedRow, Release, SourceImage, below
+from eval.prepare.release import Entry, PreparedRow, Release, SourceImage, below
 from monkey.images import open_image
 
 _ESCAPES = {r"\n": "\n", r"\p": "|", r"\\": "\\"}
@@ -37,32 +38,30 @@ Label = tuple[tuple[float, ...], str]
 """Corners (left, upper, right, lower) in pixels, and a letter."""
 
 
-def chartqa(release: Release) -> Prepared:
+def chartqa(release: Release) -> Iterator[PreparedRow]:
     """Read the test split: questions of people, then augmented ones, numbered from 0."""
-    rows: list[PreparedRow] = []
     folders = ("test", "ChartQA Dataset/test", ".")
     for part in ("human", "augmented"):
         for row in release.rows(release.file(*below(folders, f"test_{part}.json"))):
             name = row.text("imgname")
             image = release.image(f"data/chartqa/test/{name}", below(folders, f"png/{name}"), row.where)
             question, label = row.text("query"), row.text_or_texts("label")
-            rows.append(PreparedRow(image, question, label, len(rows), row.where, {"part": part}))
-    return Prepared(rows, ["test_human.json, then test_augmented.json, in their order; 'part' says which a row is of"])
+            yield PreparedRow(row.where, image, question, label, more={"part": part})
 
 
-def wtq(release: Release) -> Prepared:
+def wtq(release: Release) -> Iterator[PreparedRow]:
     """Read the test questions on unseen tables; the answer is the list of items that belong to it together."""
     name, tagged = "pristine-unseen-tables.tsv", "pristine-unseen-tables.tagged"
     with_canon = release.find(tagged, *below(("tagged/data", "WikiTableQuestions/tagged/data"), tagged))
     path = with_canon or release.find(*below(("", "data", "WikiTableQuestions/data"), name))
     folder = "data/WikiTableQuestions/images"
     if path is None and release.find(*DUE_DOCUMENTS) is not None:
-        statement = f"questions and answers of the DUE package: the release has no {name}"
-        return due_questions(release, folder, statement, list_of_items=True)
+        release.statements.append(f"questions and answers of the DUE package: the release has no {name}")
+        yield from due_questions(release, folder, list_of_items=True)
+        return
     path = path or release.file(name, f"data/{name}", DUE_DOCUMENTS[0])
     pages = PageImages(release)
     columns = ("id", "utterance", "context", "targetValue", *([CANONICAL] if with_canon else []))
-    rows = []
     for row in release.table(path, columns, "\t", csv.QUOTE_NONE):
         image = pages.first_page(folder, _table_names(row.value["context"]), row.where)
         items = _items(row.value["targetValue"])
@@ -71,17 +70,17 @@ def wtq(release: Release) -> Prepared:
             raise ValueError(
                 f"{row.where}: {len(items)} items in targetValue and {len(more[CANONICAL])} in {CANONICAL}"
             )
-        rows.append(PreparedRow(image, _unescape(row.value["utterance"]), items, row.value["id"], row.where, more))
-    canon = (
+        yield PreparedRow(row.where, image, _unescape(row.value["utterance"]), items, row.value["id"], more)
+    release.statements += (
+        "the answer lists the items of one answer, which belong to it together",
         f"'{CANONICAL}' stands in each line, so that '100000' is right for '100,000' as in the official evaluator"
         if with_canon
         else f"the release has no tagged/data/{tagged}: without its {CANONICAL} '100000' is wrong for '100,000', and "
-        "the official evaluator counts it right"
+        "the official evaluator counts it right",
     )
-    return Prepared(rows, ["the answer lists the items of one answer, which belong to it together", canon])
 
 
-def tabfact(release: Release) -> Prepared:
+def tabfact(release: Release) -> Iterator[PreparedRow]:
     """Read the test statements, asked as yes or no; 'part' is simple or complex where the release lists both."""
     parts: dict[str, str] = {}
     for part in ("simple", "complex"):
@@ -89,20 +88,15 @@ def tabfact(release: Release) -> Prepared:
         if listed is not None:
             parts |= {row.value: part for row in release.rows(listed)}
     pages = PageImages(release)
-    rows: list[PreparedRow] = []
     for table, entry in release.entries(release.file(*below(("tokenized_data", ""), "test_examples.json"))):
         image = pages.first_page("data/tabfact/images", _table_names(table), entry.where)
         more = {"part": parts[table]} if table in parts else {}
         for statement, label in _labelled_statements(entry):
-            rows.append(PreparedRow(image, f"{statement}, Yes or No?", label, len(rows), entry.where, more))
-    statements = [
-        "a statement is asked as '…, Yes or No?' and answered Yes (supported) or No (refuted): UReader's form, from "
-        "memory",
-        "statements are those of the release, tokenized and in lower case",
-    ]
+            yield PreparedRow(entry.where, image, f"{statement}, Yes or No?", label, more=more)
     if not parts:
-        statements.append("simple and complex statements are not told apart: the release has no simple_test_id.json")
-    return Prepared(rows, statements)
+        release.statements.append(
+            "simple and complex statements are not told apart: the release has no simple_test_id.json"
+        )
 
 
 def _labelled_statements(entry: Entry) -> list[tuple[str, str]]:
@@ -135,10 +129,9 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\[np\\]", lambda found: _ESCAPES[found.group()], text)
 
 
-def ai2d(release: Release) -> Prepared:
+def ai2d(release: Release) -> Iterator[PreparedRow]:
     """Read the test split: options on lines of their own after the question, answered by the option's text."""
     numbers = release.lines(release.file(*below(("", "ai2d"), "ai2d_test_ids.csv")))
-    rows = []
     for number in sorted(numbers, key=lambda text: (len(text), text)):
         path = release.find(*below(("", "ai2d"), f"questions/{number}.png.json"))
         if path is None:
@@ -155,14 +148,7 @@ def ai2d(release: Release) -> Prepared:
                 raise ValueError(f"{entry.where}: 'correctAnswer' is {right}, and there are {len(options)} options")
             image = _ai2d_image(release, name, bool(value.get("abcLabel", False)), entry.where)
             asked, known = "\n".join((question, *options)), entry.text("questionId")
-            rows.append(PreparedRow(image, asked, options[right], known, entry.where, {"options": options}))
-    statements = [
-        "options stand on lines of their own below the question, without letters, and the answer is the option's text: "
-        "the published file's wording is not known here",
-        "questions whose options are letters are asked about the picture with letters in place of its labels, from "
-        "abc_images/ of the release, or else drawn over images/ by its annotations",
-    ]
-    return Prepared(rows, statements)
+            yield PreparedRow(entry.where, image, asked, options[right], known, {"options": options})
 
 
 def _ai2d_image(release: Release, name: str, with_letters: bool, where: str) -> SourceImage:
@@ -207,9 +193,8 @@ def _draw_letters(path: Path, labels: list[Label]) -> bytes:
     return content.getvalue()
 
 
-def scienceqa(release: Release) -> Prepared:
+def scienceqa(release: Release) -> Iterator[PreparedRow]:
     """Read the test questions that have an image: hint, question and lettered options, answered by the letter."""
-    rows = []
     folders = ("", "data/scienceqa", "scienceqa")
     for number, entry in release.entries(release.file(*below(folders, "problems.json"))):
         if entry.text("split") != "test" or not entry.value.get("image"):
@@ -223,13 +208,7 @@ def scienceqa(release: Release) -> Prepared:
             raise ValueError(f"{entry.where}: 'answer' is {right}, and there are {len(options)} choices")
         answers = [string.ascii_uppercase[right], options[right]]
         more = {"options": options, **entry.keep("subject", "grade", "topic")}
-        rows.append(PreparedRow(image, _asked(entry, options), answers, number, entry.where, more))
-    statements = [
-        "only test questions with a picture are kept",
-        "asked as Qwen-VL does: 'Context: …', 'Question: …', 'Options: A. …'; the references are the letter and the "
-        "option's text",
-    ]
-    return Prepared(rows, statements)
+        yield PreparedRow(entry.where, image, _asked(entry, options), answers, number, more)
 
 
 def _asked(entry: Entry, options: list[str]) -> str:

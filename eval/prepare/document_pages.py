@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.metrics.due_f1 import DEEPFORM_KEYS, KLEISTER_CHARITY_KEYS
-from eval.prepare.release import Entry, Prepared, PreparedRow, Release, SourceImage, below
+from eval.prepare.release import Entry, PreparedRow, Release, SourceImage, below
 
 DUE_DOCUMENTS = ("test/document.jsonl", "document.jsonl")
 NOTHING = "None"
@@ -59,24 +59,27 @@ _INFOVQA = _CompetitionSet(
 )
 
 
-def docvqa(release: Release) -> Prepared:
+def docvqa(release: Release) -> Iterator[PreparedRow]:
     """Read DocVQA test, by the best source of answers in the release."""
-    return _best_answers(release, _DOCVQA)
+    yield from _best_answers(release, _DOCVQA)
 
 
-def infovqa(release: Release) -> Prepared:
+def infovqa(release: Release) -> Iterator[PreparedRow]:
     """Read InfographicVQA test, by the best source of answers in the release."""
-    return _best_answers(release, _INFOVQA)
+    yield from _best_answers(release, _INFOVQA)
 
 
-def _best_answers(release: Release, one: _CompetitionSet) -> Prepared:
+def _best_answers(release: Release, one: _CompetitionSet) -> Iterator[PreparedRow]:
     test = release.find(*one.test)
     entries = release.rows(test, "data") if test is not None else []
     if entries and all(isinstance(entry.value, dict) and entry.value.get("answers") for entry in entries):
-        return _of_competition(release, one, entries, "test", f"the test split with the answers that {test.name} has")
+        release.statements.append(f"the test split with the answers that {test.name} has")
+        return _of_competition(release, one, entries, "test")
     if release.find(*DUE_DOCUMENTS) is not None:
-        statement = "the test split with the answers of the DUE package, which the competition's own files hide"
-        return due_questions(release, one.images, statement)
+        release.statements.append(
+            "the test split with the answers of the DUE package, which the competition's own files hide"
+        )
+        return due_questions(release, one.images)
     val = release.find(*one.val)
     if val is None:
         hidden = f"{test} has no answers, and " if test is not None else ""
@@ -84,25 +87,21 @@ def _best_answers(release: Release, one: _CompetitionSet) -> Prepared:
             f"{hidden}{release.folder} holds neither {DUE_DOCUMENTS[0]} of the DUE package, which has test answers, "
             f"nor {one.val[0]} to fall back on"
         )
-    statement = (
+    release.statements.append(
         f"this is the VALIDATION split ({one.val_size:,} questions in the published one): the release has no answers "
         "to the test questions; do not compare with scores on test"
     )
-    return _of_competition(release, one, release.rows(val, "data"), "val", statement)
+    return _of_competition(release, one, release.rows(val, "data"), "val")
 
 
-def _of_competition(
-    release: Release, one: _CompetitionSet, entries: list[Entry], split: str, statement: str
-) -> Prepared:
+def _of_competition(release: Release, one: _CompetitionSet, entries: list[Entry], split: str) -> Iterator[PreparedRow]:
     folders = [folder.format(split=split) for folder in one.folders]
-    rows = []
     for row in entries:
         name = row.text(one.image_key)
         base = Path(name).name
         image = release.image(f"{one.images}/{base}", below(folders, name, base), row.where)
         question, answers = row.text("question"), row.texts("answers")
-        rows.append(PreparedRow(image, question, answers, row.identifier("questionId"), row.where))
-    return Prepared(rows, [statement])
+        yield PreparedRow(row.where, image, question, answers, row.identifier("questionId"))
 
 
 class PageImages:
@@ -160,10 +159,9 @@ def _last_number(name: str) -> tuple[int, str]:
     return (int(numbers[-1]) if numbers else 0, name)
 
 
-def due_questions(release: Release, target_folder: str, statement: str, list_of_items: bool = False) -> Prepared:
+def due_questions(release: Release, target_folder: str, list_of_items: bool = False) -> Iterator[PreparedRow]:
     """Read a set whose keys are questions. `list_of_items`: the answer is the values together, not one of variants."""
     pages = PageImages(release)
-    rows: list[PreparedRow] = []
     for document in release.rows(release.file(*DUE_DOCUMENTS)):
         image = pages.first_page(target_folder, (_document_name(document),), document.where)
         for annotation in document.entries("annotations"):
@@ -173,25 +171,25 @@ def due_questions(release: Release, target_folder: str, statement: str, list_of_
                 raise ValueError(f"{annotation.where}: no value")
             metadata = annotation.value.get("metadata")
             known = metadata.get("question_id") if isinstance(metadata, Mapping) else None
-            question_id = known if isinstance(known, (int, str)) else len(rows)
-            rows.append(PreparedRow(image, annotation.text("key"), answer, question_id, annotation.where))
-    return Prepared(rows, [statement, pages.statement])
+            question_id = known if isinstance(known, (int, str)) else None
+            yield PreparedRow(annotation.where, image, annotation.text("key"), answer, question_id)
+    release.statements.append(pages.statement)
 
 
-def deepform(release: Release) -> Prepared:
+def deepform(release: Release) -> Iterator[PreparedRow]:
     """Read DeepForm test: five keys per document."""
-    return _forms(release, "data/DeepForm/images", DEEPFORM_KEYS)
+    yield from _forms(release, "data/DeepForm/images", DEEPFORM_KEYS)
 
 
-def kleister_charity(release: Release) -> Prepared:
+def kleister_charity(release: Release) -> Iterator[PreparedRow]:
     """Read Kleister Charity test: eight keys per document."""
-    return _forms(release, "data/KleisterCharity/images", KLEISTER_CHARITY_KEYS)
+    yield from _forms(release, "data/KleisterCharity/images", KLEISTER_CHARITY_KEYS)
 
 
-def _forms(release: Release, target_folder: str, keys: Sequence[str]) -> Prepared:
+def _forms(release: Release, target_folder: str, keys: Sequence[str]) -> Iterator[PreparedRow]:
     """Ask every document for every key, in the order given; those without a value are answered by `NOTHING`."""
     pages = PageImages(release)
-    rows: list[PreparedRow] = []
+    asked = unanswered = 0
     others: Counter[str] = Counter()
     for document in release.rows(release.file(*DUE_DOCUMENTS)):
         name = _document_name(document)
@@ -207,19 +205,18 @@ def _forms(release: Release, target_folder: str, keys: Sequence[str]) -> Prepare
             answer = [variant for variants in found for variant in variants] or [NOTHING]
             more = {"document": name, "key": key, "values": found}
             question = f"What is the value for the {key}?"
-            rows.append(PreparedRow(image, question, answer, len(rows), document.where, more))
-    nothing = sum(not row.more["values"] for row in rows)
-    statements = [
-        f"every document is asked for every key; {nothing:,} of {len(rows):,} have no value, and {NOTHING!r} as answer",
+            asked, unanswered = asked + 1, unanswered + (not found)
+            yield PreparedRow(document.where, image, question, answer, more=more)
+    release.statements += (
+        f"every document is asked for every key; {unanswered:,} of {asked:,} have no value, and {NOTHING!r} as answer",
         "the question 'What is the value for the KEY?' and the answer 'None' are UReader's, from memory: check them "
         "where a score is to be compared with another model's",
         "'document', 'key' and 'values' (variants of each value) stand in each line, for F1 over a document's pairs",
         pages.statement,
-    ]
+    )
     if others:
         named = ", ".join(f"{key} ({count:,})" for key, count in sorted(others.items()))
-        statements.append(f"values of keys that are not asked for were left out: {named}")
-    return Prepared(rows, statements)
+        release.statements.append(f"values of keys that are not asked for were left out: {named}")
 
 
 def _document_name(document: Entry) -> str:
@@ -236,9 +233,8 @@ def _values(annotation: Entry) -> list[list[str]]:
     return values
 
 
-def visualmrc(release: Release) -> Prepared:
+def visualmrc(release: Release) -> Iterator[PreparedRow]:
     """Read the test questions, in the file's order."""
-    rows: list[PreparedRow] = []
     for page in release.rows(release.file("test.jsonl", "test.json", "data/test.jsonl", "data/test.json")):
         name = page.text("image_filename")
         base = name.rpartition("/")[2]
@@ -246,5 +242,4 @@ def visualmrc(release: Release) -> Prepared:
         image = release.image(f"data/visualmrc/images/{base}", names, page.where)
         for pair in page.entries("qa_data"):
             question, answer = (Entry(pair.where, pair.take(key, dict)).text("text") for key in ("question", "answer"))
-            rows.append(PreparedRow(image, question, answer, len(rows), pair.where))
-    return Prepared(rows, ["answers are whole sentences, one a question"])
+            yield PreparedRow(pair.where, image, question, answer)

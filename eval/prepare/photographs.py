@@ -20,12 +20,12 @@ import csv
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from eval.prepare.release import Prepared, PreparedRow, Release, SourceImage, below
+from eval.prepare.release import PreparedRow, Release, SourceImage, below
 from monkey.images import open_image
 
 CAPTION_QUESTION = "Generate the caption in English:"
@@ -35,30 +35,25 @@ _ROTATIONS = "train-images-boxable-with-rotation.csv"
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
-def vqav2(release: Release) -> Prepared:
+def vqav2(release: Release) -> Iterator[PreparedRow]:
     """Read VQAv2 val2014."""
-    return _of_coco(release, "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json")
+    yield from _of_coco(release, "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json")
 
 
-def okvqa(release: Release) -> Prepared:
+def okvqa(release: Release) -> Iterator[PreparedRow]:
     """Read OK-VQA val2014, with the answers before stemming beside."""
-    statement = (
-        "the answers are the release's stems ('answer'), by which it is scored; the words as people wrote them "
-        "are in 'raw_answers' of each line and in the annotation file"
-    )
     names = "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"
-    return _of_coco(release, *names, statement, with_raw_answers=True)
+    yield from _of_coco(release, *names, with_raw_answers=True)
 
 
 def _of_coco(
-    release: Release, question_name: str, annotation_name: str, *statements: str, with_raw_answers: bool = False
-) -> Prepared:
-    annotations = release.file(annotation_name, f"annotations/{annotation_name}")
+    release: Release, question_name: str, annotation_name: str, with_raw_answers: bool = False
+) -> Iterator[PreparedRow]:
+    release.annotations = annotations = release.file(annotation_name, f"annotations/{annotation_name}")
     people = {
         str(entry.identifier("question_id")): entry.entries("answers")
         for entry in release.rows(annotations, "annotations")
     }
-    rows = []
     for row in release.rows(release.file(question_name, f"questions/{question_name}"), "questions"):
         question_id = row.identifier("question_id")
         if str(question_id) not in people:
@@ -69,27 +64,24 @@ def _of_coco(
         image = release.image(f"data/coco/val2014/{name}", below(folders, name), row.where)
         answers = [person.text("answer") for person in given]
         more = {"raw_answers": [person.text("raw_answer") for person in given]} if with_raw_answers else {}
-        rows.append(PreparedRow(image, row.text("question"), answers, question_id, row.where, more))
-    return Prepared(rows, ["the annotation file is the official one, byte for byte", *statements], annotations)
+        yield PreparedRow(row.where, image, row.text("question"), answers, question_id, more)
 
 
-def gqa(release: Release) -> Prepared:
+def gqa(release: Release) -> Iterator[PreparedRow]:
     """Read the balanced testdev questions, in the file's order."""
     name = "testdev_balanced_questions.json"
-    rows = []
     for question_id, entry in release.entries(release.file(name, f"questions1.2/{name}", f"questions/{name}")):
         if not entry.take("isBalanced", bool):
             continue
         image_name = f"{entry.text('imageId')}.jpg"
         image = release.image(f"data/gqa/images/{image_name}", below(("images", ""), image_name), entry.where)
         answer, question = entry.text("answer"), entry.text("question")
-        rows.append(PreparedRow(image, question, answer, question_id, entry.where, entry.keep("types")))
-    return Prepared(rows)
+        yield PreparedRow(entry.where, image, question, answer, question_id, entry.keep("types"))
 
 
-def vizwiz(release: Release) -> Prepared:
+def vizwiz(release: Release) -> Iterator[PreparedRow]:
     """Read VizWiz val; the question's id is the number in the name of its image."""
-    rows, annotations = [], []
+    annotations = []
     for row in release.rows(release.file("val.json", "annotations/val.json", "Annotations/val.json")):
         name = row.text("image")
         number = re.search(r"(\d+)\.\w+$", name)
@@ -102,20 +94,15 @@ def vizwiz(release: Release) -> Prepared:
         answers = [person.text("answer") for person in people]
         image = release.image(f"data/vizwiz/val/{name}", below(("val", "images/val", ""), name), row.where)
         more = row.keep("answer_type", "answerable")
-        rows.append(PreparedRow(image, row.text("question"), answers, question_id, row.where, more))
+        yield PreparedRow(row.where, image, row.text("question"), answers, question_id, more)
         numbered = [{**person.value, "answer_id": place} for place, person in enumerate(people, 1)]
         annotations.append({"question_id": question_id, "image_id": name, "answers": numbered, **more})
-    statements = [
-        "the release's answers have no answer_id; they were numbered from 1 in their order",
-        "the annotation file was made of the release's own entries",
-    ]
-    return Prepared(rows, statements, {"annotations": annotations})
+    release.annotations = {"annotations": annotations}
 
 
-def flickr30k(release: Release) -> Prepared:
+def flickr30k(release: Release) -> Iterator[PreparedRow]:
     """Read the 1,000 test images of Karpathy's split, with five references each."""
     name = "dataset_flickr30k.json"
-    rows = []
     for row in release.rows(release.file(name, f"flickr30k/{name}", f"caption_datasets/{name}"), "images"):
         if row.text("split") != "test":
             continue
@@ -123,40 +110,47 @@ def flickr30k(release: Release) -> Prepared:
         names = below(("flickr30k-images", "flickr30k_images", "images"), file_name)
         image = release.image(f"data/flickr30k/flickr30k-images/{file_name}", names, row.where)
         references = [sentence.text("raw") for sentence in row.entries("sentences")]
-        rows.append(PreparedRow(image, CAPTION_QUESTION, references, row.take("imgid", int), row.where))
-    return Prepared(rows, ["Karpathy's test split, all references of a picture in one row"])
+        yield PreparedRow(row.where, image, CAPTION_QUESTION, references, row.take("imgid", int))
 
 
-def textvqa(release: Release) -> Prepared:
+def textvqa(release: Release) -> Iterator[PreparedRow]:
     """Read TextVQA v0.5.1 val."""
-    upright, statement = _upright_images(release)
-    rows, annotations = [], []
+    upright = _upright_images(release)
+    annotations = []
     for row in release.rows(release.file(*below(("", "data"), "TextVQA_0.5.1_val.json")), "data"):
         question_id, image_id, answers = row.identifier("question_id"), row.text("image_id"), row.texts("answers")
         image = upright(image_id, row.where)
-        rows.append(PreparedRow(image, row.text("question"), answers, question_id, row.where))
+        yield PreparedRow(row.where, image, row.text("question"), answers, question_id)
         people = [{"answer": answer, "answer_id": number} for number, answer in enumerate(answers, 1)]
         annotations.append({"question_id": question_id, "image_id": image_id, "answers": people})
-    statements = ["the release has no annotation file; it was made of the answers, with answer_id from 1", statement]
-    return Prepared(rows, statements, {"annotations": annotations})
+    release.annotations = {"annotations": annotations}
 
 
-def textcaps(release: Release) -> Prepared:
+def textcaps(release: Release) -> Iterator[PreparedRow]:
     """Read TextCaps v0.1 val: one row per image, with its five references."""
-    upright, statement = _upright_images(release)
-    rows: dict[str, PreparedRow] = {}
+    upright = _upright_images(release)
+    seen = set()
     for row in release.rows(release.file(*below(("", "data"), "TextCaps_0.1_val.json")), "data"):
         image_id = row.text("image_id")
-        if image_id not in rows:
+        if image_id not in seen:
+            seen.add(image_id)
             image, references = upright(image_id, row.where), row.texts("reference_strs")
-            rows[image_id] = PreparedRow(image, CAPTION_QUESTION, references, image_id, row.where)
-    return Prepared(list(rows.values()), ["one row a picture, with all its references", statement])
+            yield PreparedRow(row.where, image, CAPTION_QUESTION, references, image_id)
 
 
-def _upright_images(release: Release) -> tuple[Callable[[str, str], SourceImage], str]:
-    """Return a function of (image id, place) to its image, turned where a list says so, and a sentence on it."""
+def _upright_images(release: Release) -> Callable[[str, str], SourceImage]:
+    """Return a function of (image id, place) to its image, turned where the release has a list that says so."""
     path = release.find("rotation.csv", _ROTATIONS, "train_images/rotation.csv")
     turns = _read_turns(release, path) if path is not None else {}
+    if path is None:
+        release.statements.append(
+            f"pictures are as released: there is no {_ROTATIONS} of Open Images, whose column Rotation says which "
+            "are stored turned; the evaluator turns by EXIF orientation alone"
+        )
+    else:
+        release.statements.append(
+            f"pictures that {path.name} lists as turned were turned upright and written as JPEG of quality 100"
+        )
 
     def find(image_id: str, where: str) -> SourceImage:
         name = f"{image_id}.jpg"
@@ -168,12 +162,7 @@ def _upright_images(release: Release) -> tuple[Callable[[str, str], SourceImage]
         changed = f"turned counter-clockwise by {turn}°, by {path}"
         return release.image(target, names, where, functools.partial(_turn, degrees=turn), changed)
 
-    if path is None:
-        return find, (
-            f"pictures are as released: there is no {_ROTATIONS} of Open Images, whose column Rotation says which "
-            "are stored turned; the evaluator turns by EXIF orientation alone"
-        )
-    return find, f"pictures that {path.name} lists as turned were turned upright and written as JPEG of quality 100"
+    return find
 
 
 def _read_turns(release: Release, path: Path) -> dict[str, int]:

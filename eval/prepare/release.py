@@ -34,27 +34,18 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class PreparedRow:
-    """One question. `where` is its place in the release; `more` are keys beside those that every row has."""
+    """One question.
 
+    `where` is its place in the release; `more` are keys beside those that every row has; without a `question_id` of the
+    release it is known by its number, from 0.
+    """
+
+    where: str
     image: SourceImage
     question: str
     answer: str | list[str]
-    question_id: int | str
-    where: str
+    question_id: int | str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What was made of a release.
-
-    `annotations` is the VQA annotation file of the task: a file of the release that is taken as it is, or its content.
-    `statements` are sentences on what was chosen, made or left as it is, for the user and the manifest.
-    """
-
-    rows: Sequence[PreparedRow]
-    statements: Sequence[str] = ()
-    annotations: Path | Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,13 +88,20 @@ class Entry:
 
 
 class Release:
-    """The files of one release. `sources` has those that were read, in their order, images aside."""
+    """The files of one release, and what is to be told of them beside their rows.
+
+    `sources` has those that were read, in their order, images aside. `statements` are sentences on what was chosen,
+    made or left as it is, for the user and the manifest. `annotations` is the VQA annotation file of the task: a file
+    of the release that is taken as it is, or its content.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"--src {folder}: no such folder; it is the one that holds the unpacked release")
         self.sources: dict[Path, None] = {}
+        self.statements: list[str] = []
+        self.annotations: Path | Mapping[str, Any] | None = None
         self._paths = ImagePaths(self.folder / "release", self.folder, "--src")
 
     def find(self, *names: str, where: str = "the release") -> Path | None:

@@ -20,10 +20,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 
-from eval.prepare.release import Entry, Prepared, PreparedRow, Release, SourceImage, below
+from eval.prepare.release import Entry, PreparedRow, Release, SourceImage, below
 
 ROWS = 5000
 """Rows that both subsets of OCRBench's authors have."""
@@ -33,45 +32,42 @@ _TEST_ANSWERS = ("test.json", "test_gt.json", "gt.json", "gt_test.json", "en_tes
 """Names that the released answers may go by: the publisher's repository names its sample only."""
 _IMAGE_LIST = "test_images.json"
 _OCRVQA_TEST = 3
-_NOT_THE_PUBLISHED = (
-    "these are NOT the published rows, which were drawn at random from the same training set: do not compare single "
-    "scores with published ones; give a prediction file of the OCRBench authors (STVQA.json, ESTVQA_EN.json) for those"
-)
 
 
-def stvqa(release: Release) -> Prepared:
+def stvqa(release: Release) -> Iterator[PreparedRow]:
     """Read the rows of a prediction file, or else draw 5,000 of train."""
     published = _prediction_file(release, "STVQA.json")
     if published is not None:
-        return _of_predictions(release, published, _stvqa_image, "STVQA/")
+        yield from _of_predictions(release, published, _stvqa_image, "STVQA/")
+        return
     rows = []
     path = release.file(*below(("", "ST-VQA"), "train_task_3.json"))
     for row in release.rows(path, "data"):
         image = _stvqa_image(release, f"{row.text('dataset')}/{row.text('file_name')}", row.where)
         more = {f"train_{key}": value for key, value in row.keep("question_id").items()}
         question, answers = row.text("question"), row.text_or_texts("answers")
-        rows.append(PreparedRow(image, question, answers, len(rows), row.where, more))
-    return _draw(rows, f"of the {len(rows):,} questions of {path.name}")
+        rows.append(PreparedRow(row.where, image, question, answers, more=more))
+    yield from _draw(release, rows, f"of the {len(rows):,} questions of {path.name}")
 
 
-def estvqa(release: Release) -> Prepared:
+def estvqa(release: Release) -> Iterator[PreparedRow]:
     """Read the rows of a prediction file, or else draw 5,000 English ones of train."""
     published = _prediction_file(release, "ESTVQA_EN.json")
     if published is not None:
-        return _of_predictions(release, published, _estvqa_image, "images/train/")
+        yield from _of_predictions(release, published, _estvqa_image, "images/train/")
+        return
     rows = []
     path = release.file("annotations/train.json", "train.json", "annotations/en_train.json", "en_train.json")
     for row in _single_questions(release.rows(path)):
         image = _estvqa_image(release, row.text("image"), row.where)
         question, answer = row.text("question"), row.text_or_texts("answer")
         if not _CHINESE.search(question):
-            rows.append(PreparedRow(image, question, answer, len(rows), row.where))
-    return _draw(rows, f"of the {len(rows):,} questions of {path.name} that have no Chinese character")
+            rows.append(PreparedRow(row.where, image, question, answer))
+    yield from _draw(release, rows, f"of the {len(rows):,} questions of {path.name} that have no Chinese character")
 
 
-def estvqa_official(release: Release) -> Prepared:
+def estvqa_official(release: Release) -> Iterator[PreparedRow]:
     """Read the test questions with the released answers; 'language' and 'evidence' stand in each line."""
-    rows = []
     listed = release.find(*below(("", "annotations"), _IMAGE_LIST))
     entries = _single_questions(release.rows(listed)) if listed is not None else ()
     images = {str(entry.identifier("question_id")): entry.text("image") for entry in entries}
@@ -88,8 +84,7 @@ def estvqa_official(release: Release) -> Prepared:
         more = {"language": "Chinese" if _CHINESE.search(question) else "English", **row.keep("evidence")}
         names = below(("images/test", "test", "test_images", "images", ""), name)
         image = release.image(f"data/estvqa_official/images/{name}", names, row.where)
-        rows.append(PreparedRow(image, question, answer, question_id, row.where, more))
-    return Prepared(rows, ["the official test; 'evidence' (the corners of the place) is kept and not scored"])
+        yield PreparedRow(row.where, image, question, answer, question_id, more)
 
 
 def _single_questions(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -110,29 +105,31 @@ def _prediction_file(release: Release, name: str) -> list[Entry] | None:
 
 def _of_predictions(
     release: Release, entries: list[Entry], find_image: Callable[[Release, str, str], SourceImage], folder: str
-) -> Prepared:
+) -> Iterator[PreparedRow]:
     """Make one row per entry; its image is known by what follows `folder` in its path."""
-    rows = []
-    for number, entry in enumerate(entries):
+    release.statements.append("rows, order and references of the OCRBench authors' prediction file; ids count from 0")
+    for entry in entries:
         image = find_image(release, entry.text("image_path").rpartition(folder)[2], entry.where)
         answers = entry.text_or_texts("gt_answers")
-        rows.append(PreparedRow(image, entry.text("question"), answers, number, entry.where))
-    return Prepared(rows, ["rows, order and references of the OCRBench authors' prediction file; ids count from 0"])
+        yield PreparedRow(entry.where, image, entry.text("question"), answers)
 
 
-def _draw(rows: Sequence[PreparedRow], whence: str) -> Prepared:
+def _draw(release: Release, rows: Sequence[PreparedRow], whence: str) -> list[PreparedRow]:
     """Return `ROWS` of the rows, those with the smallest SHA-256 of image, question and place, in the file's order."""
 
-    def lot(row: PreparedRow) -> str:
-        return hashlib.sha256("\n".join((row.image.target, row.question, str(row.question_id))).encode()).hexdigest()
+    def lot(number: int) -> str:
+        row = rows[number]
+        return hashlib.sha256(f"{row.image.target}\n{row.question}\n{number}".encode()).hexdigest()
 
-    chosen = sorted(sorted(rows, key=lot)[:ROWS], key=lambda row: row.question_id)
-    statement = (
+    chosen = sorted(sorted(range(len(rows)), key=lot)[:ROWS])
+    release.statements += (
         f"{len(chosen):,} {whence}: those with the smallest SHA-256 of picture, question and number, in the file's "
-        "order; ids count from 0"
+        "order; ids count from 0",
+        "these are NOT the published rows, which were drawn at random from the same training set: do not compare "
+        "single scores with published ones; give a prediction file of the OCRBench authors (STVQA.json, "
+        "ESTVQA_EN.json) for those",
     )
-    numbered = [replace(row, question_id=number) for number, row in enumerate(chosen)]
-    return Prepared(numbered, [statement, _NOT_THE_PUBLISHED])
+    return [rows[number] for number in chosen]
 
 
 def _stvqa_image(release: Release, name: str, where: str) -> SourceImage:
@@ -148,9 +145,8 @@ def _estvqa_image(release: Release, name: str, where: str) -> SourceImage:
     return release.image(f"data/estvqa/test_image/{name}", below(folders, name), where)
 
 
-def ocrvqa(release: Release) -> Prepared:
+def ocrvqa(release: Release) -> Iterator[PreparedRow]:
     """Read the questions on the covers of the test split."""
-    rows: list[PreparedRow] = []
     for book, entry in release.entries(release.file("dataset.json")):
         if entry.take("split", int) != _OCRVQA_TEST:
             continue
@@ -164,13 +160,11 @@ def ocrvqa(release: Release) -> Prepared:
         if len(questions) != len(answers):
             raise ValueError(f"{entry.where}: {len(questions)} questions and {len(answers)} answers; each needs one")
         for question, answer in zip(questions, answers, strict=True):
-            rows.append(PreparedRow(image, question, answer, len(rows), entry.where))
-    return Prepared(rows, ["the whole test split; the OCRBench authors evaluate on 5,000 rows of the set"])
+            yield PreparedRow(entry.where, image, question, answer)
 
 
-def ocrbench(release: Release) -> Prepared:
+def ocrbench(release: Release) -> Iterator[PreparedRow]:
     """Read the thousand questions, with the set and the type that each is counted under."""
-    rows: list[PreparedRow] = []
     folders = ("", "OCRBench", "OCRBench/OCRBench", "json_files", "OCRBench/json_files")
     for row in release.rows(release.file(*below(folders, "OCRBench.json"))):
         name = row.text("image_path").removeprefix("./")
@@ -179,5 +173,4 @@ def ocrbench(release: Release) -> Prepared:
         image = release.image(f"data/ocrbench/images/{name}", names, row.where)
         question, answers = row.text("question"), row.text_or_texts("answers")
         more = {key: row.text(key) for key in ("dataset_name", "type")}
-        rows.append(PreparedRow(image, question, answers, len(rows), row.where, more))
-    return Prepared(rows, ["'type' and 'dataset_name' stand in each line; ids count from 0 in the file's order"])
+        yield PreparedRow(row.where, image, question, answers, more=more)

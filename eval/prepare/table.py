@@ -6,28 +6,32 @@ What the user must know before stands in releases.toml; a new data set is one mo
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.metrics import nearest
 from eval.prepare import diagrams, document_pages, photographs, scene_text
-from eval.prepare.release import Prepared, Release
+from eval.prepare.release import PreparedRow, Release
 from eval.tasks import TASKS, Task
+
+Reader = Callable[[Release], Iterable[PreparedRow]]
+"""Yields the questions of a release, and leaves in it what is to be told of them."""
 
 
 @dataclass(frozen=True)
 class Preparer:
-    """How the files of one task are made. `version` goes up whenever the same release would give other files."""
+    """How the files of one task are made; the fields beside `read` are described in releases.toml."""
 
-    read: Callable[[Release], Prepared]
+    read: Reader
     needs: str
     source: str
     terms: str
     version: int = 1
+    statements: tuple[str, ...] = ()
 
 
-_READERS: Mapping[str, Callable[[Release], Prepared]] = {
+_READERS: Mapping[str, Reader] = {
     "estvqa_test": scene_text.estvqa,
     "estvqa_official": scene_text.estvqa_official,
     "docvqa_test": document_pages.docvqa,

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,22 +65,25 @@ def prepare(
     """
     preparer, task = preparer_named(name), target_of(name)
     release, out = Release(source), Path(out)
-    prepared = preparer.read(release)
-    faults = _find_image_faults(prepared.rows)
+    read = [
+        row if row.question_id is not None else replace(row, question_id=number)
+        for number, row in enumerate(preparer.read(release))
+    ]
+    faults = _find_image_faults(read)
     if faults and not allow_missing:
         raise FileNotFoundError(
             f"{next(iter(faults.values()))}; {len(faults):,} pictures are missing or cannot be opened, and "
             "--allow-missing leaves their questions out"
         )
-    rows = [row for row in prepared.rows if row.image.target not in faults]
-    _refuse_other_count(task, len(rows), len(prepared.rows) - len(rows), allow_count)
+    rows = [row for row in read if row.image.target not in faults]
+    _refuse_other_count(task, len(rows), len(read) - len(rows), allow_count)
     empty = _find_empty_references(rows, release)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".preparing-{name}-", dir=out) as folder:
         files = StagedFiles(out, Path(folder))
         images = _add_images(files, rows, link)
         if task.annotations is not None:
-            files.add(task.annotations, _content_of(prepared.annotations))
+            files.add(task.annotations, _content_of(release.annotations))
         files.add(task.file, "".join(_json_line(_fields(row)) for row in rows).encode())
         manifest = {
             "task": name,
@@ -87,10 +91,10 @@ def prepare(
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "source": preparer.source,
             "terms_as_remembered": preparer.terms,
-            "statements": list(prepared.statements),
+            "statements": [*preparer.statements, *release.statements],
             "questions": len(rows),
             "questions_expected": task.n_expected,
-            "questions_without_picture": len(prepared.rows) - len(rows),
+            "questions_without_picture": len(read) - len(rows),
             "pictures": len(images),
             "pictures_missing": len(faults),
             "pictures_missing_first": list(faults.values())[:_LISTED],
@@ -102,22 +106,13 @@ def prepare(
             "files": {target: _describe(mark, images.get(target)) for target, mark in files.marks.items()},
         }
         files.add(manifest_path(task), (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
-        # It holds a date, so that of the same task is always another.
-        former = {manifest_path(task)} if _is_manifest_of(out / manifest_path(task), name) else set()
-        files.move_into_place(overwrite, replaceable=former)
+        files.move_into_place(overwrite, replaceable={manifest_path(task)})  # it holds a date, so it always differs
     return manifest
 
 
 def manifest_path(task: Task) -> str:
     """Return where the manifest of a task lies, relative to the data root."""
     return Path(task.file).with_name(f"{task.name}.manifest.json").as_posix()
-
-
-def _is_manifest_of(path: Path, name: str) -> bool:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["task"] == name
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 # What is checked before anything is written.
