@@ -131,7 +131,7 @@ def _unescape(text: str) -> str:
 
 def ai2d(release: Release) -> Iterator[PreparedRow]:
     """Read the test split: options on lines of their own after the question, answered by the option's text."""
-    numbers = release.lines(release.file(*below(("", "ai2d"), "ai2d_test_ids.csv")))
+    numbers = release.words(release.file(*below(("", "ai2d"), "ai2d_test_ids.csv")))
     for number in sorted(numbers, key=lambda text: (len(text), text)):
         path = release.find(*below(("", "ai2d"), f"questions/{number}.png.json"))
         if path is None:

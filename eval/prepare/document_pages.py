@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from eval.metrics.due_f1 import DEEPFORM_KEYS, KLEISTER_CHARITY_KEYS
@@ -31,77 +30,72 @@ _PAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 _PAGE = re.compile(r"(?P<stem>.+?)[-_.](?:page[-_]?)?(?P<number>\d+)$", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class _CompetitionSet:
-    images: str
-    image_key: str
-    test: tuple[str, ...]
-    val: tuple[str, ...]
-    folders: tuple[str, ...]
-    val_size: int
-
-
-_DOCVQA = _CompetitionSet(
-    "data/docvqa/documents",
-    "image",
-    ("test_v1.0.json", "test/test_v1.0.json"),
-    ("val_v1.0_withQT.json", "val_v1.0.json", "val/val_v1.0_withQT.json", "val/val_v1.0.json"),
-    ("{split}", "spdocvqa_images", ""),
-    5349,
-)
-_INFOVQA = _CompetitionSet(
-    "data/infographicVQA/images",
-    "image_local_name",
-    ("infographicsVQA_test_v1.0.json",),
-    ("infographicsVQA_val_v1.0_withQT.json", "infographicsVQA_val_v1.0.json"),
-    ("images", "infographicsvqa_images", "{split}", ""),
-    2801,
-)
-
-
 def docvqa(release: Release) -> Iterator[PreparedRow]:
     """Read DocVQA test, by the best source of answers in the release."""
-    yield from _best_answers(release, _DOCVQA)
+    return _best_answers(
+        release,
+        target_folder="data/docvqa/documents",
+        image_key="image",
+        test_names=("test_v1.0.json", "test/test_v1.0.json"),
+        val_names=below(("", "val"), "val_v1.0_withQT.json", "val_v1.0.json"),
+        val_size=5349,
+        folders=("{split}", "spdocvqa_images", ""),
+    )
 
 
 def infovqa(release: Release) -> Iterator[PreparedRow]:
     """Read InfographicVQA test, by the best source of answers in the release."""
-    yield from _best_answers(release, _INFOVQA)
+    return _best_answers(
+        release,
+        target_folder="data/infographicVQA/images",
+        image_key="image_local_name",
+        test_names=("infographicsVQA_test_v1.0.json",),
+        val_names=("infographicsVQA_val_v1.0_withQT.json", "infographicsVQA_val_v1.0.json"),
+        val_size=2801,
+        folders=("images", "infographicsvqa_images", "{split}", ""),
+    )
 
 
-def _best_answers(release: Release, one: _CompetitionSet) -> Iterator[PreparedRow]:
-    test = release.find(*one.test)
+def _best_answers(
+    release: Release,
+    target_folder: str,
+    image_key: str,
+    test_names: Sequence[str],
+    val_names: Sequence[str],
+    val_size: int,
+    folders: Sequence[str],
+) -> Iterator[PreparedRow]:
+    def of_competition(entries: list[Entry], split: str) -> Iterator[PreparedRow]:
+        for row in entries:
+            name = row.text(image_key)
+            base = Path(name).name
+            names = below([folder.format(split=split) for folder in folders], name, base)
+            image = release.image(f"{target_folder}/{base}", names, row.where)
+            question, answers = row.text("question"), row.texts("answers")
+            yield PreparedRow(row.where, image, question, answers, row.identifier("questionId"))
+
+    test = release.find(*test_names)
     entries = release.rows(test, "data") if test is not None else []
     if entries and all(isinstance(entry.value, dict) and entry.value.get("answers") for entry in entries):
         release.statements.append(f"the test split with the answers that {test.name} has")
-        return _of_competition(release, one, entries, "test")
+        return of_competition(entries, "test")
     if release.find(*DUE_DOCUMENTS) is not None:
         release.statements.append(
             "the test split with the answers of the DUE package, which the competition's own files hide"
         )
-        return due_questions(release, one.images)
-    val = release.find(*one.val)
+        return due_questions(release, target_folder)
+    val = release.find(*val_names)
     if val is None:
         hidden = f"{test} has no answers, and " if test is not None else ""
         raise FileNotFoundError(
             f"{hidden}{release.folder} holds neither {DUE_DOCUMENTS[0]} of the DUE package, which has test answers, "
-            f"nor {one.val[0]} to fall back on"
+            f"nor {val_names[0]} to fall back on"
         )
     release.statements.append(
-        f"this is the VALIDATION split ({one.val_size:,} questions in the published one): the release has no answers "
+        f"this is the VALIDATION split ({val_size:,} questions in the published one): the release has no answers "
         "to the test questions; do not compare with scores on test"
     )
-    return _of_competition(release, one, release.rows(val, "data"), "val")
-
-
-def _of_competition(release: Release, one: _CompetitionSet, entries: list[Entry], split: str) -> Iterator[PreparedRow]:
-    folders = [folder.format(split=split) for folder in one.folders]
-    for row in entries:
-        name = row.text(one.image_key)
-        base = Path(name).name
-        image = release.image(f"{one.images}/{base}", below(folders, name, base), row.where)
-        question, answers = row.text("question"), row.texts("answers")
-        yield PreparedRow(row.where, image, question, answers, row.identifier("questionId"))
+    return of_competition(release.rows(val, "data"), "val")
 
 
 class PageImages:
@@ -178,12 +172,12 @@ def due_questions(release: Release, target_folder: str, list_of_items: bool = Fa
 
 def deepform(release: Release) -> Iterator[PreparedRow]:
     """Read DeepForm test: five keys per document."""
-    yield from _forms(release, "data/DeepForm/images", DEEPFORM_KEYS)
+    return _forms(release, "data/DeepForm/images", DEEPFORM_KEYS)
 
 
 def kleister_charity(release: Release) -> Iterator[PreparedRow]:
     """Read Kleister Charity test: eight keys per document."""
-    yield from _forms(release, "data/KleisterCharity/images", KLEISTER_CHARITY_KEYS)
+    return _forms(release, "data/KleisterCharity/images", KLEISTER_CHARITY_KEYS)
 
 
 def _forms(release: Release, target_folder: str, keys: Sequence[str]) -> Iterator[PreparedRow]:

@@ -37,13 +37,13 @@ _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: I
 
 def vqav2(release: Release) -> Iterator[PreparedRow]:
     """Read VQAv2 val2014."""
-    yield from _of_coco(release, "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json")
+    return _of_coco(release, "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json")
 
 
 def okvqa(release: Release) -> Iterator[PreparedRow]:
     """Read OK-VQA val2014, with the answers before stemming beside."""
     names = "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"
-    yield from _of_coco(release, *names, with_raw_answers=True)
+    return _of_coco(release, *names, with_raw_answers=True)
 
 
 def _of_coco(

@@ -166,10 +166,10 @@ class Release:
             except (UnicodeDecodeError, csv.Error) as error:
                 raise ValueError(f"{path}:{reader.line_num} cannot be read as a table: {error}") from error
 
-    def lines(self, path: Path) -> list[str]:
-        """Return the lines of a text without outer blanks and without empty ones."""
+    def words(self, path: Path) -> list[str]:
+        """Return the words of a text."""
         self.sources[path] = None
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return path.read_text(encoding="utf-8-sig").split()
 
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder of the release, sorted; none where there is no such folder."""

@@ -11,14 +11,12 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from eval.prepare.release import PreparedRow, Release, SourceImage
@@ -26,7 +24,7 @@ from eval.prepare.table import preparer_named, target_of
 from eval.tasks import Task
 from monkey.data.records import find_repeated_id, read_question
 from monkey.data.rows import EMPTY_ANSWER, ImagePaths, RowFault
-from monkey.images import DECODER_ERRORS, FORMATS
+from monkey.images import stored_size
 from monkey.provenance import file_digest
 
 _LISTED = 100
@@ -69,6 +67,7 @@ def prepare(
         row if row.question_id is not None else replace(row, question_id=number)
         for number, row in enumerate(preparer.read(release))
     ]
+    _refuse_repeated_ids(read)
     faults = _find_image_faults(read)
     if faults and not allow_missing:
         raise FileNotFoundError(
@@ -81,10 +80,11 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".preparing-{name}-", dir=out) as folder:
         files = StagedFiles(out, Path(folder))
-        images = _add_images(files, rows, link)
+        image_count = _add_images(files, rows, link)
         if task.annotations is not None:
-            files.add(task.annotations, _content_of(release.annotations))
-        files.add(task.file, "".join(_json_line(_fields(row)) for row in rows).encode())
+            given = release.annotations
+            files.add(task.annotations, given if isinstance(given, Path) else _json_lines([given]))
+        files.add(task.file, _json_lines(map(_fields, rows)))
         manifest = {
             "task": name,
             "preparer_version": preparer.version,
@@ -95,15 +95,13 @@ def prepare(
             "questions": len(rows),
             "questions_expected": task.n_expected,
             "questions_without_picture": len(read) - len(rows),
-            "pictures": len(images),
+            "pictures": image_count,
             "pictures_missing": len(faults),
             "pictures_missing_first": list(faults.values())[:_LISTED],
             "questions_without_reference": len(empty),
             "questions_without_reference_first": empty[:_LISTED],
-            "release": {
-                path.relative_to(release.folder).as_posix(): mark_of(path)._asdict() for path in release.sources
-            },
-            "files": {target: _describe(mark, images.get(target)) for target, mark in files.marks.items()},
+            "release": {path.relative_to(release.folder).as_posix(): _mark_of(path) for path in release.sources},
+            "files": dict(files.marks),
         }
         files.add(manifest_path(task), (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
         files.move_into_place(overwrite, replaceable={manifest_path(task)})  # it holds a date, so it always differs
@@ -118,17 +116,20 @@ def manifest_path(task: Task) -> str:
 # What is checked before anything is written.
 
 
-def _find_image_faults(rows: Sequence[PreparedRow]) -> dict[str, str]:
-    """Return a sentence on each image, by its target, that is missing or whose header cannot be read.
-
-    ValueError where two images would be written under one name, or an id occurs twice.
-    """
-    first: dict[str, PreparedRow] = {}
+def _refuse_repeated_ids(rows: Sequence[PreparedRow]) -> None:
     seen: dict[str, str] = {}
-    faults: dict[str, str] = {}
     for row in rows:
         if sentence := find_repeated_id(row.question_id, row.where, seen):
             raise ValueError(sentence)
+
+
+def _find_image_faults(rows: Sequence[PreparedRow]) -> dict[str, str]:
+    """Return a sentence on each image, by its target, that is missing or whose header cannot be read.
+
+    ValueError where two images would be written under one name.
+    """
+    first: dict[str, PreparedRow] = {}
+    faults: dict[str, str] = {}
     for row in tqdm(rows, desc="reading headers", unit="row", leave=False, disable=None):
         image = row.image
         other = first.setdefault(image.target, row)
@@ -143,11 +144,9 @@ def _find_fault(image: SourceImage) -> str | None:
     if image.source is None:
         return f"no picture {image.looked_for} in the release"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of PIL, about what it can read nevertheless
-            Image.open(image.source, formats=FORMATS).close()
-    except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
-        return f"{image.source} cannot be opened as a picture ({error})"
+        stored_size(image.source)
+    except (ValueError, OSError) as error:
+        return str(error)
     return None
 
 
@@ -192,32 +191,15 @@ def _fields(row: PreparedRow) -> dict[str, Any]:
     }
 
 
-def _json_line(content: Any) -> str:
-    return json.dumps(content, ensure_ascii=False) + "\n"
+def _json_lines(contents: Iterable[Any]) -> bytes:
+    return "".join(json.dumps(content, ensure_ascii=False) + "\n" for content in contents).encode()
 
 
-def _content_of(annotations: Any) -> bytes | Path:
-    return annotations if isinstance(annotations, Path) else _json_line(annotations).encode()
-
-
-class Mark(NamedTuple):
-    """Size in bytes and SHA-256 of a file."""
-
-    bytes: int
-    sha256: str
-
-
-def mark_of(content: bytes | Path) -> Mark:
+def _mark_of(content: bytes | Path) -> dict[str, Any]:
+    """Return size and SHA-256 of a file or its content."""
     if isinstance(content, Path):
-        return Mark(content.stat().st_size, file_digest(content))
-    return Mark(len(content), hashlib.sha256(content).hexdigest())
-
-
-def _describe(mark: Mark, image: SourceImage | None) -> dict[str, Any]:
-    """Return size and SHA-256 of a file, and of an image that was changed from which file and how."""
-    if image is None or image.change is None:
-        return mark._asdict()
-    return mark._asdict() | {"changed": image.changed, "sha256_before": file_digest(image.source)}
+        return {"bytes": content.stat().st_size, "sha256": file_digest(content)}
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 class StagedFiles:
@@ -225,14 +207,14 @@ class StagedFiles:
 
     def __init__(self, out: Path, folder: Path) -> None:
         self.out, self._folder = out, folder
-        self.marks: dict[str, Mark] = {}
+        self.marks: dict[str, dict[str, Any]] = {}
         self._staged: list[str] = []
 
     def add(self, target: str, content: bytes | Path, link: bool = False) -> None:
         """Stage a file of that content, or a copy of a file or a hard link to it, unless it is in its place already."""
-        mark = self.marks[target] = mark_of(content)
+        mark = self.marks[target] = _mark_of(content)
         place, staged = self.out / target, self._folder / target
-        if place.is_file() and place.stat().st_size == mark.bytes and mark_of(place) == mark:
+        if place.is_file() and place.stat().st_size == mark["bytes"] and _mark_of(place) == mark:
             return
         staged.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
@@ -275,8 +257,8 @@ class StagedFiles:
             raise
 
 
-def _add_images(files: StagedFiles, rows: Sequence[PreparedRow], link: bool) -> dict[str, SourceImage]:
-    """Add every image once; return them by their target."""
+def _add_images(files: StagedFiles, rows: Sequence[PreparedRow], link: bool) -> int:
+    """Add every image once; return how many there are."""
     images = {row.image.target: row.image for row in rows}
     for image in tqdm(images.values(), desc="pictures", unit="picture", leave=False, disable=None):
         if image.change is None:
@@ -287,7 +269,8 @@ def _add_images(files: StagedFiles, rows: Sequence[PreparedRow], link: bool) -> 
             # The release would then hold a changed image, to be changed once more the next time.
             raise ValueError(f"{place} is the release's own and is to be written {image.changed}; give another --out")
         files.add(image.target, image.change(image.source))
-    return images
+        files.marks[image.target] |= {"changed": image.changed, "sha256_before": file_digest(image.source)}
+    return len(images)
 
 
 def _link(source: Path, place: Path) -> None:
