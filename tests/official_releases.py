@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.prepare import target_of
+from eval.tasks import TASKS
 
 Made = tuple[int, dict[str, Any]]
 TEN = ["red", "red", "red", "blue", "red", "dark red", "red", "red", "red", ""]
@@ -397,7 +397,7 @@ RELEASES: dict[str, Callable[[Path], Made]] = {
 
 
 def question_file(root: Path, task: str) -> Path:
-    return root / target_of(task).file
+    return root / TASKS[task].file
 
 
 def lines(root: Path, task: str) -> list[dict]:

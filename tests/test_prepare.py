@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from eval.backends import OracleBackend
-from eval.prepare import PREPARERS, prepare, target_of, write
+from eval.prepare import PREPARERS, prepare, write
 from eval.prepare.__main__ import main
 from eval.prepare.scene_text import ROWS
 from eval.questions import load_question_set
@@ -77,7 +77,7 @@ def test_what_was_prepared_is_read_scored_and_described(name, release, root, tmp
     for path, mark in manifest["release"].items():
         assert hashlib.sha256((release / path).read_bytes()).hexdigest() == mark["sha256"]
     assert manifest["pictures"] == len({row["image"] for row in found})
-    assert manifest["questions_expected"] == target_of(name).n_expected
+    assert manifest["questions_expected"] == TASKS[name].n_expected
     assert manifest["preparer_version"] == PREPARERS[name].version
     assert manifest["terms_as_remembered"] == PREPARERS[name].terms
     assert manifest["source"] == PREPARERS[name].source
@@ -111,7 +111,7 @@ def test_okvqa_keeps_words_before_stemming_and_the_official_annotations(release,
 def test_annotations_without_answer_ids_get_them(name, release, root):
     RELEASES[name](release)
     manifest = prepare(name, release, root, allow_count=True)
-    annotations = json.loads((root / target_of(name).annotations).read_text())["annotations"]
+    annotations = json.loads((root / TASKS[name].annotations).read_text())["annotations"]
     for entry, row in zip(annotations, lines(root, name), strict=True):
         assert entry["question_id"] == row["question_id"]
         assert [(one["answer_id"], one["answer"]) for one in entry["answers"]] == list(enumerate(row["answer"], 1))
@@ -548,7 +548,7 @@ def test_command_says_what_is_needed_and_what_was_made_and_under_which_terms(rel
     assert main(["--list"]) == 0
     said = capsys.readouterr().out
     for name, preparer in PREPARERS.items():
-        for text in (name, preparer.needs, preparer.source, preparer.terms, target_of(name).file):
+        for text in (name, preparer.needs, preparer.source, preparer.terms, TASKS[name].file):
             assert text in said
     assert said.count("as remembered, not verified") == len(PREPARERS)
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from eval.prepare.table import PREPARERS, preparer_named, target_of
+from eval.prepare.table import PREPARERS, preparer_named
 from eval.prepare.write import prepare
 
-__all__ = ["PREPARERS", "prepare", "preparer_named", "target_of"]
+__all__ = ["PREPARERS", "prepare", "preparer_named"]

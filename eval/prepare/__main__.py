@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.prepare.table import PREPARERS, preparer_named, target_of
+from eval.prepare.table import PREPARERS, preparer_named
 from eval.prepare.write import manifest_path, prepare
+from eval.tasks import TASKS
 from monkey.cli import ArgumentParser, run_program
 
 _UNVERIFIED = "(as remembered, not verified: read those of the publisher)"
@@ -45,7 +46,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def describe(name: str) -> str:
     """Return what a task needs, where to get it, under which terms, and what is written."""
-    preparer, task = preparer_named(name), target_of(name)
+    preparer, task = preparer_named(name), TASKS[name]
     size = f", {task.n_expected:,} questions" if task.n_expected is not None else ""
     lines = [
         f"{name}{size}",
@@ -62,7 +63,7 @@ def report(name: str, manifest: dict[str, Any], out: Path) -> str:
     """Return what was written, and what to know about it."""
     expected = manifest["questions_expected"]
     counts = f"{manifest['questions']:,} questions" + (f" of {expected:,}" if expected is not None else "")
-    lines = [f"wrote {out / target_of(name).file}: {counts}, {manifest['pictures']:,} pictures"]
+    lines = [f"wrote {out / TASKS[name].file}: {counts}, {manifest['pictures']:,} pictures"]
     if manifest["pictures_missing"]:
         lines.append(
             f"{manifest['pictures_missing']:,} pictures are missing or cannot be opened, and "
@@ -77,7 +78,7 @@ def report(name: str, manifest: dict[str, Any], out: Path) -> str:
     lines += [f"note: {statement}" for statement in manifest["statements"]]
     lines.append(f"source: {manifest['source']}")
     lines.append(f"terms: {manifest['terms_as_remembered']} {_UNVERIFIED}")
-    lines.append(f"manifest: {out / manifest_path(target_of(name))}")
+    lines.append(f"manifest: {out / manifest_path(TASKS[name])}")
     return "\n".join(lines)
 
 

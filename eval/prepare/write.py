@@ -20,8 +20,8 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.prepare.release import PreparedRow, Release, SourceImage
-from eval.prepare.table import preparer_named, target_of
-from eval.tasks import Task
+from eval.prepare.table import preparer_named
+from eval.tasks import TASKS, Task
 from monkey.data.records import find_repeated_id, read_question
 from monkey.data.rows import EMPTY_ANSWER, ImagePaths, RowFault
 from monkey.images import stored_size
@@ -61,7 +61,8 @@ def prepare(
         FileExistsError: a file of other content, without `overwrite`.
         ValueError: an unknown task, a release that is not of its form, or another number of questions.
     """
-    preparer, task = preparer_named(name), target_of(name)
+    preparer = preparer_named(name)
+    task = TASKS[name]
     release, out = Release(source), Path(out)
     read = [
         row if row.question_id is not None else replace(row, question_id=number)
