@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Preparer:
     source: str
     terms: str
     version: int = 1
-    statements: tuple[str, ...] = ()
+    statements: Sequence[str] = ()
 
     def read(self, release: Release) -> Iterable[PreparedRow]:
         """Yield the questions of a release, and leave in it what is to be told of them."""
