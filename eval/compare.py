@@ -177,7 +177,7 @@ def _excerpt(value: Hashable, longest: int = 80) -> str:
 
 
 def comparison_row(one: TaskComparison) -> dict[str, Any]:
-    """A task as JSON: percentages and percentage points, p values as they are."""
+    """Return a task as JSON: percentages and percentage points, p values as they are."""
     found = one.difference
     return {
         "task": one.name,
@@ -188,8 +188,8 @@ def comparison_row(one: TaskComparison) -> dict[str, Any]:
         "a": 100.0 * one.value_first,
         "b": 100.0 * one.value_second,
         "difference": 100.0 * found.value,
-        "standard_error": None if found.standard_error is None else 100.0 * found.standard_error,
-        "interval": None if found.interval is None else [100.0 * bound for bound in found.interval],
+        "standard_error": _percent(found.standard_error),
+        "interval": None if found.interval is None else [*map(_percent, found.interval)],
         "p": found.p_value,
         "p_method": f"sign-flip permutation by image, {found.p_method}",
         "p_holm": one.p_holm,
@@ -197,8 +197,12 @@ def comparison_row(one: TaskComparison) -> dict[str, Any]:
         "wins": found.wins,
         "losses": found.losses,
         "ties": found.ties,
-        "detectable": None if found.detectable is None else 100.0 * found.detectable,
+        "detectable": _percent(found.detectable),
     }
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100.0 * value
 
 
 def shown_p(value: float | None) -> str:
@@ -212,7 +216,7 @@ def shown_difference(value: float) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The table, with a mark at the differences that are significant after Holm's correction, and a legend."""
+    """Return the table, with a mark at the differences that are significant after Holm's correction, and a legend."""
     body = []
     for one in comparison.tasks:
         row = comparison_row(one)
@@ -232,12 +236,14 @@ def comparison_text(comparison: Comparison) -> str:
                 shown(row["detectable"]),
             )
         )
+    number = len(comparison.tasks)
+    tasks = "one task" if number == 1 else f"{number} tasks"
     lines = [
         f"A  {comparison.first.folder}",
         f"B  {comparison.second.folder}",
         "",
         aligned(HEADS, body, frozenset((0,))),
-        f"{MARK} significant at 5 % after Holm's correction over {_tasks(len(comparison.tasks))}; won: B scores more",
+        f"{MARK} significant at 5 % after Holm's correction over {tasks}; won: B scores more",
     ]
     for letter, names in (("A", comparison.only_first), ("B", comparison.only_second)):
         if names:
@@ -259,10 +265,6 @@ def comparison_json(comparison: Comparison) -> str:
             "only_in_b": list(comparison.only_second),
         }
     )
-
-
-def _tasks(number: int) -> str:
-    return "one task" if number == 1 else f"{number} tasks"
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -309,7 +309,7 @@ def field_of(row: Any, key: str, types: tuple[type, ...], where: str) -> Any:
     if key not in row:
         fail(where, f"the key {key!r} is missing; there are {', '.join(map(repr, row)) or 'none'}")
     value = row[key]
-    if not isinstance(value, types) or isinstance(value, bool):
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         fail(where, f"{key!r} must be {' or '.join(_KINDS[kind] for kind in types)}, found {kind_of(value)}")
     return value
 
