@@ -255,8 +255,9 @@ class TestSettings:
         assert (api.answerer.name, api.form, api.answerer.engine.max_rows) == ("other", "plain", 3)
         assert (api.limits.queue, api.limits.seconds, api.limits.images) == (5, 7.0, 2)
         assert api.answerer.patience == 7.0
-        assert api.limits.body_bytes == api.fetcher.max_bytes == api.answerer.max_bytes == 2**20
-        assert api.answerer.processor.image_processor.max_pixels == 1000
+        images = api.answerer.processor.image_processor
+        assert api.limits.body_bytes == api.fetcher.max_bytes == images.max_bytes == 2**20
+        assert images.max_pixels == 1000
         assert api.fetcher.hosts == {"a.example", "b.example:8080"}
         assert api.picture_labels
         assert "warning" not in capsys.readouterr().err

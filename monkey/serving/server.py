@@ -38,11 +38,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monkey.conversation import TEMPLATES, Template
 from monkey.engine import Engine
+from monkey.processing import TooLong
 from monkey.reply import POLL_SECONDS, Reply
 from monkey.serving.access import Access, base_url, cannot_listen
 from monkey.serving.fetching import Fetcher, image_sources
 from monkey.serving.protocol import ApiError, ChatRequest, Completion, event, parse_request, shown
-from monkey.serving.session import Answerer, PromptTooLong
+from monkey.serving.session import Answerer
 
 OPENED_AT_ONCE = 2
 """Bodies and images that are being taken apart at the same time: one image may take hundreds of megabytes."""
@@ -243,7 +244,7 @@ class Api:
         chat = partial(self.answerer.chat, form=request.form or self.form, picture_labels=labels)
         try:
             return request, await in_thread(chat, messages, decoding)
-        except PromptTooLong as error:
+        except TooLong as error:
             raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error
         except (ValueError, FileNotFoundError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from error
