@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -437,22 +436,3 @@ class TestFiles:
         message = refused(capsys, "--checkpoint", checkpoint, *self.words(rows))
         assert message.startswith(f"{output}:1 is no answer of an earlier run")
         assert output.read_text() == '{"my": "notes"}\n'
-
-    def test_a_full_disk_is_said_in_a_sentence_and_the_answers_so_far_stay(
-        self, checkpoint, rows, asked, monkeypatch, capsys
-    ):
-        fsync, calls = os.fsync, []
-
-        def full(descriptor):
-            calls.append(descriptor)
-            if len(calls) == 3:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            fsync(descriptor)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            message = refused(capsys, "--checkpoint", checkpoint, "--device", "cpu", *self.words(rows))
-        assert message.startswith(f"{rows.with_name('answers.jsonl.part')} cannot be written (No space left on device)")
-        asked.clear()
-        assert run(checkpoint, *self.words(rows)) == 0
-        assert len(asked) <= 4

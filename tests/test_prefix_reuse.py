@@ -98,14 +98,10 @@ def images_are_shared(monkeypatch):
 @pytest.mark.parametrize(
     "config",
     [
-        {"text_seq_length": 4096},
-        {"text_seq_length": 64},
-        {"text_seq_length": 24},
+        {"text_seq_length": 4096, "text_adapter_rank": 4},
         {"text_seq_length": 16},
         {"text_seq_length": 24, "text_use_dynamic_ntk": False},
-        {"text_seq_length": 24, "text_use_logn_attn": False},
-        {"text_adapter_rank": 4},
-        {"window_adapters": "none", "grid": (1, 2)},
+        {"text_seq_length": 24, "text_use_logn_attn": False, "window_adapters": "none", "grid": (1, 2)},
     ],
     ids=str,
 )

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import monkey
-from monkey.conversation import Conversation
 from monkey.processing import TooLong
 from monkey.reply import Reply
 from monkey.serving import session
@@ -109,16 +108,6 @@ def test_bad_input_is_refused_before_the_model_runs(answerer, photo, prompts):
     assert prompts == []
 
 
-def test_a_seed_repeats_a_description_and_leaves_other_random_numbers_alone(answerer, photo):
-    def described(seed: int | None) -> str:
-        return "".join(answerer.describe(photo, decoding=Decoding(max_new_tokens=12, temperature=0.7, seed=seed)))
-
-    before = torch.get_rng_state()
-    first = described(0)
-    assert described(0) == first != described(1)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
@@ -158,21 +147,6 @@ def test_a_silent_model_is_given_up_and_closing_ends_what_runs_and_refuses_what_
             list(waiting)
         with pytest.raises(RuntimeError, match="was closed"):
             answerer.ask(photo, "What?")
-
-
-@pytest.mark.parametrize("labels", [True, False])
-def test_the_label_of_images_may_be_left_out_of_chatml(answerer, photo, prompts, labels):
-    parts = [{"type": "image", "image": photo}, {"type": "text", "text": "What?"}]
-    messages = [{"role": "user", "content": parts}]
-    answerer.chat(messages, SHORT, form="chatml", picture_labels=labels)
-    label = plain(answerer.processor, "Picture 1: ")
-    (ids,) = prompts
-    start = ids.index(START)
-    assert (ids[start - len(label) : start] == label) is labels
-    published = answerer.processor.encode(
-        Conversation.from_messages(messages), "chatml", add_generation_prompt=True, picture_labels=False
-    )
-    assert (ids == published.ids) is not labels
 
 
 class TestOpening:

@@ -199,20 +199,19 @@ class Api:
     """Everything that one server knows.
 
     Args:
-        form: how conversations are written where a request does not say; the checkpoint's own when None.
         fetcher: of images at addresses; None fetches none.
         keys, is_loopback: as of `monkey.serving.access.Access`.
         origins: of web pages whose scripts may ask.
-        picture_labels: as of `Answerer.chat`, where a request does not say.
+        form, picture_labels: as of `Answerer.chat`, where a request does not say.
     """
 
     answerer: Answerer
     limits: Limits = Limits()
-    form: Template | None = None
     fetcher: Fetcher | None = None
     keys: Sequence[str] = ()
     is_loopback: bool = True
     origins: Sequence[str] = ()
+    form: Template | None = None
     picture_labels: bool = True
 
     def __post_init__(self):
@@ -227,6 +226,16 @@ class Api:
         """Let go of the threads; answers in progress end with the answerer."""
         for threads in (self._opening, self._reading):
             threads.shutdown(wait=False, cancel_futures=True)
+
+    def describe_model(self) -> dict[str, Any]:
+        return {
+            "id": self.answerer.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "monkey",  # tells our server from others
+            "forms": list(TEMPLATES),
+            "card": self.answerer.card.as_json(),
+        }
 
     def check_model(self, name: str) -> None:
         if name != self.answerer.name:
@@ -327,13 +336,18 @@ async def admitted(request: Request) -> AsyncIterator[Visit]:
         api.metrics.count(visit, _clock())
 
 
+def _api_of(request: Request) -> Api:
+    return request.app.state.api
+
+
+OfServer = Annotated[Api, Depends(_api_of)]
+
 router = APIRouter()
 
 
 @router.post("/v1/chat/completions")
-async def complete(request: Request, visit: Annotated[Visit, Depends(admitted)]) -> Response:
+async def complete(request: Request, api: OfServer, visit: Annotated[Visit, Depends(admitted)]) -> Response:
     """Answer a conversation, whole or as a stream of events."""
-    api: Api = request.app.state.api
     body = await read_body(request, api.limits)
     try:
         async with asyncio.timeout_at(visit.deadline):
@@ -385,38 +399,26 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 @router.get("/v1/models")
-async def list_models(request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_describe_model(request.app.state.api)]})
+async def list_models(api: OfServer) -> Response:
+    return JSONResponse({"object": "list", "data": [api.describe_model()]})
 
 
 @router.get("/v1/models/{name:path}")
-async def show_model(request: Request, name: str) -> Response:
-    request.app.state.api.check_model(name)
-    return JSONResponse(_describe_model(request.app.state.api))
-
-
-def _describe_model(api: Api) -> dict[str, Any]:
-    return {
-        "id": api.answerer.name,
-        "object": "model",
-        "created": api.created,
-        "owned_by": "monkey",  # tells our server from others
-        "forms": list(TEMPLATES),
-        "card": api.answerer.card.as_json(),
-    }
+async def show_model(api: OfServer, name: str) -> Response:
+    api.check_model(name)
+    return JSONResponse(api.describe_model())
 
 
 @router.api_route("/health", methods=["GET", "HEAD"])
-async def health(request: Request) -> Response:
-    api: Api = request.app.state.api
+async def health(api: OfServer) -> Response:
     if api.admission.is_draining:
         return JSONResponse({"status": "ending"}, 503)
     return JSONResponse({"status": "ok", "model": api.answerer.name})
 
 
 @router.get("/metrics")
-async def show_metrics(request: Request) -> Response:
-    return Response(request.app.state.api.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+async def show_metrics(api: OfServer) -> Response:
+    return Response(api.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def build_app(api: Api) -> FastAPI:
@@ -439,28 +441,28 @@ async def _refuse(request: Request, error: ApiError) -> Response:
     return error.response()
 
 
+async def _tell_of_fault(request: Request, error: Exception) -> Response:
+    """Answer where a fault of ours came up, which the log tells and the answer does not."""
+    return ApiError(500, "the server failed at this request; its log says how", code="internal_error").response()
+
+
 async def _refuse_path(request: Request, error: HTTPException) -> Response:
     """Answer who asks for a path that does not exist, or in another way."""
     message = f"{request.method} {shown(request.url.path, 120)}: {error.detail}"
+    headers = error.headers or {}
     if error.status_code == 405:
-        message += f"; use {(error.headers or {}).get('Allow', 'GET or POST')}"
+        message += f"; use {headers.get('Allow', 'GET or POST')}"
         if request.method == "OPTIONS":
             message += ", and start the server with --cors-origins for pages of other origins"
-        refusal = ApiError(405, message, code="method_not_allowed")
+        response = ApiError(405, message, code="method_not_allowed").response()
     else:
         message += (
             "; this server answers POST /v1/chat/completions and lists its model at /v1/models, so a client's base_url "
             f"ends in /v1, as {request.base_url}v1"
         )
-        refusal = ApiError(error.status_code, message, code="not_found")
-    response = refusal.response()
-    response.headers.update(error.headers or {})
+        response = ApiError(error.status_code, message, code="not_found").response()
+    response.headers.update(headers)
     return response
-
-
-async def _tell_of_fault(request: Request, error: Exception) -> Response:
-    """Answer where a fault of ours came up, which the log tells and the answer does not."""
-    return ApiError(500, "the server failed at this request; its log says how", code="internal_error").response()
 
 
 class Border:
