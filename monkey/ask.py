@@ -20,7 +20,7 @@ import re
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
     from monkey.checkpoint_card import CheckpointCard
+    from monkey.serving.answer_file import Asked
     from monkey.serving.session import Answerer, Decoding, Reply
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -43,9 +44,6 @@ NAMED_FAULTS = 5
 
 # A path keeps one stroke of the two.
 _ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
-
-Asked = tuple[str, tuple[Path, ...], str | None]
-"""What it is called in messages, its images and its question; a description in the usual words has None."""
 
 
 def model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -169,25 +167,44 @@ def open_checkpoint(options: argparse.Namespace, checkpoint: str) -> Answerer:
     return answerer
 
 
-def begin_ahead(
-    answerer: Answerer, asked: Iterable[Asked], options: argparse.Namespace, decoding: Decoding
-) -> Iterator[tuple[Asked, Reply | Exception]]:
-    """Yield each of what is asked with its answer, or what is wrong with it; those that follow are worked on."""
+def ask_all(
+    options: argparse.Namespace,
+    checkpoint: str,
+    decoding: Decoding,
+    asked: Sequence[Asked],
+    take: Callable[[Answerer, Asked, Reply], None],
+) -> dict[str, Exception]:
+    """Ask everything, several at once; give each answer to `take` in order; return what went wrong, by source."""
+    faults: dict[str, Exception] = {}
     waiting: deque[tuple[Asked, Reply | Exception]] = deque()
-    for one in asked:
-        _, images, question = one
+
+    def settle_first() -> None:
+        one, reply = waiting.popleft()
         try:
-            if options.describe:
-                reply = answerer.describe(images[0], question, decoding)
-            else:
-                reply = answerer.ask(list(images), question, decoding)
-        except (ValueError, FileNotFoundError) as error:
-            reply = error
-        waiting.append((one, reply))
-        if len(waiting) > 2 * options.batch_size:
-            yield waiting.popleft()
-    while waiting:
-        yield waiting.popleft()
+            if isinstance(reply, Exception):
+                raise reply
+            take(answerer, one, reply)
+        except FAULTS as error:
+            faults[one.source] = error
+
+    with open_checkpoint(options, checkpoint) as answerer:
+        for one in asked:
+            waiting.append((one, begin(answerer, one, options.describe, decoding)))
+            if len(waiting) > 2 * options.batch_size:
+                settle_first()
+        while waiting:
+            settle_first()
+    return faults
+
+
+def begin(answerer: Answerer, asked: Asked, describe: bool, decoding: Decoding) -> Reply | Exception:
+    """Return the answer on its way, or the error of a bad image or question."""
+    try:
+        if describe:
+            return answerer.describe(asked.images[0], asked.question, decoding)
+        return answerer.ask(list(asked.images), asked.question, decoding)
+    except (ValueError, FileNotFoundError) as error:
+        return error
 
 
 # Images that flags name
@@ -200,21 +217,18 @@ def answer_images(options: argparse.Namespace) -> int:
     asked = list_asked(options)
     checkpoint = checkpoint_of(options)
     decoding = decoding_of(options, card_of(checkpoint))
-    failed = 0
-    with open_checkpoint(options, checkpoint) as answerer:
-        for (name, images, question), reply in begin_ahead(answerer, asked, options, decoding):
-            try:
-                if isinstance(reply, Exception):
-                    raise reply
-                show(answerer, reply, images, question, name if len(asked) > 1 else "", options)
-                if options.draw is not None:
-                    draw(answerer, reply, images[0], options.draw)
-            except FAULTS as error:
-                if len(asked) == 1:
-                    raise
-                failed += 1
-                print(f"error: {error}", file=sys.stderr)
-    return EXIT_PARTIAL if failed else 0
+
+    def take(answerer: Answerer, one: Asked, reply: Reply) -> None:
+        show(answerer, one, reply, one.source if len(asked) > 1 else "", options)
+        if options.draw is not None:
+            draw(answerer, reply, one.images[0], options.draw)
+
+    faults = ask_all(options, checkpoint, decoding, asked, take)
+    if faults and len(asked) == 1:
+        raise faults[asked[0].source]
+    for fault in faults.values():
+        print(f"error: {fault}", file=sys.stderr)
+    return EXIT_PARTIAL if faults else 0
 
 
 def list_asked(options: argparse.Namespace) -> list[Asked]:
@@ -224,6 +238,8 @@ def list_asked(options: argparse.Namespace) -> list[Asked]:
         FileNotFoundError, ValueError: an image that is not there, a folder beside others or without images, or no
             question.
     """
+    from monkey.serving.answer_file import Asked
+
     for path in options.image:
         if _ADDRESS.match(str(path)):
             raise ValueError(f"--image {path} is an address, and images are not fetched; download it first")
@@ -235,7 +251,7 @@ def list_asked(options: argparse.Namespace) -> list[Asked]:
     images = list_images(folders[0]) if folders else options.image
     groups = [(image,) for image in images] if folders or options.describe else [tuple(images)]
     question = read_question(options)
-    return [(f"{group[0]}: " if group else "", group, question) for group in groups]
+    return [Asked(f"{group[0]}: " if group else "", question, group) for group in groups]
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -266,11 +282,11 @@ def read_question(options: argparse.Namespace) -> str | None:
     return question
 
 
-def show(answerer: Answerer, reply: Reply, images: Sequence[Path], question: str | None, name: str, options) -> None:
+def show(answerer: Answerer, asked: Asked, reply: Reply, name: str, options: argparse.Namespace) -> None:
     """Print one answer."""
     if options.json:
-        asked = {"images": [str(image) for image in images], "question": question}
-        print(json.dumps({**asked, **as_json(answerer, reply, images)}, ensure_ascii=False), flush=True)
+        told = {"images": [str(image) for image in asked.images], "question": asked.question}
+        print(json.dumps(told | as_json(answerer, reply, asked.images), ensure_ascii=False), flush=True)
         return
     pieces = reply if options.stream else [reply.text]
     print(name, end="", flush=True)
@@ -327,31 +343,27 @@ def answer_file(options: argparse.Namespace) -> int:
     card = card_of(checkpoint)
     decoding = decoding_of(options, card)
     settings = settings_of(options, checkpoint, card, decoding)
-    questions = read_questions(options.input, options.image_root, not options.describe, settings)
-    faults = {question.source: question.fault for question in questions if question.fault is not None}
-    name_faults(faults)  # before the model is opened
-    later: dict[str, str] = {}
+    rows = read_questions(options.input, options.image_root, not options.describe, settings)
+    missing = {row.source: row.fault for row in rows if row.fault is not None}
+    name_faults(missing)  # before the model is opened
+    faults: dict[str, str] = {}
     with AnswerFile(options.output) as file:
-        pending = [question for question in questions if question.fault is None and question.key not in file.answers]
-        done = len(questions) - len(pending)
+        pending = [row for row in rows if row.fault is None and row.key not in file.answers]
         if pending:
-            bar = tqdm(total=len(questions), initial=done, unit="answer", desc=options.output.name, disable=None)
-            asked = [(question.key, question.images, question.question) for question in pending]
-            with open_checkpoint(options, checkpoint) as answerer, bar:
-                replies = begin_ahead(answerer, asked, options, decoding)
-                for question, ((key, images, _), reply) in zip(pending, replies, strict=True):
-                    try:
-                        if isinstance(reply, Exception):
-                            raise reply
-                        file.add(key, as_json(answerer, reply, images))
-                    except FAULTS as error:
-                        later[question.source] = str(error)
+            done, name = len(rows) - len(pending), options.output.name
+            with tqdm(total=len(rows), initial=done, unit="answer", desc=name, disable=None) as bar:
+
+                def take(answerer: Answerer, row: Asked, reply: Reply) -> None:
+                    file.add(row.key, as_json(answerer, reply, row.images))
                     bar.update()
-        file.finish(questions, faults | later)
-    print(f"{options.output}: {len(questions):,} rows, {len(pending):,} of them asked now", file=sys.stderr)
-    name_faults(later)
-    if count := len(faults | later):
-        print(f"{count:,} of {len(questions):,} rows have no answer; the same command asks them", file=sys.stderr)
+
+                found = ask_all(options, checkpoint, decoding, pending, take)
+            faults = {source: str(fault) for source, fault in found.items()}
+        file.finish(rows, missing | faults)
+    print(f"{options.output}: {len(rows):,} rows, {len(pending):,} of them asked now", file=sys.stderr)
+    name_faults(faults)
+    if count := len(missing | faults):
+        print(f"{count:,} of {len(rows):,} rows have no answer; the same command asks them", file=sys.stderr)
     return EXIT_PARTIAL if count else 0
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,22 @@ OWN_FIELDS = ("answer", "finish_reason", "prompt_tokens", "new_tokens", "confide
 
 
 @dataclass(frozen=True)
-class RowQuestion:
-    """One row of a file of questions; `fault` says which of its images is missing."""
+class Asked:
+    """One question, or a row of a file of them; `fault` says which of its images is missing."""
 
     source: str
-    row: Mapping[str, Any]
+    """What messages call it."""
     question: str | None
+    """None asks for a description in the usual words."""
     images: tuple[Path, ...]
+    row: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
     fault: str | None = None
 
 
 def read_questions(
     path: Path, image_root: Path | None, is_question_needed: bool, settings: Mapping[str, Any]
-) -> list[RowQuestion]:
+) -> list[Asked]:
     """Return the rows of a `.jsonl` or `.json` file with their keys.
 
     A row holds `question`, and `image` or `images`: a path or a list of paths.
@@ -60,14 +62,14 @@ def read_questions(
         try:
             images = tuple(paths.find(name, source) for name in named)
         except FileNotFoundError as error:
-            questions.append(RowQuestion(source, row, question, (), fault=str(error)))
+            questions.append(Asked(source, question, (), row, fault=str(error)))
             continue
         digests |= {image: file_digest(image) for image in images if image not in digests}
         key = _key(question=question, pictures=[digests[image] for image in images], **settings)
         # The same question twice is answered twice, in whatever order its rows stand.
         seen[key] += 1
         key = key if seen[key] == 1 else _key(key=key, number=seen[key])
-        questions.append(RowQuestion(source, row, question, images, key))
+        questions.append(Asked(source, question, images, row, key))
     return questions
 
 
@@ -122,7 +124,7 @@ class AnswerFile(Journal):
         self.append([entry])
         self.answers[key] = entry
 
-    def finish(self, questions: Sequence[RowQuestion], faults: Mapping[str, str]) -> None:
+    def finish(self, questions: Sequence[Asked], faults: Mapping[str, str]) -> None:
         """Write the output whole, a line per question in their order, and let the part go.
 
         Args:
