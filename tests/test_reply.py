@@ -8,7 +8,7 @@ import torch
 from monkey import kv_cache
 from monkey.decoding import Decoding, choose_tokens, make_generator
 from monkey.kv_cache import PrefixBlock, PrefixStore
-from monkey.reply import Detokenizer
+from monkey.reply import Detokenizer, Reply
 
 
 def kept(store, text: str, ends, ntk_alpha: float = 1.0) -> None:
@@ -135,3 +135,13 @@ def test_only_the_likeliest_tokens_that_reach_top_p_are_sampled():
     assert drawn(0.6) == {0, 1}
     assert drawn(0.9) == {0, 1, 2}
     assert drawn(1.0) == {0, 1, 2, 3}
+
+
+def test_whoever_listens_is_told_what_came_before_and_what_comes():
+    reply, told = Reply(1), []
+    reply.put("a")
+    reply.listen(told.append)
+    reply.put("b")
+    reply.end("stop")
+    assert told == ["a", "b", None]
+    assert reply.finish_reason == "stop"

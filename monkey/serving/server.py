@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -220,12 +220,10 @@ class Api:
         self.metrics = Metrics(self.answerer.engine)
         self.created = int(time.time())
         self._opening = ThreadPoolExecutor(OPENED_AT_ONCE, thread_name_prefix="opening")
-        self._reading = ThreadPoolExecutor(self.admission.capacity, thread_name_prefix="reading")
 
     def close(self) -> None:
         """Let go of the threads; answers in progress end with the answerer."""
-        for threads in (self._opening, self._reading):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._opening.shutdown(wait=False, cancel_futures=True)
 
     def describe_model(self) -> dict[str, Any]:
         return {
@@ -262,21 +260,24 @@ class Api:
 
     async def pieces(self, request: Request, visit: Visit, reply: Reply) -> AsyncIterator[str]:
         """Yield the text of an answer as it comes, as long as it is wanted and in time."""
-        arrived: asyncio.Queue[str | Exception | None] = asyncio.Queue()
-        tell = partial(asyncio.get_running_loop().call_soon_threadsafe, arrived.put_nowait)
-        self._reading.submit(_read, reply, tell)
-        looked = _clock()
-        while (piece := await arrived.get()) is not None:
-            if isinstance(piece, Exception):
-                raise piece
-            if not piece or _clock() >= looked + POLL_SECONDS:  # not at every piece, of which there are very many
-                looked = _clock()
-                await self._check_wanted(request, visit)
-            if piece:
-                visit.first_piece = visit.first_piece or _clock()
-                yield piece
-        if reply.finish_reason == "cancelled":
+        arrived: asyncio.Queue[str | None] = asyncio.Queue()
+        reply.listen(partial(_put_from_thread, asyncio.get_running_loop(), arrived))
+        reminder = asyncio.create_task(_remind(arrived))
+        try:
+            while (piece := await arrived.get()) is not None:
+                if piece:
+                    visit.first_piece = visit.first_piece or _clock()
+                    yield piece
+                else:
+                    await self._check_wanted(request, visit)
+        finally:
+            reminder.cancel()
+        if isinstance(reply.error, MemoryError):
+            raise ApiError(503, str(reply.error), code="out_of_memory")
+        if isinstance(reply.error, CancelledError) or reply.finish_reason == "cancelled":
             raise cut_off()
+        if reply.error is not None:
+            raise reply.error
         visit.outcome = str(reply.finish_reason)
 
     async def _check_wanted(self, request: Request, visit: Visit) -> None:
@@ -299,20 +300,16 @@ def _clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _read(reply: Reply, tell: Callable[[str | Exception | None], Any]) -> None:
-    """Hand an answer over to the event loop, from a thread that may wait for it."""
-    try:
-        for piece in reply:  # an empty one where nothing new came for `POLL_SECONDS`
-            tell(piece)
-        tell(None)
-    except TimeoutError as error:
-        tell(ApiError(504, str(error), code="timeout"))
-    except MemoryError as error:
-        tell(ApiError(503, str(error), code="out_of_memory"))
-    except CancelledError:
-        tell(cut_off())
-    except Exception as error:  # of whatever kind: whoever waits for the answer raises it
-        tell(error)
+def _put_from_thread(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue, piece: str | None) -> None:
+    with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+
+async def _remind(queue: asyncio.Queue) -> None:
+    """Put an empty piece again and again, so that whoever waits for the next gets to look around."""
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        queue.put_nowait("")
 
 
 async def admitted(request: Request) -> AsyncIterator[Visit]:
