@@ -251,25 +251,6 @@ class TestAnswerer:
             with pytest.raises(ValueError, match="decoder's 2 are counted from 0"):
                 answerer.attention_maps(message(photo), "seven", layers=layers)
 
-    def test_too_little_memory_is_tried_again_without_what_is_kept(self, answerer, photo, monkeypatch):
-        assert answerer.chat(message(photo), monkey.Decoding(max_new_tokens=2)).text
-        assert answerer.engine._store.num_bytes
-        calls = []
-
-        def read(*given):
-            calls.append(answerer.engine._store.num_bytes)
-            if answerer.engine._store.num_bytes or len(calls) > 5:
-                raise torch.OutOfMemoryError("tried to allocate 20 GiB")
-            return read_image(*given)
-
-        monkeypatch.setattr(attention_maps, "read_image", read)
-        assert answerer.attention_maps(message(photo), "seven")
-        assert len(calls) == 2
-        calls[:] = [0] * 9
-        with pytest.raises(MemoryError, match="memory of cpu does not suffice"):
-            answerer.attention_maps(message(photo), "seven")
-        assert answerer.ask(photo, "What?", monkey.Decoding(max_new_tokens=2)).text
-
     def test_nobody_waits_for_ever(self, answerer, photo, monkeypatch):
         release = threading.Event()
         monkeypatch.setattr(attention_maps, "read_image", lambda *_: release.wait(30))

@@ -160,16 +160,6 @@ def test_a_prefix_is_computed_once_for_all_questions_and_later_ones():
     assert engine.stats.read_tokens == 2 * prefix + 2 * rests
 
 
-def test_blocks_hold_the_memory_of_their_own_tokens_alone():
-    model = random_model(tiny_config(text_seq_length=4096))
-    prompts, features, numbers = asked(model, (((0,), 3), ((1,), 5)))
-    engine = opened(model, features)
-    together(model, prompts, features, numbers, [6] * 2, engine=engine)
-    assert len(engine._store._blocks) == 2
-    for tensor in (x for block in engine._store._blocks for x in (*block.keys, *block.values)):
-        assert tensor.untyped_storage().nbytes() == tensor.nbytes
-
-
 WRONG = {
     "an image without a place": ([5, 6], 1, "the prompts hold 0 image places, but 1 images were given"),
     "a place without an image": (None, 0, "the prompts hold 1 image places, but 0 images were given"),
