@@ -1,4 +1,4 @@
-"""Draw what the model sees of a picture: its windows, row by row, and the global view.
+"""Draw what the model sees of an image: its windows, row by row, and the global view.
 
     python scripts/show_views.py PICTURE OUTPUT.png
     python scripts/show_views.py PICTURE OUTPUT.png --checkpoint echo840/Monkey --grid 2,3
@@ -45,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
                 if options.checkpoint
                 else monkey.MonkeyConfig(grid=grid or (2, 2))
             )
-            from monkey.serving.view_sheet import views_drawn
+            from monkey.serving.attention_maps import draw_views
 
-            sheet = views_drawn(image, config)
+            sheet = draw_views(image, config)
         sheet.save(options.output, optimize=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -58,15 +58,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _asked(checkpoint: str, grid, image: Image.Image, question: str) -> tuple[monkey.MonkeyConfig, Image.Image]:
     """Ask, and draw where the answer's tokens looked."""
-    from monkey.serving.view_sheet import views_drawn
+    from monkey.serving.attention_maps import draw_views
 
     with monkey.load(checkpoint, grid=grid) as model:
         answer = model.ask(image, question).text
         print(answer)
         content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
         (seen,) = model.attention_maps([{"role": "user", "content": content}], answer, form="questions")
-        print(f"{seen.share:.1%} of the answer's attention went to the picture")
-        return model.model.config, views_drawn(image, model.model.config, seen.answer)
+        print(f"{seen.share:.1%} of the answer's attention went to the image")
+        return model.model.config, draw_views(image, model.model.config, seen.answer)
 
 
 if __name__ == "__main__":

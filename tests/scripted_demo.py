@@ -14,7 +14,7 @@ import numpy as np
 
 from monkey.checkpoint_card import CheckpointCard
 from monkey.images import open_image
-from monkey.serving.attention_maps import PictureAttention
+from monkey.serving.attention_maps import ImageAttention
 from monkey.serving.demo.opening import Choice, Models
 from monkey.serving.demo.server import running_demo
 from tests.small_processor import small_config
@@ -82,11 +82,11 @@ class ScriptedAnswerer:
             script = script.pop(0)
         return ScriptedReply(self, script)
 
-    def attention_maps(self, messages: Sequence[dict], answer: str) -> list[PictureAttention]:
+    def attention_maps(self, messages: Sequence[dict], answer: str) -> list[ImageAttention]:
         config = self.model.config
         maps = np.full((config.num_views, 2, 2), 1 / (4 * config.num_views), np.float32)
         count = sum(part["type"] == "image" for message in messages[::2] for part in message["content"])
-        return [PictureAttention(tuple(config.grid), maps * config.num_views, maps * 0.25, 0.25)] * count
+        return [ImageAttention(tuple(config.grid), maps * config.num_views, maps * 0.25, 0.25)] * count
 
     def close(self) -> None:
         pass

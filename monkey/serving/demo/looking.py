@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from monkey.serving.attention_maps import draw_heat, draw_views
 from monkey.serving.demo.conversation import Conversation, last_pictures, messages_for
 from monkey.serving.demo.pictures import KeptPicture
 from monkey.serving.demo.wording import Wording
-from monkey.serving.view_sheet import overlaid, views_drawn
 
 if TYPE_CHECKING:
-    from monkey.serving.attention_maps import PictureAttention
+    from monkey.serving.attention_maps import ImageAttention
     from monkey.serving.session import Answerer
 
 Captioned = tuple[Image.Image, str]
@@ -22,7 +22,7 @@ Captioned = tuple[Image.Image, str]
 def views_of(answerer: Answerer, image: Image.Image, picture: KeptPicture, words: Wording) -> Captioned:
     """The windows and the global view that a model gets of a picture."""
     width, height = picture.size
-    return views_drawn(image, answerer.model.config), words.views_of.format(
+    return draw_views(image, answerer.model.config), words.views_of.format(
         name=picture.name, width=width, height=height
     )
 
@@ -47,13 +47,13 @@ def heat_of(
     for picture, attention in zip(pictures, _of_last(maps, conversation), strict=True):
         image = opened(picture)
         caption = words.heat_of_answer.format(share=f"{attention.share:.0%}")
-        shown.append((overlaid(image, attention.answer_on_windows), caption))
-        shown.append((views_drawn(image, config, attention.answer), caption))
-        shown.append((views_drawn(image, config, attention.queries), words.heat_of_queries))
+        shown.append((draw_heat(image, attention.answer_on_windows), caption))
+        shown.append((draw_views(image, config, attention.answer), caption))
+        shown.append((draw_views(image, config, attention.queries), words.heat_of_queries))
     return shown
 
 
-def _of_last(maps: list[PictureAttention], conversation: Conversation) -> list[PictureAttention]:
+def _of_last(maps: list[ImageAttention], conversation: Conversation) -> list[ImageAttention]:
     """Of the maps of every picture in a conversation, those of the pictures that were shown last: nothing was shown
     after them."""
     return maps[len(maps) - len(last_pictures(conversation)) :]
