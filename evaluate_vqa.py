@@ -35,26 +35,12 @@ from eval.run import RunSettings, run
 from eval.run_folder import TIMING, incompleteness, is_complete
 from eval.tables import notes, table_row, text_table
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks, task_list, task_sheet
-from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, run_program
+from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, not_negative, positive, run_program
 from monkey.completions_client import KEY_VARIABLE, checked_url
 from monkey.location import refuse_missing
 from monkey.prompts import AS_TRAINED
 
 COMPLETE = 0
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
-def not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} must not be negative")
-    return value
 
 
 def seconds(text: str) -> float:

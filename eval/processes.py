@@ -61,6 +61,10 @@ class Processes:
         return self.rank == 0
 
     @property
+    def ranks(self) -> range:
+        return range(self.size)
+
+    @property
     def others(self) -> range:
         """The ranks of all but the first."""
         return range(1, self.size)

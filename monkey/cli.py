@@ -19,6 +19,22 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1, as a type of flags."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def not_negative(text: str) -> int:
+    """A whole number of at least 0, as a type of flags."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be negative")
+    return value
+
+
 def run_program(program: Callable[[], int | None], stopped: str = "stopped") -> int:
     """Run a program and return its exit status; mistakes of the user become one sentence on standard error.
 
