@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from eval.metrics import best_answer
-from eval.prompting import PromptForm
 from eval.run_folder import PREDICTIONS, STOPPED_AT_END, STOPPED_AT_LENGTH
-from eval.tasks import Task
+from eval.tasks import PromptForm, Task
 from monkey.completions_client import CompletionsClient, ServerGone
 from monkey.conversation import Conversation, Image, Message, Part, Text
 from monkey.data.records import Question

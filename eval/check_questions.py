@@ -23,11 +23,10 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.metrics import METRICS, metric_named, score
-from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
 from eval.questions import ROOT_NAME, find_too_few_references, question_file, read_annotations
 from eval.score import parser_of
-from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
-from monkey.cli import EXIT_PARTIAL, not_negative, run_program
+from eval.tasks import DEFAULT_SELECTION, Task, asks_for_boxes_in_vain, find_inert_sign, select_tasks
+from monkey.cli import EXIT_PARTIAL, run_program, whole_number
 from monkey.data import check
 from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, holds_questions, kind_of_fault, read_rows
 from monkey.data.mixture import record_sets
@@ -312,9 +311,9 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
         "--train", nargs="+", default=[], metavar="FILE", help="training files whose images may not occur"
     )
     parser.add_argument("--train-image-root", help="folder of their images; else each file's own, then the current one")
-    parser.add_argument("--workers", type=not_negative, help="processes; 0: none but this one; else as many as pay")
+    parser.add_argument("--workers", type=whole_number(0), help="processes; 0: none but this one; else as many as pay")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report there")
-    parser.add_argument("--show", type=not_negative, default=10, metavar="N", help="sentences printed of each kind")
+    parser.add_argument("--show", type=whole_number(0), default=10, metavar="N", help="sentences printed of each kind")
     return parser.parse_args(words)
 
 

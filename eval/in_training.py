@@ -21,11 +21,10 @@ from tqdm import tqdm
 
 from eval.backends import Answer, Failure, Request, in_batches
 from eval.model_backend import ModelBackend, prepare
-from eval.prompting import AS_TRAINED, prompt_form
 from eval.questions import QuestionSet, load_question_set
 from eval.run import RunSettings, run_loaded
 from eval.run_folder import JOURNAL
-from eval.tasks import select_tasks
+from eval.tasks import AS_TRAINED, prompt_form, select_tasks
 from monkey.journal import atomic_folder, write_json
 from monkey.processing import MonkeyProcessor
 from monkey.training.recipes import base_model

@@ -22,9 +22,8 @@ from typing import Any
 from eval.backends import Shot
 from eval.metrics import metric_named
 from eval.metrics.corpus import Item
-from eval.prompting import PromptForm
 from eval.score import check_parts, needs_whole_set
-from eval.tasks import Task
+from eval.tasks import PromptForm, Task
 from monkey.data.records import Question, read_questions
 from monkey.data.rows import MissingImage
 from monkey.provenance import file_digest

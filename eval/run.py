@@ -29,7 +29,6 @@ from eval.asking import JOURNAL_FIELDS, Asker, Report, shard, throughput
 from eval.backends import Backend, Request
 from eval.metrics import score_all
 from eval.processes import Processes
-from eval.prompting import AS_TRAINED, PromptForm, asks_for_boxes_in_vain, find_inert_sign, prompt_form
 from eval.questions import Examples, FewShot, QuestionSet, Selection, load_examples, load_question_set
 from eval.run_folder import (
     LOCK,
@@ -45,7 +44,7 @@ from eval.run_folder import (
 )
 from eval.score import part_scores, score_table, with_row_scores
 from eval.tables import table_row, write_summary
-from eval.tasks import Task
+from eval.tasks import AS_TRAINED, PromptForm, Task, asks_for_boxes_in_vain, find_inert_sign, prompt_form
 from monkey.data.records import Question
 from monkey.journal import ORPHAN_GRACE, Journal, digest, hold, read_records, write_json
 from monkey.provenance import git_revision, package_versions

@@ -19,20 +19,15 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1, as a type of flags."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return the type of a flag that takes whole numbers of at least `least`."""
 
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
+        return int(text)
 
-def not_negative(text: str) -> int:
-    """A whole number of at least 0, as a type of flags."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} must not be negative")
-    return value
+    return read
 
 
 def run_program(program: Callable[[], int | None], stopped: str = "stopped") -> int:

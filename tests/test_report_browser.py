@@ -159,9 +159,7 @@ def test_two_runs_show_what_changed_losses_first(browser, runs, tmp_path):
     opened.finish()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 600, 380])
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(("number", "width", "scheme"), [(1, 380, "light"), (2, 600, "dark"), (2, 1200, "light")])
 def test_nothing_sticks_out_and_letters_can_be_read(browser, runs, tmp_path, number, width, scheme):
     opened = Opened(browser, tmp_path, runs[:number], width, scheme)
     page = opened.page
