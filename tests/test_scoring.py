@@ -273,7 +273,7 @@ def _processes(rank: int, size: int, folder: str, wrapped: bool) -> None:
 class TestProcesses:
     def test_two_processes_share_the_questions_and_agree(self, tmp_path):
         _write_questions(tmp_path / "data")
-        torch.multiprocessing.start_processes(_processes, (2, str(tmp_path), True), 2, start_method="fork")
+        torch.multiprocessing.spawn(_processes, (2, str(tmp_path), True), nprocs=2)
         scoring = scoring_of(
             _evaluator(tmp_path / "data" / "colours.jsonl", limit=5), small_processor(), tmp_path / "alone"
         )
