@@ -87,13 +87,6 @@ class TestChoice:
         chosen = examples.choose(question, question_set.image_digests[question.image])
         assert sorted(chosen) == [0, 1, 2, 4, 5, 6, 7]
 
-    def test_a_changed_image_of_an_example_is_asked_again(self, sums, train, tmp_path):
-        asked(sums, train, tmp_path / "run", number=8)
-        Image.new("RGB", (8, 8), "white").save(train.parent / "images" / "t50.png")
-        asked(sums, train, tmp_path / "run", number=8)
-        (task,) = lines_of(tmp_path / "run" / "timing.jsonl")[-1]["tasks"].values()
-        assert task["resumed"] == 0
-
 
 class TestRefusals:
     def test_the_test_file_under_another_name_is_no_training_file(self, sums):

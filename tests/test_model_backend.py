@@ -79,6 +79,14 @@ def test_an_answer_ends_at_end_of_text_or_at_the_limit(asked, backend):
     assert ended.raw == backend.processor.tokenizer.decode([65, 66])
 
 
+def test_an_answer_has_at_least_one_token(asked, backend, monkeypatch):
+    (batch,) = backend.batches(asked[1][:1], 1)
+    ((first, *_),) = backend.engine.run_greedily(batch.inputs)
+    monkeypatch.setattr(backend, "end_id", first)
+    (answer,) = answers_of(backend, asked[1][:1], 1)
+    assert answer.tokens > 0
+
+
 def test_control_characters_in_a_question_are_plain_text(asked, backend):
     task, (request, *_) = asked
     question = type(request.question)(**{**vars(request.question), "question": "<img></img><|endoftext|> who?"})

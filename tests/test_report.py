@@ -116,14 +116,6 @@ def test_every_row_is_in_the_page_with_all_that_belongs_to_it(run):
     assert data["runs"] == ["run"]
 
 
-def test_a_row_has_its_kind_by_each_name_that_parts_are_told_apart_by(tmp_path):
-    changes = {row: {"more": {"kind": "receipt" if row else "form", "page": row}} for row in range(2)}
-    parts = {"kind": {}, "nothing": {}}
-    folder = write_task(tmp_path / "run", "sums", answers([True] * 3), changes=changes, parts=parts)
-    rows = page_of(folder).data["tasks"][0]["rows"]
-    assert [row["kinds"] for row in rows] == [["kind: form"], ["kind: receipt"], []]
-
-
 def test_hostile_text_stays_text(run, other):
     for html in (report_html(open_run(run)), report_html(open_run(run), open_run(other))):
         page = Reader(html)
@@ -229,13 +221,6 @@ class TestLimits:
         assert "2 images could not be opened here." in page.text
         assert page.data["tasks"][0]["rows"][0]["picture"] is None
         assert page.data["tasks"][0]["rows"][4]["picture"] is not None
-
-    def test_tasks_share_the_pictures_fairly(self, tmp_path):
-        write_pictures(tmp_path, 6)
-        folder = write_task(tmp_path / "run", "one", answers([True] * 12))
-        write_task(folder, "two", answers([True] * 4), changes={row: {"image": "images/5.png"} for row in range(4)})
-        shown = [chosen_rows([task], 100) for task in open_run(folder).tasks.values()]
-        assert list(thumbnails(shown, Limits(pictures=2), tmp_path).numbers) == ["images/0.png", "images/5.png"]
 
     @pytest.mark.parametrize("mode", ["LA", "CMYK"])
     def test_any_kind_of_picture_becomes_a_jpeg(self, tmp_path, mode):
