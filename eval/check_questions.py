@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.metrics import METRICS, metric_named, score
-from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
-from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
-from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program, whole_number
+from eval.questions import ROOT_NAME, find_too_few_references, question_file, read_annotations
+from eval.score import parser_of
+from eval.tasks import DEFAULT_SELECTION, Task, asks_for_boxes_in_vain, find_inert_sign, select_tasks
+from monkey.cli import EXIT_PARTIAL, run_program, whole_number
 from monkey.data import check
 from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, kind_of_fault, read_rows
 from monkey.data.mixture import record_sets
@@ -161,16 +162,13 @@ def _check_rows(task: Task, data_root: Path | None) -> TaskCheck:
     """Read the rows of a task's file, each fault a finding."""
     image_root = data_root if task.own_file else (data_root or Path())
     one = TaskCheck(task, Path(task.file) if task.own_file else image_root / task.file)
-    if not one.file.is_file():
-        hint = "" if task.own_file else "; --data-root is the folder its path starts from"
-        one.add(MISSING_FILE, str(one.file), f"task {task.name}: {one.file} is missing{hint}")
-        return one
-    images = ImagePaths(one.file, image_root, "--data-root")
     try:
-        rows = IndexedRows(one.file)
-    except ValueError as error:
-        one.add(check.UNREADABLE, str(one.file), str(error))
+        rows = IndexedRows(question_file(task, data_root))
+    except BAD as fault:
+        kind = MISSING_FILE if isinstance(fault, FileNotFoundError) else check.UNREADABLE
+        one.add(kind, str(one.file), str(fault))
         return one
+    images = ImagePaths(one.file, image_root, ROOT_NAME)
     one.rows = len(rows)
     seen: dict[str, str] = {}
     for index in tqdm(range(len(rows)), desc=task.name, unit="row", leave=False, disable=None):
@@ -203,12 +201,9 @@ def _check_annotations(one: TaskCheck, data_root: Path | None) -> None:
         one.add(NO_ANNOTATIONS, str(path), sentence)
         return
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["annotations"]
-        listed = [(str(entry["question_id"]), [person["answer"] for person in entry["answers"]]) for entry in entries]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, RecursionError, TypeError) as error:
-        form = '{"annotations": [{"question_id": …, "answers": [{"answer": …}, …]}, …]}'
-        sentence = f"{path} is no VQA annotation file ({type(error).__name__}: {error}); it must hold {form}"
-        one.add(BAD_ANNOTATIONS, str(path), sentence)
+        listed = [(question_id, people) for question_id, people, _ in read_annotations(path)]
+    except ValueError as error:
+        one.add(BAD_ANNOTATIONS, str(path), str(error))
         return
     answers = dict(listed)
     for number, (question_id, people) in enumerate(listed):
@@ -239,16 +234,11 @@ def _check_counts(one: TaskCheck) -> None:
     if one.rows and expected not in (None, one.rows):
         sentence = f"{one.file}: {one.rows:,} rows, and the published set has {expected:,}"
         one.add(check.ROW_COUNT, str(one.file), sentence)
-    needed = metric_named(one.task.metric).minimum_references
     if (sentence := asks_for_boxes_in_vain(one.task)) is not None:
         one.add(INERT, str(one.file), sentence)
     asked: dict[tuple[str, str], str] = {}
     for question in one.questions:
-        if len(question.answers) < needed:
-            sentence = (
-                f"{question.source}: {one.task.metric} needs at least {needed} answers, and there are "
-                f"{len(question.answers)}"
-            )
+        if sentence := find_too_few_references(one.task.metric, question):
             one.add(TOO_FEW, question.source, sentence)
         if not any(reference.strip() for reference in question.answers):
             sentence = f"{question.source}: the references are all empty{_say_worth_of_nothing(one.task, question)}"
@@ -309,13 +299,8 @@ def report_text(report: QuestionsReport, most: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _parse(words: Collection[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        prog="python -m eval.check_questions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = parser_of(__doc__, "eval.check_questions")
     parser.add_argument(
         "tasks", nargs="?", default=DEFAULT_SELECTION, help="tasks, groups, patterns, .jsonl files; commas between"
     )
@@ -331,7 +316,7 @@ def _parse(words: Collection[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def main(words: Collection[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     flags = _parse(words)
     return run_program(lambda: _run(flags), stopped="stopped; nothing was written")
 
