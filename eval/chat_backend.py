@@ -23,8 +23,8 @@ from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Re
 from eval.model_backend import DTYPES, choose_device, choose_dtype
 from monkey import MonkeyConfig
 from monkey.configuration import QwenVLConfig
+from monkey.files import checkpoint_file, read_json, required_file
 from monkey.images import open_image
-from monkey.location import checkpoint_file, read_json, required_file
 from monkey.provenance import fingerprint
 
 OURS = (MonkeyConfig.model_type, QwenVLConfig.model_type)

@@ -31,7 +31,7 @@ from monkey.checkpoint_files import weight_files
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
-from monkey.location import checkpoint_file, required_file
+from monkey.files import checkpoint_file, required_file
 from monkey.serving import checkpoints as serving_checkpoints
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

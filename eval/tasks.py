@@ -30,8 +30,8 @@ from typing import Any
 
 from eval.metrics import METRICS, Variant, metric_named, nearest
 from eval.metrics.corpus import CorpusVariant
+from monkey.files import read_settings_file
 from monkey.prompts import AS_TRAINED, FORMS, PUBLISHED
-from monkey.settings_files import read_settings_file
 
 DEFAULT_MAX_NEW_TOKENS = 100
 DEFAULT_SELECTION = "published"

@@ -21,9 +21,8 @@ import torch
 from safetensors import safe_open
 
 from monkey.checkpoint_files import file_shapes, load_bin, weight_files
-from monkey.configuration import MonkeyConfig
-from monkey.location import checkpoint_file, read_json
-from monkey.published_config import check_field, check_grid
+from monkey.configuration import MonkeyConfig, check_grid
+from monkey.files import check_field, checkpoint_file, read_json
 
 BASE_FILE = "base.json"
 

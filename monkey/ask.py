@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from monkey.files import refuse_missing
 from monkey.journal import atomic_file
-from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
     from monkey.checkpoint_card import CheckpointCard

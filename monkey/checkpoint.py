@@ -36,8 +36,7 @@ from monkey.adapter_base import check_base, read_base_record, record_of_checkpoi
 from monkey.checkpoint_files import file_tensors, not_enough_memory, read_tensors
 from monkey.cli import library_bars
 from monkey.configuration import MonkeyConfig
-from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence
-from monkey.published_config import check_field
+from monkey.files import check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from monkey.location import checkpoint_file, read_json
+from monkey.files import checkpoint_file, read_json
 
 
 def weight_files(name: Any, hub: dict[str, Any], variant: str | None = None) -> list[str]:

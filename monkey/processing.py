@@ -18,9 +18,8 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from monkey import image_processing
 from monkey.configuration import MonkeyConfig
 from monkey.conversation import Conversation, attach_images, write
+from monkey.files import LOCATION_KEYS, check_field, checkpoint_file, location_of, read_json, required_file
 from monkey.image_processing import MonkeyImageProcessor, MonkeyImageSettings
-from monkey.location import LOCATION_KEYS, checkpoint_file, location_of, read_json, required_file
-from monkey.published_config import check_field
 from monkey.tokenization import QwenTokenizer
 
 __all__ = ["UNSUPERVISED", "Encoded", "MonkeyImageProcessor", "MonkeyProcessor", "TooLong", "register"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import monkey
 from monkey.checkpoint_card import card_of
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import refuse_missing
+from monkey.files import refuse_missing
 
 
 def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:

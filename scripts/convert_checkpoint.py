@@ -24,8 +24,7 @@ from tqdm import tqdm
 import monkey
 from monkey.checkpoint_card import card_of
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import read_json, refuse_missing
-from monkey.published_config import published_config
+from monkey.files import read_json, refuse_missing
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +54,7 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
     refuse_missing(source)
 
     from monkey.checkpoint_files import weight_files
+    from monkey.configuration import published_config
 
     files = [Path(path) for path in weight_files(source, {})]
     target.parent.mkdir(parents=True, exist_ok=True)

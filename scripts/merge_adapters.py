@@ -23,7 +23,7 @@ import argparse
 import sys
 
 from monkey.cli import ArgumentParser
-from monkey.location import refuse_missing
+from monkey.files import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:

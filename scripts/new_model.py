@@ -15,7 +15,7 @@ from pathlib import Path
 import monkey
 from monkey.checkpoint_card import CARD_FILE, CheckpointCard, read_card
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import checkpoint_file, refuse_missing
+from monkey.files import checkpoint_file, refuse_missing
 
 
 def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool = False) -> Path:

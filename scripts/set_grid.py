@@ -17,8 +17,7 @@ from pathlib import Path
 import monkey
 from monkey.checkpoint_card import card_of
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import refuse_missing
-from monkey.published_config import check_grid
+from monkey.files import refuse_missing
 
 ADAPTERS = ("per_window", "shared", "none")
 SWITCH = {"True": True, "False": False}
@@ -54,7 +53,9 @@ def set_grid(
     import torch
 
     from monkey.checkpoint_folder import write_checkpoint
+    from monkey.configuration import check_grid
 
+    grid = check_grid(grid)
     config = monkey.MonkeyConfig.from_pretrained(base, grid=grid, window_adapters=adapters, global_view=global_view)
     if window is not None:
         if window < 1 or window % config.vision_config.patch_size:
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = set_grid(
             options.base,
             options.target,
-            check_grid(numbers),
+            (numbers[0], numbers[1]),
             options.adapters,
             SWITCH[options.global_view],
             options.window,

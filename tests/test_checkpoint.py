@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from monkey.checkpoint import placed_windows, published_names
 from monkey.checkpoint_files import load_bin
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import MonkeyConfig, published_config
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.published_config import published_config
 from scripts.convert_checkpoint import convert, main
 from tests import malformed
 from tests.conftest import prompt_ids, random_model, tiny_config

@@ -22,8 +22,8 @@ PACKAGES = ("monkey", "eval")
 
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
-    ("monkey.settings_files",),
-    ("monkey.location",),
+    ("monkey.files",),
+    ("monkey.files",),
     (
         "monkey.published_config",
         "monkey.configuration",

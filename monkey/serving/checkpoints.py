@@ -8,7 +8,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, A
 
 from monkey.adapter_base import BASE_FILE, read_base_record
 from monkey.checkpoint_files import weight_files
-from monkey.location import checkpoint_file, read_json
+from monkey.files import checkpoint_file, read_json
 from monkey.processing import MonkeyProcessor
 from monkey.provenance import file_digest, fingerprint
 

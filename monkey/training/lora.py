@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from monkey.adapter_base import BASE_FILE, BaseRecord, check_base, record_of_checkpoint
 from monkey.checkpoint_files import file_shapes
-from monkey.location import required_file
+from monkey.files import required_file
 from monkey.training.quantised import quantisation_of
 from monkey.training.recipes import LORA_LINEARS, base_model, part_of
 

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 
 from monkey.configuration import MonkeyConfig
-from monkey.settings_files import read_settings_file
+from monkey.files import read_settings_file
 from monkey.training.recipes import LORA_LINEARS, RECIPES, Recipe, apply_recipe, base_model, choose_recipe, part_of
 
 GIB, MIB, FP32 = 2**30, 2**20, 4

@@ -26,12 +26,11 @@ from transformers.initialization import no_init_weights
 from monkey.adapter_base import read_base_record
 from monkey.checkpoint_card import CARD_FILE, card_of
 from monkey.checkpoint_files import file_shapes
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import MonkeyConfig, published_config
+from monkey.files import checkpoint_file, read_json
 from monkey.language import LowRankAdapter
-from monkey.location import checkpoint_file, read_json
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
-from monkey.published_config import published_config
 from monkey.training.lora import with_adapter
 from monkey.training.quantised import dequantised_state, open_four_bit
 from monkey.training.recipes import part_of
