@@ -26,13 +26,12 @@ from transformers import GenerationConfig
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
-from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+from monkey import MonkeyForConditionalGeneration, MonkeyProcessor, checkpoint_files
 from monkey.checkpoint_files import weight_files
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
-from monkey.files import checkpoint_file, required_file
-from monkey.serving import checkpoints as serving_checkpoints
+from monkey.files import base_of, checkpoint_file, required_file
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -151,7 +150,7 @@ class ModelBackend:
         num_workers: int = 2,
         seed: int = 3407,
     ):
-        if grid is not None and serving_checkpoints.base_of(checkpoint) is not None:
+        if grid is not None and base_of(checkpoint) is not None:
             raise ValueError(
                 f"--grid {','.join(map(str, grid))}: {checkpoint} is an adapter, trained for one grid; leave --grid "
                 "out, or name the merged checkpoint"
@@ -328,7 +327,7 @@ def choose_dtype(name: str | None, device: str) -> str:
 
 def check_checkpoint(checkpoint: str) -> None:
     """Raise FileNotFoundError or ValueError for what cannot be a checkpoint, without reading its weights."""
-    base = serving_checkpoints.base_of(checkpoint)
+    base = base_of(checkpoint)
     if base is None:
         _check_whole(checkpoint)
         return
@@ -356,4 +355,4 @@ def adapter_weights(checkpoint: str) -> str:
 
 def checkpoint_fingerprint(checkpoint: str) -> str:
     """Return the SHA-256 over every file of a checkpoint that a greedy answer depends on, weights and base included."""
-    return serving_checkpoints.checkpoint_fingerprint(checkpoint, sampled=False)
+    return checkpoint_files.checkpoint_fingerprint(checkpoint, sampled=False)

@@ -343,8 +343,8 @@ def _run_file(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from monkey.checkpoint_card import card_of
+    from monkey.checkpoint_files import checkpoint_fingerprint
     from monkey.serving.answer_file import AnswerFile, read_questions
-    from monkey.serving.checkpoints import checkpoint_fingerprint
 
     card = card_of(checkpoint)
     decoding = decoding_of(options, card)

@@ -35,7 +35,7 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
 
     import torch
 
-    from monkey.checkpoint_folder import write_checkpoint
+    from monkey.checkpoint_files import write_checkpoint
 
     first, model = (
         monkey.MonkeyForConditionalGeneration.from_pretrained(name, dtype=torch.float32) for name in (before, after)

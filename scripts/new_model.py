@@ -32,7 +32,7 @@ def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool
 
     import torch
 
-    from monkey.checkpoint_folder import write_checkpoint
+    from monkey.checkpoint_files import write_checkpoint
     from monkey.training.resampler_start import start_as_merge
 
     config = monkey.MonkeyConfig.from_pretrained(source)

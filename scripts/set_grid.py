@@ -52,7 +52,7 @@ def set_grid(
 
     import torch
 
-    from monkey.checkpoint_folder import write_checkpoint
+    from monkey.checkpoint_files import write_checkpoint
     from monkey.configuration import check_grid
 
     grid = check_grid(grid)

@@ -23,9 +23,7 @@ PACKAGES = ("monkey", "eval")
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
     ("monkey.files",),
-    ("monkey.files",),
     (
-        "monkey.published_config",
         "monkey.configuration",
         "monkey.attention",
         "monkey.kv_cache",
@@ -48,7 +46,7 @@ LAYERS = (
         "monkey.decoding",
         "monkey.reply",
     ),
-    ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing"),
+    ("monkey.checkpoint", "monkey.image_processing"),
     ("monkey.modeling", "monkey.processing"),
     ("monkey.engine",),
     ("monkey", "monkey.data"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from monkey.data.rows import ImagePaths, IndexedRows
 from monkey.journal import Journal, atomic_file, json_line
-from monkey.serving.checkpoints import file_digest
+from monkey.provenance import file_digest
 
 OWN_FIELDS = ("answer", "finish_reason", "prompt_tokens", "new_tokens", "confidence", "boxes", "error", "key")
 """What answers are written under; fields of these names in a question's row are left out."""

@@ -35,7 +35,6 @@ from monkey.processing import Encoded, MonkeyProcessor, TooLong
 from monkey.prompts import after_image, is_prompt
 from monkey.reply import POLL_SECONDS, REPLY_TIMEOUT, Reply
 from monkey.serving.attention_maps import PictureAttention, picture_attentions
-from monkey.serving.checkpoints import processor_of
 
 __all__ = [
     "FOR_ANSWERS",
@@ -120,7 +119,7 @@ def load(
         raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
     dtype = _dtype_of(dtype)
     place = _place_of(device)
-    processor, card = processor_of(checkpoint, grid), card_of(checkpoint)
+    processor, card = MonkeyProcessor.from_pretrained(checkpoint, grid=grid), card_of(checkpoint)
     thread = computing_thread()
     try:
         if place == "cpu":

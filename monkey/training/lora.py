@@ -8,7 +8,6 @@ gives the whole trained model back. `base.json` beside them says which base and 
 from __future__ import annotations
 
 import copy
-import json
 import re
 import warnings
 from dataclasses import asdict
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
-from monkey.adapter_base import BASE_FILE, BaseRecord, check_base, record_of_checkpoint
-from monkey.checkpoint_files import file_shapes
+from monkey.checkpoint_files import BASE_FILE, BaseRecord, check_base, file_shapes, read_base_record, record_base
 from monkey.files import required_file
+from monkey.journal import write_json
 from monkey.training.quantised import quantisation_of
 from monkey.training.recipes import LORA_LINEARS, base_model, part_of
 
@@ -74,10 +73,7 @@ def save_adapter(model: PeftModel, folder: Path, state_dict: dict[str, torch.Ten
     save_file(contiguous, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     record = _record_of(model)
     if record is not None:
-        text = json.dumps(asdict(record), indent=1, ensure_ascii=False)
-        # One line a matrix, not one a value.
-        text = re.sub(r"\[\n\s+([-\d.e,\s]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
-        (folder / BASE_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / BASE_FILE, asdict(record))
     config = copy.copy(model.peft_config["default"])
     config.inference_mode = True
     config.save_pretrained(folder)
@@ -88,7 +84,7 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
     from peft import set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    check_base(folder, _record_of(model))
+    check_base(folder, read_base_record(folder), _record_of(model))
     tensors = load_peft_weights(str(folder), device="cpu")
     # ZeRO-3 leaves an empty tensor and the real shape beside it.
     here = {
@@ -113,7 +109,7 @@ def with_adapter(base: nn.Module, folder: Path) -> PeftModel:
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
     record = base_record(base)
-    check_base(folder, record)
+    check_base(folder, read_base_record(folder), record)
     weights = required_file(folder, SAFETENSORS_WEIGHTS_NAME, "the adapter's weights")
     there = {name: tuple(shape) for name, shape in file_shapes(weights).items()}
     here = {f"base_model.model.{name}": tuple(parameter.shape) for name, parameter in base.named_parameters()}
@@ -132,7 +128,7 @@ def merged_model(base: nn.Module, folder: Path) -> nn.Module:
 def base_record(model: nn.Module) -> BaseRecord | None:
     """The record of a model's base, or None where the base has no files to tell it by."""
     name = model.config.name_or_path
-    return record_of_checkpoint(name, model.config, quantisation_of(model)) if name else None
+    return record_base(name, model.config, quantisation_of(model)) if name else None
 
 
 def _record_of(model: PeftModel) -> BaseRecord | None:

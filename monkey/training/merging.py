@@ -23,9 +23,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.initialization import no_init_weights
 
-from monkey.adapter_base import read_base_record
 from monkey.checkpoint_card import CARD_FILE, card_of
-from monkey.checkpoint_files import file_shapes
+from monkey.checkpoint_files import file_shapes, read_base_record
 from monkey.configuration import MonkeyConfig, published_config
 from monkey.files import checkpoint_file, read_json
 from monkey.language import LowRankAdapter
