@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monkey.conversation import TEMPLATES, Template
 from monkey.engine import Engine
-from monkey.reply import Reply
+from monkey.reply import POLL_SECONDS, Reply
 from monkey.serving.access import Access, base_url, cannot_listen
 from monkey.serving.fetching import Fetcher, image_sources
 from monkey.serving.protocol import ApiError, ChatRequest, Completion, event, parse_request, shown
@@ -46,9 +46,6 @@ from monkey.serving.session import Answerer, PromptTooLong
 
 OPENED_AT_ONCE = 2
 """Bodies and images that are being taken apart at the same time: one image may take hundreds of megabytes."""
-
-POLL_SECONDS = 0.25
-"""How often it is looked whether an answer is still wanted and in time."""
 
 LONGEST_RETRY = 60
 """Most seconds after which a caller is told to come again."""
@@ -258,27 +255,27 @@ class Api:
         arrived: asyncio.Queue[str | Exception | None] = asyncio.Queue()
         tell = partial(asyncio.get_running_loop().call_soon_threadsafe, arrived.put_nowait)
         self._reading.submit(_read, reply, tell)
-        while True:
-            piece: str | Exception | None = ""
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    piece = await arrived.get()
-            if piece is None:
-                break
+        looked = _clock()
+        while (piece := await arrived.get()) is not None:
             if isinstance(piece, Exception):
                 raise piece
-            if self.admission.is_stopped:
-                raise cut_off()
-            if _clock() > visit.deadline:
-                raise self.too_late()
-            if await request.is_disconnected():
-                raise ClientDisconnect
+            if not piece or _clock() >= looked + POLL_SECONDS:  # not at every piece, of which there are very many
+                looked = _clock()
+                await self._check_wanted(request, visit)
             if piece:
                 visit.first_piece = visit.first_piece or _clock()
                 yield piece
         if reply.finish_reason == "cancelled":
             raise cut_off()
         visit.outcome = str(reply.finish_reason)
+
+    async def _check_wanted(self, request: Request, visit: Visit) -> None:
+        if self.admission.is_stopped:
+            raise cut_off()
+        if _clock() > visit.deadline:
+            raise self.too_late()
+        if await request.is_disconnected():
+            raise ClientDisconnect
 
     def too_late(self) -> ApiError:
         return ApiError(504, f"the answer took longer than the {self.limits.seconds:g} seconds allowed", code="timeout")
@@ -295,14 +292,15 @@ def _clock() -> float:
 def _read(reply: Reply, tell: Callable[[str | Exception | None], Any]) -> None:
     """Hand an answer over to the event loop, from a thread that may wait for it."""
     try:
-        for piece in reply:
-            if piece:
-                tell(piece)
+        for piece in reply:  # an empty one where nothing new came for `POLL_SECONDS`
+            tell(piece)
         tell(None)
     except TimeoutError as error:
         tell(ApiError(504, str(error), code="timeout"))
     except MemoryError as error:
         tell(ApiError(503, str(error), code="out_of_memory"))
+    except CancelledError:
+        tell(cut_off())
     except Exception as error:  # of whatever kind: whoever waits for the answer raises it
         tell(error)
 
