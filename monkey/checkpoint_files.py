@@ -225,7 +225,7 @@ class BaseRecord:
     weights_digest: str = ""
     """SHA-256 over sizes and ends of the weight files; empty in older records, which held sampled values."""
     quantisation: dict[str, Any] | None = None
-    """How the base was quantised while training (`monkey.adapters.quantisation_of`), None when it was not."""
+    """How the base was quantised while training (`monkey.quantised.quantisation_of`), None when it was not."""
 
     @property
     def layout(self) -> dict[str, Any]:

@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import monkey
+from monkey.adapters import add_decoder_lora, save_adapter
 from monkey.checkpoint import published_names
 from monkey.configuration import published_config
-from monkey.training.lora import add_decoder_lora, save_adapter
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, picture, small_config, small_processor
 

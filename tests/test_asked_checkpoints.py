@@ -16,8 +16,8 @@ from PIL import Image
 
 import monkey
 from monkey import ask, cli
+from monkey.adapters import add_decoder_lora, save_adapter
 from monkey.checkpoint_files import checkpoint_fingerprint
-from monkey.training.lora import add_decoder_lora, save_adapter
 from tests.conftest import GOLDEN, random_model
 from tests.small_processor import small_config, small_processor
 

@@ -22,7 +22,7 @@ PACKAGES = ("monkey", "eval")
 
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
-    ("monkey.files",),
+    ("monkey.files", "monkey.parts"),
     (
         "monkey.configuration",
         "monkey.attention",
@@ -48,7 +48,8 @@ LAYERS = (
     ),
     ("monkey.checkpoint", "monkey.image_processing"),
     ("monkey.modeling", "monkey.processing"),
-    ("monkey.engine",),
+    ("monkey.engine", "monkey.quantised"),
+    ("monkey.adapters",),
     ("monkey", "monkey.data"),
     ("monkey.training", "monkey.serving", "monkey.describe"),
     ("monkey.ask", "monkey.serve"),

@@ -13,19 +13,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from monkey.checkpoint import published_names
-from monkey.checkpoint_files import read_base_record
-from monkey.configuration import MonkeyConfig
-from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.training import quantised
-from monkey.training.lora import (
+from monkey import quantised
+from monkey.adapters import (
     add_decoder_lora,
     base_record,
     load_adapter,
     save_adapter,
     with_adapter,
 )
-from monkey.training.quantised import (
+from monkey.checkpoint import published_names
+from monkey.checkpoint_files import read_base_record
+from monkey.configuration import MonkeyConfig
+from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.quantised import (
     dequantised_state,
     keep_trained_in_float32,
     open_four_bit,

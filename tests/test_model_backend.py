@@ -18,10 +18,10 @@ from eval.model_backend import ModelBackend, check_checkpoint, checkpoint_finger
 from eval.prompting import PromptForm
 from eval.run import RunSettings, run
 from eval.tasks import Task, select_tasks
+from monkey.adapters import add_decoder_lora, save_adapter
 from monkey.data.records import read_questions
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
-from monkey.training.lora import add_decoder_lora, save_adapter
 
 FORM = PromptForm("file", "<img></img> {question}")
 NEW_TOKENS = 16

@@ -22,7 +22,7 @@ from eval.prompting import AS_TRAINED, prompt_form
 from eval.questions import load_question_set
 from eval.run import RunSettings, run
 from eval.tasks import Task, select_tasks
-from monkey.training.lora import add_decoder_lora
+from monkey.adapters import add_decoder_lora
 from monkey.training.trainer import BestCheckpoint, MonkeyTrainer, score_metrics, undisturbed
 from tests.conftest import random_model
 from tests.small_processor import refusal, small_config, small_processor

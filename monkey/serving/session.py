@@ -211,7 +211,7 @@ def _opened(
             f"quantization={quantization!r} packs the decoder through bitsandbytes, which is not installed: "
             "pip install bitsandbytes"
         )
-    from monkey.training.quantised import open_four_bit
+    from monkey.quantised import open_four_bit
 
     dtype = torch.bfloat16 if dtype == "auto" else dtype
     return open_four_bit(str(checkpoint), grid=grid, dtype=dtype, device_map=place).eval()
