@@ -229,6 +229,12 @@ def refuse_missing(checkpoint: str) -> None:
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint folder")
 
 
+def refuse_existing(folder: Path) -> None:
+    """Raise ValueError for a folder to write where something is already; an empty folder is nothing."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists already; name a new folder")
+
+
 def _is_written_as_path(checkpoint: str) -> bool:
     """Whether the name is not `owner/name` on the hub, or its owner is a folder here."""
     owner, _, repository = checkpoint.partition("/")
