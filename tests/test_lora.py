@@ -30,7 +30,6 @@ from monkey.quantised import (
     keep_trained_in_float32,
     open_four_bit,
     packed_linears,
-    quantisation_of,
 )
 from monkey.training.recipes import base_model, part_of
 from scripts.convert_checkpoint import convert
@@ -92,17 +91,11 @@ def opened(folder: Path, **kwargs) -> MonkeyForConditionalGeneration:
 
 class TestBaseRecord:
     def test_an_adapter_folder_says_which_base_and_grid_it_is_for(self, base, tmp_path):
-        save_adapter(adapted(opened(base, grid=(1, 3))), tmp_path)
-        record = json.loads((tmp_path / "base.json").read_text())
-        assert record["name"] == str(base)
-        assert record["grid"] == [1, 3]
-        assert record["quantisation"] is None
-        assert len(record["weights_digest"]) == 64
-
-    def test_the_record_reads_back_as_it_was(self, base, tmp_path):
-        model = adapted(opened(base))
+        model = adapted(opened(base, grid=(1, 3)))
         save_adapter(model, tmp_path)
-        assert read_base_record(tmp_path) == model.base_record == base_record(opened(base))
+        record = json.loads((tmp_path / "base.json").read_text())
+        assert (record["name"], record["grid"], record["quantisation"]) == (str(base), [1, 3], None)
+        assert read_base_record(tmp_path) == model.base_record == base_record(opened(base, grid=(1, 3)))
 
     @pytest.mark.parametrize(
         ("form", "is_told"),
@@ -204,7 +197,8 @@ class TestBaseRecord:
 @four_bit
 class TestFourBits:
     def test_only_the_decoders_layers_are_packed_and_the_rest_keeps_its_type(self, base):
-        model = adapted(open_four_bit(str(base)))
+        model = adapted(open_four_bit(str(base), grid=(1, 3)))
+        assert tuple(model.config.grid) == (1, 3)
         linears = {name.split(".layers.")[-1] for name in packed_linears(base_model(model))}
         assert len(linears) == 2 * 7
         assert all(".language_model.layers." in name for name in packed_linears(model))
@@ -219,9 +213,7 @@ class TestFourBits:
         model(**{**inputs, "pixel_values": inputs["pixel_values"].to(dtype)}).loss.backward()
         parameters = dict(base_model(model).named_parameters())
         moving = {name for name, p in parameters.items() if p.grad is not None and p.grad.abs().max() > 0}
-        promised = {name for name in parameters if part_of(name) in TRAINED}
-        assert moving == promised
-        assert {part_of(name) for name in moving} == TRAINED
+        assert moving == {name for name in parameters if part_of(name) in TRAINED}
 
     def test_the_loss_falls_and_what_is_frozen_stays(self, base):
         torch.manual_seed(0)
@@ -249,12 +241,12 @@ class TestFourBits:
         model = adapted(open_four_bit(str(base), dtype=torch.float32))
         before = dequantised_state(model)
         logits(model)
-        model.train()(**batch(model.config)).loss.backward()
-        after = dequantised_state(model)
-        assert all(torch.equal(after[name], before[name]) for name in before)
+        model.train()
         embedded = torch.randn(1, 3, 64, requires_grad=True)
         base_model(model).model.language_model(inputs_embeds=embedded).last_hidden_state.sum().backward()
         assert embedded.grad.abs().max() > 0
+        after = dequantised_state(model)
+        assert all(torch.equal(after[name], before[name]) for name in before)
 
     def test_the_adapters_of_a_packed_base_round_trip(self, base, tmp_path):
         trained = adapted(open_four_bit(str(base)))
@@ -287,12 +279,6 @@ class TestFourBits:
         torch.testing.assert_close(logits(plain), logits(model), atol=1e-5, rtol=0)
         assert "transformer.h.0.attn.c_attn.weight" in published_names(plain, state)
 
-    def test_a_grid_and_a_type_go_through(self, base):
-        model = open_four_bit(str(base), grid=(1, 3), dtype=torch.float32)
-        assert tuple(model.config.grid) == (1, 3)
-        assert quantisation_of(model)["dtype"] == "float32"
-        assert quantisation_of(opened(base)) is None
-
     @pytest.mark.parametrize(
         ("changes", "field"),
         [
@@ -313,8 +299,5 @@ class TestFourBits:
 
 def test_without_bitsandbytes_one_sentence_says_what_to_install(base, monkeypatch):
     monkeypatch.setattr(quantised.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"--q_lora .* needs the bitsandbytes package: pip install bitsandbytes"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"^--q_lora .* needs the bitsandbytes package: pip install bitsandbytes$"):
         open_four_bit(str(base))
-    assert "\n" not in str(caught.value)
