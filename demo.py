@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import refuse_missing
+from monkey.files import refuse_missing
 
 if TYPE_CHECKING:
     from monkey.serving.demo.opening import Choice

@@ -37,7 +37,7 @@ from eval.tables import notes, table_row, text_table
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks, task_list, task_sheet
 from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, run_program, whole_number
 from monkey.completions_client import KEY_VARIABLE, checked_url
-from monkey.location import refuse_missing
+from monkey.files import refuse_missing
 from monkey.prompts import AS_TRAINED
 
 COMPLETE = 0

@@ -27,10 +27,10 @@ from benchmarks.measure import finish
 from benchmarks.random_weights import random_model, tiny_config
 from benchmarks.training import draw, packed_rows
 from monkey import MonkeyConfig
+from monkey.adapters import add_decoder_lora
+from monkey.quantised import keep_trained_in_float32
 from monkey.training.arguments import PartArguments
-from monkey.training.lora import add_decoder_lora
 from monkey.training.memory import plan
-from monkey.training.quantised import keep_trained_in_float32
 from monkey.training.recipes import RECIPES, apply_recipe, base_model
 from monkey.training.report import count_flops, device_peak, package_versions
 from monkey.training.run import narrow_frozen, set_checkpointing

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
-from monkey.training.quantised import open_four_bit
+from monkey.quantised import open_four_bit
 
 
 def tiny_config() -> MonkeyConfig:

@@ -21,8 +21,8 @@ from eval.backends import Answer, Failure, Request
 from eval.model_backend import DTYPES, Batch, choose_device, choose_dtype, load_batches, read_answer
 from monkey import MonkeyConfig
 from monkey.configuration import QwenVLConfig
+from monkey.files import checkpoint_file, read_json, required_file
 from monkey.images import open_image
-from monkey.location import checkpoint_file, read_json, required_file
 from monkey.provenance import fingerprint
 
 OURS = (MonkeyConfig.model_type, QwenVLConfig.model_type)

@@ -24,12 +24,11 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
-from monkey.checkpoint_files import weight_files
+from monkey.checkpoint_files import checkpoint_fingerprint, weight_files
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
-from monkey.location import checkpoint_file, required_file
-from monkey.serving.checkpoints import base_of, checkpoint_fingerprint
+from monkey.files import base_of, checkpoint_file, required_file
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -33,8 +33,8 @@ from eval.metrics import METRICS, Variant, metric_named, nearest
 from eval.metrics.corpus import CorpusVariant
 from monkey.conversation import Text, split_box_markers
 from monkey.data.foreign import IMAGE, PLACE, find_foreign_markers
+from monkey.files import read_settings_file
 from monkey.prompts import AS_TRAINED, FORMS, IMAGE_PLACE, PUBLISHED
-from monkey.settings_files import read_settings_file
 
 DEFAULT_MAX_NEW_TOKENS = 100
 DEFAULT_SELECTION = "published"

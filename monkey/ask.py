@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from monkey.files import refuse_missing
 from monkey.journal import atomic_file
-from monkey.location import refuse_missing
 
 if TYPE_CHECKING:
     from monkey.checkpoint_card import CheckpointCard
@@ -371,7 +371,7 @@ def settings_of(
     options: argparse.Namespace, checkpoint: str, card: CheckpointCard, decoding: Decoding
 ) -> dict[str, Any]:
     """Return what answers depend on beside their rows; a part of their keys."""
-    from monkey.serving.checkpoints import checkpoint_fingerprint
+    from monkey.checkpoint_files import checkpoint_fingerprint
 
     return {
         "checkpoint": checkpoint_fingerprint(checkpoint),

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from monkey.location import checkpoint_file, read_json
+from monkey.files import checkpoint_file, read_json
 from monkey.prompts import DESCRIPTION_PROMPTS, DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE, VQA_AS_TRAINED, after_image
 
 CARD_FILE = "monkey_card.json"

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 import monkey
 from monkey.checkpoint_card import card_of
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import refuse_missing
-from monkey.settings_files import read_settings_file
+from monkey.files import read_settings_file, refuse_missing
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

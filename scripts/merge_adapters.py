@@ -22,8 +22,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from monkey.cli import ArgumentParser
-from monkey.location import refuse_missing
+from monkey.cli import ArgumentParser, run_program
+from monkey.files import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,17 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--builtin", action="store_true", help="refuse an ADAPTER without built-in adapters")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier merge in OUTPUT")
     options = parser.parse_args(arguments)
-    try:
+
+    def merge() -> None:
         refuse_missing(options.adapter)
         from monkey.training.merging import merge_adapters
 
-        merge = merge_adapters(**vars(options))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(merge)
-    print(options.output)
-    return 0
+        print(merge_adapters(**vars(options)))
+        print(options.output)
+
+    return run_program(merge)
 
 
 if __name__ == "__main__":

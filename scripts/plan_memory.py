@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import monkey
-from monkey.location import refuse_missing
+from monkey.files import refuse_missing
 from monkey.training.arguments import read_config
 from monkey.training.recipes import RECIPES
 

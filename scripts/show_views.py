@@ -18,8 +18,8 @@ from PIL import Image
 
 import monkey
 from monkey.cli import EXIT_USAGE, ArgumentParser
+from monkey.files import refuse_missing
 from monkey.images import open_image
-from monkey.location import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import monkey
 from monkey import ask, cli
-from monkey.training.lora import add_decoder_lora, save_adapter
+from monkey.adapters import add_decoder_lora, save_adapter
 from tests.conftest import GOLDEN, random_model
 from tests.small_processor import small_config, small_processor
 

@@ -24,10 +24,8 @@ PACKAGES = ("monkey", "eval")
 
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
-    ("monkey.settings_files",),
-    ("monkey.location",),
+    ("monkey.files", "monkey.parts"),
     (
-        "monkey.published_config",
         "monkey.configuration",
         "monkey.attention",
         "monkey.kv_cache",
@@ -50,9 +48,10 @@ LAYERS = (
         "monkey.decoding",
         "monkey.reply",
     ),
-    ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing"),
+    ("monkey.checkpoint", "monkey.image_processing"),
     ("monkey.modeling", "monkey.processing"),
-    ("monkey.engine",),
+    ("monkey.engine", "monkey.quantised"),
+    ("monkey.adapters",),
     ("monkey", "monkey.data"),
     ("monkey.training", "monkey.serving", "monkey.describe"),
     ("monkey.ask", "monkey.serve"),

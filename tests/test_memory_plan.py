@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from monkey.adapters import add_decoder_lora
 from monkey.configuration import MonkeyConfig
-from monkey.training.lora import add_decoder_lora
 from monkey.training.memory import (
     FOUR_BIT,
     GIB,

@@ -17,11 +17,11 @@ from eval.metrics import score
 from eval.model_backend import ModelBackend, by_image, check_checkpoint, read_answer
 from eval.run import RunSettings, run
 from eval.tasks import PromptForm, Task, select_tasks
+from monkey.adapters import add_decoder_lora, save_adapter
+from monkey.checkpoint_files import checkpoint_fingerprint
 from monkey.data.records import read_questions
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
-from monkey.serving.checkpoints import checkpoint_fingerprint
-from monkey.training.lora import add_decoder_lora, save_adapter
 
 FORM = PromptForm("file", "<img></img> {question}")
 NEW_TOKENS = 16

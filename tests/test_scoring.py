@@ -21,7 +21,7 @@ from eval.model_backend import ModelBackend
 from eval.questions import load_question_set
 from eval.run import RunSettings, run
 from eval.tasks import AS_TRAINED, Task, prompt_form, select_tasks
-from monkey.training.lora import add_decoder_lora
+from monkey.adapters import add_decoder_lora
 from monkey.training.trainer import BestCheckpoint, MonkeyTrainer, undisturbed
 from tests.conftest import random_model
 from tests.small_processor import refusal, small_config, small_processor

@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from finetune_multitask import main
+from monkey.adapters import add_decoder_lora
 from monkey.checkpoint import SAMPLED_VALUES
 from monkey.configuration import MonkeyConfig
 from monkey.data.dataset import Collator, errors_as_raised
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import Encoded, MonkeyProcessor
-from monkey.training.lora import add_decoder_lora
-from monkey.training.quantised import open_four_bit
+from monkey.quantised import open_four_bit
 from monkey.training.recipes import RECIPES, apply_recipe, part_of
 from tests.conftest import random_model
 from tests.small_processor import small_config

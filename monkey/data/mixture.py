@@ -27,9 +27,9 @@ import numpy as np
 
 from monkey.data.records import BAD, Record, read_record
 from monkey.data.rows import ImagePaths, IndexedRows
+from monkey.files import read_settings_file
 from monkey.journal import digest
 from monkey.provenance import file_digest
-from monkey.settings_files import read_settings_file
 
 MIXTURE_ENDINGS = (".yaml", ".yml")
 RECORD_ENDINGS = (".json", ".jsonl")

@@ -23,7 +23,7 @@ import yaml
 from monkey.describe.expert import Expert, ExpertSettings, read_settings
 from monkey.describe.experts import EXPERTS, expert_class
 from monkey.describe.stages import STAGES, digest_of
-from monkey.settings_files import read_settings_file
+from monkey.files import read_settings_file
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from monkey.cli import library_bars
 from monkey.describe.expert import ExpertSettings, how
-from monkey.location import read_json, required_file
+from monkey.files import read_json, required_file
 
 _SAMPLES, _SAMPLE_BYTES = 16, 65536
 _READ_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.jinja")

@@ -35,7 +35,6 @@ from monkey.processing import Encoded, MonkeyProcessor, TooLong
 from monkey.prompts import after_image, is_prompt
 from monkey.reply import REPLY_TIMEOUT, Reply
 from monkey.serving.attention_maps import ImageAttention, compute_maps
-from monkey.serving.checkpoints import processor_of
 
 DEFAULT_CHECKPOINT = "models/small"
 """The model that ships, below the project's own folder: what a program without a checkpoint opens."""
@@ -108,8 +107,10 @@ def load(
     """
     if max_rows < 1:
         raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
-    dtype, place = _read_dtype(dtype), _place_of(device)
-    processor, card, thread = processor_of(checkpoint, grid), card_of(checkpoint), computing_thread()
+    dtype = _read_dtype(dtype)
+    place = _place_of(device)
+    processor, card = MonkeyProcessor.from_pretrained(checkpoint, grid=grid), card_of(checkpoint)
+    thread = computing_thread()
     try:
         if place == "cpu":
             # OpenMP keeps workers for each thread that computed, and slows all of them when they outnumber the cores.
@@ -181,7 +182,7 @@ def _open_model(
             f"quantization={quantization!r} packs the decoder through bitsandbytes, which is not installed: "
             "pip install bitsandbytes"
         )
-    from monkey.training.quantised import open_four_bit
+    from monkey.quantised import open_four_bit
 
     dtype = torch.bfloat16 if dtype == "auto" else dtype
     return open_four_bit(str(checkpoint), grid=grid, dtype=dtype, device_map=place).eval()

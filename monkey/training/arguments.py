@@ -28,8 +28,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from monkey.data.mixture import record_sets
 from monkey.data.packing import SHARING, RowSettings
-from monkey.location import refuse_missing
-from monkey.settings_files import parse_settings, read_settings_file
+from monkey.files import parse_settings, read_settings_file, refuse_missing
 from monkey.training.recipes import RECIPES, Recipe, choose_recipe
 
 # What the flags call a group -> its parts of the model.

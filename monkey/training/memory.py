@@ -29,8 +29,9 @@ from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 
 from monkey.configuration import MonkeyConfig
-from monkey.settings_files import read_settings_file
-from monkey.training.recipes import LORA_LINEARS, RECIPES, Recipe, apply_recipe, base_model, choose_recipe, part_of
+from monkey.files import read_settings_file
+from monkey.parts import LORA_LINEARS
+from monkey.training.recipes import RECIPES, Recipe, apply_recipe, base_model, choose_recipe, part_of
 
 GIB, MIB, FP32 = 2**30, 2**20, 4
 CUDA_CONTEXT = 600 * MIB
@@ -254,7 +255,7 @@ def dry_model(
     with torch.device("meta"):
         model: nn.Module = MonkeyForConditionalGeneration(config)
         if recipe.decoder_lora and not config.text_config.adapter_rank:
-            from monkey.training.lora import add_decoder_lora
+            from monkey.adapters import add_decoder_lora
 
             model = add_decoder_lora(model, SimpleNamespace(lora_r=lora_rank, lora_alpha=lora_rank, lora_dropout=0.05))
     apply_recipe(model, recipe)

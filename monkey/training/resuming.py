@@ -28,7 +28,7 @@ from transformers.trainer_pt_utils import safe_globals
 from monkey.checkpoint import published_shapes
 from monkey.checkpoint_files import file_shapes
 from monkey.configuration import MonkeyConfig
-from monkey.location import required_file
+from monkey.files import required_file
 from monkey.training.arguments import GROUPS, Flags
 from monkey.training.recipes import Recipe
 from monkey.training.trainer import (

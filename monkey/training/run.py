@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from monkey.adapters import add_decoder_lora, merge_peft, open_adapted
 from monkey.checkpoint_card import card_of
 from monkey.data.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
 from monkey.data.mixture import Records, holds_images
@@ -33,11 +34,9 @@ from monkey.journal import PARTIAL, remove_partials
 from monkey.language import LowRankAdapter, MonkeyAttention
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
+from monkey.quantised import keep_trained_in_float32, open_four_bit
 from monkey.training.arguments import Flags, PartArguments
-from monkey.training.lora import add_decoder_lora
 from monkey.training.memory import MemoryPlan, describe_misfit, gpu_gib, plan, plan_table, settings_of_flags
-from monkey.training.merging import merged_peft
-from monkey.training.quantised import keep_trained_in_float32, open_four_bit
 from monkey.training.recipes import PartCount, apply_recipe, base_model, recipe_table
 from monkey.training.report import (
     Meter,
@@ -385,7 +384,9 @@ def _save_merged(trainer: MonkeyTrainer, flags: Flags, folder: Path) -> None:
         unset_hf_deepspeed_config()
     precision = "4bit" if flags.recipe.four_bit else "full"
     dtype = torch.bfloat16 if flags.training.bf16 else torch.float32
-    merged, _, _ = merged_peft(folder / "adapter", flags.model.model_name_or_path, precision, dtype)
+    adapter = folder / "adapter"
+    tuned = open_adapted(adapter, flags.model.model_name_or_path, precision, dtype)
+    merged, _ = merge_peft(tuned, adapter, dtype)
     merged.save_pretrained(folder)
     trainer.processing_class.save_pretrained(folder)
     trainer.card.write(folder)

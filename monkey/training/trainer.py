@@ -36,13 +36,13 @@ from tqdm import tqdm
 from transformers import GenerationConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from monkey.adapters import load_adapter, save_adapter
 from monkey.checkpoint_card import CheckpointCard
 from monkey.data.dataset import SIGNALS, PlannedBatches, PlannedLoader
 from monkey.data.packing import BatchContents, BatchPlan, RowPlan
 from monkey.journal import atomic_folder
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import PartArguments
-from monkey.training.lora import load_adapter, save_adapter
 from monkey.training.recipes import base_model, part_of
 from monkey.training.report import Meter, write_record
 

@@ -138,10 +138,10 @@ def choice_of(checkpoint: str | Path, device: str, grid: tuple[int, int] | None,
         FileNotFoundError, ValueError: no such checkpoint, or one whose settings and vocabulary cannot be read.
     """
     from monkey.checkpoint_card import card_of
-    from monkey.serving.checkpoints import processor_of
+    from monkey.processing import MonkeyProcessor
     from monkey.serving.session import load
 
-    pictures = processor_of(checkpoint, grid).image_processor
+    pictures = MonkeyProcessor.from_pretrained(checkpoint, grid=grid).image_processor
     name = Path(checkpoint).resolve().name
     if grid is not None:
         name = f"{name} {grid[0]}×{grid[1]}"
