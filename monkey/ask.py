@@ -46,7 +46,7 @@ NAMED_FAULTS = 5
 _ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
 
 
-def model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+def add_model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the flags that say which model is opened, and how; return the group that they stand in."""
     model = parser.add_argument_group("model")
     model.add_argument("-c", "--checkpoint", help="folder or hub name (default: models/small, which ships)")
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     when.add_argument("--json", action="store_true", help="a line of JSON for each answer")
     shown.add_argument("--draw", type=Path, metavar="FILE.png", help="save the image with the answer's boxes on it")
     shown.add_argument("--confidence", action="store_true", help="how sure the model was of its tokens, 0 to 1")
-    at_once = model_flags(parser)
+    at_once = add_model_flags(parser)
     at_once.add_argument("--batch-size", type=int, default=8, metavar="N", help="questions at once (%(default)s)")
     return parser
 
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     if options.card:
         from monkey.checkpoint_card import card_of
 
-        print(json.dumps(card_of(checkpoint_of(options)).as_json(), ensure_ascii=False, indent=2))
+        print(json.dumps(card_of(find_checkpoint(options)).as_json(), ensure_ascii=False, indent=2))
         return 0
     return answer_file(options) if options.input else answer_images(options)
 
@@ -135,7 +135,7 @@ def check_drawing(path: Path, images: Sequence[Path]) -> None:
         raise ValueError("--draw draws on one image, and --image must name just that")
 
 
-def checkpoint_of(options: argparse.Namespace) -> str:
+def find_checkpoint(options: argparse.Namespace) -> str:
     """Return the checkpoint to open, or raise FileNotFoundError."""
     if options.checkpoint:
         refuse_missing(options.checkpoint)
@@ -145,7 +145,7 @@ def checkpoint_of(options: argparse.Namespace) -> str:
     return str(default_checkpoint(Path(__file__).resolve().parent.parent))
 
 
-def decoding_of(options: argparse.Namespace, card: CheckpointCard) -> Decoding:
+def read_decoding(options: argparse.Namespace, card: CheckpointCard) -> Decoding:
     """Return the card's settings with what the flags change; ValueError for one that means nothing."""
     from monkey.decoding import decoding_of
 
@@ -215,8 +215,8 @@ def answer_images(options: argparse.Namespace) -> int:
     from monkey.checkpoint_card import card_of
 
     asked = list_asked(options)
-    checkpoint = checkpoint_of(options)
-    decoding = decoding_of(options, card_of(checkpoint))
+    checkpoint = find_checkpoint(options)
+    decoding = read_decoding(options, card_of(checkpoint))
 
     def take(answerer: Answerer, one: Asked, reply: Reply) -> None:
         show(answerer, one, reply, one.source if len(asked) > 1 else "", options)
@@ -333,7 +333,7 @@ def as_json(answerer: Answerer, reply: Reply, images: Sequence[Path]) -> dict[st
 
 def answer_file(options: argparse.Namespace) -> int:
     """Answer the rows of a file that have no answer yet."""
-    checkpoint = checkpoint_of(options)
+    checkpoint = find_checkpoint(options)
 
     from tqdm import tqdm
 
@@ -341,8 +341,8 @@ def answer_file(options: argparse.Namespace) -> int:
     from monkey.serving.answer_file import AnswerFile, read_questions
 
     card = card_of(checkpoint)
-    decoding = decoding_of(options, card)
-    settings = settings_of(options, checkpoint, card, decoding)
+    decoding = read_decoding(options, card)
+    settings = list_settings(options, checkpoint, card, decoding)
     rows = read_questions(options.input, options.image_root, not options.describe, settings)
     missing = {row.source: row.fault for row in rows if row.fault is not None}
     name_faults(missing)  # before the model is opened
@@ -367,7 +367,7 @@ def answer_file(options: argparse.Namespace) -> int:
     return EXIT_PARTIAL if count else 0
 
 
-def settings_of(
+def list_settings(
     options: argparse.Namespace, checkpoint: str, card: CheckpointCard, decoding: Decoding
 ) -> dict[str, Any]:
     """Return what answers depend on beside their rows; a part of their keys."""

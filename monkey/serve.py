@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from monkey.ask import checkpoint_of, model_flags
+from monkey.ask import add_model_flags, find_checkpoint
 from monkey.cli import ArgumentParser, run_program
 
 KEY_VARIABLE = "MONKEY_API_KEY"
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     limits.add_argument(
         "--time-limit", type=float, default=600, metavar="SECONDS", help="for an answer, waiting included (%(default)s)"
     )
-    model = model_flags(parser)
+    model = add_model_flags(parser)
     model.add_argument("--max-rows", type=int, default=8, metavar="N", help="answers at the same time (%(default)s)")
     return parser
 
@@ -93,7 +93,7 @@ def check(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> None:
     """Open the model and serve it."""
     check(options)
-    checkpoint = checkpoint_of(options)
+    checkpoint = find_checkpoint(options)
 
     from monkey.serving.access import base_url, bind, is_loopback, read_hosts, read_keys, read_origins
     from monkey.serving.fetching import Fetcher

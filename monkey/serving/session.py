@@ -107,8 +107,7 @@ def load(
     """
     if max_rows < 1:
         raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
-    dtype = _read_dtype(dtype)
-    place = _place_of(device)
+    dtype, place = _read_dtype(dtype), _read_device(device)
     processor, card = MonkeyProcessor.from_pretrained(checkpoint, grid=grid), card_of(checkpoint)
     thread = computing_thread()
     try:
@@ -154,7 +153,7 @@ def _read_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     return named
 
 
-def _place_of(device: str) -> str:
+def _read_device(device: str) -> str:
     """Return what the library calls the device: its name, or how to spread a model over several."""
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
