@@ -18,7 +18,7 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from monkey import image_processing
 from monkey.checkpoint_files import read_base_record
 from monkey.configuration import MonkeyConfig
-from monkey.conversation import Conversation, attach_images, write
+from monkey.conversation import UNSUPERVISED, Conversation, attach_images, write
 from monkey.files import (
     LOCATION_KEYS,
     base_of,
@@ -32,9 +32,6 @@ from monkey.image_processing import MonkeyImageProcessor, MonkeyImageSettings
 from monkey.tokenization import QwenTokenizer
 
 __all__ = ["UNSUPERVISED", "Encoded", "MonkeyImageProcessor", "MonkeyProcessor", "TooLong", "register"]
-
-UNSUPERVISED = -100
-"""Label of a position that the loss leaves out."""
 
 _TOKENIZER_SETTINGS = ("model_max_length", "padding_side", "truncation_side")
 

@@ -19,12 +19,14 @@ import gc
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
-from monkey.processing import UNSUPERVISED, MonkeyProcessor
+from monkey.conversation import UNSUPERVISED
+
+if TYPE_CHECKING:
+    from monkey.processing import MonkeyProcessor
 
 SHARING = ("apart", "branches", "turns")
 """What becomes of several records about one image: each for itself; questions behind one image that do not see each
@@ -308,6 +310,8 @@ def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor, equal_me
         `input_ids`, `attention_mask` [B, T], `loss_positions`, `loss_targets` [N], `pixel_values` if there are images,
         and `contents`.
     """
+    import torch  # not above: what plans rows, and the flags of training, starts without it
+
     batch = dict(processor.collate(samples))
     labels = batch.pop("labels")
     # The first label of a row has no position that predicts it.
@@ -351,6 +355,8 @@ def packed_batch(
     Raises:
         ValueError: samples of a unit that differ where they should be the same, naming both.
     """
+    import torch
+
     row = _Row()
     for unit in units:
         row.add(unit)
