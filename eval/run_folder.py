@@ -269,12 +269,12 @@ def write_task(
 
 def is_complete(results: Sequence[Mapping[str, Any]], allow_missing: bool = False) -> bool:
     """Whether every question of every task was answered exactly once; with `allow_missing`, all that could be asked."""
-    return all(result["complete"] or (allow_missing and _only_failed(result)) for result in results)
 
+    def only_failed(result: Mapping[str, Any]) -> bool:
+        failed = {failure["question_id"] for failure in result["failed"]}
+        return not (result["duplicate"] or result["foreign"]) and set(result["missing"]) <= failed
 
-def _only_failed(result: Mapping[str, Any]) -> bool:
-    failed = {failure["question_id"] for failure in result["failed"]}
-    return not (result["duplicate"] or result["foreign"]) and set(result["missing"]) <= failed
+    return all(result["complete"] or (allow_missing and only_failed(result)) for result in results)
 
 
 def incompleteness(results: Mapping[str, Any]) -> list[str]:
