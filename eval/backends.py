@@ -161,11 +161,11 @@ class OracleBackend:
         return in_batches(requests, batch_size)
 
     def generate_answers(self, batch: Sequence[Request]) -> list[Answer | Failure]:
-        return [answer for request in batch for answer in self._answers_to(request)]
+        return [self._answer(request) for request in batch]
 
-    def _answers_to(self, request: Request) -> list[Answer]:
+    def _answer(self, request: Request) -> Answer:
         text, _ = best_answer(request.task.metric, request.task.headline, request.question.answers)
-        return [Answer(request.row, text, len(text.split()), STOPPED_AT_END)]
+        return Answer(request.row, text, len(text.split()), STOPPED_AT_END)
 
 
 class EchoBackend(OracleBackend):
@@ -173,9 +173,9 @@ class EchoBackend(OracleBackend):
 
     name = fingerprint = "echo"
 
-    def _answers_to(self, request: Request) -> list[Answer]:
+    def _answer(self, request: Request) -> Answer:
         text = request.question.question
-        return [Answer(request.row, text, len(text.split()), STOPPED_AT_END)]
+        return Answer(request.row, text, len(text.split()), STOPPED_AT_END)
 
 
 # Answers that stand in a file
@@ -220,6 +220,9 @@ class ReplayBackend(OracleBackend):
         self._predictions = {name: read_anyones_predictions(path) for name, path in files.items()}
         digests = {name: file_digest(path) for name, path in files.items()}
         self.fingerprint = next(iter(digests.values())) if len(digests) == 1 else json.dumps(digests, sort_keys=True)
+
+    def generate_answers(self, batch: Sequence[Request]) -> list[Answer | Failure]:
+        return [answer for request in batch for answer in self._answers_to(request)]
 
     def foreign_answers(self, task: str, ids: frozenset[str], count: int) -> list[str]:
         """Ids, and places beyond the last question, that no question of the task's file has, selected or not."""

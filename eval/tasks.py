@@ -211,7 +211,11 @@ def read_task(path: str | Path) -> Task:
     for name in _REQUIRED:
         if name not in given:
             raise ValueError(f"{path}: the field {name} is missing; a task needs {' and '.join(_REQUIRED)}")
-    _check_names(path, given)
+    name = given.get("name", path.stem)
+    if re.fullmatch(r"[\w.-]*\w[\w.-]*", name) is None:
+        raise ValueError(f"{path}: name {name!r} must be letters, digits, '_', '-' and '.'; a folder is named after it")
+    if name in TASKS:
+        raise ValueError(f"{path}: name {name!r} is a task of the evaluator; give yours another")
     fields = {"name": path.stem, "max_new_tokens": DEFAULT_MAX_NEW_TOKENS, "own_file": True, **given}
     fields["file"] = str(path.parent / given["file"])
     fields["parts"] = tuple(given.get("parts", ()))
@@ -220,26 +224,16 @@ def read_task(path: str | Path) -> Task:
         fields["annotations"] = str((path.parent / given["annotations"]).resolve())
     if given.get("prompt", "vqa") not in FORMS:
         fields["prompt_text"] = fields.pop("prompt")
-    return Task(**fields)
+    try:
+        return Task(**fields)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _is_meant(value: Any) -> bool:
     if isinstance(value, list):
         return all(isinstance(one, str) and one.strip() for one in value)
     return value >= 1 if isinstance(value, int) else bool(value.strip())
-
-
-def _check_names(path: Path, given: Mapping[str, Any]) -> None:
-    name, metric, headline = given.get("name", path.stem), given["metric"], given.get("headline", "official")
-    if re.fullmatch(r"[\w.-]*\w[\w.-]*", name) is None:
-        raise ValueError(f"{path}: name {name!r} must be letters, digits, '_', '-' and '.'; a folder is named after it")
-    if name in TASKS:
-        raise ValueError(f"{path}: name {name!r} is a task of the evaluator; give yours another")
-    if metric not in METRICS:
-        raise ValueError(f"{path}: unknown metric {metric!r}; {nearest(metric, METRICS)}")
-    variants = METRICS[metric].all_variants
-    if headline not in variants:
-        raise ValueError(f"{path}: headline {headline!r} is no variant of {metric}; it has {', '.join(variants)}")
 
 
 # The prompt that a task is asked with: the one as trained, the published script's, or the user's own

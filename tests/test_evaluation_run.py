@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import evaluate_vqa
-from eval.asking import MAX_TOGETHER, Asker, Report, describe_throughput, shard, throughput
+from eval.asking import MAX_TOGETHER, Asker, describe_throughput, shard, throughput
 from eval.backends import EchoBackend, OracleBackend, Request
 from eval.questions import Selection, load_question_set
 from eval.run import open_journal, run
@@ -187,12 +187,6 @@ class TestFiles:
         assert (asked["questions"], asked["images"], asked["tokens"], asked["processes"]) == (10, 3, 50, 1)
         assert asked["work"] == {"vision_seconds": 1.5, "decode_seconds": 0.5, "peak_bytes": 3 * 2**30}
         assert describe_throughput(asked).endswith("vision 75%, decode 25%, 3.0 GiB at most")
-
-    def test_rates_of_several_processes_are_over_the_one_that_took_longest(self):
-        reports = [Report(rank, 6, 3, 9, seconds=2.0, work={"peak_bytes": rank}) for rank in (0, 1, 1)]
-        figures = throughput(reports)
-        assert (figures["seconds"], figures["questions_per_second"], figures["processes"]) == (4.0, 4.5, 2)
-        assert figures["work"] == {"peak_bytes": 1}
 
     def test_nothing_asked_and_signs_that_stay_characters_are_said(self, tmp_path, capsys):
         path = write_set(tmp_path, [row(0), row(1, question="Where is <ref>it</ref>?")])

@@ -173,7 +173,10 @@ def test_a_task_file_stands_beside_named_tasks(tmp_path):
         ('file = "a.jsonl"\nmetrik = "anls"', "mine.toml: unknown field 'metrik'; nearest: metric"),
         ('metric = "anls"', "mine.toml: the field file is missing; a task needs file and metric"),
         ('file = "a.jsonl"\nmetric = "anlz"', "mine.toml: unknown metric 'anlz'; nearest: anls"),
-        ('file = "a"\nmetric = "anls"\nheadline = "lax"', "mine.toml: headline 'lax' is no variant of anls; it has"),
+        (
+            'file = "a"\nmetric = "anls"\nheadline = "lax"',
+            "mine.toml: task mine: metric anls has no variant 'lax'; it has",
+        ),
         ('file = "a"\nmetric = "anls"\nmax_new_tokens = "9"', "max_new_tokens must be a whole number of at least 1"),
         ('file = "a"\nmetric = "anls"\nn_expected = 0', "n_expected must be a whole number of at least 1, not 0"),
         ('file = "a"\nmetric = "anls"\nname = "a/b"', "mine.toml: name 'a/b' must be letters"),
