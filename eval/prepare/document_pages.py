@@ -30,51 +30,27 @@ _PAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 _PAGE = re.compile(r"(?P<stem>.+?)[-_.](?:page[-_]?)?(?P<number>\d+)$", re.IGNORECASE)
 
 
-def docvqa(release: Release) -> Iterator[PreparedRow]:
-    """Read DocVQA test, by the best source of answers in the release."""
-    return _best_answers(
-        release,
-        target_folder="data/docvqa/documents",
-        image_key="image",
-        test_names=("test_v1.0.json", "test/test_v1.0.json"),
-        val_names=below(("", "val"), "val_v1.0_withQT.json", "val_v1.0.json"),
-        val_size=5349,
-        folders=("{split}", "spdocvqa_images", ""),
-    )
-
-
-def infovqa(release: Release) -> Iterator[PreparedRow]:
-    """Read InfographicVQA test, by the best source of answers in the release."""
-    return _best_answers(
-        release,
-        target_folder="data/infographicVQA/images",
-        image_key="image_local_name",
-        test_names=("infographicsVQA_test_v1.0.json",),
-        val_names=("infographicsVQA_val_v1.0_withQT.json", "infographicsVQA_val_v1.0.json"),
-        val_size=2801,
-        folders=("images", "infographicsvqa_images", "{split}", ""),
-    )
-
-
-def _best_answers(
+def competition(
     release: Release,
     target_folder: str,
     image_key: str,
-    test_names: Sequence[str],
-    val_names: Sequence[str],
+    image_folders: Sequence[str],
+    test_files: Sequence[str],
+    val_files: Sequence[str],
     val_size: int,
-    folders: Sequence[str],
 ) -> Iterator[PreparedRow]:
+    """Read the test split of DocVQA or InfographicVQA, by the best source of answers in the release."""
+
     def of_competition(entries: list[Entry], split: str) -> Iterator[PreparedRow]:
         for row in entries:
             name = row.text(image_key)
             base = Path(name).name
-            names = below([folder.format(split=split) for folder in folders], name, base)
+            names = below([folder.format(split=split) for folder in image_folders], name, base)
             image = release.image(f"{target_folder}/{base}", names, row.where)
             question, answers = row.text("question"), row.texts("answers")
             yield PreparedRow(row.where, image, question, answers, row.identifier("questionId"))
 
-    test = release.find(*test_names)
+    test = release.find(*test_files)
     entries = release.rows(test, "data") if test is not None else []
     if entries and all(isinstance(entry.value, dict) and entry.value.get("answers") for entry in entries):
         release.statements.append(f"the test split with the answers that {test.name} has")
@@ -84,12 +60,12 @@ def _best_answers(
             "the test split with the answers of the DUE package, which the competition's own files hide"
         )
         return due_questions(release, target_folder)
-    val = release.find(*val_names)
+    val = release.find(*val_files)
     if val is None:
         hidden = f"{test} has no answers, and " if test is not None else ""
         raise FileNotFoundError(
             f"{hidden}{release.folder} holds neither {DUE_DOCUMENTS[0]} of the DUE package, which has test answers, "
-            f"nor {val_names[0]} to fall back on"
+            f"nor {val_files[0]} to fall back on"
         )
     release.statements.append(
         f"this is the VALIDATION split ({val_size:,} questions in the published one): the release has no answers "

@@ -35,35 +35,24 @@ _ROTATIONS = "train-images-boxable-with-rotation.csv"
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
-def vqav2(release: Release) -> Iterator[PreparedRow]:
-    """Read VQAv2 val2014."""
-    return _of_coco(release, "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json")
-
-
-def okvqa(release: Release) -> Iterator[PreparedRow]:
-    """Read OK-VQA val2014, with the answers before stemming beside."""
-    names = "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"
-    return _of_coco(release, *names, with_raw_answers=True)
-
-
-def _of_coco(
-    release: Release, question_name: str, annotation_name: str, with_raw_answers: bool = False
-) -> Iterator[PreparedRow]:
-    release.annotations = annotations = release.file(annotation_name, f"annotations/{annotation_name}")
+def coco(release: Release, questions: str, annotations: str) -> Iterator[PreparedRow]:
+    """Read the val2014 split of VQAv2 or OK-VQA, answers before stemming beside the stems where there are any."""
+    release.annotations = answered = release.file(*below(("", "annotations"), annotations))
     people = {
         str(entry.identifier("question_id")): entry.entries("answers")
-        for entry in release.rows(annotations, "annotations")
+        for entry in release.rows(answered, "annotations")
     }
-    for row in release.rows(release.file(question_name, f"questions/{question_name}"), "questions"):
+    for row in release.rows(release.file(*below(("", "questions"), questions)), "questions"):
         question_id = row.identifier("question_id")
         if str(question_id) not in people:
-            raise ValueError(f"{row.where}: question_id {question_id!r} has no answers in {annotations}")
+            raise ValueError(f"{row.where}: question_id {question_id!r} has no answers in {answered}")
         given = people[str(question_id)]
         name = f"COCO_val2014_{row.take('image_id', int):012d}.jpg"
         folders = ("val2014", "images/val2014", "images", "")
         image = release.image(f"data/coco/val2014/{name}", below(folders, name), row.where)
         answers = [person.text("answer") for person in given]
-        more = {"raw_answers": [person.text("raw_answer") for person in given]} if with_raw_answers else {}
+        are_stems = any("raw_answer" in person.value for person in given)
+        more = {"raw_answers": [person.text("raw_answer") for person in given]} if are_stems else {}
         yield PreparedRow(row.where, image, row.text("question"), answers, question_id, more)
 
 

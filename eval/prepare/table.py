@@ -5,8 +5,9 @@ from __future__ import annotations
 import pkgutil
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from eval.metrics import nearest
 from eval.prepare.release import PreparedRow, Release
@@ -22,10 +23,11 @@ class Preparer:
     terms: str
     version: int = 1
     statements: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, release: Release) -> Iterable[PreparedRow]:
         """Yield the questions of a release, and leave in it what is to be told of them."""
-        return pkgutil.resolve_name(f"eval.prepare.{self.reader}")(release)
+        return pkgutil.resolve_name(f"eval.prepare.{self.reader}")(release, **self.options)
 
 
 with Path(__file__).with_name("releases.toml").open("rb") as _stream:
