@@ -6,7 +6,8 @@
 
 ADAPTER is a PEFT adapter folder that this project trained, or a checkpoint with adapters built into its decoder (the
 published variant for 24 GB cards); which of them is found out. Window adapters stay as they are: they differ by window.
-Another base or grid than the adapter was trained on is refused. OUTPUT is written whole or not at all.
+A base of other sizes or another grid than the adapter was trained on is refused, and one with other weight files is
+warned of. OUTPUT is written whole or not at all.
 
 --base-precision says which base the adapters are merged into. An adapter that was trained on a 4-bit base learnt to
 make up for that base's rounding:

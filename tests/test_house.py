@@ -53,7 +53,8 @@ LAYERS = (
     ("monkey.engine", "monkey.quantised"),
     ("monkey.adapters",),
     ("monkey", "monkey.data"),
-    ("monkey.training", "monkey.serving", "monkey.describe"),
+    ("monkey.serving",),
+    ("monkey.training", "monkey.describe"),
     ("monkey.ask", "monkey.serve"),
     ("eval",),
 )

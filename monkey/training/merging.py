@@ -16,7 +16,7 @@ from monkey.adapters import DTYPES, merge_built_in, merge_peft, open_adapted
 from monkey.checkpoint_card import CARD_FILE, card_of
 from monkey.checkpoint_files import file_shapes, read_base_record
 from monkey.configuration import MonkeyConfig, published_config
-from monkey.files import checkpoint_file, is_adapter, read_json
+from monkey.files import base_of, checkpoint_file, is_adapter, read_json
 from monkey.journal import atomic_folder, write_json
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.parts import part_of
@@ -160,16 +160,13 @@ def probe_logits(model: nn.Module) -> torch.Tensor:
 
 def _find_base(adapter: Path, base: str | None) -> str:
     """Return where the adapter's base is: as given, or as recorded."""
-    recorded = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
-    name = base or recorded
-    if not name:
-        raise ValueError(f"{adapter} does not name its base: give it with --base")
+    name = base or base_of(adapter)
     try:
         found = checkpoint_file(name, "config.json")
     except FileNotFoundError:
         found = None
     if found is None:
-        how = f"--base {base}" if base else f"the base of {adapter} was {recorded}"
+        how = f"--base {base}" if base else f"the base of {adapter} was {name}"
         raise FileNotFoundError(f"{how}, and there is no checkpoint there: give its folder or hub name with --base")
     return name
 
