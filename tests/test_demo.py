@@ -19,11 +19,11 @@ pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo
 import httpx
 from gradio_client import Client, handle_file
 
-from monkey.serving.demo import LONGEST_LINE, MAX_BODY_BYTES
+from monkey.serving.demo import LONGEST_LINE, MAX_BODY_BYTES, running_demo
 from monkey.serving.demo_answers import Choice, Models
 from monkey.serving.demo_page import examples
 from monkey.serving.demo_texts import CHINESE, ENGLISH
-from tests.scripted_demo import LIMITS, ScriptedAnswerer, models_of, scripted_demo
+from tests.scripted_demo import LIMITS, ScriptedAnswerer, free_port, models_of, scripted_demo
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -391,14 +391,23 @@ def test_what_is_over_a_limit_is_not_taken(answerer, address):
     assert _post(address, path="x" * MAX_BODY_BYTES).status_code == 413
 
 
-def test_uploads_lie_in_a_private_folder_that_ends_with_the_demo(photo):
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    with scripted_demo(ScriptedAnswerer()) as address:
+def test_uploads_lie_in_a_private_folder_grow_no_older_than_an_hour_and_end_with_the_demo(photo):
+    from gradio.route_utils import delete_files_created_by_app
+
+    before, models = os.environ.get("GRADIO_TEMP_DIR"), models_of(ScriptedAnswerer())
+    with running_demo(models, "127.0.0.1", free_port()) as app:
+        models.open()
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         assert folder.stat().st_mode & 0o077 == 0
         of_the_page = _stored()
-        Client(address, verbose=False).predict([photo], "What?", api_name="/ask")
+        client = Client(app.local_url, verbose=False, download_files=False)
+        client.predict([photo], "What?", api_name="/ask")
         assert sorted(path.suffix for path in _stored() - of_the_page) == [".original", ".png", ".png"]
+        assert app.delete_cache == (60, 3600)
+        delete_files_created_by_app(app, age=0)  # what gradio does every minute, with an hour
+        assert _stored() == of_the_page
+        notice = client.predict([], "Still there?", api_name="/ask")[1]
+        assert _sentence(notice) == ENGLISH["gone_image"]
     assert not folder.exists()
     assert os.environ.get("GRADIO_TEMP_DIR") == before
 
