@@ -442,7 +442,10 @@ class Demo:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
                 raise Refusal(say(language, "bad_number", name=say(language, name), least=least, most=most))
             chosen[field] = int(value) if step == 1 else value
-        return replace(decoding_of(card.descriptions if is_description else card.answers), **chosen)
+        try:
+            return replace(decoding_of(card.descriptions if is_description else card.answers), **chosen)
+        except ValueError as error:  # a temperature just above 0
+            raise Refusal(say(language, "refused", reason=error)) from error
 
 
 def _checked_question(text: Any, missing: str, language: Any) -> str:
