@@ -1,4 +1,4 @@
-r"""Fine-tune Monkey on conversations about pictures.
+r"""Fine-tune Monkey on conversations about images.
 
     python finetune_multitask.py --config configs/training/tickets.yaml \
         --model_name_or_path models/small --data_path outputs/quickstart/data/layout.json \

@@ -3,8 +3,8 @@
     python -m benchmarks.full_size --recipe lora-llm --output outputs/full_size/lora-llm.json
     python -m benchmarks.full_size --recipe full-llm --pack-tokens 8192 --questions 4
 
-`benchmarks/training_gpu.sh` runs the recipes one after another. Rows are packed as the trainer packs them, pictures are
-random canvases that lie on the device already (reading pictures is the loader's, and not measured here). Precision is
+`benchmarks/training_gpu.sh` runs the recipes one after another. Rows are packed as the trainer packs them, images are
+random canvases that lie on the device already (reading images is the loader's, and not measured here). Precision is
 the trainer's for recipes with a frozen decoder: frozen weights in bf16, trained ones in fp32, autocast. `full-llm` and
 `everything` hold all weights, gradients and Adam's moments in bf16, which fits one GPU: DeepSpeed's fp32 copies would
 need several. FLOPs are counted by `monkey.training.report.count_flops`; recomputation counts in HFU only.

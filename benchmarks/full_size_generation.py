@@ -9,7 +9,7 @@ those of the published ones. With 4 bits they are written to `--folder` first (1
 and opened from there, as a checkpoint is. Decoding is the engine's, behind `monkey.ask`, the demo and the server.
 
 Figures: `vision_images_per_second`, `first_token_seconds` (from pixels) and `tokens_per_second` after it, by how many
-pictures or requests at once; `peak_gb` and `reserved_gb` (10^9 bytes) of one request about one image, weights included.
+images or requests at once; `peak_gb` and `reserved_gb` (10^9 bytes) of one request about one image, weights included.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @torch.no_grad()
 def measured(model: MonkeyForConditionalGeneration, options: argparse.Namespace) -> dict[str, Any]:
-    """The figures, by number of pictures or requests."""
+    """The figures, by number of images or requests."""
     config, device = model.config, options.device
     height, width = (side * config.window_size for side in config.grid)
     numbers = np.random.default_rng(0)

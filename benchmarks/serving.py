@@ -10,7 +10,7 @@ after the other (`--max-rows 1`), the other up to `--rows` at once. 1, 4 and 16 
 soon as they have an answer. Every answer has `--new-tokens` tokens and is compared with that of the request asked
 alone: a lost or another answer ends the benchmark (in fp32; elsewhere, answers that rounding changed are counted).
 
-`fresh` requests show a picture each that nothing is known of; `known` ones ask about pictures that were read before.
+`fresh` requests show an image each that nothing is known of; `known` ones ask about images that were read before.
 Ratios, by clients: `fresh_throughput_4` batched / one at a time in requests a second, `fresh_p95_4` one at a time /
 batched in the time that 95 % of the requests stay below, and `known_…` the same. Figures are of the median run.
 """
@@ -124,7 +124,7 @@ def wait_for(url: str) -> None:
 
 
 def bodies(options: argparse.Namespace) -> list[bytes]:
-    """A request about each picture."""
+    """A request about each image."""
     generator = np.random.default_rng(options.seed)
     made = []
     for number in range(options.pictures):

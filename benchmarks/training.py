@@ -5,17 +5,17 @@
     python -m benchmarks.training --device cuda --dtype bfloat16 --width 2048 --layers 24 --images 4 --pack-tokens 4096
 
 A step is forward and backward over all samples and one AdamW update, of the recipe `full-llm`. The baseline pads every
-sample to 2048 tokens, encodes its picture anew, window after window, materialises attention, computes the logits of
+sample to 2048 tokens, encodes its image anew, window after window, materialises attention, computes the logits of
 every position, and goes through the samples one by one, as the published script does with its batch of 1. Ours packs
-the questions about a picture behind it, into rows of at most `--pack-tokens`.
+the questions about an image behind it, into rows of at most `--pack-tokens`.
 
 The published script checkpoints the decoder. Here neither side does unless `--decoder-checkpointing` asks both to: so
 the baseline is not charged for a recomputation that a small model does not need, and no gain in time is bought by
-leaving it out on one side. `--vision-checkpointing` is ours alone. Pictures are decoded beforehand and random on both
+leaving it out on one side. `--vision-checkpointing` is ours alone. Images are decoded beforehand and random on both
 sides. Dropout is off on both sides, so that losses and gradient norms can be, and are, compared: a difference ends the
 run before it reports anything.
 
-Ratios: `step_speedup_K` baseline / ours in time with K questions a picture; `memory_ratio_K` ours / baseline in bytes
+Ratios: `step_speedup_K` baseline / ours in time with K questions per image; `memory_ratio_K` ours / baseline in bytes
 at the peak of a step, weights and optimiser's state included, and `memory_ratio` the largest of them. Figures:
 samples/s, GiB, tokens read in the decoder and the part of them that is no padding, and `seconds_after`: forward and
 backward with the fewest questions, in the published order and after each of our changes, one run each.
@@ -116,7 +116,7 @@ def draw(options, config: MonkeyConfig, questions: int) -> list[list[dict[str, A
     span = [config.image_start_id, *[config.image_pad_id] * config.image_tokens, config.image_end_id]
     fewest, most = TEXT_TOKENS
     units = []
-    for picture in range(options.images):
+    for image in range(options.images):
         pixels = torch.randn(1, 3, *config.canvas_size, generator=generator)
         unit = []
         for number in range(questions):
@@ -125,7 +125,7 @@ def draw(options, config: MonkeyConfig, questions: int) -> list[list[dict[str, A
             sample = {
                 "input_ids": [*prompt, *answer],
                 "labels": [UNSUPERVISED] * len(prompt) + answer,
-                "source": f"picture {picture}, question {number}",
+                "source": f"image {image}, question {number}",
                 "shared": len(span),
                 "pixel_values": pixels.to(options.device, getattr(torch, options.dtype)),
             }
@@ -140,7 +140,7 @@ def packed_rows(units: Sequence[Sequence[dict]], options, keep_contents: bool = 
     columns = (
         [len(sample["input_ids"]) for sample in samples],
         [sample["shared"] for sample in samples],
-        [picture for picture, unit in enumerate(units) for _ in unit],
+        [image for image, unit in enumerate(units) for _ in unit],
         [1] * len(samples),
         [supervised(sample) for sample in samples],
     )
@@ -289,7 +289,7 @@ def beside_published(options) -> None:
             "loss": their_figures[0],
         }
         print(
-            f"{questions} question(s) a picture: published order {len(samples) / their_seconds:.3f} samples/s and "
+            f"{questions} question(s) per image: published order {len(samples) / their_seconds:.3f} samples/s and "
             f"{their_peak / 2**20:.0f} MiB, ours {len(samples) / our_seconds:.3f} samples/s and "
             f"{our_peak / 2**20:.0f} MiB; {len(rows)} row(s), {filled:.0%} full",
             flush=True,
@@ -339,7 +339,7 @@ def _refuse_difference(theirs: Sequence[float], ours: Sequence[float], dtype: st
 def parse(argv: list[str] | None) -> Any:
     parser = arguments(__doc__)
     parser.set_defaults(repeats=3)
-    parser.add_argument("--questions", type=int, nargs="+", default=[1, 2, 5], help="a picture")
+    parser.add_argument("--questions", type=int, nargs="+", default=[1, 2, 5], help="per image")
     parser.add_argument("--images", type=int, default=1, help="in a step")
     parser.add_argument("--pack-tokens", type=int, default=PADDED, help="most tokens of a row of ours")
     parser.add_argument("--width", type=int, default=512, help="of the decoder")

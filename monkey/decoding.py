@@ -71,7 +71,7 @@ def decoding_of(sampling: Sampling) -> Decoding:
 
 
 FOR_ANSWERS, FOR_DESCRIPTIONS = map(decoding_of, (checkpoint_card.FOR_ANSWERS, checkpoint_card.FOR_DESCRIPTIONS))
-"""As the published demo answers questions and describes pictures; a checkpoint's card may say otherwise."""
+"""As the published demo answers questions and describes images; a checkpoint's card may say otherwise."""
 
 
 def make_generator(decoding: Decoding, device: torch.device) -> torch.Generator | None:

@@ -429,7 +429,7 @@ class Engine:
             if self._relieve():
                 return
             rows = rows[-1:]
-            error = MemoryError(f"the memory of {self.device} does not suffice for this picture and prompt")
+            error = MemoryError(f"the memory of {self.device} does not suffice for this image and prompt")
         elif len(rows) > 1 and not any(row.is_suspect for row in rows) and set(rows) <= set(self._reading):
             for row in rows:
                 row.is_suspect = True

@@ -1,6 +1,6 @@
 """Monkey: encode the views of every image, put their tokens into the sequence, decode.
 
-The model sees tensors only: no path, no picture object and no random choice enters `forward`.
+The model sees tensors only: no path, no image object and no random choice enters `forward`.
 Method: Monkey, arXiv 2311.06607.
 
 Shape letters: B batch, T tokens, I images over the whole batch, V views, Q tokens of a view, D decoder width.

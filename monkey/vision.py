@@ -1,6 +1,6 @@
 """The vision side: cut a canvas into views, encode all views of all images in one pass, resample each to tokens.
 
-A picture's canvas is cut into windows, row by row; window *w* passes through the shared vision transformer with
+An image's canvas is cut into windows, row by row; window *w* passes through the shared vision transformer with
 low-rank adapter set *w*. The whole canvas, shrunk to one window, is added last and uses no adapter. A resampler
 turns every view into the same number of tokens.
 

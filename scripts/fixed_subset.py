@@ -33,7 +33,7 @@ def fixed_subset_score(checkpoint: Path, folder: Path) -> dict[str, dict[str, An
     """Task to its number of questions, score in percent and 95 % interval.
 
     Args:
-        folder: new or empty; takes the pictures and the answers.
+        folder: new or empty; takes the images and the answers.
 
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, or a typeface that is not installed.

@@ -91,7 +91,7 @@ def main(words: list[str] | None = None) -> int:
     )
     run("ask again", *evaluate, "--checkpoint", finetuned, "--save_name", "after")
 
-    print(f"\nScores in percent on held-out pictures, {time.monotonic() - started:.0f} seconds in all:\n")
+    print(f"\nScores in percent on held-out images, {time.monotonic() - started:.0f} seconds in all:\n")
     print(table(scores(result / "before"), scores(result / "after")))
     shown = output.relative_to(REPOSITORY) if output.is_relative_to(REPOSITORY) else output
     print(f"\nPredictions and scores   {shown}/result/after")

@@ -5,8 +5,8 @@
 
 Each arm of `ARMS` is put on its grid from the same base, trained with configs/training/reader-study.yaml on the same
 records in the same order, once a seed, and asked the same questions. Scores are told apart by the height of the letters
-that the answer stands in, in pixels of the 224-pixel picture. A value is the mean over questions and seeds; its
-interval is a bootstrap over pictures of the questions' means over seeds, so it holds the luck of the questions drawn;
+that the answer stands in, in pixels of the 224-pixel image. A value is the mean over questions and seeds; its
+interval is a bootstrap over images of the questions' means over seeds, so it holds the luck of the questions drawn;
 the lowest and the highest seed beside it show the luck of training.
 
 OUTPUT holds table.md, table.csv, results.json and scores.png. What was finished is kept when the command is repeated.
@@ -38,7 +38,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to see a picture. `window` is the side of a window in parts of the base's own."""
+    """One way to see an image. `window` is the side of a window in parts of the base's own."""
 
     name: str
     title: str
@@ -90,7 +90,7 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Extent:
-    """How much a run of the study does: seeds, steps, pictures to train on and to ask about."""
+    """How much a run of the study does: seeds, steps, images to train on and to ask about."""
 
     seeds: int
     steps: int
@@ -102,7 +102,7 @@ FULL, QUICK = Extent(3, 180, 2000, 100), Extent(1, 180, 2000, 100)
 
 
 def scores_of(predictions: Path, questions: Path) -> dict[str, tuple[float, int, str]]:
-    """By question id: score, height of the letters, picture.
+    """By question id: score, height of the letters, image.
 
     Raises ValueError where the two files do not tell of the same questions.
     """

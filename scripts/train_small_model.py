@@ -33,7 +33,7 @@ BASE_DOCUMENTS = "sign=2", "paragraph=2", "receipt", "label", "form", "table=2",
 MONKEY_DOCUMENTS = "sign", "paragraph", "receipt", "label", "form", "table=3", "bars=2", "lines=2", "scene"
 """More tables and charts, since to look something up in them is learnt last; held out are as many of each kind."""
 MONKEY_QUESTIONS = 10
-"""Most questions of a picture of several windows, whose tokens cost more than a question's."""
+"""Most questions of an image of several windows, whose tokens cost more than a question's."""
 DOCUMENTS = "monkey.data.documents"
 TASKS = "documents_heldout", "documents_known"
 EVALUATED = ",".join(f"{task}{suffix}" for task in TASKS for suffix in ("", "_read", "_box"))
@@ -97,7 +97,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
     cores = os.cpu_count() or 1
     parser.add_argument(
-        "--processes", type=int, help="that train on a CPU (default 2), or draw and open pictures for a GPU (cores - 2)"
+        "--processes", type=int, help="that train on a CPU (default 2), or draw and open images for a GPU (cores - 2)"
     )
     options = parser.parse_args(words)
     if options.device is None:
