@@ -278,7 +278,8 @@ def test_the_offline_configuration_describes_documents_by_the_small_model_and_th
     (image,) = FinishedRun(tmp_path / "run").images()
     assert len(image["caption"].text.split()) > 3
     assert any("juice" in line.text.casefold() for line in image["text"].lines)
-    assert image["summary"].text.startswith(f"The picture shows {image['caption'].text.rstrip('.')}.")
+    assert image["caption"].text.startswith("A ")
+    assert image["summary"].text.startswith(f"The picture shows a {image['caption'].text[2:].rstrip('.')}.")
 
 
 # Ends on the way

@@ -297,5 +297,5 @@ def test_the_rule_lists_what_was_kept_without_digits():
     for source, text in (("region", "a sign"), ("segment", "a sign"), ("region", "2 poles"), ("text", "BAKERY")):
         kept.append(Candidate(source, 0, box, text, 0.9))
     kept.append(Candidate("region", 0, box, "a ghost", 0.1, "score", "too low"))
-    (found,) = Rules(RuleSettings())(items(1, "a shop.", *kept))
+    (found,) = Rules(RuleSettings())(items(1, "A shop.", *kept))
     assert found == Summary("The picture shows a shop. A sign can be seen. The word “BAKERY” can be read.", (), 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import hashlib
 import heapq
 import io
@@ -180,17 +179,15 @@ def distribution(values: Sequence[int]) -> dict[str, Any]:
 
 def stats_table(found: Mapping[str, Any]) -> str:
     """Return the statistics as lines to read."""
+    columns = ("n", "mean", "median", "sd", "least", "most")
     lines = [
         f"{found['run']}: {found['described']:,} descriptions of {found['pictures']:,} images",
-        f"{'per image':20}{'n':>8}{'mean':>9}{'median':>9}{'sd':>8}{'least':>8}{'most':>8}",
+        f"{'per image':16}" + "".join(f"{column:>9}" for column in columns),
     ]
     rows = {"words": found["words"], "sentences": found["sentences"]}
     for source in SOURCES:
         rows |= {f"{source}s seen": found["candidates"][source], f"{source}s kept": found["kept"][source]}
-    for name, one in rows.items():
-        if one["n"]:
-            figures = f"{one['mean']:9.2f}{one['median']:9g}{one['sd']:8.2f}{one['least']:8,}{one['most']:8,}"
-            lines.append(f"{name:20}{one['n']:8,}{figures}")
+    lines += [f"{name:16}" + "".join(f"{row.get(column, '–'):>9}" for column in columns) for name, row in rows.items()]
     for source, rates in found["filters"].items():
         reasons = ", ".join(f"{number:,} by {reason}" for reason, number in rates["dropped"].items())
         lines.append(f"{source}s: {rates['kept']:,} of {rates['candidates']:,} kept; dropped {reasons}")
@@ -273,15 +270,8 @@ def own_thresholds(run: FinishedRun) -> dict[str, float]:
 def draw_sample(run: FinishedRun, size: int, seed: int) -> list[ImageRun]:
     """Return `size` images that were filtered, drawn by seed and image: the same whatever else a run holds."""
     images = tqdm(run.images(), total=len(run), desc="reading", unit="image", disable=None)
-    filtered = (_without_masks(image) for image in images if "filters" in image)
+    filtered = (image for image in images if "filters" in image)
     return heapq.nsmallest(size, filtered, key=lambda one: hashlib.sha256(f"{seed}/{one.digest}".encode()).hexdigest())
-
-
-def _without_masks(image: ImageRun) -> ImageRun:
-    """Masks are what takes the memory, and filters do not look at them."""
-    segments = tuple(dataclasses.replace(segment, mask=None) for segment in image["segments"].segments)
-    kept = dataclasses.replace(image["segments"], segments=segments)
-    return dataclasses.replace(image, results={**image.results, "segments": kept})
 
 
 def sweep(
@@ -294,20 +284,18 @@ def sweep(
             for image in images:
                 for one in filter_candidates(image.results, settings).candidates:
                     counts.update([(one.source, "seen"), (one.source, one.dropped)])
-            kept = {source: counts[source, None] for source in SOURCES}
-            duplicates = {source: counts[source, DUPLICATE] for source in SOURCES}
+            kept = sum(counts[source, None] for source in SOURCES)
+            duplicates = sum(counts[source, DUPLICATE] for source in SOURCES)
             yield {
                 "threshold": threshold,
                 "value": value,
                 "own": int(value == own[threshold]),
                 "pictures": len(images),
                 **{f"{source}s_seen": counts[source, "seen"] for source in SOURCES},
-                **{f"{source}s_kept": kept[source] for source in SOURCES},
-                **{f"{source}s_kept_a_picture": round(kept[source] / len(images), 4) for source in SOURCES},
-                **{f"{source}s_duplicate": duplicates[source] for source in SOURCES},
-                "duplicate_rate": round(
-                    sum(duplicates.values()) / max(1, sum(kept.values()) + sum(duplicates.values())), 4
-                ),
+                **{f"{source}s_kept": counts[source, None] for source in SOURCES},
+                **{f"{source}s_kept_a_picture": round(counts[source, None] / len(images), 4) for source in SOURCES},
+                **{f"{source}s_duplicate": counts[source, DUPLICATE] for source in SOURCES},
+                "duplicate_rate": round(duplicates / max(1, kept + duplicates), 4),
             }
 
 

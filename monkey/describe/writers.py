@@ -295,7 +295,8 @@ class Rules(Writer):
         notes = list(dict.fromkeys(one.text for one in kept if one.source != TEXT))[: self.settings.most_objects]
         words = dict.fromkeys(one.text for one in kept if one.source == TEXT and len(one.text) > 1)
         quoted = [f"“{word}”" for word in list(words)[: self.settings.most_words]]
-        said = [f"The picture shows {item.results['caption'].text.rstrip('.')}."]
+        caption = re.sub(r"^(?:An?|The)\b", lambda article: article[0].lower(), item.results["caption"].text)
+        said = [f"The picture shows {caption.rstrip('.')}."]
         if notes:
             listed = _listed(notes)
             said.append(f"{listed[0].upper()}{listed[1:]} can be seen.")
