@@ -297,10 +297,10 @@ def test_what_is_drawn_is_read_where_it_stands_without_a_network(reader, monkeyp
 
 @pytest.mark.slow
 def test_rapidocr_reads_four_of_five_characters_of_documents(reader):
-    settings = Settings(5, 448, {"heldout": 20}, dict.fromkeys(DOCUMENTS, 1), damage=0.0)
-    counts = [read_page(reader, *draw(settings, "heldout", number)[:2])[1:] for number in range(20)]
+    settings = Settings(5, 448, {"heldout": 8}, dict.fromkeys(DOCUMENTS, 1), damage=0.0)
+    counts = [read_page(reader, *draw(settings, "heldout", number)[:2])[1:] for number in range(8)]
     right, total = map(sum, zip(*counts, strict=True))
-    assert total > 600
+    assert total > 200
     assert right / total > 0.8
 
 

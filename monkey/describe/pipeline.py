@@ -487,7 +487,12 @@ class Work:
             expert.close()
 
     def _do_batch(
-        self, stage: Stage, expert: Expert, read: Sequence[Item | tuple[str, Failure]], keys: Mapping[str, str], started
+        self,
+        stage: Stage,
+        expert: Expert,
+        read: Sequence[Item | tuple[str, Failure]],
+        keys: Mapping[str, str],
+        started: float,
     ) -> None:
         """Ask an expert about a batch and keep what it finds.
 

@@ -111,7 +111,8 @@ def choose_entries(run: FinishedRun, images: Path, flags: argparse.Namespace) ->
     if num_found and not entries:
         raise ValueError(f"--start {flags.start} leaves none of the {num_found:,} images; give a smaller one")
     if not entries:
-        raise ValueError(f"{run.folder} has no {flags.only or ''} image to show; nothing was written")
+        what = f"{flags.only} image" if flags.only else "image"
+        raise ValueError(f"{run.folder} has no {what} to show; nothing was written")
     return entries, num_found
 
 
