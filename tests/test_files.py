@@ -6,7 +6,7 @@ import pytest
 
 from eval.tasks import read_task
 from monkey.data.mixture import read_mixture
-from monkey.describe.configuration import read_configuration
+from monkey.describe.pipeline import read_configuration
 from monkey.files import MAX_BYTES, MAX_DEPTH, parse_settings, read_settings_file
 from monkey.training.arguments import parse_flags
 from scripts import learn_letters, plan_memory
