@@ -90,7 +90,7 @@ def _model(options: argparse.Namespace, flags: dict[str, Any]) -> monkey.MonkeyC
     return monkey.MonkeyConfig.from_pretrained(options.checkpoint, **({} if grid is None else {"grid": grid}))
 
 
-def _settings(options: argparse.Namespace, flags: dict[str, Any], config: monkey.MonkeyConfig) -> PlanSettings:
+def _settings(options: argparse.Namespace, flags: dict[str, Any]) -> PlanSettings:
     flags = dict(flags)
     if options.recipe is not None:
         for published in ("fix_vit", "use_lora", "q_lora"):
@@ -110,10 +110,10 @@ def _settings(options: argparse.Namespace, flags: dict[str, Any], config: monkey
     elif "batch_size" in changes:
         changes["pack_tokens"] = 0
     if options.zero_stage and not flags.get("deepspeed"):
-        changes["zero"] = shipped_zero(options.zero_stage, config.text_config.hidden_size)
+        changes["zero"] = shipped_zero(options.zero_stage)
     # The plan is that of GPUs, wherever this runs.
     flags.pop("use_cpu", None)
-    return settings_of_flags(flags, config.text_config.hidden_size, gpus=options.gpus, **changes)
+    return settings_of_flags(flags, gpus=options.gpus, **changes)
 
 
 def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str,
         "host_bytes": whole.host,
         "gpu_gib": gpu_gib,
         "fits": whole.fits(gpu_gib),
-        "lines": dict(whole.lines),
+        "lines": whole.lines,
         "peak": whole.phase,
         "phases": whole.phases,
         "parameters": whole.sizes.parts,
@@ -159,7 +159,7 @@ def _run(words: list[str] | None) -> int:
     if not 0 < room < float("inf"):
         raise ValueError(f"--gpu-memory {room:g} does not work: give the GiB of one GPU, for instance 24")
     config = _model(options, flags)
-    whole = plan(config, _settings(options, flags, config))
+    whole = plan(config, _settings(options, flags))
     if options.quiet:
         return 0 if whole.fits(room) else 1
     steps = advice(whole, room)
@@ -171,7 +171,10 @@ def _run(words: list[str] | None) -> int:
             print(f"fits: {whole.total / GIB:.1f} of {room:g} GiB per GPU")
         else:
             print(f"does not fit: {whole.total / GIB:.1f} of {room:g} GiB per GPU. One after the other:")
-            print("\n".join(f"  {step.sentence(room)}" for step in steps) or "  no flag makes it smaller")
+            for step in steps:
+                print(f"  {step.change}: {step.plan.needs}, {'fits' if step.plan.fits(room) else 'still too much'}")
+            if not steps:
+                print("  no flag makes it smaller")
     return 0 if whole.fits(room) else 1
 
 

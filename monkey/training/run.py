@@ -35,7 +35,15 @@ from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.training.arguments import Flags, PartArguments
 from monkey.training.lora import add_decoder_lora
-from monkey.training.memory import MemoryPlan, describe_misfit, gpu_gib, plan, plan_table, settings_of_flags
+from monkey.training.memory import (
+    MemoryPlan,
+    StepSize,
+    describe_misfit,
+    gpu_gib,
+    plan,
+    plan_table,
+    settings_of_flags,
+)
 from monkey.training.merging import merged_peft
 from monkey.training.quantised import keep_trained_in_float32, open_four_bit
 from monkey.training.recipes import PartCount, apply_recipe, base_model, recipe_table
@@ -206,17 +214,13 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
     room = _room(flags)
     if room is None:
         return None
-    config = base_model(model).config
     changes: dict[str, Any] = {"gpus": flags.training.world_size}
     if isinstance(batches, RowPlan):
-        sizes, rows = batches.sizes, batches.epoch(0, flags.training.process_index)
-        changes |= {
-            "pack_tokens": batches.settings.budget,
-            "batch_size": 0,
-            "images_per_step": max(sum(sizes.unit_images(unit) for unit in row) for row in rows),
-            "supervised_tokens": max(int(sum(sizes.supervised[list(unit)].sum() for unit in row)) for row in rows),
-        }
-    memory = plan(config, settings_of_flags(flags.resolved(), config.text_config.hidden_size, **changes))
+        sizes, rows, budget = batches.sizes, batches.epoch(0, flags.training.process_index), batches.settings.budget
+        images = max(sum(sizes.unit_images(unit) for unit in row) for row in rows)
+        supervised = max(int(sum(sizes.supervised[list(unit)].sum() for unit in row)) for row in rows)
+        changes |= {"batch_size": 0, "pack_tokens": budget, "largest_step": StepSize(images, 1, budget, supervised)}
+    memory = plan(base_model(model).config, settings_of_flags(flags.resolved(), **changes))
     sentence = describe_misfit(memory, room)
     if sentence is not None and memory.sums > room * 2**30 and not flags.run.ignore_memory_plan:
         raise ValueError(f"{sentence}; or start all the same with --ignore_memory_plan True")
@@ -261,7 +265,7 @@ def _record(
         data=data,
         seed=flags.training.seed,
     )
-    return {**record, "left_out": left_out, "planned_bytes": {} if memory is None else dict(memory.lines)}
+    return {**record, "left_out": left_out, "planned_bytes": {} if memory is None else memory.lines}
 
 
 def _trainer(
