@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import monkey
 from monkey.location import refuse_missing
-from monkey.training.arguments import read_config
+from monkey.training.arguments import parse_grid, read_config
 from monkey.training.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -32,13 +32,6 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(re.sub(r"^argument (--[\w-]+)[^:]*:", r"\1:", message))
 
 
-def _grid(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
-    return int(match[1]), int(match[2])
-
-
 def _yes(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text} is neither True nor False")
@@ -50,7 +43,7 @@ def _parser() -> _Parser:
     parser.add_argument("--recipe", choices=list(RECIPES), help="what trains; full-llm by default")
     parser.add_argument("--config", help="a training file, such as configs/training/full-llm.yaml")
     parser.add_argument("--checkpoint", help="folder of a model, for its sizes")
-    parser.add_argument("--grid", type=_grid, help="rows,columns of windows, such as 2,3")
+    parser.add_argument("--grid", help="rows,columns of windows, such as 2,3")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--gpu-memory", type=float, help="GiB of one GPU; by default the one that is visible")
     parser.add_argument("--zero", type=int, choices=range(4), dest="zero_stage", help="ZeRO stage 1 to 3; 0 is DDP")
@@ -81,10 +74,8 @@ def _flags_of_file(path: str | None) -> dict[str, Any]:
 
 
 def _model(options: argparse.Namespace, flags: dict[str, Any]) -> monkey.MonkeyConfig:
-    grid = options.grid
-    if grid is None and flags.get("grid"):
-        given = flags["grid"]
-        grid = _grid(given if isinstance(given, str) else ",".join(map(str, given)))
+    given = options.grid or flags.get("grid")
+    grid = given and parse_grid(given if isinstance(given, str) else ",".join(map(str, given)))
     if options.checkpoint is None:
         return monkey.MonkeyConfig() if grid is None else monkey.MonkeyConfig(grid=grid)
     return monkey.MonkeyConfig.from_pretrained(options.checkpoint, **({} if grid is None else {"grid": grid}))

@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import set_seed
@@ -24,7 +26,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from monkey.checkpoint_card import card_of
 from monkey.data.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
-from monkey.data.mixture import Records, holds_images
+from monkey.data.mixture import Records, holds_images, open_records
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Record
 from monkey.decoding import Decoding
@@ -58,7 +60,6 @@ from monkey.training.report import (
     write_record,
 )
 from monkey.training.resuming import (
-    MAKE_ROOM,
     check_whole,
     checkpoint_to_resume,
     clear_folder,
@@ -73,7 +74,6 @@ from monkey.training.resuming import (
     warn_of_other_flags,
     warn_of_other_threads,
 )
-from monkey.training.samples import batch_plan, held_out_samples, training_samples
 from monkey.training.trainer import (
     BestCheckpoint,
     Evaluator,
@@ -84,7 +84,6 @@ from monkey.training.trainer import (
     shared_folder,
     undisturbed,
     wait_for_everyone,
-    writing,
 )
 from monkey.vision import ResamplerAttention, WindowAdapter
 
@@ -172,11 +171,92 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
             trainer.evaluate()
         # Before the merged checkpoint is written, for which one process leaves ZeRO-3's setting.
         report = _overfit_report(trainer, flags, train_set, processor) if flags.run.overfit else None
-        with writing(output_dir, MAKE_ROOM):
-            _save(trainer, flags, output_dir)
+        _save(trainer, flags, output_dir)
         if report is not None:
             report.check()
     return output_dir
+
+
+# Samples and the plan of their batches
+
+
+def training_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDataset:
+    """Return the samples of `--data_path`; with `--overfit N` the first N records alone."""
+    data = flags.data
+    records = open_records(data.data_path, data.image_root, "--image_root", data.data_weights)
+    if flags.training.process_index == 0:
+        for notice in records.notices:
+            print(f"note: {notice}")
+    chosen = [records[index] for index in range(min(flags.run.overfit, len(records)))] if flags.run.overfit else records
+    return _samples(flags, " ".join(data.data_path), chosen, processor, data.packing)
+
+
+def held_out_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDataset:
+    """Return the samples of `--eval_data_path`."""
+    data = flags.data
+    records = open_records(data.eval_data_path, data.image_root, "--image_root")
+    return _samples(flags, data.eval_data_path, records, processor, packing=False)
+
+
+def _samples(
+    flags: Flags, path: str, records: Sequence[Record], processor: MonkeyProcessor, packing: bool
+) -> ConversationDataset:
+    """Return records as samples: encoded now unless they are met as they come, which a plan or a list cannot do."""
+    data = flags.data
+    is_first = flags.training.process_index == 0
+    dataset = ConversationDataset(
+        records, processor, data.model_max_length, data.cache_images, data.sharing, data.skip_bad_rows
+    )
+    if data.cache_images and is_first:
+        print(f"--cache_images: up to {dataset.cache_bytes() / 2**20:,.0f} MiB for {path} in each loading process")
+    if packing or data.skip_bad_rows or not data.lazy_preprocess:
+        _prepare_together(flags, dataset)
+        dataset.leave_out(dataset.bad)
+    if is_first:
+        for notice in dataset.notices:
+            print(f"note: {notice}")
+        for sentence in dataset.left_out:
+            print(f"left out: {sentence}")
+    return dataset
+
+
+def _prepare_together(flags: Flags, dataset: ConversationDataset) -> None:
+    """Encode every record in the first process and let the others have it; one that fails ends them all."""
+    training, is_first = flags.training, flags.training.process_index == 0
+    if is_first:
+        with errors_as_raised():
+            dataset.prepare(not flags.data.lazy_preprocess, training.dataloader_num_workers)
+    if training.world_size == 1:
+        return
+    told = [(dataset.tokens.folder or dataset.tokens, dataset.bad) if is_first else None]
+    dist.broadcast_object_list(told)
+    if not is_first:
+        made, dataset.bad = told[0]
+        dataset.tokens = dataset.take_up(made) if isinstance(made, Path) else made
+        if dataset.tokens is None:  # another machine, which does not see the cache folder of the first
+            dataset.prepare(check_images=False)
+
+
+def batch_plan(flags: Flags, dataset: ConversationDataset) -> RowPlan | BatchPlan:
+    """Return the batches of the whole run: the same for one process or many, and for a resumed run."""
+    training = flags.training
+    seed = training.seed if training.data_seed is None else training.data_seed
+
+    def order_of(number: int) -> np.ndarray:
+        if isinstance(dataset.records, Records):
+            return dataset.records.epoch(number, seed)
+        return np.random.default_rng((seed, number)).permutation(len(dataset))
+
+    if not flags.data.packing:
+        batch_size = training.per_device_train_batch_size
+        return BatchPlan(order_of, batch_size, training.world_size, training.dataloader_drop_last)
+    sizes = dataset.tokens.sizes
+    passes = None if training.max_steps > 0 else int(np.ceil(training.num_train_epochs))
+    try:
+        return RowPlan(sizes, flags.data.row_settings, order_of, passes, training.world_size)
+    except ValueError as error:
+        longest = int(sizes.tokens.argmax())
+        raise ValueError(f"{dataset.records[longest].source}: {error}; raise --pack_tokens") from error
 
 
 # Before the run
@@ -375,7 +455,7 @@ def _save(trainer: MonkeyTrainer, flags: Flags, output_dir: Path) -> None:
                 _save_merged(trainer, flags, folder)
             write_record(folder / "training_log.json", log)
             best = trainer.best.record if trainer.best is not None else None
-            write_loss_curve(log, folder / "loss_curve.png", best and best.step)
+            write_loss_curve(log, folder / "loss_curve.png", best and best["step"])
             write_model_card(folder, trainer.run_record, _scores(trainer), flags.model.model_name_or_path, log)
     if trainer.args.should_save:
         move_into_place(final, output_dir)
@@ -470,9 +550,7 @@ def _use_built_in_adapters(model: MonkeyForConditionalGeneration, flags: Flags) 
             )
     if "lora_dropout" in flags.named:
         text_config.adapter_dropout = flags.lora.lora_dropout
-        for module in model.modules():
-            if isinstance(module, LowRankAdapter):
-                module.dropout = flags.lora.lora_dropout
+        _set_dropouts(model, LowRankAdapter, flags.lora.lora_dropout)
 
 
 def open_base(flags: Flags) -> MonkeyForConditionalGeneration:
@@ -509,20 +587,39 @@ def narrow_frozen(model: nn.Module) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
+_DROPOUTS: dict[type[nn.Module], str] = {
+    nn.Dropout: "p",
+    WindowAdapter: "dropout",
+    LowRankAdapter: "dropout",
+    ResamplerAttention: "dropout",
+    MonkeyAttention: "attention_dropout",
+}
+"""Class -> its attribute that is a probability of dropout."""
+
+
+def _set_dropouts(model: nn.Module, kind: type[nn.Module], value: float) -> None:
+    for module in model.modules():
+        if isinstance(module, kind):
+            setattr(module, _DROPOUTS[kind], value)
+
+
 def set_dropout(model: MonkeyForConditionalGeneration, parts: PartArguments) -> None:
     """Set each part's dropout to what its flag says, in the modules and in the config."""
     vision, text = model.config.vision_config, model.config.text_config
-    for kind, config, field, attribute, given in (
-        (WindowAdapter, vision, "adapter_dropout", "dropout", parts.vision_adapter_dropout),
-        (ResamplerAttention, vision, "resampler_dropout", "dropout", parts.resampler_dropout),
-        (MonkeyAttention, text, "attention_dropout", "attention_dropout", parts.decoder_dropout),
+    for kind, config, field, given in (
+        (WindowAdapter, vision, "adapter_dropout", parts.vision_adapter_dropout),
+        (ResamplerAttention, vision, "resampler_dropout", parts.resampler_dropout),
+        (MonkeyAttention, text, "attention_dropout", parts.decoder_dropout),
     ):
-        if given is None:
-            continue
-        setattr(config, field, given)
-        for module in model.modules():
-            if isinstance(module, kind):
-                setattr(module, attribute, given)
+        if given is not None:
+            setattr(config, field, given)
+            _set_dropouts(model, kind, given)
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Turn every dropout of the model off. The config keeps its values, and so does a checkpoint."""
+    for kind in _DROPOUTS:
+        _set_dropouts(model, kind, 0.0)
 
 
 def set_checkpointing(model: MonkeyForConditionalGeneration, parts: PartArguments, training: Any) -> tuple[bool, bool]:
@@ -544,15 +641,6 @@ def set_checkpointing(model: MonkeyForConditionalGeneration, parts: PartArgument
 
 # The self-test: what was trained on must come back word for word
 
-
-# Class → its attribute that is a probability of dropout.
-_DROPOUTS: dict[type[nn.Module], str] = {
-    nn.Dropout: "p",
-    WindowAdapter: "dropout",
-    LowRankAdapter: "dropout",
-    ResamplerAttention: "dropout",
-    MonkeyAttention: "attention_dropout",
-}
 
 _SHOWN = 60
 """Characters of an answer that a message shows."""
@@ -595,14 +683,6 @@ class OverfitReport:
                 f"training on them alone; {self.misses[0]}; train for more steps or at a higher rate, then look at the "
                 "data with scripts/check_data.py"
             )
-
-
-def without_dropout(model: nn.Module) -> None:
-    """Turn every dropout of the model off. The config keeps its values, and so does a checkpoint."""
-    for module in model.modules():
-        for kind, attribute in _DROPOUTS.items():
-            if isinstance(module, kind):
-                setattr(module, attribute, 0.0)
 
 
 def overfit_report(
