@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.training.arguments import parse_flags
-from scripts import resolution_study, stages
+from scripts import resolution_study, stages, train_small_model
 from scripts.average_checkpoints import main as average_main
 from scripts.new_model import new_model
 from scripts.resolution_study import ARMS, SIZES, scores_of, summary, table
@@ -226,17 +227,34 @@ def test_a_base_that_is_a_monkey_already_is_refused(base, tmp_path, capsys):
     assert "is no base: it has 4 windows, 4 adapter sets" in capsys.readouterr().err
 
 
+def _in_process(words: list[str], **_settings) -> SimpleNamespace:
+    """A step of `scripts.stages` without the seconds that an interpreter of its own takes to import the libraries."""
+    _, *words = words
+    module, words = (words[1], words[2:]) if words[0] == "-m" else (None, words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words if module is None else [module, *words])
+        try:
+            if module is None:
+                runpy.run_path(str(REPOSITORY / words[0]), run_name="__main__")
+            else:
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            return SimpleNamespace(returncode=ended.code or 0)
+    return SimpleNamespace(returncode=0)
+
+
 @pytest.mark.slow
-def test_stages_and_study_run_from_nothing_and_again(tmp_path):
-    small = ["--pictures", "20", "--heldout", "8", "--bf16", "False"]
-    chain = ["train_small_model", "--output", str(tmp_path / "small"), "--letter-steps", "2"]
-    chain += ["--base-steps", "2", "--monkey-steps", "2"]
-    study = ["resolution_study", str(tmp_path / "small" / "base"), "--output", str(tmp_path / "study")]
-    study += ["--steps", "2", "--seeds", "1", "--arms", "one-view", "own-adapters"]
-    for program, *words in (chain, study):
-        for _ in range(2):
-            command = [sys.executable, "-m", f"scripts.{program}", *words, *small]
-            done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
+def test_stages_and_study_run_from_nothing_and_again(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(stages, "subprocess", SimpleNamespace(run=_in_process))
+    monkeypatch.setattr("scripts.learn_letters.HELD_OUT", 8)
+    small = ["--pictures", "8", "--heldout", "8", "--bf16", "False", "--processes", "1"]
+    chain = ["--output", str(tmp_path / "small"), "--device", "cpu", "--letter-steps", "1", "--base-steps", "1"]
+    study = [str(tmp_path / "small" / "base"), "--output", str(tmp_path / "study"), "--steps", "1", "--seeds", "1"]
+    for _ in range(2):
+        assert train_small_model.main([*chain, "--monkey-steps", "1", *small]) == 0
+        assert resolution_study.main([*study, "--arms", "one-view", "own-adapters", *small]) == 0
+    said = capfd.readouterr().out
+    assert said.count("== train the base: done before") == said.count("== train Monkey: done before") == 1
     assert MonkeyConfig.from_pretrained(tmp_path / "small" / "model").num_adapters == 4
     assert "2×2 windows, an adapter each" in (tmp_path / "study" / "table.md").read_text()
