@@ -84,7 +84,7 @@ def remove_checkpoint(folder: Path) -> None:
     shutil.rmtree(going)
 
 
-def checkpoint_to_resume(flags: Flags) -> str | None:
+def checkpoint_to_resume(flags: Flags) -> Path | None:
     """Return the folder of `--resume_from_checkpoint`; ValueError where the run would write over an earlier one's."""
     output_dir, wanted = Path(flags.training.output_dir), flags.training.resume_from_checkpoint
     _check_writable(output_dir)
@@ -97,10 +97,10 @@ def checkpoint_to_resume(flags: Flags) -> str | None:
         if wanted.lower() == "true":
             if not found:
                 raise FileNotFoundError(f"--resume_from_checkpoint True: {output_dir} holds no checkpoint-N folder")
-            return str(found[-1])
+            return found[-1]
         if not (Path(wanted) / "trainer_state.json").is_file():
             raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no trainer_state.json in it")
-        return wanted
+        return Path(wanted)
     written = [*weight_files(output_dir), *(output_dir / name for name in _RUN_FILES), *earlier_evaluations(output_dir)]
     if not flags.training.overwrite_output_dir and (found or any(path.exists() for path in written)):
         raise ValueError(
@@ -132,7 +132,7 @@ def _check_writable(output_dir: Path) -> None:
 # How a run leaves the folder
 
 
-def clear_folder(flags: Flags, resume_from: str | None) -> None:
+def clear_folder(flags: Flags, resume_from: Path | None) -> None:
     """With --overwrite_output_dir, remove an earlier run's checkpoints: a later resume would take the furthest."""
     if flags.training.process_index == 0 and resume_from is None and flags.training.overwrite_output_dir:
         output_dir = Path(flags.training.output_dir)

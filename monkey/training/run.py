@@ -25,7 +25,7 @@ from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from monkey.checkpoint_card import card_of
-from monkey.data.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
+from monkey.data.dataset import ConversationDataset, errors_as_raised
 from monkey.data.mixture import Records, holds_images, open_records
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Record
@@ -77,9 +77,7 @@ from monkey.training.resuming import (
 from monkey.training.trainer import (
     BestCheckpoint,
     Evaluator,
-    FrozenGuard,
     MonkeyTrainer,
-    StopOnSignal,
     gathered,
     shared_folder,
     undisturbed,
@@ -117,8 +115,8 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     output_dir = Path(training.output_dir)
     resume_from = checkpoint_to_resume(flags)
     if resume_from is not None:
-        check_whole(Path(resume_from), sharded=bool(training.deepspeed))
-        refuse_other_recipe(Path(resume_from), flags.recipe)
+        check_whole(resume_from, sharded=bool(training.deepspeed))
+        refuse_other_recipe(resume_from, flags.recipe)
     set_seed(training.seed)
     processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, grid=flags.model.grid_shape)
     _refuse_large_grid(flags, processor)
@@ -127,30 +125,20 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     if evaluator is not None:
         evaluator.check(processor)
     batches = batch_plan(flags, train_set)
-    if resume_from is not None and _is_finished(flags, Path(resume_from), batches):
+    if resume_from is not None and _is_finished(flags, resume_from, batches):
         if training.process_index == 0:
             remove_partials(output_dir)
         return output_dir
     model, counts = open_model(flags)
     if resume_from is not None:
-        refuse_other_model(Path(resume_from), base_model(model))
+        refuse_other_model(resume_from, base_model(model))
     memory = _memory_plan(flags, model, batches)
     record = _record(flags, counts, train_set, eval_set, batches, memory, resume_from)
     if resume_from is not None and training.process_index == 0:
-        warn_of_other_threads(Path(resume_from), training.device)
-        warn_of_other_flags(Path(resume_from), record["flags"], record["data"])
+        warn_of_other_threads(resume_from, training.device)
+        warn_of_other_flags(resume_from, record["flags"], record["data"])
     if training.process_index == 0:
-        for notice in getattr(eval_set and eval_set.records, "notices", ()):
-            print(f"note: {notice}")
-        if not record["data"]["has_images"]:
-            named = " ".join(flags.data.data_path)
-            print(f"note: no record of {named} has an image, so the model learns from text alone")
-        print(recipe_table(flags.recipe, counts))
-        if memory is not None:
-            print(plan_table(memory))
-        print(_flops(flags, model)[0])
-        print(flags.table())
-
+        _announce(flags, model, counts, memory, record)
     with (
         nothing_left_of_a_false_start(output_dir),
         full_disk_named(output_dir),
@@ -163,9 +151,9 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
             trainer = _trainer(flags, model, processor, train_set, eval_set, batches, record, evaluator, resume_from)
             clear_folder(flags, resume_from)
             try:
-                trainer.train(resume_from_checkpoint=resume_from)
+                trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
             finally:
-                _stop_on_signal(trainer).restore()
+                trainer.stop.restore()
         _refuse_unfinished(trainer, flags)
         if (eval_set is not None or evaluator is not None) and not _evaluated_at_the_end(trainer):
             trainer.evaluate()
@@ -184,9 +172,7 @@ def training_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDa
     """Return the samples of `--data_path`; with `--overfit N` the first N records alone."""
     data = flags.data
     records = open_records(data.data_path, data.image_root, "--image_root", data.data_weights)
-    if flags.training.process_index == 0:
-        for notice in records.notices:
-            print(f"note: {notice}")
+    _print_notices(flags, records)
     chosen = [records[index] for index in range(min(flags.run.overfit, len(records)))] if flags.run.overfit else records
     return _samples(flags, " ".join(data.data_path), chosen, processor, data.packing)
 
@@ -195,7 +181,14 @@ def held_out_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDa
     """Return the samples of `--eval_data_path`."""
     data = flags.data
     records = open_records(data.eval_data_path, data.image_root, "--image_root")
+    _print_notices(flags, records)
     return _samples(flags, data.eval_data_path, records, processor, packing=False)
+
+
+def _print_notices(flags: Flags, told: Records | ConversationDataset) -> None:
+    if flags.training.process_index == 0:
+        for notice in told.notices:
+            print(f"note: {notice}")
 
 
 def _samples(
@@ -212,11 +205,9 @@ def _samples(
     if packing or data.skip_bad_rows or not data.lazy_preprocess:
         _prepare_together(flags, dataset)
         dataset.leave_out(dataset.bad)
-    if is_first:
-        for notice in dataset.notices:
-            print(f"note: {notice}")
-        for sentence in dataset.left_out:
-            print(f"left out: {sentence}")
+    _print_notices(flags, dataset)
+    for sentence in dataset.left_out if is_first else ():
+        print(f"left out: {sentence}")
     return dataset
 
 
@@ -260,6 +251,20 @@ def batch_plan(flags: Flags, dataset: ConversationDataset) -> RowPlan | BatchPla
 
 
 # Before the run
+
+
+def _announce(
+    flags: Flags, model: nn.Module, counts: list[PartCount], memory: MemoryPlan | None, record: dict[str, Any]
+) -> None:
+    """Print what trains, on what, what it needs, and with which flags."""
+    if not record["data"]["has_images"]:
+        named = " ".join(flags.data.data_path)
+        print(f"note: no record of {named} has an image, so the model learns from text alone")
+    print(recipe_table(flags.recipe, counts))
+    if memory is not None:
+        print(plan_table(memory))
+    print(_flops(flags, model)[0])
+    print(flags.table())
 
 
 def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -> bool:
@@ -321,7 +326,7 @@ def _record(
     eval_set: ConversationDataset | None,
     batches: RowPlan | BatchPlan,
     memory: MemoryPlan | None,
-    resume_from: str | None,
+    resume_from: Path | None,
 ) -> dict[str, Any]:
     parts = [{"part": count.part, "trains": count.trains, "parameters": count.parameters} for count in counts]
     data: dict[str, Any] = {"samples": {"train": len(train_set), "eval": len(eval_set or ())}}
@@ -334,7 +339,7 @@ def _record(
         ]
     left_out = [*train_set.left_out, *(eval_set.left_out if eval_set is not None else ())]
     if resume_from is not None:  # what it had met on its way
-        left_out = list(dict.fromkeys([*left_out, *read_record(Path(resume_from)).get("left_out", ())]))
+        left_out = list(dict.fromkeys([*left_out, *read_record(resume_from).get("left_out", ())]))
     data["left_out"] = len(left_out)
     if isinstance(batches, RowPlan):
         data["rows_an_epoch"] = batches.rows_an_epoch * batches.processes
@@ -357,10 +362,9 @@ def _trainer(
     batches: RowPlan | BatchPlan,
     record: dict[str, Any],
     evaluator: Evaluator | None,
-    resume_from: str | None,
+    resume_from: Path | None,
 ) -> MonkeyTrainer:
     training, output_dir = flags.training, Path(flags.training.output_dir)
-    base = base_model(model)
     dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
     best = None
     if training.eval_strategy != "no":
@@ -371,21 +375,12 @@ def _trainer(
     meter = Meter(*_flops(flags, model), device_peak(training.device, dtype, flags.run.peak_tflops))
     # `set_checkpointing` has done it, part by part.
     training.activation_checkpointing = training.gradient_checkpointing = False
-    guard = FrozenGuard(base.named_parameters())
-    published = flags.parts.published
-    if flags.data.packing:
-        collator: Any = PackedCollator(processor, flags.data.row_settings.budget, published)
-    else:
-        collator = Collator(processor, published)
-    trainer = MonkeyTrainer(
-        model=model,
-        args=training,
-        train_dataset=Tolerant(train_set),
-        eval_dataset=None if eval_set is None else Tolerant(eval_set),
-        skip_bad_rows=flags.data.skip_bad_rows,
-        data_collator=collator,
-        held_out_collator=Collator(processor),
-        processing_class=processor,
+    return MonkeyTrainer(
+        model,
+        training,
+        processor,
+        train_set,
+        eval_set,
         run_record=record,
         card=card_of(flags.model.model_name_or_path),
         parts=flags.parts,
@@ -393,11 +388,8 @@ def _trainer(
         meter=meter,
         evaluator=evaluator,
         best=best,
-        guard=guard,
+        skip_bad_rows=flags.data.skip_bad_rows,
     )
-    trainer.add_callback(guard)
-    trainer.add_callback(StopOnSignal())
-    return trainer
 
 
 def _flops(flags: Flags, model: nn.Module) -> tuple[StepFlops, StepFlops]:
@@ -419,13 +411,9 @@ def _missing_packages_named() -> Iterator[None]:
 # After the run
 
 
-def _stop_on_signal(trainer: MonkeyTrainer) -> StopOnSignal:
-    return next(call for call in trainer.callback_handler.callbacks if isinstance(call, StopOnSignal))
-
-
 def _refuse_unfinished(trainer: MonkeyTrainer, flags: Flags) -> None:
     """Stopped where a signal ended the run; ValueError where it made no step."""
-    stop = _stop_on_signal(trainer)
+    stop = trainer.stop
     if stop.stopped_at is not None:
         raise Stopped(stop.stopped_at, stop.received or signal.SIGTERM, Path(flags.training.output_dir))
     if trainer.state.global_step == 0:

@@ -34,7 +34,16 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from monkey.checkpoint_card import CheckpointCard
 from monkey.data.batches import BatchContents
-from monkey.data.dataset import SIGNALS, EqualShares, PlannedBatches, PlannedLoader
+from monkey.data.dataset import (
+    SIGNALS,
+    Collator,
+    ConversationDataset,
+    EqualShares,
+    PackedCollator,
+    PlannedBatches,
+    PlannedLoader,
+    Tolerant,
+)
 from monkey.data.packing import BatchPlan, RowPlan
 from monkey.journal import atomic_folder
 from monkey.processing import MonkeyProcessor
@@ -341,25 +350,25 @@ class MonkeyTrainer(Trainer):
         meter: counts what is done.
         evaluator: answers held-out questions at every evaluation.
         best: keeps the weights of the best evaluation.
-        guard: checks that frozen parameters stay.
-        held_out_collator: makes the batches of the held-out loss.
         skip_bad_rows: leave out records that turn out to be bad on the way, instead of stopping.
     """
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        args: TrainingArguments,
+        processor: MonkeyProcessor,
+        train_set: ConversationDataset,
+        eval_set: ConversationDataset | None,
+        *,
         run_record: dict[str, Any],
         card: CheckpointCard,
         parts: PartArguments,
         plan: RowPlan | BatchPlan,
-        meter: Meter | None = None,
+        meter: Meter,
         evaluator: Evaluator | None = None,
         best: BestCheckpoint | None = None,
-        guard: FrozenGuard | None = None,
-        held_out_collator: Any = None,
         skip_bad_rows: bool = False,
-        **kwargs: Any,
     ):
         self._partial: Path | None = None  # of the checkpoint that is being written
         self.run_record = run_record
@@ -369,22 +378,31 @@ class MonkeyTrainer(Trainer):
         self.meter = meter
         self.evaluator = evaluator
         self.best = best
-        self.guard = guard
-        self.held_out_collator = held_out_collator
         self.skip_bad_rows = skip_bad_rows
         self._steps_left_out = 0  # one behind the other, until now
         self._window: list[BatchContents] = []  # of the step that is being made
-        config = kwargs["model"].config
-        use_cache = vars(config).get("use_cache")
-        held_out = kwargs.pop("eval_dataset", None)
-        # The library wants a held-out set wherever it evaluates; here there may be scores alone.
-        super().__init__(*args, eval_dataset=[] if held_out is None else held_out, **kwargs)
-        self.eval_dataset = held_out
+        collator: Any = Collator(processor, parts.published)
+        if isinstance(plan, RowPlan):
+            collator = PackedCollator(processor, plan.settings.budget, parts.published)
+        use_cache = vars(model.config).get("use_cache")
+        super().__init__(
+            model,
+            args,
+            collator,
+            Tolerant(train_set),
+            # The library wants a held-out set wherever it evaluates; here there may be scores alone.
+            eval_dataset=[],
+            processing_class=processor,
+        )
+        self.eval_dataset = None if eval_set is None else Tolerant(eval_set)
+        self.guard, self.stop = FrozenGuard(base_model(model).named_parameters()), StopOnSignal()
+        self.add_callback(self.guard)
+        self.add_callback(self.stop)
         # Trainer turns the cache off in the config, and a checkpoint would keep that; each step turns it off instead.
         if use_cache is None:
-            del config.use_cache
+            del model.config.use_cache
         else:
-            config.use_cache = use_cache
+            model.config.use_cache = use_cache
 
     # Batches
 
@@ -480,8 +498,7 @@ class MonkeyTrainer(Trainer):
         self._window.append(contents)
         if num_items_in_batch is not None and not int(num_items_in_batch):
             raise ValueError(f"step {self.state.global_step + 1} has no supervised token: {_records(self._sources())}")
-        if self.meter is not None:
-            self.meter.count(contents)
+        self.meter.count(contents)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients and self.is_deepspeed_enabled:
             self._window.clear()
@@ -569,8 +586,7 @@ class MonkeyTrainer(Trainer):
                 metrics |= score_metrics(self._scores())
         self.log(metrics)
         if self.best is not None:
-            if self.guard is not None:
-                self.guard.check(self.state.global_step)
+            self.guard.check(self.state.global_step)
             with full_disk_named(
                 self.best.folder, "what was there before still is: make room and continue from a checkpoint"
             ):
@@ -596,7 +612,7 @@ class MonkeyTrainer(Trainer):
         shares = EqualShares(
             len(self.eval_dataset), self.args.eval_batch_size, self.args.process_index, self.args.world_size
         )
-        loader = PlannedLoader(self.eval_dataset, shares, **self._loader_settings(self.held_out_collator))
+        loader = PlannedLoader(self.eval_dataset, shares, **self._loader_settings(Collator(self.processing_class)))
         model = self._evaluated_model()
         was_training = model.training
         model.eval()
@@ -627,8 +643,7 @@ class MonkeyTrainer(Trainer):
         """Leave the time within out of the rates of training."""
         start = time.perf_counter()
         yield
-        if self.meter is not None:
-            self.meter.leave_out(time.perf_counter() - start)
+        self.meter.leave_out(time.perf_counter() - start)
 
     def _quiet(self) -> bool | None:
         return True if self.args.disable_tqdm or self.args.process_index else None
@@ -636,7 +651,7 @@ class MonkeyTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "train_loss" in logs and self.state.global_step == self._initial_global_step:
             return  # the library's summary of no step at all
-        if self.meter is not None and "loss" in logs:
+        if "loss" in logs:
             logs = {**logs, **self.meter.since_last(self.args.device)}
         super().log(logs, start_time)
 
@@ -662,8 +677,7 @@ class MonkeyTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write `checkpoint-N` whole: beside its place, then into it."""
         place = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.guard is not None:
-            self.guard.check(self.state.global_step)
+        self.guard.check(self.state.global_step)
         self.state.stateful_callbacks.pop(_UNLOGGED, None)
         if not self._window:  # within a step, the losses of its first batches would come twice
             losses = gathered(self._tr_loss.item())
