@@ -220,13 +220,13 @@ class TestRuns:
             # Merging adds B·A to the weights before instead of after the product: fp32 rounding.
             torch.testing.assert_close(other, logits["merged"], atol=1e-5, rtol=0, msg=name)
 
-    def test_a_batch_without_any_picture_trains(self, start, tmp_path):
-        train(with_records(start, tmp_path, *start.records[10:]), tmp_path / "out")
-
-    @pytest.mark.parametrize("more", [[], ["--use_lora", "True"]], ids=["full-llm", "lora-llm"])
-    def test_bf16_and_checkpointing_train_on_a_cpu(self, start, tmp_path, more):
-        exact = train(start, tmp_path / "exact", *more)
-        narrow = train(start, tmp_path / "narrow", "--bf16", "True", "--gradient_checkpointing", "True", *more)
+    def test_bf16_checkpointing_and_another_grid_train_on_a_cpu(self, start, tmp_path):
+        exact = train(start, tmp_path / "exact", "--grid", "1,3")
+        more = ("--bf16", "True", "--gradient_checkpointing", "True")
+        narrow = train(start, tmp_path / "narrow", "--grid", "1,3", *more)
+        assert tuple(MonkeyForConditionalGeneration.from_pretrained(narrow).config.grid) == (1, 3)
+        size = MonkeyProcessor.from_pretrained(narrow).image_processor.size
+        assert (size["height"], size["width"]) == (28, 84)
         # bf16 keeps 8 bits of each number: a relative error below one percent in the loss.
         assert losses(narrow) == pytest.approx(losses(exact), rel=1e-2)
 
@@ -237,12 +237,6 @@ class TestRuns:
         after = MonkeyForConditionalGeneration.from_pretrained(folder).state_dict()
         moved = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
         assert moved == {"window adapters", "resampler", "decoder"}
-
-    def test_another_grid_trains_and_is_kept(self, start, tmp_path):
-        folder = train(start, tmp_path / "out", "--grid", "1,3")
-        assert tuple(MonkeyForConditionalGeneration.from_pretrained(folder).config.grid) == (1, 3)
-        size = MonkeyProcessor.from_pretrained(folder).image_processor.size
-        assert (size["height"], size["width"]) == (28, 84)
 
 
 class TestFailures:
@@ -271,9 +265,7 @@ class TestFailures:
         ("writer", "error", "save"),
         [
             ("safetensors.torch.serialize_file", SafetensorError("I/O error: No space left on device"), ()),
-            ("torch.save", RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), STEP),
             ("torch.save", RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), STEP),
-            ("torch.save", OSError(28, "No space left on device"), STEP),
         ],
     )
     def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, start, tmp_path, monkeypatch, writer, error, save):
@@ -330,7 +322,7 @@ class TestFailures:
             train(start, tmp_path / "out", *more)
         assert kept.read_text() == "mine"
 
-    @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model-00001-of-00002.bin", "run.json"])
+    @pytest.mark.parametrize("name", ["pytorch_model-00001-of-00002.bin", "run.json"])
     def test_a_file_that_a_run_would_replace_stops_it_unless_told(self, start, tmp_path, name):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / name).write_text("mine")
@@ -348,11 +340,6 @@ class TestFailures:
     def test_resuming_from_nothing_is_refused(self, start, tmp_path, wanted):
         with pytest.raises(FileNotFoundError, match="--resume_from_checkpoint"):
             train(start, tmp_path / "out", "--resume_from_checkpoint", wanted)
-
-    def test_a_run_resumes_with_its_own_recipe_only(self, start, tmp_path):
-        folder = train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1")
-        with pytest.raises(ValueError, match="trained as full-llm, but these flags ask for lora-llm"):
-            train(start, folder, "--resume_from_checkpoint", "True", "--use_lora", "True")
 
     def test_an_adapter_folder_is_no_start(self, start, tmp_path):
         folder = train(start, tmp_path / "out", "--use_lora", "True", "--max_steps", "1")
