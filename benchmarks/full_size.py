@@ -30,7 +30,7 @@ from monkey import MonkeyConfig
 from monkey.adapters import add_decoder_lora
 from monkey.quantised import keep_trained_in_float32
 from monkey.training.arguments import PartArguments
-from monkey.training.memory import plan
+from monkey.training.memory import StepSize, plan
 from monkey.training.recipes import RECIPES, apply_recipe, base_model
 from monkey.training.report import count_flops, device_peak, package_versions
 from monkey.training.run import narrow_frozen, set_checkpointing
@@ -121,8 +121,9 @@ def main(argv: list[str] | None = None) -> int:
             recipe=RECIPES[options.recipe],
             batch_size=0,
             pack_tokens=options.pack_tokens,
-            images_per_step=max(one.images for one in contents),
-            supervised_tokens=max(one.supervised for one in contents),
+            largest_step=StepSize(
+                max(one.images for one in contents), 1, options.pack_tokens, max(one.supervised for one in contents)
+            ),
             vision_checkpointing=options.vision_checkpointing,
             decoder_checkpointing=options.decoder_checkpointing,
         )

@@ -28,7 +28,8 @@ from eval.tasks import AS_TRAINED, prompt_form, select_tasks
 from monkey.journal import atomic_folder, write_json
 from monkey.processing import MonkeyProcessor
 from monkey.training.recipes import base_model
-from monkey.training.trainer import SCORES_FILE, gathered
+from monkey.training.resuming import SCORES_FILE
+from monkey.training.trainer import gathered
 
 DEFAULT_LIMIT = 200
 """Questions of a task. The standard error of an accuracy of one half is then 3.5 percentage points."""

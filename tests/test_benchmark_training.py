@@ -49,15 +49,6 @@ def test_several_pictures_and_their_questions_share_a_row():
     assert filled == row["input_ids"].numel() / 2048
 
 
-def test_the_same_seed_draws_the_same_samples():
-    options = training.parse(SMALL)
-    config = training.configuration(options)
-    first, again = (training.draw(options, config, 2)[0] for _ in range(2))
-    assert [sample["input_ids"] for sample in first] == [sample["input_ids"] for sample in again]
-    assert torch.equal(first[0]["pixel_values"], again[0]["pixel_values"])
-    assert all(20 <= len(sample["input_ids"]) - sample["shared"] <= 120 for sample in first)
-
-
 def _another_loss(monkeypatch):
     original = training.our_passes
     monkeypatch.setattr(training, "our_passes", lambda *args: 1.01 * original(*args))
@@ -87,11 +78,6 @@ def test_different_steps_are_not_compared(monkeypatch, capsys, change, sentence)
     with pytest.raises(SystemExit, match=sentence):
         training.main([*SMALL, "--questions", "1"])
     assert "ratios" not in capsys.readouterr().out
-
-
-def test_a_loss_that_is_no_number_is_a_difference():
-    with pytest.raises(SystemExit, match="the loss of the two sides differs: nan and nan"):
-        training._refuse_difference([float("nan"), 1.0], [float("nan"), 1.0], "float32")
 
 
 def test_samples_longer_than_a_row_are_refused(capsys):

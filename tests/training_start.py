@@ -65,8 +65,12 @@ def train(start, output: Path, *more: str) -> Path:
     return finetune(parse_flags(words_of(start, output, *more)))
 
 
+def log(folder: Path) -> list[dict]:
+    return json.loads((folder / "training_log.json").read_text())
+
+
 def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text()) if "loss" in entry]
+    return [entry["loss"] for entry in log(folder) if "loss" in entry]
 
 
 def dataset_of(start, **changes) -> ConversationDataset:

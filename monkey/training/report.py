@@ -20,6 +20,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import yaml
+from jinja2 import Environment, FileSystemLoader, Template, Undefined
+from markupsafe import Markup
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -353,36 +355,13 @@ def _draw(axes: Any, history: Sequence[Mapping[str, float]], key: str, style: st
 _MOST_ROWS = 60
 """Rows of a table before it refers to `run.json` for the rest."""
 
-# Flags that say how a run learnt, in the order of the card; a name stands for itself and for `name_…` of a part.
 _HYPERPARAMETERS = (
     "learning_rate", "lr", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "dropout", "adam_beta1",
     "adam_beta2", "adam_epsilon", "optim", "max_grad_norm", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "model_max_length", "packing", "pack", "grid", "lora",
     "q_lora", "bf16", "fp16", "gradient_checkpointing", "deepspeed",
 )  # fmt: skip
-_FILES = ("data_path", "eval_data_path", "mixture")
-
-_USE = """In the environment of this project's code, with an image `page.png`:
-
-```python
-from PIL import Image
-from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
-
-name = "."  # the folder that this card lies in
-processor = MonkeyProcessor.from_pretrained(name)
-model = MonkeyForConditionalGeneration.from_pretrained(name)
-
-inputs = processor(images=[Image.open("page.png")], text="<img></img> What is the total? Answer: ").to(model.device)
-output = model.generate(**inputs, max_new_tokens=100)
-print(processor.decode_answers(output, inputs["input_ids"].shape[1]))
-```"""
-
-_LICENCES = """Check before use: a model inherits the terms of its starting weights, and its data have theirs.
-
-- Monkey (`echo840/Monkey`, `echo840/Monkey-Chat`): the published repository says three things. Its LICENSE file is MIT,
-  its badge says Apache-2.0, and its README asks for non-commercial use only.
-- Qwen-VL (`Qwen/Qwen-VL`), which Monkey was trained from: the Tongyi Qianwen licence.
-- The data: the terms of the files named above."""
+"""Flags that say how a run learnt, in the order of the card; a name stands for itself and for `name_…` of a part."""
 
 
 def model_card(
@@ -392,10 +371,11 @@ def model_card(
     log_history: Sequence[Mapping[str, Any]],
     terms: str = "",
 ) -> str:
-    """Return the card's text: YAML front matter, then Markdown.
+    """Return the card's text, `model_card.md` filled in: YAML front matter, then Markdown.
 
     What was not recorded is left out, and a checkpoint without scores says so. File names, flags and names of data sets
-    come from users: everything of theirs stands in code spans or in YAML that a library wrote, where it is no markup.
+    come from users: whatever the template prints is a number, a code span, or YAML that a library wrote, so that
+    nothing of theirs is markup.
 
     Args:
         run_record: as `run_record` gives it.
@@ -404,29 +384,36 @@ def model_card(
         log_history: the trainer's log.
         terms: of the starting weights.
     """
-    recipe, flags = _mapping(run_record.get("recipe")), _mapping(run_record.get("flags"))
-    sections = [
-        ("How it was trained", _training(recipe, base, run_record)),
-        ("Data", _data(flags, _mapping(run_record.get("data")))),
-        ("Hyperparameters", _hyperparameters(flags)),
-        ("Scores", _scores(scores)),
-        ("Losses", _losses(log_history)),
-        ("How to use it", _USE),
-        ("To repeat it", _provenance(run_record)),
-        ("Licences", f"Of the starting weights: {_code(terms)}\n\n{_LICENCES}" if terms else _LICENCES),
-    ]
-    front = {
-        "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
-        "base_model": _text(base),
-        "license": "other",
-        "license_name": "see-the-licences-of-the-base",
-        "tags": ["monkey"],
-    }
-    matter = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000)
-    title = f"# Monkey, trained as {_code(recipe['name'])}" if recipe.get("name") else "# Monkey, trained further"
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections if text)
-    return f"---\n{matter}---\n\n{title}\n\n{body}\n"
+    recipe, flags, data, merge, versions = (
+        value if isinstance(value := run_record.get(name), Mapping) else {}
+        for name in ("recipe", "flags", "data", "merge", "versions")
+    )
+    parts = [part for part in recipe.get("parts") or () if isinstance(part, Mapping)]
+    counts = [(part["parameters"], part.get("trains")) for part in parts if _is_number(part.get("parameters"))]
+    scores = [row for row in scores or () if row]
+    heads = list(dict.fromkeys(key for row in scores for key in row))
+    files = {name: flags[name] for name in ("data_path", "eval_data_path", "mixture") if flags.get(name)}
+    repeat = {name: run_record[name] for name in ("seed", "git_revision") if run_record.get(name) is not None}
+    return _card_template().render(
+        front=Markup(_front_matter(base)),
+        recipe=recipe,
+        base=base,
+        merge=merge,
+        parts=[
+            (part.get("part", ""), "trained" if part.get("trains") else "frozen", part.get("parameters", ""))
+            for part in parts
+        ],
+        trained=sum(count for count, trains in counts if trains),
+        counted=sum(count for count, _ in counts),
+        data=data,
+        data_rows=[*_flat(files), *_flat(data)],
+        hyperparameters=_as_given(_flat(_learnt_with(flags))),
+        scores=[[row.get(head, "") for head in heads] for row in scores],
+        score_heads=[_cell(head) for head in heads],
+        losses=_losses(log_history),
+        provenance=_as_given(_flat({**repeat, **versions})),
+        terms=terms,
+    )
 
 
 def write_model_card(
@@ -444,82 +431,61 @@ def write_model_card(
     return path
 
 
-def _training(recipe: Mapping[str, Any], base: str, run_record: Mapping[str, Any]) -> str:
-    lines = [f"Starting weights: {_code(base)}."]
-    if recipe.get("name"):
-        lines.append(f"Recipe: {_code(recipe['name'])}.")
-    merge = _mapping(run_record.get("merge"))
-    if merge:
-        change = merge.get("largest_change")
-        lines.append(
-            f"Its {_code(merge.get('kind', ''))} adapters are merged into {_code(merge.get('linears', ''))} decoder "
-            f"linears (base precision: {_code(merge.get('base_precision', ''))}); on a probe the logits changed by at "
-            f"most {_number(change) if _is_number(change) else _code(change)}."
-        )
-    parts = [part for part in recipe.get("parts") or () if isinstance(part, Mapping)]
-    if not parts:
-        return " ".join(lines)
-    counted = [part for part in parts if _is_number(part.get("parameters"))]
-    trained = sum(part["parameters"] for part in counted if part.get("trains"))
-    lines.append(f"{trained:,} of {sum(part['parameters'] for part in counted):,} parameters were trained.")
-    rows = [
-        (part.get("part", ""), "trained" if part.get("trains") else "frozen", part.get("parameters", ""))
-        for part in parts
-    ]
-    return f"{' '.join(lines)}\n\n{_table(('part', 'state', 'parameters'), rows)}"
+def _card_template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), finalize=_cell, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"code": _code, "table": _table}
+    return environment.get_template("model_card.md")
 
 
-def _data(flags: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    rows = [*_flat({name: flags[name] for name in _FILES if flags.get(name)}), *_flat(data)]
-    blind = "No record that it was trained on has an image.\n\n" if data.get("has_images") is False else ""
-    return blind + _table(("what", "value"), rows) if rows else "Not recorded."
+def _front_matter(base: str) -> str:
+    content = {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "base_model": _text(base),
+        "license": "other",
+        "license_name": "see-the-licences-of-the-base",
+        "tags": ["monkey"],
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _hyperparameters(flags: Mapping[str, Any]) -> str:
+def _learnt_with(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that say how a run learnt, in the order of `_HYPERPARAMETERS`."""
+
     def place(name: str) -> int | None:
         if name in _HYPERPARAMETERS:
             return _HYPERPARAMETERS.index(name)
         return next((i for i, stem in enumerate(_HYPERPARAMETERS) if name.startswith(f"{stem}_")), None)
 
     chosen = [name for name, value in flags.items() if place(name) is not None and value is not None]
-    ordered = sorted(chosen, key=lambda name: (place(name), name))
-    # As they are given again, not as counts are read.
-    rows = [(name, _text(value)) for name, value in _flat({name: flags[name] for name in ordered})]
-    return f"{_table(('flag', 'value'), rows)}\n\nEvery flag is in `run.json`." if rows else "Not recorded."
+    return {name: flags[name] for name in sorted(chosen, key=lambda name: (place(name), name))}
 
 
-def _scores(scores: Sequence[Mapping[str, Any]] | None) -> str:
-    rows = [row for row in scores or () if row]
-    if not rows:
-        return "Not evaluated."
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return _table(map(_cell, columns), [[row.get(column, "") for column in columns] for row in rows])
+def _as_given(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """Return values as a user gives them again, not as counts are read."""
+    return [(name, _text(value)) for name, value in rows]
 
 
-def _losses(history: Sequence[Mapping[str, Any]]) -> str:
+def _losses(history: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
     rows = []
     for key, label in (("loss", "training"), ("eval_loss", "held-out")):
         entries = [entry for entry in history if _is_number(entry.get(key))]
         if entries:
             rows.append((label, entries[0][key], entries[-1][key], entries[-1].get("step", "")))
-    return _table(("loss", "first logged", "last logged", "at step"), rows) if rows else "Not recorded."
+    return rows
 
 
-def _provenance(run_record: Mapping[str, Any]) -> str:
-    given = {key: run_record[key] for key in ("seed", "git_revision") if run_record.get(key) is not None}
-    rows = [(name, _text(value)) for name, value in _flat({**given, **_mapping(run_record.get("versions"))})]
-    return _table(("what", "value"), rows) if rows else ""
-
-
-def _table(heads: Iterable[Any], rows: Sequence[Sequence[Any]]) -> str:
+def _table(rows: Sequence[Sequence[Any]], heads: Sequence[str], without_rows: str = "") -> Markup:
     """Return a Markdown table; every cell below its heads is a number or code."""
-    heads = list(heads)
-    lines = [heads, *([_cell(value) for value in row] for row in rows[:_MOST_ROWS])]
+    if not rows:
+        return Markup(without_rows)
+    lines = [heads, ["---"] * len(heads), *([_cell(value) for value in row] for row in rows[:_MOST_ROWS])]
     text = ["| " + " | ".join(line) + " |" for line in lines]
-    text.insert(1, "|" + " --- |" * len(heads))
     if len(rows) > _MOST_ROWS:
         text.append(f"\n{len(rows) - _MOST_ROWS} more rows are in `run.json`.")
-    return "\n".join(text)
+    return Markup("\n".join(text))
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -535,17 +501,8 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
     return rows
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(value: float) -> str:
-    """Return counts with their thousands set apart, measures to five digits."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
 
 
 def _text(value: Any) -> str:
@@ -554,21 +511,23 @@ def _text(value: Any) -> str:
     return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
-def _code(value: Any) -> str:
+def _code(value: Any) -> Markup:
     """Return a code span that shows `value` and nothing else: no markup, and no end before its own."""
-    text = _text(value)
+    text = _text("" if isinstance(value, Undefined) else value)
     if not text:
-        return ""
+        return Markup()
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     space = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{space}{text}{space}{fence}"
+    return Markup(f"{fence}{space}{text}{space}{fence}")
 
 
 def _cell(value: Any) -> str:
     """Return a number, or `value` as code; a table ends its cell at a bar even within a code span."""
-    if _is_number(value):
-        return _number(value)
-    text = _text(value)
+    if isinstance(value, Markup):
+        return value
+    if _is_number(value):  # counts have their thousands set apart, measures five digits
+        return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+    text = _text("" if isinstance(value, Undefined) else value)
     if "|" not in text:
         return _code(text)
     shown = "".join(letter if letter.isalnum() or letter == " " else f"&#{ord(letter)};" for letter in text)

@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import set_seed
@@ -24,8 +26,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from monkey.adapters import add_decoder_lora, merge_peft, open_adapted
 from monkey.checkpoint_card import card_of
-from monkey.data.dataset import Collator, ConversationDataset, PackedCollator, Tolerant, errors_as_raised
-from monkey.data.mixture import Records, holds_images
+from monkey.data.dataset import ConversationDataset, errors_as_raised
+from monkey.data.mixture import Records, holds_images, open_records
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Record
 from monkey.decoding import Decoding
@@ -36,7 +38,15 @@ from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.quantised import keep_trained_in_float32, open_four_bit
 from monkey.training.arguments import Flags, PartArguments
-from monkey.training.memory import MemoryPlan, describe_misfit, gpu_gib, plan, plan_table, settings_of_flags
+from monkey.training.memory import (
+    MemoryPlan,
+    StepSize,
+    describe_misfit,
+    gpu_gib,
+    plan,
+    plan_table,
+    settings_of_flags,
+)
 from monkey.training.recipes import PartCount, apply_recipe, base_model, recipe_table
 from monkey.training.report import (
     Meter,
@@ -49,7 +59,6 @@ from monkey.training.report import (
     write_record,
 )
 from monkey.training.resuming import (
-    MAKE_ROOM,
     check_whole,
     checkpoint_to_resume,
     clear_folder,
@@ -64,18 +73,14 @@ from monkey.training.resuming import (
     warn_of_other_flags,
     warn_of_other_threads,
 )
-from monkey.training.samples import batch_plan, held_out_samples, training_samples
 from monkey.training.trainer import (
     BestCheckpoint,
     Evaluator,
-    FrozenGuard,
     MonkeyTrainer,
-    StopOnSignal,
     gathered,
     shared_folder,
     undisturbed,
     wait_for_everyone,
-    writing,
 )
 from monkey.vision import ResamplerAttention, WindowAdapter
 
@@ -109,8 +114,8 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     output_dir = Path(training.output_dir)
     resume_from = checkpoint_to_resume(flags)
     if resume_from is not None:
-        check_whole(Path(resume_from), sharded=bool(training.deepspeed))
-        refuse_other_recipe(Path(resume_from), flags.recipe)
+        check_whole(resume_from, sharded=bool(training.deepspeed))
+        refuse_other_recipe(resume_from, flags.recipe)
     set_seed(training.seed)
     processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, grid=flags.model.grid_shape)
     _refuse_large_grid(flags, processor)
@@ -119,30 +124,20 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     if evaluator is not None:
         evaluator.check(processor)
     batches = batch_plan(flags, train_set)
-    if resume_from is not None and _is_finished(flags, Path(resume_from), batches):
+    if resume_from is not None and _is_finished(flags, resume_from, batches):
         if training.process_index == 0:
             remove_partials(output_dir)
         return output_dir
     model, counts = open_model(flags)
     if resume_from is not None:
-        refuse_other_model(Path(resume_from), base_model(model))
+        refuse_other_model(resume_from, base_model(model))
     memory = _memory_plan(flags, model, batches)
     record = _record(flags, counts, train_set, eval_set, batches, memory, resume_from)
     if resume_from is not None and training.process_index == 0:
-        warn_of_other_threads(Path(resume_from), training.device)
-        warn_of_other_flags(Path(resume_from), record["flags"], record["data"])
+        warn_of_other_threads(resume_from, training.device)
+        warn_of_other_flags(resume_from, record["flags"], record["data"])
     if training.process_index == 0:
-        for notice in getattr(eval_set and eval_set.records, "notices", ()):
-            print(f"note: {notice}")
-        if not record["data"]["has_images"]:
-            named = " ".join(flags.data.data_path)
-            print(f"note: no record of {named} has an image, so the model learns from text alone")
-        print(recipe_table(flags.recipe, counts))
-        if memory is not None:
-            print(plan_table(memory))
-        print(_flops(flags, model)[0])
-        print(flags.table())
-
+        _announce(flags, model, counts, memory, record)
     with (
         nothing_left_of_a_false_start(output_dir),
         full_disk_named(output_dir),
@@ -155,22 +150,119 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
             trainer = _trainer(flags, model, processor, train_set, eval_set, batches, record, evaluator, resume_from)
             clear_folder(flags, resume_from)
             try:
-                trainer.train(resume_from_checkpoint=resume_from)
+                trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
             finally:
-                _stop_on_signal(trainer).restore()
+                trainer.stop.restore()
         _refuse_unfinished(trainer, flags)
         if (eval_set is not None or evaluator is not None) and not _evaluated_at_the_end(trainer):
             trainer.evaluate()
         # Before the merged checkpoint is written, for which one process leaves ZeRO-3's setting.
         report = _overfit_report(trainer, flags, train_set, processor) if flags.run.overfit else None
-        with writing(output_dir, MAKE_ROOM):
-            _save(trainer, flags, output_dir)
+        _save(trainer, flags, output_dir)
         if report is not None:
             report.check()
     return output_dir
 
 
+# Samples and the plan of their batches
+
+
+def training_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDataset:
+    """Return the samples of `--data_path`; with `--overfit N` the first N records alone."""
+    data = flags.data
+    records = open_records(data.data_path, data.image_root, "--image_root", data.data_weights)
+    _print_notices(flags, records)
+    chosen = [records[index] for index in range(min(flags.run.overfit, len(records)))] if flags.run.overfit else records
+    return _samples(flags, " ".join(data.data_path), chosen, processor, data.packing)
+
+
+def held_out_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDataset:
+    """Return the samples of `--eval_data_path`."""
+    data = flags.data
+    records = open_records(data.eval_data_path, data.image_root, "--image_root")
+    _print_notices(flags, records)
+    return _samples(flags, data.eval_data_path, records, processor, packing=False)
+
+
+def _print_notices(flags: Flags, told: Records | ConversationDataset) -> None:
+    if flags.training.process_index == 0:
+        for notice in told.notices:
+            print(f"note: {notice}")
+
+
+def _samples(
+    flags: Flags, path: str, records: Sequence[Record], processor: MonkeyProcessor, packing: bool
+) -> ConversationDataset:
+    """Return records as samples: encoded now unless they are met as they come, which a plan or a list cannot do."""
+    data = flags.data
+    is_first = flags.training.process_index == 0
+    dataset = ConversationDataset(
+        records, processor, data.model_max_length, data.cache_images, data.sharing, data.skip_bad_rows
+    )
+    if data.cache_images and is_first:
+        print(f"--cache_images: up to {dataset.cache_bytes() / 2**20:,.0f} MiB for {path} in each loading process")
+    if packing or data.skip_bad_rows or not data.lazy_preprocess:
+        _prepare_together(flags, dataset)
+        dataset.leave_out(dataset.bad)
+    _print_notices(flags, dataset)
+    for sentence in dataset.left_out if is_first else ():
+        print(f"left out: {sentence}")
+    return dataset
+
+
+def _prepare_together(flags: Flags, dataset: ConversationDataset) -> None:
+    """Encode every record in the first process and let the others have it; one that fails ends them all."""
+    training, is_first = flags.training, flags.training.process_index == 0
+    if is_first:
+        dataset.prepare(not flags.data.lazy_preprocess, training.dataloader_num_workers)
+    if training.world_size == 1:
+        return
+    told = [(dataset.tokens.folder or dataset.tokens, dataset.bad) if is_first else None]
+    dist.broadcast_object_list(told)
+    if not is_first:
+        made, dataset.bad = told[0]
+        dataset.tokens = dataset.take_up(made) if isinstance(made, Path) else made
+        if dataset.tokens is None:  # another machine, which does not see the cache folder of the first
+            dataset.prepare(check_images=False)
+
+
+def batch_plan(flags: Flags, dataset: ConversationDataset) -> RowPlan | BatchPlan:
+    """Return the batches of the whole run: the same for one process or many, and for a resumed run."""
+    training = flags.training
+    seed = training.seed if training.data_seed is None else training.data_seed
+
+    def order_of(number: int) -> np.ndarray:
+        if isinstance(dataset.records, Records):
+            return dataset.records.epoch(number, seed)
+        return np.random.default_rng((seed, number)).permutation(len(dataset))
+
+    if not flags.data.packing:
+        batch_size = training.per_device_train_batch_size
+        return BatchPlan(order_of, batch_size, training.world_size, training.dataloader_drop_last)
+    sizes = dataset.tokens.sizes
+    passes = None if training.max_steps > 0 else int(np.ceil(training.num_train_epochs))
+    try:
+        return RowPlan(sizes, flags.data.row_settings, order_of, passes, training.world_size)
+    except ValueError as error:
+        longest = int(sizes.tokens.argmax())
+        raise ValueError(f"{dataset.records[longest].source}: {error}; raise --pack_tokens") from error
+
+
 # Before the run
+
+
+def _announce(
+    flags: Flags, model: nn.Module, counts: list[PartCount], memory: MemoryPlan | None, record: dict[str, Any]
+) -> None:
+    """Print what trains, on what, what it needs, and with which flags."""
+    if not record["data"]["has_images"]:
+        named = " ".join(flags.data.data_path)
+        print(f"note: no record of {named} has an image, so the model learns from text alone")
+    print(recipe_table(flags.recipe, counts))
+    if memory is not None:
+        print(plan_table(memory))
+    print(_flops(flags, model)[0])
+    print(flags.table())
 
 
 def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -> bool:
@@ -205,17 +297,13 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
     room = _room(flags)
     if room is None:
         return None
-    config = base_model(model).config
     changes: dict[str, Any] = {"gpus": flags.training.world_size}
     if isinstance(batches, RowPlan):
-        sizes, rows = batches.sizes, batches.epoch(0, flags.training.process_index)
-        changes |= {
-            "pack_tokens": batches.settings.budget,
-            "batch_size": 0,
-            "images_per_step": max(sum(sizes.unit_images(unit) for unit in row) for row in rows),
-            "supervised_tokens": max(int(sum(sizes.supervised[list(unit)].sum() for unit in row)) for row in rows),
-        }
-    memory = plan(config, settings_of_flags(flags.resolved(), config.text_config.hidden_size, **changes))
+        sizes, rows, budget = batches.sizes, batches.epoch(0, flags.training.process_index), batches.settings.budget
+        images = max(sum(sizes.unit_images(unit) for unit in row) for row in rows)
+        supervised = max(int(sum(sizes.supervised[list(unit)].sum() for unit in row)) for row in rows)
+        changes |= {"batch_size": 0, "pack_tokens": budget, "largest_step": StepSize(images, 1, budget, supervised)}
+    memory = plan(base_model(model).config, settings_of_flags(flags.resolved(), **changes))
     sentence = describe_misfit(memory, room)
     if sentence is not None and memory.sums > room * 2**30 and not flags.run.ignore_memory_plan:
         raise ValueError(f"{sentence}; or start all the same with --ignore_memory_plan True")
@@ -236,7 +324,7 @@ def _record(
     eval_set: ConversationDataset | None,
     batches: RowPlan | BatchPlan,
     memory: MemoryPlan | None,
-    resume_from: str | None,
+    resume_from: Path | None,
 ) -> dict[str, Any]:
     parts = [{"part": count.part, "trains": count.trains, "parameters": count.parameters} for count in counts]
     data: dict[str, Any] = {"samples": {"train": len(train_set), "eval": len(eval_set or ())}}
@@ -249,7 +337,7 @@ def _record(
         ]
     left_out = [*train_set.left_out, *(eval_set.left_out if eval_set is not None else ())]
     if resume_from is not None:  # what it had met on its way
-        left_out = list(dict.fromkeys([*left_out, *read_record(Path(resume_from)).get("left_out", ())]))
+        left_out = list(dict.fromkeys([*left_out, *read_record(resume_from).get("left_out", ())]))
     data["left_out"] = len(left_out)
     if isinstance(batches, RowPlan):
         data["rows_an_epoch"] = batches.rows_an_epoch * batches.processes
@@ -260,7 +348,7 @@ def _record(
         data=data,
         seed=flags.training.seed,
     )
-    return {**record, "left_out": left_out, "planned_bytes": {} if memory is None else dict(memory.lines)}
+    return {**record, "left_out": left_out, "planned_bytes": {} if memory is None else memory.lines}
 
 
 def _trainer(
@@ -272,10 +360,9 @@ def _trainer(
     batches: RowPlan | BatchPlan,
     record: dict[str, Any],
     evaluator: Evaluator | None,
-    resume_from: str | None,
+    resume_from: Path | None,
 ) -> MonkeyTrainer:
     training, output_dir = flags.training, Path(flags.training.output_dir)
-    base = base_model(model)
     dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
     best = None
     if training.eval_strategy != "no":
@@ -286,21 +373,12 @@ def _trainer(
     meter = Meter(*_flops(flags, model), device_peak(training.device, dtype, flags.run.peak_tflops))
     # `set_checkpointing` has done it, part by part.
     training.activation_checkpointing = training.gradient_checkpointing = False
-    guard = FrozenGuard(base.named_parameters())
-    published = flags.parts.published
-    if flags.data.packing:
-        collator: Any = PackedCollator(processor, flags.data.row_settings.budget, published)
-    else:
-        collator = Collator(processor, published)
-    trainer = MonkeyTrainer(
-        model=model,
-        args=training,
-        train_dataset=Tolerant(train_set),
-        eval_dataset=None if eval_set is None else Tolerant(eval_set),
-        skip_bad_rows=flags.data.skip_bad_rows,
-        data_collator=collator,
-        held_out_collator=Collator(processor),
-        processing_class=processor,
+    return MonkeyTrainer(
+        model,
+        training,
+        processor,
+        train_set,
+        eval_set,
         run_record=record,
         card=card_of(flags.model.model_name_or_path),
         parts=flags.parts,
@@ -308,11 +386,8 @@ def _trainer(
         meter=meter,
         evaluator=evaluator,
         best=best,
-        guard=guard,
+        skip_bad_rows=flags.data.skip_bad_rows,
     )
-    trainer.add_callback(guard)
-    trainer.add_callback(StopOnSignal())
-    return trainer
 
 
 def _flops(flags: Flags, model: nn.Module) -> tuple[StepFlops, StepFlops]:
@@ -334,13 +409,9 @@ def _missing_packages_named() -> Iterator[None]:
 # After the run
 
 
-def _stop_on_signal(trainer: MonkeyTrainer) -> StopOnSignal:
-    return next(call for call in trainer.callback_handler.callbacks if isinstance(call, StopOnSignal))
-
-
 def _refuse_unfinished(trainer: MonkeyTrainer, flags: Flags) -> None:
     """Stopped where a signal ended the run; ValueError where it made no step."""
-    stop = _stop_on_signal(trainer)
+    stop = trainer.stop
     if stop.stopped_at is not None:
         raise Stopped(stop.stopped_at, stop.received or signal.SIGTERM, Path(flags.training.output_dir))
     if trainer.state.global_step == 0:
@@ -370,7 +441,7 @@ def _save(trainer: MonkeyTrainer, flags: Flags, output_dir: Path) -> None:
                 _save_merged(trainer, flags, folder)
             write_record(folder / "training_log.json", log)
             best = trainer.best.record if trainer.best is not None else None
-            write_loss_curve(log, folder / "loss_curve.png", best and best.step)
+            write_loss_curve(log, folder / "loss_curve.png", best and best["step"])
             write_model_card(folder, trainer.run_record, _scores(trainer), flags.model.model_name_or_path, log)
     if trainer.args.should_save:
         move_into_place(final, output_dir)
@@ -467,9 +538,7 @@ def _use_built_in_adapters(model: MonkeyForConditionalGeneration, flags: Flags) 
             )
     if "lora_dropout" in flags.named:
         text_config.adapter_dropout = flags.lora.lora_dropout
-        for module in model.modules():
-            if isinstance(module, LowRankAdapter):
-                module.dropout = flags.lora.lora_dropout
+        _set_dropouts(model, LowRankAdapter, flags.lora.lora_dropout)
 
 
 def open_base(flags: Flags) -> MonkeyForConditionalGeneration:
@@ -506,20 +575,39 @@ def narrow_frozen(model: nn.Module) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
+_DROPOUTS: dict[type[nn.Module], str] = {
+    nn.Dropout: "p",
+    WindowAdapter: "dropout",
+    LowRankAdapter: "dropout",
+    ResamplerAttention: "dropout",
+    MonkeyAttention: "attention_dropout",
+}
+"""Class -> its attribute that is a probability of dropout."""
+
+
+def _set_dropouts(model: nn.Module, kind: type[nn.Module], value: float) -> None:
+    for module in model.modules():
+        if isinstance(module, kind):
+            setattr(module, _DROPOUTS[kind], value)
+
+
 def set_dropout(model: MonkeyForConditionalGeneration, parts: PartArguments) -> None:
     """Set each part's dropout to what its flag says, in the modules and in the config."""
     vision, text = model.config.vision_config, model.config.text_config
-    for kind, config, field, attribute, given in (
-        (WindowAdapter, vision, "adapter_dropout", "dropout", parts.vision_adapter_dropout),
-        (ResamplerAttention, vision, "resampler_dropout", "dropout", parts.resampler_dropout),
-        (MonkeyAttention, text, "attention_dropout", "attention_dropout", parts.decoder_dropout),
+    for kind, config, field, given in (
+        (WindowAdapter, vision, "adapter_dropout", parts.vision_adapter_dropout),
+        (ResamplerAttention, vision, "resampler_dropout", parts.resampler_dropout),
+        (MonkeyAttention, text, "attention_dropout", parts.decoder_dropout),
     ):
-        if given is None:
-            continue
-        setattr(config, field, given)
-        for module in model.modules():
-            if isinstance(module, kind):
-                setattr(module, attribute, given)
+        if given is not None:
+            setattr(config, field, given)
+            _set_dropouts(model, kind, given)
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Turn every dropout of the model off. The config keeps its values, and so does a checkpoint."""
+    for kind in _DROPOUTS:
+        _set_dropouts(model, kind, 0.0)
 
 
 def set_checkpointing(model: MonkeyForConditionalGeneration, parts: PartArguments, training: Any) -> tuple[bool, bool]:
@@ -541,15 +629,6 @@ def set_checkpointing(model: MonkeyForConditionalGeneration, parts: PartArgument
 
 # The self-test: what was trained on must come back word for word
 
-
-# Class → its attribute that is a probability of dropout.
-_DROPOUTS: dict[type[nn.Module], str] = {
-    nn.Dropout: "p",
-    WindowAdapter: "dropout",
-    LowRankAdapter: "dropout",
-    ResamplerAttention: "dropout",
-    MonkeyAttention: "attention_dropout",
-}
 
 _SHOWN = 60
 """Characters of an answer that a message shows."""
@@ -592,14 +671,6 @@ class OverfitReport:
                 f"training on them alone; {self.misses[0]}; train for more steps or at a higher rate, then look at the "
                 "data with scripts/check_data.py"
             )
-
-
-def without_dropout(model: nn.Module) -> None:
-    """Turn every dropout of the model off. The config keeps its values, and so does a checkpoint."""
-    for module in model.modules():
-        for kind, attribute in _DROPOUTS.items():
-            if isinstance(module, kind):
-                setattr(module, attribute, 0.0)
 
 
 def overfit_report(
