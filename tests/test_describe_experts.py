@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from monkey.data.documents.faces import FAMILIES
-from monkey.data.documents.page import Page
+from monkey.data.documents.layout import Page
 from monkey.data.documents.sets import DOCUMENTS, Settings, draw
 from monkey.describe import experts
 from monkey.describe.experts import Failure, Item, folder_digest

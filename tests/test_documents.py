@@ -18,7 +18,7 @@ from monkey.data.documents import __main__ as program
 from monkey.data.documents import sets
 from monkey.data.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES, capital_height, font
 from monkey.data.documents.forms import FIELDS
-from monkey.data.documents.page import HELD_OUT_SLOTS, SLOTS, Line, Page
+from monkey.data.documents.layout import HELD_OUT_SLOTS, SLOTS, Line, Page
 from monkey.data.documents.sets import DOCUMENTS, QUESTION_KINDS, UNSEEN_LAYOUT, Settings, draw, rows_of, write_set
 from monkey.data.documents.words import ADJECTIVES, NOUNS, SHARED, Words, is_held_out
 from monkey.data.mixture import open_records

@@ -14,7 +14,7 @@ from torch import nn
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.data.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES
 from monkey.data.documents.figures import filled_page
-from monkey.data.documents.page import Letter, Page
+from monkey.data.documents.layout import Letter, Page
 from monkey.data.documents.words import is_held_out
 from monkey.training.letters import (
     CHARACTERS,

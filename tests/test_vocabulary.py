@@ -9,7 +9,7 @@ import pytest
 import tiktoken
 
 from monkey.data import vocabulary
-from monkey.data.documents.page import COLOURS
+from monkey.data.documents.layout import COLOURS
 from monkey.data.vocabulary import byte_order, read_texts, tiktoken_file, train_vocabulary
 from monkey.tokenization import SPLIT_PATTERN, QwenTokenizer, read_ranks
 

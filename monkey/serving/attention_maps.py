@@ -98,10 +98,6 @@ class ImageAttention:
         return _scale_to_one(maps[-1]) if len(maps) > math.prod(self.grid) else None
 
 
-PictureAttention = ImageAttention
-"""Its former name, as the demo still has it."""
-
-
 def _scale_to_one(weights: np.ndarray) -> np.ndarray:
     """Scale weights so that they sum to 1; all zero stays so."""
     total = weights.sum()

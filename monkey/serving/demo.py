@@ -27,6 +27,7 @@ from monkey.boxes import drawn, located
 from monkey.decoding import Decoding, decoding_of
 from monkey.serving import demo_page as view
 from monkey.serving.access import Access, bind
+from monkey.serving.attention_maps import draw_heat, draw_views
 from monkey.serving.demo_answers import (
     FAULTS,
     Answer,
@@ -42,7 +43,6 @@ from monkey.serving.demo_answers import (
     messages_for,
 )
 from monkey.serving.demo_texts import say
-from monkey.serving.view_sheet import overlaid, views_drawn
 
 if TYPE_CHECKING:
     from monkey.serving.session import Answerer
@@ -322,7 +322,7 @@ class Demo:
                 for image in images:
                     width, height = image.size
                     caption = say(language, "views_of", name=image.name, width=width, height=height)
-                    sheet = views_drawn(self._open_kept(image, language), config)
+                    sheet = draw_views(self._open_kept(image, language), config)
                     shown.append((sheet, self._name(place, caption)))
                 tokens = {"tokens": config.image_tokens, "total": len(images) * config.image_tokens}
                 sizes = {"windows": config.num_windows, "side": config.window_size, "views": config.num_views}
@@ -358,9 +358,9 @@ class Demo:
         for kept, attention in zip(images, maps[-len(images) :], strict=True):
             image = self._open_kept(kept, language)
             of_answer = self._name(place, say(language, "heat_of_answer", share=attention.share))
-            yield overlaid(image, attention.answer_on_windows), of_answer
-            yield views_drawn(image, config, attention.answer), of_answer
-            yield views_drawn(image, config, attention.queries), of_queries
+            yield draw_heat(image, attention.answer_on_windows), of_answer
+            yield draw_views(image, config, attention.answer), of_answer
+            yield draw_views(image, config, attention.queries), of_queries
 
     def _count(self, answer: Answer, place: int, language: Any) -> str:
         """Tell the tokens of an answer, and how sure the model was."""
