@@ -7,7 +7,7 @@
 random canvases that lie on the device already (reading images is the loader's, and not measured here). Precision is
 the trainer's for recipes with a frozen decoder: frozen weights in bf16, trained ones in fp32, autocast. `full-llm` and
 `everything` hold all weights, gradients and Adam's moments in bf16, which fits one GPU: DeepSpeed's fp32 copies would
-need several. FLOPs are counted by `monkey.training.report.count_flops`; recomputation counts in HFU only.
+need several. FLOPs are counted by `monkey.training.meter.count_flops`; recomputation counts in HFU only.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from monkey import MonkeyConfig
 from monkey.adapters import add_decoder_lora
 from monkey.quantised import keep_trained_in_float32
 from monkey.training.arguments import PartArguments
+from monkey.training.finetune import narrow_frozen, set_checkpointing
 from monkey.training.memory import StepSize, plan
+from monkey.training.meter import count_flops, device_peak
+from monkey.training.model_card import package_versions
 from monkey.training.recipes import RECIPES, apply_recipe, base_model
-from monkey.training.report import count_flops, device_peak, package_versions
-from monkey.training.run import narrow_frozen, set_checkpointing
 
 
 def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:

@@ -60,7 +60,7 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     from transformers import Trainer, set_seed
 
     from monkey.training.letters import LetterNaming, LetterPictures, collate_pictures
-    from monkey.training.report import run_record, write_loss_curve, write_record
+    from monkey.training.model_card import run_record, write_loss_curve, write_record
 
     set_seed(arguments.seed)
     processor = monkey.MonkeyProcessor.from_pretrained(base)

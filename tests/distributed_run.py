@@ -18,7 +18,7 @@ import torch
 
 from finetune_multitask import main as program
 from monkey.training.arguments import parse_flags
-from monkey.training.run import Stopped, finetune
+from monkey.training.finetune import Stopped, finetune
 
 
 def without_compiler() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from monkey.journal import remove_partials
-from monkey.training.report import write_loss_curve
+from monkey.training.model_card import write_loss_curve
 from monkey.training.resuming import earlier_evaluations
 from monkey.training.trainer import BestCheckpoint
 from tests.small_processor import refusal

@@ -24,7 +24,7 @@ from tests.distributed_run import run_apart
 from tests.training_start import PACKED, SAVE, log, losses, same_weights, train, words_of
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["monkey.training.run"])  # once, for it takes seconds
+PROCESSES.set_forkserver_preload(["monkey.training.finetune"])  # once, for it takes seconds
 
 
 @contextlib.contextmanager
@@ -260,7 +260,7 @@ class TestCtrlC:
         def pressed(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("monkey.training.run.open_model", pressed)
+        monkeypatch.setattr("monkey.training.finetune.open_model", pressed)
         assert main(words_of(start, tmp_path / "out")) == 130
         assert capfd.readouterr().err.splitlines()[-1].startswith("interrupted; ")
 

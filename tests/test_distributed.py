@@ -22,7 +22,7 @@ from monkey.data.mixture import open_records
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import parse_flags
-from monkey.training.run import batch_plan, finetune
+from monkey.training.finetune import batch_plan, finetune
 from tests.training_start import dataset_of, log, losses, train, with_records, words_of
 
 ROOT = Path(__file__).resolve().parents[1]

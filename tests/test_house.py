@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import functools
 import graphlib
 import json
@@ -129,6 +130,11 @@ def test_imports_go_in_no_circle():
                 used.update(inner if inner in known else outer for inner, outer in paths)
         graph[name] = (used & known.keys()) - {name}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_two_modules_share_a_name():
+    names = collections.Counter(path.name for path in modules().values() if not path.name.startswith("__"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_package_never_imports_the_evaluator():

@@ -12,6 +12,7 @@ import torch
 from monkey.adapters import add_decoder_lora
 from monkey.configuration import MonkeyConfig
 from monkey.training.arguments import read_config
+from monkey.training.finetune import set_checkpointing
 from monkey.training.memory import (
     FOUR_BIT,
     GIB,
@@ -27,7 +28,6 @@ from monkey.training.memory import (
 )
 from monkey.training.memory import part_sizes as counted_parts
 from monkey.training.recipes import RECIPES, apply_recipe
-from monkey.training.run import set_checkpointing
 from scripts.plan_memory import main
 from tests.conftest import random_model, tiny_config
 

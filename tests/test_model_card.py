@@ -13,7 +13,7 @@ from PIL import Image
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
-from monkey.training.report import model_card, write_model_card
+from monkey.training.model_card import model_card, write_model_card
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, small_config
 

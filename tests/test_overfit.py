@@ -13,7 +13,7 @@ from monkey.adapters import add_decoder_lora
 from monkey.conversation import Conversation
 from monkey.data.records import Record
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.training.run import overfit_report, supervised_spans, without_dropout
+from monkey.training.finetune import overfit_report, supervised_spans, without_dropout
 from tests.conftest import random_model
 from tests.small_processor import EOD, refusal, small_config, small_processor
 

@@ -228,7 +228,7 @@ def test_an_error_of_the_file_system_is_one_line(monkeypatch, capsys):
     def full_disk(*_):
         raise OSError(28, "No space left on device", "out/model.safetensors")
 
-    monkeypatch.setattr("monkey.training.run.finetune", full_disk)
+    monkeypatch.setattr("monkey.training.finetune.finetune", full_disk)
     monkeypatch.setattr("finetune_multitask.look_over", lambda words: None)
     assert main(REQUIRED) == 2
     assert "error: [Errno 28] No space left on device: 'out/model.safetensors'\n" in capsys.readouterr().err

@@ -16,8 +16,8 @@ from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.training.arguments import parse_flags
+from monkey.training.finetune import batch_plan, finetune, open_model, training_samples
 from monkey.training.recipes import part_of
-from monkey.training.run import batch_plan, finetune, open_model, training_samples
 from monkey.training.trainer import MonkeyTrainer, checkpoints
 from tests.conftest import random_model
 from tests.drawn import draw_documents
@@ -201,7 +201,7 @@ class TestBadRecords:
     def test_a_file_that_changes_meanwhile_is_no_bad_record(self, start, tmp_path, monkeypatch):
         moved = with_records(start, tmp_path, *start.records)
         monkeypatch.setattr(
-            "monkey.training.run.open_model",
+            "monkey.training.finetune.open_model",
             lambda flags: (moved.data.write_text(json.dumps(start.records[:4])), open_model(flags))[1],
         )
         with pytest.raises(ValueError, match=r"train\.json: has .* bytes now and had .*; mend it$"):
@@ -252,7 +252,7 @@ class TestParts:
 
         calls = []
         monkeypatch.setattr(
-            "monkey.training.run.checkpoint",
+            "monkey.training.finetune.checkpoint",
             lambda call, *args, **kwargs: (calls.append(call), library.checkpoint(call, *args, **kwargs))[1],
         )
         plain = train(start, tmp_path / "plain", *NO_DROPOUT)
@@ -404,7 +404,7 @@ class TestWholeRuns:
             train(start, tmp_path / "short", *words, "--max_steps", "1", "--report_to", "none")
 
     def test_what_cannot_fit_the_gpu_stops_the_run_before_it_starts(self, start, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("monkey.training.run._room", lambda flags: 1e-3)
+        monkeypatch.setattr("monkey.training.finetune._room", lambda flags: 1e-3)
         with pytest.raises(ValueError, match=r"--recipe full-llm as set needs about .* GiB.*--ignore_memory_plan True"):
             train(start, tmp_path / "out", "--max_steps", "1")
         assert not (tmp_path / "out").exists()

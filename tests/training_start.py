@@ -17,7 +17,7 @@ from monkey.data.mixture import open_records
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
 from monkey.training.arguments import parse_flags
-from monkey.training.run import finetune
+from monkey.training.finetune import finetune
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, small_config
 

@@ -21,7 +21,7 @@ from monkey.journal import atomic_folder, write_json
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.parts import part_of
 from monkey.processing import MonkeyProcessor
-from monkey.training.report import write_model_card
+from monkey.training.model_card import write_model_card
 
 LAYOUTS = ("ours", "published")
 BASE_PRECISIONS = ("full", "4bit")

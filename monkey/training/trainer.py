@@ -47,8 +47,9 @@ from monkey.data.packing import BatchContents, BatchPlan, RowPlan
 from monkey.journal import atomic_folder
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import PartArguments
+from monkey.training.meter import Meter
+from monkey.training.model_card import write_record
 from monkey.training.recipes import base_model, part_of
-from monkey.training.report import Meter, write_record
 from monkey.training.resuming import (
     BEST,
     BEST_FILE,

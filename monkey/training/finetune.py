@@ -47,17 +47,9 @@ from monkey.training.memory import (
     plan_table,
     settings_of_flags,
 )
+from monkey.training.meter import Meter, StepFlops, count_flops, device_peak
+from monkey.training.model_card import run_record, write_loss_curve, write_model_card, write_record
 from monkey.training.recipes import PartCount, apply_recipe, base_model, recipe_table
-from monkey.training.report import (
-    Meter,
-    StepFlops,
-    count_flops,
-    device_peak,
-    run_record,
-    write_loss_curve,
-    write_model_card,
-    write_record,
-)
 from monkey.training.resuming import (
     check_whole,
     checkpoint_to_resume,
