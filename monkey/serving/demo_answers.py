@@ -57,10 +57,10 @@ class Choice:
         Raises:
             FileNotFoundError, ValueError: no such checkpoint, or one whose settings and vocabulary cannot be read.
         """
-        from monkey.serving.checkpoints import processor_of
+        from monkey.processing import MonkeyProcessor
         from monkey.serving.session import load
 
-        images = processor_of(checkpoint, grid).image_processor
+        images = MonkeyProcessor.from_pretrained(checkpoint, grid=grid).image_processor
         name = Path(checkpoint).resolve().name + (f" {grid[0]}×{grid[1]}" if grid else "")
         card = card_of(checkpoint)
         return cls(name, images, lambda: load(checkpoint, device, max_rows=max_rows, name=name, grid=grid), card)
