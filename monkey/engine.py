@@ -579,8 +579,12 @@ class Engine:
             with self._timed("prefill"):
                 last = self._run_prefill(pieces)
         except BaseException:
+            failed = {block for _, block, _ in pieces}
             for _, block, _ in reversed(pieces):
                 self._store.discard(block)
+            for row in self._reading:
+                while row.prefix in failed:  # found in the same pass
+                    row.prefix, row.parts = row.prefix.parent, []
             raise
         for row, block, is_end in pieces:
             row.read += len(block)
@@ -651,7 +655,7 @@ class Engine:
             row.prefix = self._cache.admit(place, rest)
         chosen = self._choose(last, rows)
         for row in rows:
-            self.stats.reused_tokens += len(row.ids) - row.read
+            self.stats.reused_tokens += max(0, len(row.ids) - row.read)  # less than none where reading began again
             self._reading.remove(row)
             self._writing.append(row)
             row.cached = len(row.ids)

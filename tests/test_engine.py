@@ -250,6 +250,27 @@ def test_too_little_memory_for_a_step_costs_one_request_and_no_other(monkeypatch
         assert asked(answerer, 5, max_new_tokens=12).text == alone(model, *QUESTIONS[5], 12)
 
 
+def test_who_shares_an_image_with_a_pass_that_fails_is_answered_by_the_next(monkeypatch):
+    model = model_of()
+    with opened(model) as answerer:
+        engine = answerer.engine
+        read, errors = engine._run_prefill, [MemoryError("20 GiB")]
+
+        def fails_once(pieces):
+            if len({row for row, _, _ in pieces}) == 2 and errors:
+                raise errors.pop()
+            return read(pieces)
+
+        monkeypatch.setattr(engine, "_run_prefill", fails_once)
+        held = threading.Event()
+        engine.run_exclusive(held.wait)
+        replies = [asked(answerer, case, max_new_tokens=8) for case in (0, 4)]
+        held.set()
+        assert [reply.text for reply in replies] == [alone(model, *QUESTIONS[case], 8) for case in (0, 4)]
+        assert not errors
+        assert engine.stats.reused_tokens == 1 + answerer.processor.image_tokens
+
+
 def test_an_error_of_one_prompt_reaches_its_asker_alone(monkeypatch):
     model = model_of()
     with opened(model) as answerer:
