@@ -20,6 +20,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo]'")
 
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 
 import demo
@@ -32,7 +33,16 @@ from monkey.images import open_image
 from monkey.prompts import DESCRIPTION_PROMPTS
 from monkey.serving import demo as serving
 from monkey.serving import session
-from monkey.serving.demo_answers import Answer, Exchange, ImageStore, KeptImage, as_json, as_markdown, messages_for
+from monkey.serving.demo_answers import (
+    Answer,
+    Exchange,
+    FileSet,
+    ImageStore,
+    KeptImage,
+    as_json,
+    as_markdown,
+    messages_for,
+)
 from monkey.serving.demo_page import EXAMPLES, examples
 from monkey.serving.demo_texts import CHINESE, ENGLISH
 from tests.conftest import random_model
@@ -251,6 +261,25 @@ def test_what_people_have_goes_with_them_and_nothing_of_the_others(tmp_path):
     assert other.file.exists()
     store.forget("bob")
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_old_files_are_deleted_while_others_come(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    store, upload = ImageStore(tmp_path), tmp_path / "a.png"
+    Image.new("L", (4, 3)).save(upload)
+    app = serving.Demo(models_of(ScriptedAnswerer()), store).app
+    store.take("ada", upload, "a.png", _open)
+    grown = [
+        [files.add(f"{number}-{len(files)}") for _ in files] for number, files in enumerate(app.temp_file_sets) if files
+    ]
+    assert grown  # gradio walks each in a thread of its own
+    assert {type(files) for files in app.temp_file_sets} == {FileSet}
+    assert any(files is app.upload_file_set for files in app.temp_file_sets)
+    delete_files_created_by_app(app, age=0)
+    assert not any(path.exists() for path in (tmp_path / "images").iterdir())
+    store.add("ada", upload.read_bytes(), "a.png", _open)
+    store.forget("ada")
+    assert not any(str(tmp_path) in name for name in store.files)
 
 
 AUDITED = """

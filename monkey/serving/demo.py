@@ -33,6 +33,7 @@ from monkey.serving.demo_answers import (
     Answer,
     Choice,
     Exchange,
+    FileSet,
     ImageStore,
     KeptImage,
     Models,
@@ -101,8 +102,16 @@ class Demo:
             self._connect_answers(answers_at_once)
             self._connect_conversation()
             self._connect_images()
-        self.app.temp_file_sets.append(images.files)  # of which gradio deletes what is old
+        self._list_files()
         self.app.queue(max_size=LONGEST_LINE)
+
+    def _list_files(self) -> None:
+        """Tell gradio which files it deletes when they are old; its own plain sets would stop it while they grow."""
+        self.app.upload_file_set = FileSet()
+        self.app.temp_file_sets = [self.app.upload_file_set, self.images.files]
+        for block in self.app.blocks.values():
+            block.temp_files = FileSet(block.temp_files)
+            self.app.temp_file_sets.append(block.temp_files)
 
     def _connect_answers(self, at_once: int) -> None:
         """Connect what makes the models answer, and what ends it."""

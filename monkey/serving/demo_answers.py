@@ -148,6 +148,13 @@ class _Owner:
     """Where they were uploaded, and when: gradio puts equal files of all people into one place."""
 
 
+class FileSet(set[str]):
+    """A set that may grow while somebody walks it, as gradio does in a thread of its own to delete what is old."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(super().__iter__()))
+
+
 class ImageStore:
     """Keeps each person's images apart from the others', until the person is forgotten.
 
@@ -160,7 +167,7 @@ class ImageStore:
     def __init__(self, folder: Path):
         self._folder, self._own = folder, folder / "images"
         self._owners: dict[str, _Owner] = {}
-        self.files: set[str] = set()
+        self.files = FileSet()
 
     def take(self, person: str, upload: Path, name: str, opened: Callable[[bytes, str], Image.Image]) -> KeptImage:
         """Keep an uploaded file for a person. The upload stays as long, since the page may still be fetching it.
@@ -212,6 +219,7 @@ class ImageStore:
                         upload.unlink()
             for path in self._folder.rglob(f"{owner.token}*"):
                 path.unlink(missing_ok=True)
+            self.files.difference_update({name for name in self.files if owner.token in name})
 
     def _write(self, person: str, ending: str, write: Callable[[Path], Any]) -> Path:
         owner = self._owners.get(person)
@@ -223,6 +231,7 @@ class ImageStore:
             if self._owners.get(person) is owner:
                 return path
             path.unlink(missing_ok=True)  # forgotten meanwhile
+            self.files.discard(str(path))
         raise FileNotFoundError("the images were deleted")
 
 
