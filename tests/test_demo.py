@@ -276,6 +276,15 @@ def test_a_question_that_came_to_nothing_goes_back_into_the_box_with_its_images(
     assert "9,000 tokens" in _sentence(notice)
 
 
+def test_a_retry_that_comes_to_nothing_leaves_the_answer_there(client, answerer, photo, monkeypatch):
+    before, *_ = client.predict([photo], "What?", api_name="/ask")
+    with monkeypatch.context() as patched:
+        patched.setattr(answerer, "chat", lambda *_: (_ for _ in ()).throw(ValueError("too long")))
+        messages, notice, *_ = client.predict("en", *PUBLISHED, api_name="/retry")
+    assert (_texts(messages), _sentence(notice)) == (_texts(before), "The model cannot take this: too long.")
+    assert _texts(client.predict([], "And?", api_name="/ask")[0])[:2] == _texts(before)
+
+
 def test_boxes_of_an_answer_are_drawn_on_the_image_and_not_read_out(client, answerer, photo):
     answerer.script = "Here: <ref>the dog</ref><box>(100,100),(900,900)</box>."
     messages, *_ = client.predict([photo], "Where is the dog?", api_name="/ask")

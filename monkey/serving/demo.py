@@ -208,7 +208,7 @@ class Demo:
             yield self._show(conversation, language, str(refusal))
         else:
             exchange = Exchange(asked, tuple(images), decoding, is_description, [])
-            yield from self._converse(person, conversation, exchange, language)
+            yield from self._converse(person, conversation, exchange, conversation, language)
 
     def retry(self, request: gr.Request, conversation: list[Exchange], language: Any, *settings: Any) -> Iterator[dict]:
         """Answer the last question once more, with the settings of now."""
@@ -221,11 +221,13 @@ class Demo:
             yield self._show(conversation, language, str(refusal))
         else:
             again = replace(last, decoding=decoding, answers=[])
-            yield from self._converse(_person(request), conversation[:-1], again, language)
+            yield from self._converse(_person(request), conversation[:-1], again, conversation, language)
 
-    def _converse(self, person: str, before: list[Exchange], exchange: Exchange, language: Any) -> Iterator[dict]:
+    def _converse(
+        self, person: str, earlier: list[Exchange], exchange: Exchange, before: list[Exchange], language: Any
+    ) -> Iterator[dict]:
         """Give the conversation as the answers grow, or `before` and the question where there is none in the end."""
-        page, conversation = self.page, [*before, exchange]
+        page, conversation = self.page, [*earlier, exchange]
         exchange.answers = [Answer() for _ in self.models.choices]
         boxes = {} if exchange.is_description else {page.question: ""}
         yield {**self._show(conversation, language), page.tray: [], **boxes}
