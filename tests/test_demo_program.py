@@ -118,6 +118,18 @@ def test_passwords_come_from_a_flag_a_file_and_the_environment(tmp_path):
             serving.read_people([], file, "")
     with pytest.raises(FileNotFoundError, match=r"--auth-file .*none: no such file"):
         serving.read_people([], tmp_path / "none", "")
+    file.write_bytes("ada:größe\n".encode("latin-1"))
+    for path in (file, tmp_path):
+        with pytest.raises(ValueError, match=rf"^--auth-file {path} cannot be read as text in UTF-8$"):
+            serving.read_people([], path, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names here")
+def test_passwords_come_through_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"  # as of --auth-file <(…)
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=("ada:one\n",), daemon=True).start()
+    assert serving.read_people([], pipe, "") == [("ada", "one")]
 
 
 def _mistake(capsys, *words: str) -> str:

@@ -557,14 +557,17 @@ def read_people(given: Sequence[str], file: Path | None, environment: str) -> li
         environment: the same lines, of the variable MONKEY_DEMO_AUTH.
 
     Raises:
-        ValueError: something that is not `user:password`, named by its place and never by its text.
+        ValueError: something that is not `user:password`, named by its place and never by its text, or no text.
         FileNotFoundError: no such file.
     """
     texts = [("--auth", text) for text in given]
     if file is not None:
-        if not file.is_file():
-            raise FileNotFoundError(f"--auth-file {file}: no such file")
-        in_file = _read_lines(file.read_text(encoding="utf-8", errors="replace"), str(file))
+        try:
+            in_file = _read_lines(file.read_text(encoding="utf-8"), str(file))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"--auth-file {file}: no such file") from None
+        except (OSError, UnicodeDecodeError):  # the second names a byte of a password
+            raise ValueError(f"--auth-file {file} cannot be read as text in UTF-8") from None
         if not in_file:
             raise ValueError(f"--auth-file {file} names nobody; write user:password on a line")
         texts += in_file
