@@ -294,6 +294,23 @@ def test_old_files_are_deleted_while_others_come(tmp_path, monkeypatch):
     assert not any(str(tmp_path) in name for name in store.files)
 
 
+def test_callers_without_a_session_share_nothing_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    models, upload = models_of(ScriptedAnswerer()), tmp_path / "a.png"
+    models.open()
+    program, owners = serving.Demo(models, ImageStore(tmp_path)), []
+    for _ in range(2):
+        Image.new("L", (4, 3)).save(upload)
+        request, tray = serving.gr.Request(), [{"image": {"path": str(upload)}}]
+        events = program.ask(request, tray, "What?", [], "en", 0, 1, 512, 0.7, 1, 250, 0)
+        (message, *_) = next(events)[program.page.chats[0]]
+        owners.append(Path(message["content"][0]["path"]).name.partition("-")[0])
+        *_, last = events
+        assert last[program.page.conversation][0].answers[0].text == "On 4×3: What?"
+        assert not any((tmp_path / "images").iterdir())
+    assert len(set(owners)) == 2
+
+
 AUDITED = """
 import json, sys
 sys.path.insert(0, {project!r})

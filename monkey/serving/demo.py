@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import signal
 import tempfile
 import time
@@ -197,18 +198,18 @@ class Demo:
         settings: Sequence[Any], is_description: bool,
     ) -> Iterator[dict]:  # fmt: skip
         """Give the page after every piece of an answer, or with what is wrong with the question."""
-        person = _person(request)
-        try:
-            asked = _checked_question(text, "no_prompt" if is_description else "no_question", language)
-            decoding = self._decoding(settings, is_description, language)
-            images = self._images(person, tray, language)
-            if not images and not last_images(conversation):
-                raise Refusal(say(language, "no_image"))
-        except Refusal as refusal:
-            yield self._show(conversation, language, str(refusal))
-        else:
-            exchange = Exchange(asked, tuple(images), decoding, is_description, [])
-            yield from self._converse(person, conversation, exchange, conversation, language)
+        with self._person(request) as person:
+            try:
+                asked = _checked_question(text, "no_prompt" if is_description else "no_question", language)
+                decoding = self._decoding(settings, is_description, language)
+                images = self._images(person, tray, language)
+                if not images and not last_images(conversation):
+                    raise Refusal(say(language, "no_image"))
+            except Refusal as refusal:
+                yield self._show(conversation, language, str(refusal))
+            else:
+                exchange = Exchange(asked, tuple(images), decoding, is_description, [])
+                yield from self._converse(person, conversation, exchange, conversation, language)
 
     def retry(self, request: gr.Request, conversation: list[Exchange], language: Any, *settings: Any) -> Iterator[dict]:
         """Answer the last question once more, with the settings of now."""
@@ -221,7 +222,8 @@ class Demo:
             yield self._show(conversation, language, str(refusal))
         else:
             again = replace(last, decoding=decoding, answers=[])
-            yield from self._converse(_person(request), conversation[:-1], again, conversation, language)
+            with self._person(request) as person:
+                yield from self._converse(person, conversation[:-1], again, conversation, language)
 
     def _converse(
         self, person: str, earlier: list[Exchange], exchange: Exchange, before: list[Exchange], language: Any
@@ -292,18 +294,19 @@ class Demo:
 
     def leave(self, request: gr.Request) -> None:
         """Delete the images of somebody who goes."""
-        self.images.forget(_person(request))
+        self.images.forget(request.session_hash or "")
 
     # Images
 
     def take(self, request: gr.Request, tray: Any, language: Any) -> dict:
         """Keep the images that have just come into the tray, and say what is wrong with the others."""
         faults, kept = [], []
-        for file in _files(tray):
-            try:
-                kept.append(self._keep(_person(request), file, language))
-            except Refusal as refusal:
-                faults.append(str(refusal))
+        with self._person(request) as person:
+            for file in _files(tray):
+                try:
+                    kept.append(self._keep(person, file, language))
+                except Refusal as refusal:
+                    faults.append(str(refusal))
         if len(kept) > MOST_IMAGES:
             faults.append(say(language, "many_images", count=len(kept), limit=MOST_IMAGES))
         shown = view.tray_of(kept[:MOST_IMAGES])
@@ -313,34 +316,38 @@ class Demo:
         """Put an example into the tray, and its question into the box."""
         path, question = view.examples()[chosen.index]
         again = {self.page.examples: gr.Gallery(selected_index=None)}  # it can be chosen once more
-        try:
-            kept = self._images(_person(request), tray, language, more=1)
-        except Refusal as refusal:
-            return {**again, self.page.notice: view.notice_of(str(refusal))}
-        kept.append(self.images.add(_person(request), path.read_bytes(), path.name, self.models.open_image))
+        with self._person(request) as person:
+            try:
+                kept = self._images(person, tray, language, more=1)
+            except Refusal as refusal:
+                return {**again, self.page.notice: view.notice_of(str(refusal))}
+            kept.append(self.images.add(person, path.read_bytes(), path.name, self.models.open_image))
         shown = {self.page.tray: view.tray_of(kept), self.page.question: question}
         return {**again, **shown, self.page.notice: view.notice_of("")}
 
     def show_views(self, request: gr.Request, tray: Any, conversation: list[Exchange], language: Any) -> dict:
         """Draw the views of the images of the tray, or of those that were shown last."""
         shown, counts = [], []
-        try:
-            images = self._images(_person(request), tray, language) or last_images(conversation)
-            if not images:
-                raise Refusal(say(language, "sees_nothing"))
-            for place, answerer in enumerate(self._open_models(language)):
-                config = answerer.model.config
-                for image in images:
-                    width, height = image.size
-                    caption = say(language, "views_of", name=image.name, width=width, height=height)
-                    sheet = draw_views(self._open_kept(image, language), config)
-                    shown.append((sheet, self._name(place, caption)))
-                tokens = {"tokens": config.image_tokens, "total": len(images) * config.image_tokens}
-                sizes = {"windows": config.num_windows, "side": config.window_size, "views": config.num_views}
-                counts.append(self._name(place, say(language, "sees_counts", images=len(images), **sizes, **tokens)))
-        except Refusal as refusal:
-            shown, counts = [], [str(refusal)]
-        return self._look(request, shown, counts)
+        with self._person(request) as person:
+            try:
+                images = self._images(person, tray, language) or last_images(conversation)
+                if not images:
+                    raise Refusal(say(language, "sees_nothing"))
+                for place, answerer in enumerate(self._open_models(language)):
+                    config = answerer.model.config
+                    for image in images:
+                        width, height = image.size
+                        caption = say(language, "views_of", name=image.name, width=width, height=height)
+                        sheet = draw_views(self._open_kept(image, language), config)
+                        shown.append((sheet, self._name(place, caption)))
+                    tokens = {"tokens": config.image_tokens, "total": len(images) * config.image_tokens}
+                    sizes = {"windows": config.num_windows, "side": config.window_size, "views": config.num_views}
+                    counts.append(
+                        self._name(place, say(language, "sees_counts", images=len(images), **sizes, **tokens))
+                    )
+            except Refusal as refusal:
+                shown, counts = [], [str(refusal)]
+            return self._look(person, shown, counts)
 
     def show_heat(self, request: gr.Request, conversation: list[Exchange], language: Any) -> dict:
         """Draw where the models looked for their last answers, on the images that were shown last."""
@@ -357,7 +364,8 @@ class Demo:
             shown, counts = [], [str(refusal)]
         except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
             shown, counts = [], [say(language, "busy_heat", reason=error)]
-        return self._look(request, shown, counts)
+        with self._person(request) as person:
+            return self._look(person, shown, counts)
 
     def _heat(
         self, answerer: Answerer, place: int, conversation: list[Exchange], language: Any
@@ -380,9 +388,8 @@ class Demo:
         confidence = say(language, "confidence", confidence=answer.confidence) if is_sure else ""
         return say(language, "answer_counts", name=name, **tokens) + confidence
 
-    def _look(self, request: gr.Request, shown: Sequence[tuple[Image.Image, str]], counts: Sequence[str]) -> dict:
+    def _look(self, person: str, shown: Sequence[tuple[Image.Image, str]], counts: Sequence[str]) -> dict:
         """Give what is inside, as files of whoever asked."""
-        person = _person(request)
         try:
             files = [(self.images.draw(person, image), caption) for image, caption in shown]
         except FileNotFoundError:  # cleared meanwhile
@@ -390,6 +397,16 @@ class Demo:
         return {self.page.inside: view.figures(files), self.page.counts: view.lines(counts)}
 
     # The page
+
+    @contextlib.contextmanager
+    def _person(self, request: gr.Request) -> Iterator[str]:
+        """Give the name of a session; whoever calls without one has a name for this call, and is forgotten after it."""
+        person = request.session_hash or secrets.token_hex(8)
+        try:
+            yield person
+        finally:
+            if not request.session_hash:
+                self.images.forget(person)
 
     def markdown(self, conversation: list[Exchange], language: Any) -> str:
         return as_markdown(conversation, self.models.names, language)
@@ -472,11 +489,6 @@ def _checked_question(text: Any, missing: str, language: Any) -> str:
 def _spell_out(text: Any) -> str:
     """Return a text with question marks for halves of characters, which nothing can write."""
     return str(text).encode("utf-8", "replace").decode()
-
-
-def _person(request: gr.Request) -> str:
-    """Return the name of a session; programs that call without one share one, and know no name of another's image."""
-    return request.session_hash or ""
 
 
 def _files(value: Any) -> list[dict]:
