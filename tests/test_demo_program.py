@@ -207,7 +207,11 @@ CONVERSATION = [
 
 
 def test_a_conversation_is_taken_along_as_json_and_markdown():
-    content = json.loads(as_json(CONVERSATION, ["A", "B"]))
+    models = models_of(ScriptedAnswerer("A"), ScriptedAnswerer("B", grid=(1, 2)))
+    models.open()
+    content = json.loads(as_json(CONVERSATION, models.facts()))
+    sizes = {"canvas": [28, 56], "image_tokens": 12, "device": "cpu"}
+    assert content["models"][1] == {"name": "B", "grid": [1, 2], **sizes}
     first, second = content["exchanges"]
     assert first["pictures"] == [{"name": "dog.png", "width": 400, "height": 200}]
     assert first["decoding"] == {"max_new_tokens": 512, "temperature": 0.0, "top_p": 1.0, "seed": None}

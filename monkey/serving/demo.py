@@ -31,6 +31,7 @@ from monkey.serving.access import Access, bind
 from monkey.serving.attention_maps import draw_heat, draw_views
 from monkey.serving.demo_answers import (
     FAULTS,
+    REDUCED_NEW_TOKENS,
     Answer,
     Choice,
     Exchange,
@@ -153,11 +154,10 @@ class Demo:
         for button in page.to_try:
             button.click(None, button, page.question, js="(question) => question")
             button.click(None, js=view.SHOW_COMPOSER)
-        for button, do, kind, name in (
-            (page.markdown, self.markdown, "text/markdown", "conversation.md"),
-            (page.json, self.json, "application/json", "conversation.json"),
+        for button, do, given, kind, name in (
+            (page.markdown, self.markdown, [page.conversation, page.language], "text/markdown", "conversation.md"),
+            (page.json, self.json, [page.conversation], "application/json", "conversation.json"),
         ):
-            given = [page.conversation, page.language]
             button.click(do, given, page.taken_along, **OF_THE_PAGE).then(
                 None, page.taken_along, js=view.DOWNLOAD % (kind, name)
             )
@@ -254,7 +254,9 @@ class Demo:
 
     def _faults(self, exchange: Exchange, language: Any) -> Iterator[str]:
         for place, answer in enumerate(exchange.answers):
-            if answer.fault is not None:
+            if answer.is_reduced and answer.fault is None:
+                yield self._name(place, say(language, "reduced", limit=REDUCED_NEW_TOKENS))
+            elif answer.fault is not None:
                 text = next(text for kind, text in FAULTS.items() if isinstance(answer.fault, kind))
                 yield self._name(place, say(language, text, reason=answer.fault))
 
@@ -411,8 +413,8 @@ class Demo:
     def markdown(self, conversation: list[Exchange], language: Any) -> str:
         return as_markdown(conversation, self.models.names, language)
 
-    def json(self, conversation: list[Exchange], language: Any) -> str:
-        return as_json(conversation, self.models.names)
+    def json(self, conversation: list[Exchange]) -> str:
+        return as_json(conversation, self.models.facts())
 
     def status(self, language: Any) -> list:
         """Tell about the models, and whether they are to be asked for again."""
@@ -467,8 +469,10 @@ class Demo:
         for value, (name, field, least, most, step) in zip((*sampling, settings[6]), view.SETTINGS, strict=True):
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-                raise Refusal(say(language, "bad_number", name=say(language, name), least=least, most=most))
+            is_within = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+            if not is_within or (step == 1 and value != int(value)):
+                text = "bad_whole_number" if step == 1 else "bad_number"
+                raise Refusal(say(language, text, name=say(language, name), least=least, most=most))
             chosen[field] = int(value) if step == 1 else value
         try:
             return replace(decoding_of(card.descriptions if is_description else card.answers), **chosen)
@@ -477,12 +481,14 @@ class Demo:
 
 
 def _checked_question(text: Any, missing: str, language: Any) -> str:
-    """Return the text without white space around it, or raise Refusal where there is none or too much."""
-    text = _spell_out(text.strip()) if isinstance(text, str) else ""
+    """Return the text without white space around it, or raise Refusal where there is none, too much or half of it."""
+    text = text.strip() if isinstance(text, str) else ""
     if not text:
         raise Refusal(say(language, missing))
     if len(text) > view.LONGEST_QUESTION:
         raise Refusal(say(language, "long_question", length=len(text), limit=view.LONGEST_QUESTION))
+    if text != _spell_out(text):
+        raise Refusal(say(language, "half_character"))
     return text
 
 
