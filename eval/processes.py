@@ -15,6 +15,9 @@ from typing import Any
 REPLY_TIMEOUT = 1800.0
 """Seconds in which no process settled a question after which one that is waited for counts as gone."""
 
+PIECE = 2**20
+"""Characters of one value in the store; torch's refuses values of more than 8 MiB."""
+
 _LOOK = 0.05
 
 
@@ -93,9 +96,14 @@ class Processes:
             raise
 
     def tell(self, key: str, content: Any) -> None:
-        """Let the others hear something under a key."""
-        if self._store is not None:
-            self._call("set", key, json.dumps(content, ensure_ascii=False))
+        """Let the others hear something under a key: pieces first, then under the key itself their number."""
+        if self._store is None:
+            return
+        text = json.dumps(content)
+        starts = range(0, len(text), PIECE)
+        for number, start in enumerate(starts):
+            self._call("set", f"{key}/{number}", text[start : start + PIECE])
+        self._call("set", key, str(len(starts)))
 
     def was_told(self, key: str) -> bool:
         return self._call("check", [key])
@@ -117,7 +125,7 @@ class Processes:
                     "sign of them; the answers so far are kept, and the same command goes on"
                 )
             time.sleep(_LOOK)
-        return json.loads(self._call("get", key))
+        return self._read(key)
 
     def count_settled(self, amount: int) -> int:
         """Add to the number of questions that all processes have settled, and return it."""
@@ -127,8 +135,13 @@ class Processes:
     def check_others(self) -> None:
         """Raise Stopped when another process ended early."""
         if self._store is not None and self.was_told("failure"):
-            told = json.loads(self._call("get", "failure"))
+            told = self._read("failure")
             raise Stopped(f"process {told['rank']} of the run stopped: {told['sentence']}")
+
+    def _read(self, key: str) -> Any:
+        """Return what was told under a key."""
+        pieces = [self._call("get", f"{key}/{number}") for number in range(int(self._call("get", key)))]
+        return json.loads(b"".join(pieces))
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call the store; one that is lost becomes a sentence."""

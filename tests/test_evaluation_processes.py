@@ -268,6 +268,13 @@ def test_processes_that_cannot_meet_any_more_are_one_sentence():
         Processes.of_environment({"WORLD_SIZE": "2"})
 
 
+def test_what_is_told_may_be_larger_than_a_value_of_the_store():
+    store = dist.TCPStore("127.0.0.1", 0, 1, True)
+    told = {"rows": list(range(200_000)), "keys": ["ä" + "0" * 63] * 200_000}
+    Processes(0, 2, store).tell("share/1", told)
+    assert Processes(1, 2, store, timeout=5.0).hear("share/1") == told
+
+
 def command_environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return {**kept, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
