@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -273,6 +274,25 @@ def test_what_is_told_may_be_larger_than_a_value_of_the_store():
     told = {"rows": list(range(200_000)), "keys": ["ä" + "0" * 63] * 200_000}
     Processes(0, 2, store).tell("share/1", told)
     assert Processes(1, 2, store, timeout=5.0).hear("share/1") == told
+
+
+def test_a_process_that_is_busy_is_waited_for_and_one_that_is_gone_is_not():
+    store = dist.HashStore()
+
+    def work() -> None:
+        first = Processes(0, 2, store, timeout=0.4)
+        with first.together():
+            time.sleep(2.0)
+            first.tell("questions", True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    second = Processes(1, 2, store, timeout=0.4)
+    with second.together():
+        assert second.hear("questions")
+    thread.join()
+    with pytest.raises(Stopped, match=r"process 1 of the run has waited 0 seconds for process 0 without a sign of it"):
+        second.hear("more")
 
 
 def command_environment(**more: str) -> dict[str, str]:
