@@ -136,7 +136,7 @@ def run_loaded(
 
 
 def _held(settings: RunSettings) -> Any:
-    return hold(settings.folder / LOCK, "wait for it, give another --save_name")
+    return hold(settings.folder / LOCK, "wait for it, or give another --save_name")
 
 
 def _progress(works: Sequence[TaskWork], settings: RunSettings) -> tqdm:

@@ -234,7 +234,8 @@ class TestLock:
         process.join()
 
     def test_a_second_run_is_refused_and_told_who_holds_the_folder(self, sums, tmp_path, holder):
-        with pytest.raises(ValueError, match=f"being written by process {holder.pid} on {platform.node()}; wait for"):
+        sentence = f"being written by process {holder.pid} on {platform.node()}; wait for it, or give another"
+        with pytest.raises(ValueError, match=sentence):
             run_one(sums, tmp_path / "run")
         assert not (tmp_path / "run" / "sums").exists()
 

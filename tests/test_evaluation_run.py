@@ -165,6 +165,11 @@ class TestMemory:
 
 
 class TestFiles:
+    def test_a_file_that_cannot_be_written_is_one_sentence(self, sums, tmp_path):
+        (tmp_path / "run" / "sums" / "predictions.jsonl" / "in the way").mkdir(parents=True)
+        with pytest.raises(OSError, match=r"sums: results cannot be written \(Is a directory\); make room and give"):
+            run_one(sums, tmp_path / "run")
+
     def test_files_do_not_tell_in_how_many_starts_they_were_made(self, sums, tmp_path):
         whole, parts = tmp_path / "whole", tmp_path / "parts"
         run_one(sums, whole)
