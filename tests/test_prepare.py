@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,14 @@ def test_pages_are_found_however_they_are_named(name, release, root):
     picture(release / "pngs" / name)
     prepare("deepform", release, root, allow_count=True)
     assert (root / lines(root, "deepform")[0]["image"]).is_file()
+
+
+def test_a_folder_of_pages_that_leads_out_of_the_release_is_refused(release, root, tmp_path):
+    official_releases.deepform(release)
+    shutil.move(release / "png", tmp_path / "elsewhere")
+    (release / "png").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"png leads out of .*; give a folder that holds it as --src"):
+        prepare("deepform", release, root, allow_count=True)
 
 
 def test_table_questions_undo_escapes_and_have_the_canonical_answers_of_the_tagged_files(release, root):
