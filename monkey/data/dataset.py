@@ -435,6 +435,27 @@ class Tolerant(Dataset):
         return [*(self.dataset[good] if good else ()), *bad]
 
 
+def first_readable(records: Sequence[Record], count: int, skip_bad: bool) -> tuple[list[Record], list[str]]:
+    """Return the first `count` records, and with `skip_bad` the sentences of bad ones among them that are passed over.
+
+    Raises what is wrong with a bad record where none may be skipped, and ValueError where none can be read.
+    """
+    chosen: list[Record] = []
+    passed: list[str] = []
+    for number in range(len(records)):
+        if len(chosen) == count:
+            break
+        try:
+            chosen.append(records[number])
+        except BAD as error:
+            if not skip_bad:
+                raise
+            passed.append(str(error))
+    if not chosen:
+        raise ValueError(f"all {len(passed):,} records are bad; the first: {passed[0]}")
+    return chosen, passed
+
+
 def _bad_sample(error: Exception, source: str) -> BadSample:
     return BadSample(_describe(error, source), not isinstance(error, ChangedFile))
 
