@@ -51,6 +51,7 @@ from monkey.training.meter import Meter, StepFlops, count_flops, device_peak
 from monkey.training.model_card import run_record, write_loss_curve, write_model_card, write_record
 from monkey.training.recipes import PartCount, apply_recipe, base_model, recipe_table
 from monkey.training.resuming import (
+    MAKE_ROOM,
     check_whole,
     checkpoint_to_resume,
     clear_folder,
@@ -64,6 +65,7 @@ from monkey.training.resuming import (
     refuse_other_recipe,
     warn_of_other_flags,
     warn_of_other_threads,
+    writing,
 )
 from monkey.training.trainer import (
     BestCheckpoint,
@@ -150,7 +152,8 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
             trainer.evaluate()
         # Before the merged checkpoint is written, for which one process leaves ZeRO-3's setting.
         report = _overfit_report(trainer, flags, train_set, processor) if flags.run.overfit else None
-        _save(trainer, flags, output_dir)
+        with writing(output_dir, MAKE_ROOM):
+            _save(trainer, flags, output_dir)
         if report is not None:
             report.check()
     return output_dir

@@ -55,8 +55,8 @@ from monkey.training.resuming import (
     BEST_FILE,
     SCORES,
     checkpoints,
-    full_disk_named,
     remove_checkpoint,
+    writing,
 )
 
 _UNLOGGED = "unlogged loss"
@@ -592,9 +592,7 @@ class MonkeyTrainer(Trainer):
         self.log(metrics)
         if self.best is not None:
             self.guard.check(self.state.global_step)
-            with full_disk_named(
-                self.best.folder, "what was there before still is: make room and continue from a checkpoint"
-            ):
+            with writing(self.best.folder, "what was there before still is: make room and continue from a checkpoint"):
                 self.best.keep(self.state.global_step, metrics, lambda folder: self.save_model(str(folder)))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -688,7 +686,7 @@ class MonkeyTrainer(Trainer):
             losses = gathered(self._tr_loss.item())
             self.state.stateful_callbacks[_UNLOGGED] = {"losses": losses, "since": self._globalstep_last_logged}
         advice = "earlier checkpoints are whole: make room and continue with --resume_from_checkpoint True"
-        with self._paused_meter(), full_disk_named(place, advice), shared_folder(place, self.args) as self._partial:
+        with self._paused_meter(), writing(place, advice), shared_folder(place, self.args) as self._partial:
             try:
                 super()._save_checkpoint(model, trial)
             finally:
