@@ -197,6 +197,12 @@ class TestModels:
                 reply = client._client.get(server.url.replace("/v1", path), follow_redirects=False)
                 assert reply.json()["data"][0]["id"] == "tiny"
 
+    def test_what_can_be_read_can_be_asked_for_its_head(self, server):
+        with server.client() as client:
+            for path in ("/v1/models", "/v1/models/tiny", "/metrics", "/health"):
+                reply = client._client.head(server.url.replace("/v1", path))
+                assert (reply.status_code, reply.content) == (200, b""), path
+
     def test_another_model_or_path_or_method_is_told_what_there_is(self, server):
         error = refusal(server, kind=openai.NotFoundError, extra_body={"model": "gpt-9"})
         assert (error["code"], error["param"]) == ("model_not_found", "model")

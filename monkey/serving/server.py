@@ -70,6 +70,8 @@ GRACE = 5
 
 HISTOGRAM_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
+GETS = ["GET", "HEAD"]
+
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """The second has a proxy in between pass each event on at once."""
 
@@ -416,25 +418,25 @@ async def read_body(request: Request, api: Api) -> bytes:
     return bytes(body)
 
 
-@router.get("/v1/models")
+@router.api_route("/v1/models", methods=GETS)
 async def list_models(api: OfServer) -> Response:
     return JSONResponse({"object": "list", "data": [api.describe_model()]})
 
 
-@router.get("/v1/models/{name:path}")
+@router.api_route("/v1/models/{name:path}", methods=GETS)
 async def show_model(api: OfServer, name: str) -> Response:
     api.check_model(name)
     return JSONResponse(api.describe_model())
 
 
-@router.api_route("/health", methods=["GET", "HEAD"])
+@router.api_route("/health", methods=GETS)
 async def health(api: OfServer) -> Response:
     if api.admission.is_draining:
         return JSONResponse({"status": "ending"}, 503)
     return JSONResponse({"status": "ok", "model": api.answerer.name})
 
 
-@router.get("/metrics")
+@router.api_route("/metrics", methods=GETS)
 async def show_metrics(api: OfServer) -> Response:
     return Response(api.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
