@@ -91,7 +91,6 @@ class EngineStats:
     requests: int = 0
     images: int = 0
     """Images that went through the vision side."""
-    vision_calls: int = 0
     read_tokens: int = 0
     """Prompt tokens that the decoder computed."""
     reused_tokens: int = 0
@@ -555,7 +554,6 @@ class Engine:
             canvases = torch.from_numpy(np.stack([image.pixels for image in images])).to(self.device)
             pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
             features = self.model.get_image_features(pixels)
-        self.stats.vision_calls += 1
         self.stats.images += len(images)
         for image, own in zip(images, features, strict=True):
             self._features[image.digest] = own.clone()  # no hold on the memory of the others
