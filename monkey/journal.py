@@ -268,9 +268,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         stream.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, sort_keys: bool = False) -> None:
     """Write indented JSON whole or not at all."""
-    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n")
 
 
 @contextmanager

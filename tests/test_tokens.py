@@ -104,6 +104,15 @@ def test_a_picture_that_went_is_told_though_its_tokens_are_kept(data):
     assert len(dataset) == len(dataset.tokens) == COUNT - len(range(1, COUNT, 3))
 
 
+def test_a_picture_that_went_is_told_though_no_header_is_looked_at(data):
+    prepared(data)
+    data.with_name("a.png").write_bytes(b"")
+    prepared(data)
+    data.with_name("b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train\.json\[1\], turn 0: no picture b\.png"):
+        prepared(data)
+
+
 def test_boxes_in_pixels_are_encoded_by_every_run(data):
     messages = [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "<bbox>"}]
     write(data, [{"messages": messages, "images": ["a.png"], "objects": {"bbox": [[20, 10, 100, 50]]}}])

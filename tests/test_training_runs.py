@@ -417,7 +417,7 @@ class TestWholeRuns:
             train(start, tmp_path / "short", *words, "--max_steps", "1", "--report_to", "none")
 
     def test_what_cannot_fit_the_gpu_stops_the_run_before_it_starts(self, start, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("monkey.training.finetune._room", lambda flags: 1e-3)
+        monkeypatch.setattr("monkey.training.finetune.gpu_gib", lambda device: 1e-3)
         with pytest.raises(ValueError, match=r"--recipe full-llm as set needs about .* GiB.*--ignore_memory_plan True"):
             train(start, tmp_path / "out", "--max_steps", "1")
         assert not (tmp_path / "out").exists()

@@ -266,12 +266,12 @@ class ConversationDataset(Dataset):
         """Make `tokens` of every record, or take those that an earlier run has kept; bad records are in `bad`.
 
         Args:
-            check_images: read every record and each image's header, even where tokens were kept.
+            check_images: read each image's header; that a record names images which are there is always looked at.
             workers: processes that read records beside this one.
         """
         folder = self._tokens_folder()
         tokens = self.take_up(folder) if folder is not None else None
-        if tokens is not None and check_images:
+        if tokens is not None:
             self._read_all(False, check_images, workers)
             tokens = None if self.bad else tokens
         if tokens is None:

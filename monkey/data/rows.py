@@ -250,7 +250,7 @@ def _place(path: Path, offset: int) -> tuple[int, int]:
             line += block.count(b"\n")
             column = 1 if b"\n" in block else column
             rest = np.frombuffer(block, np.uint8)[block.rfind(b"\n") + 1 :]
-            column += int(((rest & 0xC0) != 0x80).sum())  # bytes that begin a character
+            column += int(np.count_nonzero((rest & 0xC0) != 0x80))  # bytes that begin a character
     return line, column
 
 

@@ -301,7 +301,7 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
 
     What a step holds besides is an estimate, about which a warning is said.
     """
-    room = _room(flags)
+    room = gpu_gib(flags.training.device)
     if room is None:
         return None
     changes: dict[str, Any] = {"gpus": flags.training.world_size}
@@ -317,11 +317,6 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
     if sentence is not None:
         warnings.warn(f"{sentence}; the run starts, and may run out of memory", stacklevel=2)
     return memory
-
-
-def _room(flags: Flags) -> float | None:
-    """Return the GiB of this process's GPU; None on a CPU."""
-    return gpu_gib() if flags.training.device.type == "cuda" else None
 
 
 def _record(

@@ -114,15 +114,20 @@ def wait_for_everyone() -> None:
         dist.barrier()
 
 
+def _writes(args: TrainingArguments | None) -> bool:
+    """Whether this process writes what one does for all, or with `--save_on_each_node` for those of its node."""
+    return is_first_process() if args is None else args.should_save
+
+
 @contextlib.contextmanager
 def shared_folder(path: Path, args: TrainingArguments | None = None) -> Iterator[Path]:
     """As `monkey.journal.atomic_folder`, for a folder that all processes of a run write to.
 
     One process makes it for all, with `--save_on_each_node` one of each node for those behind it in the order of ranks.
     """
-    rank, makes = (0, is_first_process()) if args is None else (args.process_index, args.should_save)
+    rank = 0 if args is None else args.process_index
     with contextlib.ExitStack() as stack:
-        partial = stack.enter_context(atomic_folder(path)) if makes else None
+        partial = stack.enter_context(atomic_folder(path)) if _writes(args) else None
         yield [folder for folder in gathered(partial)[: rank + 1] if folder is not None][-1]
         wait_for_everyone()
     wait_for_everyone()
@@ -313,7 +318,7 @@ class BestCheckpoint:
         record = {"step": step, "metric": self.metric, "value": value, "scores": scores}
         with shared_folder(self.folder, self._args) as folder:
             save(folder)
-            if is_first_process() if self._args is None else self._args.should_save:
+            if _writes(self._args):
                 write_record(folder / BEST_FILE, record)
         self.record = record
         return True
