@@ -532,6 +532,16 @@ class PlannedLoader(DataLoader):
         settings.setdefault("worker_init_fn", leave_signals_to_the_run)
         super().__init__(dataset, batch_sampler=batch_sampler, **settings)
 
+    def __iter__(self) -> Iterator[Any]:
+        if not self.num_workers or not hasattr(signal, "pthread_sigmask"):  # as on Windows
+            return super().__iter__()
+        # A process that a signal reaches before it has learnt to leave it to the run would end of it.
+        unheld = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unheld)
+
     def set_epoch(self, number: int) -> None:
         self.batch_sampler.set_epoch(number)
 
@@ -540,6 +550,8 @@ def leave_signals_to_the_run(_worker: int) -> None:
     """Schedulers and torchrun signal whole process groups; a loading process that ended of it would fail the step."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class _Results(Dataset):
