@@ -226,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         page = output / "gpu.md" if options.dry_run else PAGE
         found = [records[key] for key in records]
     if found:
-        write_atomic(page, write_page(found))
+        write_atomic(page, write_page(found, options.dry_run))
         print(f"{page} has the figures of {len(found)} of {len(STAGES)} stages")
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -327,25 +327,30 @@ def _ask_card(*names: str) -> list[str]:
     return [] if done.returncode else done.stdout.strip().split(", ")
 
 
-def write_page(records: Sequence[Mapping[str, Any]]) -> str:
+def write_page(records: Sequence[Mapping[str, Any]], is_dry: bool = False) -> str:
     """Return docs/gpu.md: a line per figure, beside what is wanted and what others have."""
     by_stage = {record["stage"]: record for record in records}
     last = max(records, key=lambda record: record["date"])
     cards = ", ".join(dict.fromkeys(record["card"]["name"] for record in records))
+    measured = (
+        f"Tiny models on a CPU, by `bash benchmarks/gpu.sh --dry-run` on {last['date']}: no figure here means anything."
+        if is_dry
+        else f"Measured by `bash benchmarks/gpu.sh` on one {cards}, {last['date']}, torch {last['versions']['torch']}."
+    )
     lines = [
         "# Full size on a GPU",
         "",
-        f"Written by `bash benchmarks/gpu.sh` on {last['date']}, of one {cards}; torch {last['versions']['torch']}. "
-        "Weights are random, images are the documents of `data/documents`; speed and memory are those of the published "
-        "weights. Wanted is what an H200 should reach; rooflines are of an H200 too (989 TFLOP/s, 4.8 TB/s).",
+        measured,
+        "Weights are random and images are the documents of `data/documents`: speed and memory are those of the "
+        "published weights. Wanted is what an H200 should reach; rooflines are of an H200 (989 TFLOP/s, 4.8 TB/s).",
         "",
         "| | measured | wanted | beside it |",
         "|---|---|---|---|",
     ]
     for figure in FIGURES:
-        value = _value(by_stage.get(figure.stage, {}), figure)
+        value = show_value(by_stage.get(figure.stage, {}), figure)
         lines.append(f"| {figure.label} | {value} | {figure.wanted} | {figure.beside} |")
-    lines += ["", "## Requests", "", *_server(by_stage.get("server", {})), "", "## Stages", ""]
+    lines += ["", "## Requests", "", *_show_server(by_stage.get("server", {})), "", "## Stages", ""]
     lines += ["| stage | seconds | SM clock, MHz | memory clock, MHz | power, W |", "|---|---|---|---|---|"]
     for record in records:
         card = record["card"]
@@ -356,7 +361,8 @@ def write_page(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _value(record: Mapping[str, Any], figure: Figure) -> str:
+def show_value(record: Mapping[str, Any], figure: Figure) -> str:
+    """Return a figure of a stage's record as it stands in the page, a dash where it is not there."""
     value: Any = record.get("result", {})
     for key in figure.path:
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -366,7 +372,7 @@ def _value(record: Mapping[str, Any], figure: Figure) -> str:
     return f"{value:,.0f}{figure.unit}" if value >= 100 else f"{value:.3g}{figure.unit}"
 
 
-def _server(record: Mapping[str, Any]) -> list[str]:
+def _show_server(record: Mapping[str, Any]) -> list[str]:
     """A row per number of clients."""
     kinds = record.get("result", {}).get("figures", {})
     if not kinds:

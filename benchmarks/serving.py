@@ -7,8 +7,9 @@
 
 Two servers on loopback, each in a process of its own, hold the same model with random weights: one answers a request
 after the other (`--max-rows 1`), the other up to `--rows` at once. 1, 4 and 16 clients (or `--clients`) each send the
-next request as soon as they have an answer. Every answer has `--new-tokens` tokens and is compared with that of the request asked
-alone: a lost or another answer ends the benchmark (in fp32; elsewhere, answers that rounding changed are counted).
+next request as soon as they have an answer. Every answer has `--new-tokens` tokens and is compared with that of the
+request asked alone: a lost or another answer ends the benchmark (in fp32; elsewhere, answers that rounding changed are
+counted).
 
 `fresh` requests show an image each that nothing is known of; `known` ones ask about images that were read before.
 Ratios, by clients: `fresh_throughput_4` batched / one at a time in requests a second, `fresh_p95_4` one at a time /
