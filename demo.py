@@ -12,16 +12,13 @@ Every flag: `--help`.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import refuse_missing
-
-if TYPE_CHECKING:
-    from monkey.serving.demo.opening import Choice
+from monkey.cli import ArgumentParser, run_program
+from monkey.files import refuse_missing
 
 
 def port(text: str) -> int:
@@ -106,51 +103,36 @@ def main(words: list[str]) -> int:
             flush=True,
         )
 
-    try:
-        for name in ("checkpoint_path", "compare"):
-            if checkpoint := getattr(flags, name, None):
-                refuse_missing(checkpoint)
+    return run_program(lambda: run(flags))
 
-        from monkey.serving.demo.access import allowed
-        from monkey.serving.demo.opening import Models
-        from monkey.serving.demo.server import check_address, require_gradio, serve
-        from monkey.serving.session import chosen_device
 
-        people = allowed(flags.auth, flags.auth_file)
-        check_address(flags.server_name, flags.server_port)
-        require_gradio()
-        device, reason = chosen_device(flags.cpu_only)
-        models = Models(chosen_models(flags, device))
-        print(f"{' and '.join(models.names)} on {reason}", flush=True)
-        serve(
-            models,
-            flags.server_name,
-            flags.server_port,
-            share=flags.share,
-            inbrowser=flags.inbrowser,
-            people=people,
-            answers_at_once=flags.answers_at_once,
+def run(flags: argparse.Namespace) -> None:
+    given = vars(flags)
+    for checkpoint in filter(None, map(given.get, ("checkpoint_path", "compare"))):
+        refuse_missing(checkpoint)
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError(
+            "the demo needs gradio, which is not installed; `pip install gradio` or `pip install '.[demo]'`"
         )
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    return 0
+    from monkey.serving.demo import check_address, choose_models, read_people, serve
+    from monkey.serving.session import chosen_device, default_checkpoint
 
-
-def chosen_models(flags: argparse.Namespace, device: str) -> list[Choice]:
-    """The model of the flags, and the one that it is compared with if there is one."""
-    from monkey.serving.demo.opening import choice_of
-    from monkey.serving.session import default_checkpoint
-
-    checkpoint = getattr(flags, "checkpoint_path", None) or default_checkpoint(Path(__file__).resolve().parent)
-    wanted = [(checkpoint, getattr(flags, "grid", None))]
-    compared, compared_grid = getattr(flags, "compare", None), getattr(flags, "compare_grid", None)
-    if compared is not None or compared_grid is not None:
-        wanted.append((compared or checkpoint, compared_grid))
-    choices = [choice_of(checkpoint, device, grid, flags.answers_at_once) for checkpoint, grid in wanted]
-    if len({choice.name for choice in choices}) < len(choices):
-        choices = [replace(choice, name=f"{choice.name} ({mark})") for choice, mark in zip(choices, "AB", strict=True)]
-    return choices
+    people = read_people(flags.auth, flags.auth_file, os.environ.get("MONKEY_DEMO_AUTH", ""))
+    check_address(flags.server_name, flags.server_port)
+    device, reason = chosen_device(flags.cpu_only)
+    checkpoint = given.get("checkpoint_path") or default_checkpoint(Path(__file__).resolve().parent)
+    grids = given.get("grid"), given.get("compare_grid")
+    models = choose_models(checkpoint, grids[0], given.get("compare"), grids[1], device, flags.answers_at_once)
+    print(f"{' and '.join(models.names)} on {reason}", flush=True)
+    serve(
+        models,
+        flags.server_name,
+        flags.server_port,
+        share=flags.share,
+        inbrowser=flags.inbrowser,
+        people=people,
+        answers_at_once=flags.answers_at_once,
+    )
 
 
 if __name__ == "__main__":

@@ -35,26 +35,12 @@ from eval.run import RunSettings, run
 from eval.run_folder import TIMING, incompleteness, is_complete
 from eval.tables import notes, table_row, text_table
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks, task_list, task_sheet
-from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, run_program
+from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, run_program, whole_number
 from monkey.completions_client import KEY_VARIABLE, checked_url
-from monkey.location import refuse_missing
+from monkey.files import refuse_missing
 from monkey.prompts import AS_TRAINED
 
 COMPLETE = 0
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
-def not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} must not be negative")
-    return value
 
 
 def seconds(text: str) -> float:
@@ -66,8 +52,8 @@ def seconds(text: str) -> float:
 
 def grid(text: str) -> tuple[int, int]:
     try:
-        rows, columns = (positive(part) for part in text.split(","))
-    except ValueError as error:
+        rows, columns = (whole_number(1)(part.strip()) for part in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not ROWS,COLUMNS, for example 2,3") from error
     return rows, columns
 
@@ -160,7 +146,7 @@ def arguments() -> argparse.ArgumentParser:
         help="tasks, groups, patterns, own .toml, .yaml, .jsonl or .json files; commas between (%(default)s)",
     )
     what.add_argument("--metric", choices=METRICS, help="metric of a .jsonl or .json file of your own")
-    what.add_argument("--max-new-tokens", type=positive, help="limit of an answer, for a file of your own (100)")
+    what.add_argument("--max-new-tokens", type=whole_number(1), help="limit of an answer, for a file of your own (100)")
     what.add_argument("--data-root", type=Path, help="folder that the tasks' paths and their images start from (.)")
     what.add_argument(
         "--prompt",
@@ -168,16 +154,16 @@ def arguments() -> argparse.ArgumentParser:
         help="as-trained, published, or a file with <img></img> and {question} (%(default)s)",
     )
     which = parser.add_argument_group("which questions of each task; all without one of these")
-    which.add_argument("--limit", type=positive, metavar="N", help="the first N")
-    which.add_argument("--sample", type=positive, metavar="N", help="N drawn with --seed, by whole images")
+    which.add_argument("--limit", type=whole_number(1), metavar="N", help="the first N")
+    which.add_argument("--sample", type=whole_number(1), metavar="N", help="N drawn with --seed, by whole images")
     which.add_argument("--ids", type=Path, metavar="FILE", help="those whose ids stand in a file, one a line")
     which.add_argument("--allow-missing", action="store_true", help="go on without images that are missing or broken")
     shots = parser.add_argument_group("examples before a question")
-    shots.add_argument("--few-shot", type=not_negative, default=0, metavar="K", help="how many (%(default)s)")
+    shots.add_argument("--few-shot", type=whole_number(0), default=0, metavar="K", help="how many (%(default)s)")
     shots.add_argument("--train", type=Path, metavar="FILE", help="file they come from, in the questions' format")
     how = parser.add_argument_group("how")
-    how.add_argument("--batch-size", type=positive, default=4, help="questions a batch (%(default)s)")
-    how.add_argument("--num-workers", type=not_negative, default=2, help="processes that open images (%(default)s)")
+    how.add_argument("--batch-size", type=whole_number(1), default=4, help="questions a batch (%(default)s)")
+    how.add_argument("--num-workers", type=whole_number(0), default=2, help="processes that open images (%(default)s)")
     how.add_argument(
         "--seed",
         type=int,
@@ -195,7 +181,7 @@ def arguments() -> argparse.ArgumentParser:
     server.add_argument(
         "--api-key-variable", metavar="VARIABLE", help="environment variable that holds the key (OPENAI_API_KEY)"
     )
-    server.add_argument("--concurrency", type=positive, help="requests at a time (8)")
+    server.add_argument("--concurrency", type=whole_number(1), help="requests at a time (8)")
     server.add_argument("--timeout", type=seconds, help="seconds until an answer must have come (300)")
     replay = parser.add_argument_group("--backend replay")
     replay.add_argument(

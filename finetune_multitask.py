@@ -25,7 +25,7 @@ def main(words: list[str]) -> int:
     try:
         look_over(words)
         flags = parse_flags(words)
-        from monkey.training.run import Stopped, finetune
+        from monkey.training.finetune import Stopped, finetune
 
         try:
             folder = finetune(flags, _evaluator(flags))

@@ -1,4 +1,4 @@
-"""Pictures a second of each description stage, one picture at a time beside batches, outputs compared in the same run.
+"""Pictures a second of each description stage, one image at a time beside batches, outputs compared in the same run.
 
     python -m benchmarks.describe
     python -m benchmarks.describe --quick
@@ -7,7 +7,7 @@
 A chain of experts goes over drawn documents: BLIP-2, Florence-2, SAM, a language model of transformers, and RapidOCR's
 own models. FOLDER holds the models' folders, named as in MODELS; without it they are made here, with random weights and
 so tiny that their figures say what the code around them costs, not what a model does. The baseline asks each expert
-about one picture at a time and, in it, one crop at a time, as the published scripts do; ours hands over batches. SAM
+about one image at a time and, in it, one crop at a time, as the published scripts do; ours hands over batches. SAM
 and RapidOCR take pictures one by one on both sides. In float32 outputs must be equal; below it, a batch rounds
 otherwise, words may change with it, and the share of pictures with equal outputs is a figure.
 
@@ -22,18 +22,14 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import arguments, compare, report
 from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
-from monkey.describe.configuration import ChosenExpert, configuration_of
-from monkey.describe.expert import Expert, Failure, Item
-from monkey.describe.pictures import list_pictures
-from monkey.describe.records import result_to_json
-from monkey.describe.stages import STAGES
-from monkey.describe.weights import free_memory
+from monkey.describe.experts import Expert, Failure, Item, free_memory
+from monkey.describe.pipeline import STAGES, ChosenExpert, configuration_of, list_images
 from monkey.images import open_image
 
 MODELS = {
@@ -102,7 +98,7 @@ def time_chain(options: Any, stages: Mapping[str, Any], paths: Mapping[str, Path
         alone, together = baseline(), ours()
         equal = equal_share(stage, alone, together)
         if equal < 1 and options.dtype == "float32":
-            raise SystemExit(f"{stage}: {1 - equal:.0%} of the pictures come out otherwise alone than in a batch")
+            raise SystemExit(f"{stage}: {1 - equal:.0%} of the images come out otherwise alone than in a batch")
         timed[stage] = Timed(*compare(baseline, ours, options.repeats, options.device, warm_up=False), equal)
         items = [
             replace(item, results={**item.results, stage: result}) for item, result in zip(items, together, strict=True)
@@ -125,7 +121,7 @@ def sides_of(
         expert.settings = settings
         seen = items
         if chosen.stage == "images":
-            seen = [replace(item, picture=open_image(item.path)) for item in items]
+            seen = [replace(item, image=open_image(item.path)) for item in items]
         return in_calls(expert, seen, size)
 
     return lambda: run(alone, 1), lambda: run(together, batch_size)
@@ -137,8 +133,8 @@ def equal_share(stage: str, alone: Sequence[Any], together: Sequence[Any]) -> fl
     for number, pair in enumerate(zip(alone, together, strict=True)):
         for side, result in zip(("alone", "in a batch"), pair, strict=True):
             if isinstance(result, Failure):
-                raise SystemExit(f"{stage} failed on picture {number} {side}: {result.problem}")
-        equal += same(*(result_to_json(result) for result in pair))
+                raise SystemExit(f"{stage} failed on image {number} {side}: {result.problem}")
+        equal += same(*map(asdict, pair))
     return equal / len(alone)
 
 
@@ -218,9 +214,9 @@ def main(argv: list[str] | None = None) -> int:
         counts, kinds = {"heldout": options.pictures}, dict.fromkeys(DOCUMENTS, 1)
         settings = Settings(options.seed, options.image_size, counts, kinds)
         write_set(folder / "set", settings, workers=1)
-        listing = list_pictures(folder / "set" / "images", show_progress=False)
-        # By name and path: the listing knows equal pictures as one.
-        paths = {picture.image: listing.path(picture) for picture in listing.pictures}
+        listing = list_images(folder / "set" / "images", show_progress=False)
+        # By name and path: the listing knows equal images as one.
+        paths = {image.digest: listing.path(image) for image in listing.images}
         models = options.models
         if models is None:
             # The makers of the tests' models, which only a checkout has.

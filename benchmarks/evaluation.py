@@ -30,8 +30,7 @@ from benchmarks.published import PublishedMonkey
 from benchmarks.random_weights import made_on
 from eval.backends import Request, growth
 from eval.model_backend import ModelBackend
-from eval.prompting import AS_TRAINED, prompt_form
-from eval.tasks import select_tasks
+from eval.tasks import AS_TRAINED, prompt_form, select_tasks
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.checkpoint import published_names
 from monkey.data.records import read_questions

@@ -7,7 +7,7 @@
 that lie on the device already (reading images is the loader's, and not measured here). Precision is the trainer's for
 recipes with a frozen decoder: frozen weights in bf16, trained ones in fp32, autocast. `full-llm` and `everything` hold
 weights and gradients in bf16 and Adam's moments in bf16 or, with `--optimizer adamw_8bit`, in 8 bits, which fits one
-GPU: DeepSpeed's fp32 copies would need several. FLOPs are counted by `monkey.training.report.count_flops`;
+GPU: DeepSpeed's fp32 copies would need several. FLOPs are counted by `monkey.training.meter.count_flops`;
 recomputation counts in HFU only.
 """
 
@@ -28,13 +28,14 @@ from benchmarks.measure import finish
 from benchmarks.random_weights import document_canvases, random_model, tiny_config
 from benchmarks.training import draw, packed_rows
 from monkey import MonkeyConfig, MonkeyImageProcessor
+from monkey.adapters import add_decoder_lora
+from monkey.quantised import keep_trained_in_float32
 from monkey.training.arguments import PartArguments
-from monkey.training.lora import add_decoder_lora
-from monkey.training.memory import plan
-from monkey.training.quantised import keep_trained_in_float32
+from monkey.training.finetune import narrow_frozen, set_checkpointing
+from monkey.training.memory import StepSize, plan
+from monkey.training.meter import count_flops, device_peak
+from monkey.training.model_card import package_versions
 from monkey.training.recipes import RECIPES, apply_recipe, base_model
-from monkey.training.report import count_flops, device_peak, package_versions
-from monkey.training.run import narrow_frozen, set_checkpointing
 
 
 def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
@@ -141,8 +142,9 @@ def main(argv: list[str] | None = None) -> int:
             recipe=RECIPES[options.recipe],
             batch_size=0,
             pack_tokens=options.pack_tokens,
-            images_per_step=max(one.images for one in contents),
-            supervised_tokens=max(one.supervised for one in contents),
+            largest_step=StepSize(
+                max(one.images for one in contents), 1, options.pack_tokens, max(one.supervised for one in contents)
+            ),
             vision_checkpointing=options.vision_checkpointing,
             decoder_checkpointing=options.decoder_checkpointing,
         )

@@ -31,7 +31,7 @@ from benchmarks.measure import finish, seconds
 from benchmarks.random_weights import PACKINGS, document_canvases, random_model, tiny_config
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor
 from monkey.engine import Canvas, Engine
-from monkey.training.report import package_versions
+from monkey.training.model_card import package_versions
 
 
 def main(argv: list[str] | None = None) -> int:

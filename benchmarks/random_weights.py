@@ -59,7 +59,7 @@ def random_model(config: MonkeyConfig, device: str, packing: str | None = None) 
 
 
 def _pack_in_four_bits(model: MonkeyForConditionalGeneration, device: str) -> None:
-    """Replace the linears of the decoder's layers one after another, as `monkey.training.quantised` opens them."""
+    """Replace the linears of the decoder's layers one after another, as `monkey.quantised` opens them."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for layer in model.model.language_model.layers:

@@ -37,8 +37,7 @@ from benchmarks.published import PublishedMonkey
 from benchmarks.random_weights import made_on
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
-from monkey.data.batches import packed_batch
-from monkey.data.packing import RowSettings, SampleSizes, fill_rate, rows_of, units_of
+from monkey.data.packing import RowSettings, SampleSizes, fill_rate, packed_batch, rows_of, units_of
 from monkey.processing import UNSUPERVISED
 from monkey.training.recipes import RECIPES, apply_recipe
 from monkey.vision import WindowAdapter

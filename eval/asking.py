@@ -60,9 +60,6 @@ class Report:
     foreign: list[int] = field(default_factory=list)
     work: dict[str, float] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Report:
         failures = {int(row): reason for row, reason in content["failures"].items()}
@@ -85,73 +82,49 @@ class Asker:
     def ask(self, requests: Sequence[Request], keys: Mapping[int, str], journal: Journal) -> Report:
         """Put requests to the backend; every answer is in the journal before the next batch begins."""
         report = Report(self.rank, images=len({request.question.image for request in requests}))
+        left = {request.row: request for request in requests}
         before, started = dict(getattr(self.backend, "work", {})), time.monotonic()
 
         def take(results: Iterable[Answer | Failure]) -> None:
-            rows = []
+            answers = []
             for result in results:
+                left.pop(result.row, None)
                 if result.row not in keys:
                     report.foreign.append(result.row)
                 elif isinstance(result, Failure):
                     report.failures[result.row] = result.reason
                 else:
-                    rows.append(journal_row(result, keys[result.row]))
-                    report.tokens += result.tokens
-            journal.append(rows)
-            report.questions += len(rows)
-            self._told(len(rows))
+                    answers.append({"key": keys[result.row], **asdict(result)})
+            journal.append(answers)
+            report.questions += len(answers)
+            report.tokens += sum(answer["tokens"] for answer in answers)
+            self._told(len(answers))
 
-        self._settle(requests, take)
+        while not (is_done := self._ask_in_batches(list(left.values()), take)) and self.batch_size > 1:
+            self.batch_size //= 2
+            tqdm.write(f"out of memory; going on with batches of {self.batch_size}")
+        for request in () if is_done else list(left.values()):
+            if not self._ask_in_batches([request], take):
+                take([Failure(request.row, f"{request.question.source}: out of memory with this question alone")])
         report.seconds = time.monotonic() - started
         report.work = growth(before, getattr(self.backend, "work", {}))
         return report
 
-    def _settle(self, requests: Sequence[Request], take: Callable[[Sequence[Answer | Failure]], None]) -> None:
-        left = {request.row: request for request in requests}
-
-        def taken(results: Sequence[Answer | Failure]) -> None:
-            take(results)
-            for result in results:
-                left.pop(result.row, None)
-
-        while left and not self._asked(list(left.values()), self.batch_size, taken):
-            # Out of the handler, where the error held the tensors of the batch.
-            _free_memory()
-            if self.batch_size == 1:
-                break
-            self.batch_size //= 2
-            tqdm.write(f"out of memory; going on with batches of {self.batch_size}")
-        else:
-            return
-        for request in list(left.values()):
-            if not self._asked([request], 1, taken):
-                _free_memory()
-                take([Failure(request.row, f"{request.question.source}: out of memory with this question alone")])
-
-    def _asked(
-        self, requests: Sequence[Request], batch_size: int, taken: Callable[[Sequence[Answer | Failure]], None]
-    ) -> bool:
-        """Ask in batches; whether memory sufficed to the end."""
-        for batch in self.backend.batches(requests, batch_size):
-            try:
-                results = self.backend.generate_answers(batch)
-            except RuntimeError as error:
-                # A backend that needs no model has not imported torch.
-                torch = sys.modules.get("torch")
-                if torch is None or not isinstance(error, torch.OutOfMemoryError):
-                    raise
-                return False
-            taken(results)
-        return True
-
-
-def _free_memory() -> None:
-    gc.collect()
-    sys.modules["torch"].cuda.empty_cache()
-
-
-def journal_row(answer: Answer, key: str) -> dict[str, Any]:
-    return {"key": key, "row": answer.row, "raw": answer.raw, "tokens": answer.tokens, "stop": answer.stop}
+    def _ask_in_batches(self, requests: Sequence[Request], take: Callable[[Iterable[Answer | Failure]], None]) -> bool:
+        """Ask; whether memory sufficed to the end."""
+        try:
+            for batch in self.backend.batches(requests, self.batch_size):
+                take(self.backend.generate_answers(batch))
+            return True
+        except RuntimeError as error:
+            # A backend that needs no model has not imported torch.
+            torch = sys.modules.get("torch")
+            if torch is None or not isinstance(error, torch.OutOfMemoryError):
+                raise
+        # Out of the handler, where the error held the tensors of the batch.
+        gc.collect()
+        torch.cuda.empty_cache()
+        return False
 
 
 JOURNAL_FIELDS = {"row": int, "raw": str, "tokens": int, "stop": str}

@@ -17,13 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from eval.metrics import best_answer
-from eval.prompting import PromptForm
 from eval.run_folder import PREDICTIONS, STOPPED_AT_END, STOPPED_AT_LENGTH
-from eval.tasks import Task
-from monkey.completions_client import CompletionsClient
+from eval.tasks import PromptForm, Task
+from monkey.completions_client import CompletionsClient, ServerGone
 from monkey.conversation import Conversation, Image, Message, Part, Text
 from monkey.data.records import Question
 from monkey.data.rows import IndexedRows
@@ -152,8 +151,7 @@ def in_batches(requests: Sequence[Request], batch_size: int) -> Iterator[Sequenc
 class OracleBackend:
     """Answers with the reference that scores best under the task's headline variant."""
 
-    name = "oracle"
-    fingerprint = "oracle"
+    name = fingerprint = "oracle"
     device = None
 
     def __init__(self) -> None:
@@ -173,8 +171,7 @@ class OracleBackend:
 class EchoBackend(OracleBackend):
     """Answers with the question."""
 
-    name = "echo"
-    fingerprint = "echo"
+    name = fingerprint = "echo"
 
     def _answer(self, request: Request) -> Answer:
         text = request.question.question
@@ -189,8 +186,7 @@ ID_KEYS = ("question_id", "questionId", "qid", "id", "image")
 ANSWER_KEYS = ("raw", "answer", "prediction", "response")
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """An answer of a file. `question_id` is the id's text, None where answers come in the order of the questions."""
 
     question_id: str | None
@@ -201,8 +197,8 @@ class Prediction:
     source: str
 
 
-class ReplayBackend:
-    """Answers with what a file says, whoever wrote it.
+class ReplayBackend(OracleBackend):
+    """Answers with what a file says, whoever wrote it: none where it has none, two where it has two.
 
     Read are our predictions.jsonl, the published script's `<task>.json`, and any JSON list or JSONL of objects with an
     id and an answer.
@@ -217,25 +213,16 @@ class ReplayBackend:
     """
 
     name = "replay"
-    device = None
 
     def __init__(self, place: Path, task_names: Sequence[str]):
-        self.settings: dict[str, Any] = {}
+        super().__init__()
         files = {name: find_predictions(place, name, len(task_names)) for name in task_names}
-        self._predictions = {name: read_predictions_of_anyone(path) for name, path in files.items()}
+        self._predictions = {name: read_anyones_predictions(path) for name, path in files.items()}
         digests = {name: file_digest(path) for name, path in files.items()}
         self.fingerprint = next(iter(digests.values())) if len(digests) == 1 else json.dumps(digests, sort_keys=True)
 
-    def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Sequence[Request]]:
-        return in_batches(requests, batch_size)
-
     def generate_answers(self, batch: Sequence[Request]) -> list[Answer | Failure]:
-        """An answer for each that the file gives; none where it has none, two where it has two."""
-        return [
-            Answer(request.row, found.raw, found.tokens, found.stop)
-            for request in batch
-            for found in self._answers_to(request)
-        ]
+        return [answer for request in batch for answer in self._answers_to(request)]
 
     def foreign_answers(self, task: str, ids: frozenset[str], count: int) -> list[str]:
         """Ids, and places beyond the last question, that no question of the task's file has, selected or not."""
@@ -243,17 +230,18 @@ class ReplayBackend:
         beyond = [found[key][0].source for key in found if isinstance(key, int) and key >= count]
         return [*sorted(key for key in found if isinstance(key, str) and key not in ids), *beyond]
 
-    def _answers_to(self, request: Request) -> list[Prediction]:
-        found = self._predictions[request.task.name]
+    def _answers_to(self, request: Request) -> list[Answer]:
+        found, asked = self._predictions[request.task.name], request.question
         by_place = found.get(request.row, [])
         for one in by_place:
             # Without an id only the references tell that a file is of these questions and in their order.
-            if one.references is not None and one.references != request.question.answers:
+            if one.references not in (None, asked.answers):
                 raise ValueError(
-                    f"{one.source}: its references are {list(one.references)} and those of {request.question.source} "
-                    f"{list(request.question.answers)}; answers without an id must be in the order of the questions"
+                    f"{one.source}: its references are {list(one.references)} and those of {asked.source} "
+                    f"{list(asked.answers)}; answers without an id must be in the order of the questions"
                 )
-        return [*by_place, *found.get(str(request.question.question_id), [])]
+        given = [*by_place, *found.get(str(asked.question_id), [])]
+        return [Answer(request.row, one.raw, one.tokens, one.stop) for one in given]
 
 
 def find_predictions(place: Path, task_name: str, number_of_tasks: int) -> Path:
@@ -263,7 +251,7 @@ def find_predictions(place: Path, task_name: str, number_of_tasks: int) -> Path:
         for path in candidates:
             if path.is_file():
                 return path
-        raise FileNotFoundError(f"--predictions {place} has none of {', '.join(str(path) for path in candidates)}")
+        raise FileNotFoundError(f"--predictions {place} has none of {', '.join(map(str, candidates))}")
     if not place.is_file():
         raise FileNotFoundError(f"--predictions {place}: no such file or folder")
     if number_of_tasks > 1:
@@ -271,45 +259,42 @@ def find_predictions(place: Path, task_name: str, number_of_tasks: int) -> Path:
     return place
 
 
-def read_predictions_of_anyone(path: Path) -> Mapping[str | int, list[Prediction]]:
+def read_anyones_predictions(path: Path) -> Mapping[str | int, list[Prediction]]:
     """Return the answers of a file by the id's text or, where there are no ids, by their place.
 
     Raises ValueError naming file and line.
     """
+    read = [_read_prediction(fields, source) for source, fields in IndexedRows(path)]
     found: dict[str | int, list[Prediction]] = {}
-    has_ids = None
-    for place, (source, fields) in enumerate(IndexedRows(path)):
-        one = _prediction(fields, source)
-        has_id = one.question_id is not None
-        if has_ids not in (None, has_id):
-            raise ValueError(f"{source}: some rows have an id and some none; it is called one of {', '.join(ID_KEYS)}")
-        has_ids = has_id
-        found.setdefault(one.question_id if has_id else place, []).append(one)
+    for place, one in enumerate(read):
+        if (one.question_id is None) != (read[0].question_id is None):
+            raise ValueError(
+                f"{one.source}: some rows have an id and some none; it is called one of {', '.join(ID_KEYS)}"
+            )
+        found.setdefault(place if one.question_id is None else one.question_id, []).append(one)
     return found
 
 
-def _prediction(fields: Any, source: str) -> Prediction:
+def _read_prediction(fields: Any, source: str) -> Prediction:
     if not isinstance(fields, dict):
         raise ValueError(f"{source}: expected an object with an id and an answer, found {type(fields).__name__}")
     key = next((key for key in ANSWER_KEYS if key in fields), None)
     if key is None:
         raise ValueError(f"{source}: there is no answer; it is called one of {', '.join(ANSWER_KEYS)}")
     raw = fields[key]
-    if isinstance(raw, bool) or not isinstance(raw, (str, int)):
+    if type(raw) not in (str, int):
         hint = f" ({raw}); write it in quotes" if isinstance(raw, float) else ""
         raise ValueError(f"{source}: {key!r} must be a text, found {type(raw).__name__}{hint}")
-    raw = str(raw)
     id_key = next((key for key in ID_KEYS if key in fields), None)
-    identifier = None if id_key is None else fields[id_key]
-    if isinstance(identifier, bool) or not isinstance(identifier, (int, str, type(None))):
+    identifier = fields.get(id_key)
+    if type(identifier) not in (int, str, type(None)):
         raise ValueError(f"{source}: {id_key!r} must be a text or a whole number, found {type(identifier).__name__}")
-    references = fields.get("annotation")
+    references, tokens, stop = fields.get("annotation"), fields.get("tokens"), fields.get("stop")
     references = [references] if isinstance(references, str) else references
-    tokens, stop = fields.get("tokens"), fields.get("stop")
     return Prediction(
         None if identifier is None else str(identifier),
-        raw,
-        tokens if isinstance(tokens, int) else len(raw.split()),
+        str(raw),
+        tokens if isinstance(tokens, int) else len(str(raw).split()),
         stop if stop in (STOPPED_AT_END, STOPPED_AT_LENGTH) else STOPPED_AT_END,
         tuple(references) if isinstance(references, list) else None,
         source,
@@ -395,25 +380,33 @@ class OpenAIBackend:
                 future.cancel()
 
     def _answer(self, request: Request) -> Answer | Failure:
-        client, source = self._client, request.question.source
+        client = self._client
         try:
-            content = message_content(request)
-        except (OSError, ValueError) as error:
-            return Failure(request.row, f"{source}: {error}")
-        messages = [{"role": "user", "content": content}]
-        limits = {"max_tokens": request.task.max_new_tokens, **self.settings}
-        try:
-            status, reply = client.complete({"model": self.model, "messages": messages, **limits})
+            message = {"role": "user", "content": message_content(request)}
+            limits = {"max_tokens": request.task.max_new_tokens, **self.settings}
+            status, reply = client.complete({"model": self.model, "messages": [message], **limits})
+            if status == 200:
+                return _read_completion(request.row, reply)
+            reason = f"{self.base_url} answers {status}: {client.said(reply)}"
+        except ServerGone:
+            raise
         except TimeoutError:
-            return Failure(
-                request.row, f"{source}: no answer within {client.timeout:g} seconds, {client.attempts} times"
-            )
-        if status != 200:
-            return Failure(request.row, f"{source}: {self.base_url} answers {status}: {client.said(reply)}")
-        try:
-            return read_answer(request.row, json.loads(reply))
-        except (ValueError, LookupError, TypeError) as error:
-            return Failure(request.row, f"{source}: the server's answer is not a chat completion ({error})")
+            reason = f"no answer within {client.timeout:g} seconds, {client.attempts} times"
+        except (OSError, ValueError) as error:
+            reason = str(error)
+        return Failure(request.row, f"{request.question.source}: {reason}")
+
+
+def _read_completion(row: int, reply: bytes) -> Answer:
+    """Return the answer in a chat completion; ValueError where it is none."""
+    try:
+        completion = json.loads(reply)
+        choice = completion["choices"][0]
+        text = choice["message"]["content"] or ""
+        tokens = (completion.get("usage") or {}).get("completion_tokens", len(text.split()))
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"the server's answer is not a chat completion ({error})") from error
+    return Answer(row, text, tokens, STOPPED_AT_LENGTH if choice.get("finish_reason") == "length" else STOPPED_AT_END)
 
 
 def message_content(request: Request) -> list[dict[str, Any]]:
@@ -443,11 +436,3 @@ def data_url(path: Path) -> str:
         open_image(path).save(stream, "PNG")
         content = stream.getvalue()
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def read_answer(row: int, completion: Mapping[str, Any]) -> Answer:
-    """Return the answer in a chat completion."""
-    choice = completion["choices"][0]
-    text = choice["message"]["content"] or ""
-    tokens = (completion.get("usage") or {}).get("completion_tokens", len(text.split()))
-    return Answer(row, text, tokens, STOPPED_AT_LENGTH if choice.get("finish_reason") == "length" else STOPPED_AT_END)

@@ -1,6 +1,6 @@
 """The `hf` backend for others' models: any AutoModelForImageTextToText of transformers that has a chat template.
 
-A question is one message of the user's, pictures and texts in their order; the answer is greedy. Unlike Monkey's
+A question is one message of the user's, images and texts in their order; the answer is greedy. Unlike Monkey's
 tokenizer, those of other models may read control tokens in a question's text.
 """
 
@@ -9,36 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
-from eval.model_backend import DTYPES, choose_device, choose_dtype
+from eval.backends import Answer, Failure, Request
+from eval.model_backend import DTYPES, Batch, choose_device, choose_dtype, load_batches, read_answer
 from monkey import MonkeyConfig
 from monkey.configuration import QwenVLConfig
+from monkey.files import checkpoint_file, read_json, required_file
 from monkey.images import open_image
-from monkey.location import checkpoint_file, read_json, required_file
 from monkey.provenance import fingerprint
 
 OURS = (MonkeyConfig.model_type, QwenVLConfig.model_type)
 
 _NOT_ANSWERING = frozenset(("generation_config.json", "trainer_state.json", "training_args.bin"))
-
-
-@dataclass(frozen=True)
-class ChatBatch:
-    """Requests whose images opened, their tensors on the CPU (None without any), and the failures of the others."""
-
-    requests: tuple[Request, ...]
-    inputs: dict[str, torch.Tensor] | None
-    failures: tuple[Failure, ...]
 
 
 class ChatBackend:
@@ -89,19 +78,13 @@ class ChatBackend:
             "chat_template": hashlib.sha256(json.dumps(self.processor.chat_template).encode()).hexdigest(),
         }
 
-    def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[ChatBatch]:
-        return DataLoader(
-            requests,
-            batch_size=batch_size,
-            num_workers=min(self.num_workers, -(-len(requests) // batch_size)),
-            collate_fn=partial(prepare_chats, self.processor),
-        )
+    def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Batch]:
+        return load_batches(requests, batch_size, self.num_workers, partial(prepare_chats, self.processor))
 
     @torch.no_grad()
-    def generate_answers(self, batch: ChatBatch) -> list[Answer | Failure]:
-        results: list[Answer | Failure] = list(batch.failures)
+    def generate_answers(self, batch: Batch) -> list[Answer | Failure]:
         if batch.inputs is None:
-            return results
+            return list(batch.failures)
         inputs = {
             name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
             for name, tensor in batch.inputs.items()
@@ -113,27 +96,31 @@ class ChatBackend:
             min_new_tokens=1,
             max_new_tokens=batch.requests[0].task.max_new_tokens,
         )
-        answers = generated[:, inputs["input_ids"].shape[1] :].tolist()
-        return results + [self._answer(request, ids) for request, ids in zip(batch.requests, answers, strict=True)]
-
-    def _answer(self, request: Request, ids: list[int]) -> Answer:
-        end = next((place for place, token in enumerate(ids) if token in self.end_ids), None)
-        text = self.processor.tokenizer.decode(ids[:end], skip_special_tokens=True)
-        return Answer(request.row, text, len(ids[:end]), STOPPED_AT_LENGTH if end is None else STOPPED_AT_END)
+        answers = [
+            read_answer(request, ids, self.end_ids, self.processor.tokenizer)
+            for request, ids in zip(batch.requests, generated[:, inputs["input_ids"].shape[1] :].tolist(), strict=True)
+        ]
+        return [*batch.failures, *answers]
 
 
-def prepare_chats(processor: Any, requests: Sequence[Request]) -> ChatBatch:
+def prepare_chats(processor: Any, requests: Sequence[Request]) -> Batch:
     """Open the images and encode the messages; a request whose image does not open becomes a failure."""
     ready, chats, failures = [], [], []
     for request in requests:
         try:
-            chats.append([{"role": "user", "content": message_content(request)}])
+            content = [
+                {"type": "image", "image": open_image(part)}
+                if isinstance(part, Path)
+                else {"type": "text", "text": part}
+                for part in request.parts
+            ]
         except (OSError, ValueError) as error:
             failures.append(Failure(request.row, f"{request.question.source}: {error}"))
             continue
         ready.append(request)
+        chats.append([{"role": "user", "content": content}])
     if not chats:
-        return ChatBatch((), None, tuple(failures))
+        return Batch((), None, tuple(failures))
     inputs = processor.apply_chat_template(
         chats,
         tokenize=True,
@@ -141,18 +128,7 @@ def prepare_chats(processor: Any, requests: Sequence[Request]) -> ChatBatch:
         return_dict=True,
         processor_kwargs={"padding": True, "return_tensors": "pt"},
     )
-    return ChatBatch(tuple(ready), dict(inputs), tuple(failures))
-
-
-def message_content(request: Request) -> list[dict[str, Any]]:
-    """The prompt in transformers' form of a message."""
-    content: list[dict[str, Any]] = []
-    for part in request.parts:
-        if isinstance(part, Path):
-            content.append({"type": "image", "image": open_image(part)})
-        else:
-            content.append({"type": "text", "text": part})
-    return content
+    return Batch(tuple(ready), dict(inputs), tuple(failures))
 
 
 def is_ours(checkpoint: str) -> bool:
@@ -160,7 +136,7 @@ def is_ours(checkpoint: str) -> bool:
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: a model that does not read pictures and write text.
+        ValueError: a model that does not read images and write text.
     """
     config = checkpoint_file(checkpoint, "config.json")
     if config is None:

@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.metrics import METRICS, metric_named, score
-from eval.prompting import asks_for_boxes_in_vain, find_inert_sign
-from eval.tasks import DEFAULT_SELECTION, Task, select_tasks
-from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from eval.questions import ROOT_NAME, find_too_few_references, question_file, read_annotations
+from eval.score import parser_of
+from eval.tasks import DEFAULT_SELECTION, Task, asks_for_boxes_in_vain, find_inert_sign, select_tasks
+from monkey.cli import EXIT_PARTIAL, run_program, whole_number
 from monkey.data import check
-from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, holds_questions, kind_of_fault, read_rows
+from monkey.data.check import DataFile, Finding, Findings, KnownImages, align, kind_of_fault, read_rows
 from monkey.data.mixture import record_sets
 from monkey.data.records import BAD, Question, find_repeated_id, read_question
 from monkey.data.rows import NOT_OF_THE_SCHEMA, ImagePaths, IndexedRows
@@ -127,7 +128,7 @@ def check_questions(
         tasks: rows of the table, or the user's own files.
         data_root: folder that the tasks' paths and their images start from; see `load_question_set`.
         train: training files and mixtures whose images must not be in the tasks.
-        train_image_root: where their images are looked up; see `read_records`.
+        train_image_root: where their images are looked up; see `open_records`.
         workers: processes that open images; 0 for none but this one; None for as many as pay.
 
     Raises:
@@ -161,16 +162,13 @@ def _check_rows(task: Task, data_root: Path | None) -> TaskCheck:
     """Read the rows of a task's file, each fault a finding."""
     image_root = data_root if task.own_file else (data_root or Path())
     one = TaskCheck(task, Path(task.file) if task.own_file else image_root / task.file)
-    if not one.file.is_file():
-        hint = "" if task.own_file else "; --data-root is the folder its path starts from"
-        one.add(MISSING_FILE, str(one.file), f"task {task.name}: {one.file} is missing{hint}")
-        return one
-    images = ImagePaths(one.file, image_root, "--data-root")
     try:
-        rows = IndexedRows(one.file)
-    except ValueError as error:
-        one.add(check.UNREADABLE, str(one.file), str(error))
+        rows = IndexedRows(question_file(task, data_root))
+    except BAD as fault:
+        kind = MISSING_FILE if isinstance(fault, FileNotFoundError) else check.UNREADABLE
+        one.add(kind, str(one.file), str(fault))
         return one
+    images = ImagePaths(one.file, image_root, ROOT_NAME)
     one.rows = len(rows)
     seen: dict[str, str] = {}
     for index in tqdm(range(len(rows)), desc=task.name, unit="row", leave=False, disable=None):
@@ -203,12 +201,9 @@ def _check_annotations(one: TaskCheck, data_root: Path | None) -> None:
         one.add(NO_ANNOTATIONS, str(path), sentence)
         return
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["annotations"]
-        listed = [(str(entry["question_id"]), [person["answer"] for person in entry["answers"]]) for entry in entries]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, RecursionError, TypeError) as error:
-        form = '{"annotations": [{"question_id": …, "answers": [{"answer": …}, …]}, …]}'
-        sentence = f"{path} is no VQA annotation file ({type(error).__name__}: {error}); it must hold {form}"
-        one.add(BAD_ANNOTATIONS, str(path), sentence)
+        listed = [(question_id, people) for question_id, people, _ in read_annotations(path)]
+    except ValueError as error:
+        one.add(BAD_ANNOTATIONS, str(path), str(error))
         return
     answers = dict(listed)
     for number, (question_id, people) in enumerate(listed):
@@ -239,16 +234,11 @@ def _check_counts(one: TaskCheck) -> None:
     if one.rows and expected not in (None, one.rows):
         sentence = f"{one.file}: {one.rows:,} rows, and the published set has {expected:,}"
         one.add(check.ROW_COUNT, str(one.file), sentence)
-    needed = metric_named(one.task.metric).minimum_references
     if (sentence := asks_for_boxes_in_vain(one.task)) is not None:
         one.add(INERT, str(one.file), sentence)
     asked: dict[tuple[str, str], str] = {}
     for question in one.questions:
-        if len(question.answers) < needed:
-            sentence = (
-                f"{question.source}: {one.task.metric} needs at least {needed} answers, and there are "
-                f"{len(question.answers)}"
-            )
+        if sentence := find_too_few_references(one.task.metric, question):
             one.add(TOO_FEW, question.source, sentence)
         if not any(reference.strip() for reference in question.answers):
             sentence = f"{question.source}: the references are all empty{_say_worth_of_nothing(one.task, question)}"
@@ -281,8 +271,7 @@ def _read_trained_images(
     first_row: dict[str, str] = {}
     faults: list[Finding] = []
     for one in record_sets(train, image_root):
-        rows = IndexedRows(one.path)
-        for row in read_rows(DataFile(rows, one.image_root, one.weight, False, holds_questions(rows)), workers=0):
+        for row in read_rows(DataFile.open(one), workers=0):
             faults += [finding for finding in row.findings if finding.kind in check.KINDS]
             for path in row.images:
                 first_row.setdefault(path, row.source)
@@ -310,19 +299,8 @@ def report_text(report: QuestionsReport, most: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _not_negative(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
-
-
-def _parse(words: Collection[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        prog="python -m eval.check_questions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = parser_of(__doc__, "eval.check_questions")
     parser.add_argument(
         "tasks", nargs="?", default=DEFAULT_SELECTION, help="tasks, groups, patterns, .jsonl files; commas between"
     )
@@ -332,13 +310,13 @@ def _parse(words: Collection[str] | None) -> argparse.Namespace:
         "--train", nargs="+", default=[], metavar="FILE", help="training files whose images may not occur"
     )
     parser.add_argument("--train-image-root", help="folder of their images; else each file's own, then the current one")
-    parser.add_argument("--workers", type=_not_negative, help="processes; 0: none but this one; else as many as pay")
+    parser.add_argument("--workers", type=whole_number(0), help="processes; 0: none but this one; else as many as pay")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report there")
-    parser.add_argument("--show", type=_not_negative, default=10, metavar="N", help="sentences printed of each kind")
+    parser.add_argument("--show", type=whole_number(0), default=10, metavar="N", help="sentences printed of each kind")
     return parser.parse_args(words)
 
 
-def main(words: Collection[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     flags = _parse(words)
     return run_program(lambda: _run(flags), stopped="stopped; nothing was written")
 

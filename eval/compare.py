@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -32,16 +32,8 @@ HEADS = ("task", "n", "A", "B", "B - A", "95 % interval", "p", "p (Holm)", "McNe
 SIGNIFICANT = 1.0 - LEVEL
 MARK = "*"
 
-# What must agree between two lines of one row, in the order in which a difference is named.
-_IDENTITY: tuple[tuple[str, Callable[[Line], Hashable]], ...] = (
-    ("question_id", lambda line: line["question_id"]),
-    ("question", lambda line: line["question"]),
-    ("references", lambda line: tuple(line["references"])),
-    # The folder of the images may be another one on another machine.
-    ("image", lambda line: PurePath(line["image"]).name),
-    ("image_sha256", lambda line: line.get("image_sha256")),
-)
-_PROMPT: tuple[str, Callable[[Line], Hashable]] = ("prompt", lambda line: line["prompt"])
+_ASKED = ("question_id", "question", "references", "image", "image_sha256", "prompt")
+"""What must agree between two lines of one row, in the order in which a difference is named."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +74,6 @@ def compare_runs(
     names: Sequence[str] | None = None,
     variant: str | None = None,
     any_prompt: bool = False,
-    draws: int = DRAWS,
-    permutations: int = PERMUTATIONS,
-    seed: int = SEED,
 ) -> Comparison:
     """Pair the tasks that both runs have, or those named.
 
@@ -105,7 +94,7 @@ def compare_runs(
     pairs = list(zip(first.chosen(names), second.chosen(names), strict=True))
     for one, other in pairs:
         check_same_rows(one, other, any_prompt)
-    compared = [_compared(one, other, variant, draws, permutations, seed) for one, other in pairs]
+    compared = [_compare_task(one, other, variant) for one, other in pairs]
     corrected = holm([one.difference.p_value for one in compared])
     return Comparison(
         first,
@@ -137,23 +126,31 @@ def check_same_rows(first: TaskRun, second: TaskRun, any_prompt: bool = False) -
             )
     if not ones:
         raise ValueError(f"{name}: neither {first.folder} nor {second.folder} has an answer to compare")
-    for field, value in _IDENTITY if any_prompt else (*_IDENTITY, _PROMPT):
+    for field in (field for field in _ASKED if field != "prompt" or not any_prompt):
+        pairs = {row: (_asked(ones[row], field), _asked(others[row], field)) for row in ones}
         # Lines of runs before the image's hash was kept have None.
-        pairs = {row: (value(ones[row]), value(others[row])) for row in ones}
         differing = [row for row, (one, other) in pairs.items() if one != other and None not in (one, other)]
         if differing:
             row = differing[0]
+            one, other = map(_excerpt, pairs[row])
             raise ValueError(
                 f"{name}: {field} differs in {len(differing)} of {len(ones)} rows, first in row {row} (question_id "
-                f"{ones[row]['question_id']!r}): {_excerpt(value(ones[row]))} in {first.folder} and "
-                f"{_excerpt(value(others[row]))} in {second.folder}"
+                f"{ones[row]['question_id']!r}): {one} in {first.folder} and {other} in {second.folder}"
                 + ("; --any-prompt compares all the same" if field == "prompt" else "")
             )
 
 
-def _compared(
-    first: TaskRun, second: TaskRun, variant: str | None, draws: int, permutations: int, seed: int
-) -> TaskComparison:
+def _asked(line: Line, field: str) -> Any:
+    # The folder of the images may be another one on another machine.
+    return PurePath(line["image"]).name if field == "image" else line.get(field)
+
+
+def _excerpt(value: Any, longest: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def _compare_task(first: TaskRun, second: TaskRun, variant: str | None) -> TaskComparison:
     chosen = first.results["headline"] if variant is None else variant
     for task in (first, second):
         if chosen not in task.results["scores"]:
@@ -167,17 +164,11 @@ def _compared(
             f"{second.folder}; choose with --variant"
         )
     ones, others = (units_of(task.results["metric"], chosen, task.lines) for task in (first, second))
-    found = difference(ones, others, draws, permutations, seed)
-    return TaskComparison(first, second, chosen, ones.value, others.value, found)
-
-
-def _excerpt(value: Hashable, longest: int = 80) -> str:
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= longest else f"{text[:longest]}…"
+    return TaskComparison(first, second, chosen, ones.value, others.value, difference(ones, others))
 
 
 def comparison_row(one: TaskComparison) -> dict[str, Any]:
-    """A task as JSON: percentages and percentage points, p values as they are."""
+    """Return a task as JSON: percentages and percentage points, p values as they are."""
     found = one.difference
     return {
         "task": one.name,
@@ -188,8 +179,8 @@ def comparison_row(one: TaskComparison) -> dict[str, Any]:
         "a": 100.0 * one.value_first,
         "b": 100.0 * one.value_second,
         "difference": 100.0 * found.value,
-        "standard_error": None if found.standard_error is None else 100.0 * found.standard_error,
-        "interval": None if found.interval is None else [100.0 * bound for bound in found.interval],
+        "standard_error": _percent(found.standard_error),
+        "interval": None if found.interval is None else [*map(_percent, found.interval)],
         "p": found.p_value,
         "p_method": f"sign-flip permutation by image, {found.p_method}",
         "p_holm": one.p_holm,
@@ -197,8 +188,12 @@ def comparison_row(one: TaskComparison) -> dict[str, Any]:
         "wins": found.wins,
         "losses": found.losses,
         "ties": found.ties,
-        "detectable": None if found.detectable is None else 100.0 * found.detectable,
+        "detectable": _percent(found.detectable),
     }
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100.0 * value
 
 
 def shown_p(value: float | None) -> str:
@@ -212,7 +207,7 @@ def shown_difference(value: float) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The table, with a mark at the differences that are significant after Holm's correction, and a legend."""
+    """Return the table, with a mark at the differences that are significant after Holm's correction, and a legend."""
     body = []
     for one in comparison.tasks:
         row = comparison_row(one)
@@ -232,12 +227,14 @@ def comparison_text(comparison: Comparison) -> str:
                 shown(row["detectable"]),
             )
         )
+    number = len(comparison.tasks)
+    tasks = "one task" if number == 1 else f"{number} tasks"
     lines = [
         f"A  {comparison.first.folder}",
         f"B  {comparison.second.folder}",
         "",
         aligned(HEADS, body, frozenset((0,))),
-        f"{MARK} significant at 5 % after Holm's correction over {_tasks(len(comparison.tasks))}; won: B scores more",
+        f"{MARK} significant at 5 % after Holm's correction over {tasks}; won: B scores more",
     ]
     for letter, names in (("A", comparison.only_first), ("B", comparison.only_second)):
         if names:
@@ -259,10 +256,6 @@ def comparison_json(comparison: Comparison) -> str:
             "only_in_b": list(comparison.only_second),
         }
     )
-
-
-def _tasks(number: int) -> str:
-    return "one task" if number == 1 else f"{number} tasks"
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ goes on until the longest answer of all processes has ended.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +20,16 @@ from torch import nn
 from tqdm import tqdm
 
 from eval.backends import Answer, Failure, Request, in_batches
-from eval.model_backend import ModelBackend, prepare_batch
-from eval.prompting import AS_TRAINED, prompt_form
+from eval.model_backend import ModelBackend, prepare
 from eval.questions import QuestionSet, load_question_set
 from eval.run import RunSettings, run_loaded
 from eval.run_folder import JOURNAL
-from eval.tasks import select_tasks
+from eval.tasks import AS_TRAINED, prompt_form, select_tasks
 from monkey.journal import atomic_folder, write_json
 from monkey.processing import MonkeyProcessor
 from monkey.training.recipes import base_model
-from monkey.training.trainer import SCORES_FILE, gathered
+from monkey.training.resuming import SCORES_FILE
+from monkey.training.trainer import gathered
 
 DEFAULT_LIMIT = 200
 """Questions of a task. The standard error of an accuracy of one half is then 3.5 percentage points."""
@@ -100,10 +101,9 @@ class InTrainingEval:
         """
         if _rank_and_size()[0]:
             return
-        for requests in self._requests():
-            for request in requests:
-                for failure in prepare_batch(processor, [request]).failures:
-                    raise ValueError(failure.reason)
+        for request in itertools.chain(*self._requests()):
+            for failure in prepare(processor, processor.tokenizer.eod_id, [request]).failures:
+                raise ValueError(failure.reason)
 
     def __call__(self, model: nn.Module, processor: MonkeyProcessor, folder: Path, step: int) -> dict[str, float]:
         """Return the headline score in percent by task; the files of a run go to `folder`."""

@@ -1,9 +1,8 @@
 """The `hf` backend: our model answers, greedily, and reads each image once for all questions about it.
 
-Images are decoded in DataLoader workers, ahead of the model; the rest is `monkey.engine`. Requests about one
-image follow each other, so that it is decoded once; where a batch ends between two of them, the next one goes on with
-the image as the model has read it. As in the published evaluator
-an answer has at least one token, ends at end-of-text or at the task's limit, and is decoded without
+Images are decoded in DataLoader workers, ahead of the model; the rest is `monkey.engine`. Requests about one image
+follow each other, and the engine keeps what it read of the last image for the batch that comes next. As in the
+published evaluator an answer has at least one token, ends at end-of-text or at the task's limit, and is decoded without
 special tokens.
 """
 
@@ -14,11 +13,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -27,102 +24,63 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
-from monkey.checkpoint_files import weight_files
+from monkey.checkpoint_files import checkpoint_fingerprint, weight_files
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
-from monkey.location import checkpoint_file, required_file
-from monkey.serving import checkpoints as serving_checkpoints
+from monkey.files import base_of, checkpoint_file, required_file
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
-class PlannedBatch:
-    """Requests to be asked together. `carried` is the image that the batch before leaves for the first of them, and
-    `kept` the one that this batch leaves."""
+class Batch:
+    """Requests that can be asked, what the model is given for them, and the failures of the others."""
 
     requests: tuple[Request, ...]
-    carried: Path | None = None
-    kept: Path | None = None
-
-
-@dataclass(frozen=True)
-class PreparedBatch:
-    """Requests that can be asked, the ids of their prompts, their images on the CPU, and the failures of the others."""
-
-    requests: tuple[Request, ...]
-    prompts: tuple[tuple[int, ...], ...]
-    images: tuple[Path, ...]
-    """Those that were opened: every different one of the requests but the carried one."""
-    canvases: torch.Tensor | None
-    """Bytes [len(images), 3, H, W] as `MonkeyImageProcessor.canvas` gives them."""
+    inputs: Any
     failures: tuple[Failure, ...]
-    kept: Path | None = None
 
 
-def plan_batches(requests: Sequence[Request], batch_size: int) -> list[PlannedBatch]:
-    """Batches of `batch_size` requests, and one of the rest; requests that begin with one image follow each other."""
-    by_image: dict[Path, list[Request]] = {}
+def load_batches(requests: Sequence[Request], batch_size: int, num_workers: int, prepare: Any) -> Iterable[Any]:
+    """What `prepare` makes of each `batch_size` requests, ahead of their turn in processes of their own."""
+    return DataLoader(
+        requests,
+        batch_size=batch_size,
+        num_workers=min(num_workers, -(-len(requests) // batch_size)),
+        collate_fn=prepare,
+    )
+
+
+def by_image(requests: Sequence[Request]) -> list[Request]:
+    """The requests, those that begin with one image behind each other."""
+    groups: dict[Path, list[Request]] = {}
     for request in requests:
-        by_image.setdefault(request.images[0], []).append(request)
-    ordered = [request for group in by_image.values() for request in group]
-    parts = [tuple(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)]
-    # What each two neighbouring batches share; nothing before the first and after the last.
-    shared = [
-        last.images[0] if last.images[0] == first.images[0] else None for (*_, last), (first, *_) in pairwise(parts)
-    ]
-    return [
-        PlannedBatch(part, carried, kept)
-        for part, carried, kept in zip(parts, [None, *shared], [*shared, None], strict=True)
-    ]
+        groups.setdefault(request.images[0], []).append(request)
+    return [request for group in groups.values() for request in group]
 
 
-def prepare(processor: MonkeyProcessor, plan: PlannedBatch) -> PreparedBatch:
+def prepare(processor: MonkeyProcessor, end_id: int, requests: Sequence[Request]) -> Batch:
     """Open each image once and encode the prompts; what users wrote is inert text, whatever characters it holds.
 
     A request whose image does not open, or whose prompt is too long, becomes a failure and leaves the others alone.
     """
-    canvases: dict[Path, np.ndarray] = {}
-    faults: dict[Path, Exception] = {}
-    ready, prompts, failures = [], [], []
-    for request in plan.requests:
+    canvases: dict[Path, Canvas] = {}
+    ready, inputs, failures = [], [], []
+    for request in requests:
         try:
-            prompt = processor.encode(request.conversation).ids
-            for image in dict.fromkeys(request.images):
-                if image != plan.carried:
-                    _open(processor, image, canvases, faults)
+            ids = processor.encode(request.conversation).ids
+            for path in request.images:
+                if path not in canvases:
+                    canvases[path] = Canvas(str(path).encode(), processor.image_processor.canvas(path))
         except (OSError, ValueError) as error:
-            failures.append(failure_of(request, error))
+            failures.append(Failure(request.row, f"{request.question.source}: {error}"))
             continue
+        limit = request.task.max_new_tokens
+        images = [canvases[path] for path in request.images]
         ready.append(request)
-        prompts.append(tuple(prompt))
-    stacked = torch.from_numpy(np.stack(list(canvases.values()))) if canvases else None
-    return PreparedBatch(tuple(ready), tuple(prompts), tuple(canvases), stacked, tuple(failures), plan.kept)
-
-
-def prepare_batch(processor: MonkeyProcessor, requests: Sequence[Request]) -> PreparedBatch:
-    """A batch that shares nothing with others."""
-    return prepare(processor, PlannedBatch(tuple(requests)))
-
-
-def failure_of(request: Request, error: Exception) -> Failure:
-    return Failure(request.row, f"{request.question.source}: {error}")
-
-
-def _open(
-    processor: MonkeyProcessor, image: Path, canvases: dict[Path, np.ndarray], faults: dict[Path, Exception]
-) -> None:
-    """Decode an image that was not met before; raise what was wrong with it each time that it is met."""
-    if image in faults:
-        raise faults[image]
-    if image in canvases:
-        return
-    try:
-        canvases[image] = processor.image_processor.canvas(image)
-    except (OSError, ValueError) as error:
-        faults[image] = error
-        raise
+        inputs.append(EngineRequest(list(ids), images, Decoding(limit), limit, frozenset([end_id])))
+    return Batch(tuple(ready), inputs, tuple(failures))
 
 
 class ModelBackend:
@@ -151,7 +109,7 @@ class ModelBackend:
         num_workers: int = 2,
         seed: int = 3407,
     ):
-        if grid is not None and serving_checkpoints.base_of(checkpoint) is not None:
+        if grid is not None and base_of(checkpoint) is not None:
             raise ValueError(
                 f"--grid {','.join(map(str, grid))}: {checkpoint} is an adapter, trained for one grid; leave --grid "
                 "out, or name the merged checkpoint"
@@ -159,7 +117,7 @@ class ModelBackend:
         torch.manual_seed(seed)
         device = choose_device(device)
         dtype = choose_dtype(dtype, device)
-        fingerprint = checkpoint_fingerprint(checkpoint)
+        fingerprint = checkpoint_fingerprint(checkpoint, sampled=False)
         processor = MonkeyProcessor.from_pretrained(checkpoint, grid=grid)
         model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, grid=grid, dtype=DTYPES[dtype])
         model = model.to(device).eval()
@@ -193,11 +151,10 @@ class ModelBackend:
         self.fingerprint = fingerprint
         self.num_workers = num_workers
         self.end_id = processor.tokenizer.eod_id
-        # Between two batches stays what the last image's prefix takes, see `PreparedBatch.kept`.
+        # Between two batches stays what the last image's prefix takes.
         text = model.config.text_config
         width = 2 * text.num_key_value_heads * text.head_dim * text.num_hidden_layers * DTYPES[dtype].itemsize
         self.engine = Engine(model, processor, cache_bytes=width * (model.config.image_tokens + 2))
-        self._kept: dict[Path, Canvas] = {}
         self._counts = {"prompts": 0, "prompt_tokens": 0, "new_tokens": 0}
         self.settings: dict[str, Any] = {
             "do_sample": False,
@@ -226,67 +183,31 @@ class ModelBackend:
             "peak_bytes": peak_bytes(self.model.device),
         }
 
-    def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[PreparedBatch]:
+    def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Batch]:
         """Batches of `batch_size`; requests about one image follow each other in them."""
-        return DataLoader(
-            plan_batches(requests, batch_size),
-            batch_size=None,
-            num_workers=min(self.num_workers, -(-len(requests) // batch_size)),
-            collate_fn=partial(prepare, self.processor),
-        )
+        prepare_own = partial(prepare, self.processor, self.end_id)
+        return load_batches(by_image(requests), batch_size, self.num_workers, prepare_own)
 
     # Not inference mode: what the model caches there could not be used in a training step that follows.
     @torch.no_grad()
-    def generate_answers(self, batch: PreparedBatch) -> list[Answer | Failure]:
-        images, faults = self._open_images(batch)
-        results: list[Answer | Failure] = list(batch.failures)
-        asked, requests = [], []
-        for request, prompt in zip(batch.requests, batch.prompts, strict=True):
-            fault = next((faults[image] for image in request.images if image in faults), None)
-            if fault is not None:
-                results.append(failure_of(request, fault))
-                continue
-            limit = request.task.max_new_tokens
-            canvases = [images[path] for path in request.images]
-            ends = frozenset([self.end_id])
-            requests.append(EngineRequest(list(prompt), canvases, Decoding(limit), limit, ends))
-            asked.append(request)
-        self._kept = {path: canvas for path, canvas in images.items() if path == batch.kept}
-        return [*results, *self._ask(asked, requests)]
-
-    def _ask(self, asked: Sequence[Request], requests: Sequence[EngineRequest]) -> list[Answer]:
-        self.engine.max_rows = max(1, len(requests))
-        generated = self.engine.run_greedily(requests)
-        self._counts["prompts"] += len(requests)
-        self._counts["prompt_tokens"] += sum(len(request.ids) for request in requests)
+    def generate_answers(self, batch: Batch) -> list[Answer | Failure]:
+        self.engine.max_rows = max(1, len(batch.requests))
+        generated = self.engine.run_greedily(batch.inputs)
+        self._counts["prompts"] += len(batch.inputs)
+        self._counts["prompt_tokens"] += sum(len(one.ids) for one in batch.inputs)
         self._counts["new_tokens"] += sum(map(len, generated))
-        return [self._answer(request, ids) for request, ids in zip(asked, generated, strict=True)]
+        answers = [
+            read_answer(request, ids, frozenset([self.end_id]), self.processor.tokenizer)
+            for request, ids in zip(batch.requests, generated, strict=True)
+        ]
+        return [*batch.failures, *answers]
 
-    def _open_images(self, batch: PreparedBatch) -> tuple[dict[Path, Canvas], dict[Path, Exception]]:
-        """Return the images of a batch, and what is wrong with those that do not open.
 
-        One that the batch before should have left is opened here where that batch could not: it failed, or ran out of
-        memory and is asked again in other batches.
-        """
-        images, self._kept = self._kept, {}
-        faults: dict[Path, Exception] = {}
-        if batch.canvases is not None:
-            opened = zip(batch.images, batch.canvases.numpy(), strict=True)
-            images |= {path: Canvas(str(path).encode(), pixels) for path, pixels in opened}
-        for path in {path: None for request in batch.requests for path in request.images}:
-            if path in images:
-                continue
-            try:
-                images[path] = Canvas(str(path).encode(), self.processor.image_processor.canvas(path))
-            except (OSError, ValueError) as error:
-                faults[path] = error
-        return images, faults
-
-    def _answer(self, request: Request, ids: list[int]) -> Answer:
-        ended = self.end_id in ids
-        ids = ids[: ids.index(self.end_id)] if ended else ids
-        text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        return Answer(request.row, text, len(ids), STOPPED_AT_END if ended else STOPPED_AT_LENGTH)
+def read_answer(request: Request, ids: Sequence[int], end_ids: frozenset[int], tokenizer: Any) -> Answer:
+    """The answer in new tokens, up to the first that ends it."""
+    end = next((place for place, token in enumerate(ids) if token in end_ids), None)
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    return Answer(request.row, text, len(ids[:end]), STOPPED_AT_LENGTH if end is None else STOPPED_AT_END)
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -328,32 +249,17 @@ def choose_dtype(name: str | None, device: str) -> str:
 
 def check_checkpoint(checkpoint: str) -> None:
     """Raise FileNotFoundError or ValueError for what cannot be a checkpoint, without reading its weights."""
-    base = serving_checkpoints.base_of(checkpoint)
-    if base is None:
-        _check_whole(checkpoint)
-        return
-    adapter_weights(checkpoint)
+    base = base_of(checkpoint)
+    if base is not None and not any(
+        checkpoint_file(checkpoint, name) for name in (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
+    ):
+        raise FileNotFoundError(
+            f"{checkpoint} holds no weights: neither {ADAPTER_SAFE_WEIGHTS_NAME} nor {ADAPTER_WEIGHTS_NAME}"
+        )
     try:
-        _check_whole(base)
+        required_file(base or checkpoint, "config.json", "the shape of the model")
+        weight_files(base or checkpoint, {})
     except FileNotFoundError as error:
+        if base is None:
+            raise
         raise FileNotFoundError(f"{checkpoint} is an adapter, and its base cannot be opened: {error}") from error
-
-
-def _check_whole(checkpoint: str) -> None:
-    required_file(checkpoint, "config.json", "the shape of the model")
-    weight_files(checkpoint, {})
-
-
-def adapter_weights(checkpoint: str) -> str:
-    """The weight file of a PEFT adapter folder, or FileNotFoundError."""
-    for name in (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME):
-        if (found := checkpoint_file(checkpoint, name)) is not None:
-            return found
-    raise FileNotFoundError(
-        f"{checkpoint} holds no weights: neither {ADAPTER_SAFE_WEIGHTS_NAME} nor {ADAPTER_WEIGHTS_NAME}"
-    )
-
-
-def checkpoint_fingerprint(checkpoint: str) -> str:
-    """Return the SHA-256 over every file of a checkpoint that a greedy answer depends on, weights and base included."""
-    return serving_checkpoints.checkpoint_fingerprint(checkpoint, sampled=False)

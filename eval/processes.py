@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 REPLY_TIMEOUT = 1800.0
@@ -61,6 +61,10 @@ class Processes:
         return self.rank == 0
 
     @property
+    def ranks(self) -> range:
+        return range(self.size)
+
+    @property
     def others(self) -> range:
         """The ranks of all but the first."""
         return range(1, self.size)
@@ -83,18 +87,18 @@ class Processes:
         except Stopped:
             raise
         except BaseException as error:
-            self._tell_failure(error)
+            # Where the store is gone with its process, the others notice that too.
+            with suppress(Stopped):
+                self.tell("failure", {"rank": self.rank, "sentence": str(error) or type(error).__name__})
             raise
 
     def tell(self, key: str, content: Any) -> None:
         """Let the others hear something under a key."""
         if self._store is not None:
-            with self._reached():
-                self._store.set(key, json.dumps(content, ensure_ascii=False))
+            self._call("set", key, json.dumps(content, ensure_ascii=False))
 
     def was_told(self, key: str) -> bool:
-        with self._reached():
-            return self._store.check([key])
+        return self._call("check", [key])
 
     def hear(self, key: str, while_waiting: Callable[[], None] = lambda: None) -> Any:
         """Wait for what another process tells under a key, and return it.
@@ -113,39 +117,25 @@ class Processes:
                     "sign of them; the answers so far are kept, and the same command goes on"
                 )
             time.sleep(_LOOK)
-        with self._reached():
-            return json.loads(self._store.get(key))
+        return json.loads(self._call("get", key))
 
     def count_settled(self, amount: int) -> int:
         """Add to the number of questions that all processes have settled, and return it."""
-        if self._store is None:
-            self._own_count += amount
-            return self._own_count
-        with self._reached():
-            return self._store.add("settled", amount)
+        self._own_count += amount
+        return self._own_count if self._store is None else self._call("add", "settled", amount)
 
     def check_others(self) -> None:
         """Raise Stopped when another process ended early."""
         if self._store is not None and self.was_told("failure"):
-            with self._reached():
-                told = json.loads(self._store.get("failure"))
+            told = json.loads(self._call("get", "failure"))
             raise Stopped(f"process {told['rank']} of the run stopped: {told['sentence']}")
 
-    def _tell_failure(self, error: BaseException) -> None:
-        sentence = str(error) or type(error).__name__
-        try:
-            self.tell("failure", {"rank": self.rank, "sentence": sentence})
-        except Stopped:
-            # The store is gone with its process; the others notice that too.
-            return
-
-    @contextmanager
-    def _reached(self) -> Iterator[None]:
-        """Turn a lost store into a sentence."""
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Call the store; one that is lost becomes a sentence."""
         import torch.distributed as dist
 
         try:
-            yield
+            return getattr(self._store, name)(*arguments)
         except dist.DistError as error:
             raise Stopped(
                 f"process {self.rank} cannot reach the others of the run any more ({str(error).splitlines()[0]}); the "

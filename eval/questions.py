@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +22,8 @@ from typing import Any
 from eval.backends import Shot
 from eval.metrics import metric_named
 from eval.metrics.corpus import Item
-from eval.prompting import PromptForm
 from eval.score import check_parts, needs_whole_set
-from eval.tasks import Task
+from eval.tasks import PromptForm, Task
 from monkey.data.records import Question, read_questions
 from monkey.data.rows import MissingImage
 from monkey.provenance import file_digest
@@ -57,9 +56,9 @@ class Selection:
         Raises ValueError for a sample larger than the file, and for an id that no question has.
         """
         if self.sample is not None:
-            return _drawn_by_image(questions, self.sample, self.seed, file)
+            return _draw_by_image(questions, self.sample, self.seed, file)
         if self.ids is not None:
-            return _listed(questions, self.ids, file)
+            return _take_listed(questions, self.ids, file)
         return list(questions[: self.limit])
 
 
@@ -123,7 +122,9 @@ def load_question_set(
     rows_in_file, ids = len(questions), frozenset(str(question.question_id) for question in questions)
     population = tuple(question.answers for question in questions) if needs_whole_set(task.metric) else ()
     questions = (selection or Selection(limit)).of(questions, file)
-    annotations = _annotation_file(task, image_root)
+    annotations = None if task.annotations is None else (image_root or Path()) / task.annotations
+    if annotations is not None and not annotations.is_file():
+        annotations = None
     if annotations is not None:
         questions = _with_annotated_answers(questions, annotations, task.parts)
     _refuse_too_few_references(task, questions, image_root)
@@ -147,17 +148,16 @@ def load_question_set(
 def read_asked(
     file: Path, image_root: Path | None, allow_missing: bool = False
 ) -> tuple[list[Question], dict[Path, str]]:
-    """The questions of a file, with ids that occur once, and the image paths that no file has.
+    """The questions of a file, with ids that occur once, and a sentence on each image path that no file has.
 
     What it lets pass: references without a text, as the published sets have some, and, if allowed, missing images.
     """
     missing: dict[Path, str] = {}
     try:
         kept = missing if allow_missing else None
-        questions = read_questions(file, image_root, ROOT_NAME, accept_blank=True, missing=kept)
+        return read_questions(file, image_root, ROOT_NAME, accept_blank=True, missing=kept), missing
     except MissingImage as error:
         raise FileNotFoundError(f"{error}; --allow-missing goes on without it") from error
-    return questions, missing
 
 
 def image_digests(paths: Iterable[Path]) -> dict[Path, str]:
@@ -167,7 +167,7 @@ def image_digests(paths: Iterable[Path]) -> dict[Path, str]:
         return dict(zip(ordered, pool.map(file_digest, ordered), strict=True))
 
 
-def _drawn_by_image(questions: Sequence[Question], number: int, seed: int, file: Path) -> list[Question]:
+def _draw_by_image(questions: Sequence[Question], number: int, seed: int, file: Path) -> list[Question]:
     """Questions of images in a drawn order, until there are enough; of the last image the first ones.
 
     The draw is by hashes of the ids, so that neither the machine nor Python's generator changes it.
@@ -182,7 +182,7 @@ def _drawn_by_image(questions: Sequence[Question], number: int, seed: int, file:
     return sorted(chosen, key=lambda question: question.row)
 
 
-def _listed(questions: Sequence[Question], ids: Path, file: Path) -> list[Question]:
+def _take_listed(questions: Sequence[Question], ids: Path, file: Path) -> list[Question]:
     """The questions whose ids stand in a text file, one a line."""
     if not ids.is_file():
         raise FileNotFoundError(f"--ids {ids}: no such file; it holds question ids, one a line")
@@ -199,49 +199,51 @@ def _listed(questions: Sequence[Question], ids: Path, file: Path) -> list[Questi
     return [chosen[row] for row in sorted(chosen)]
 
 
-def _annotation_file(task: Task, data_root: Path | None) -> Path | None:
-    if task.annotations is None:
-        return None
-    path = (data_root or Path()) / task.annotations
-    return path if path.is_file() else None
+def read_annotations(path: Path) -> list[tuple[str, list[Any], Mapping[str, Any]]]:
+    """Question id, answers, and all that stands beside them, of each question of a VQA annotation file.
 
-
-def _with_annotated_answers(questions: Sequence[Question], path: Path, keys: Sequence[str]) -> list[Question]:
-    """The questions with the answers, and what else stands under these keys, of the annotation file by their ids."""
+    Raises ValueError where it is none.
+    """
     try:
-        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
-        answers = {
-            str(entry["question_id"]): [person["answer"] for person in entry["answers"]] for entry in annotations
-        }
-        more = {str(entry["question_id"]): {key: entry[key] for key in keys if key in entry} for entry in annotations}
+        entries = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        return [(str(entry["question_id"]), [one["answer"] for one in entry["answers"]], entry) for entry in entries]
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, RecursionError, TypeError) as error:
         raise ValueError(
             f"{path} is not a VQA annotation file ({type(error).__name__}: {error}); it must hold "
             '{"annotations": [{"question_id": …, "answers": [{"answer": …}, …]}, …]}'
         ) from error
+
+
+def _with_annotated_answers(questions: Sequence[Question], path: Path, keys: Sequence[str]) -> list[Question]:
+    """The questions with the answers, and what else stands under these keys, of the annotation file by their ids."""
+    annotations = {question_id: (people, entry) for question_id, people, entry in read_annotations(path)}
     annotated = []
     for question in questions:
-        people = answers.get(str(question.question_id))
+        people, entry = annotations.get(str(question.question_id), (None, {}))
         if people is None:
             raise ValueError(f"{question.source}: question_id {question.question_id!r} has no answers in {path}")
         if not all(isinstance(person, str) for person in people):
             raise ValueError(f"{path}: the answers of question_id {question.question_id!r} are not all strings")
-        beside = {**question.more, **more[str(question.question_id)]}
-        annotated.append(replace(question, answers=tuple(people), more=beside))
+        more = question.more | {key: entry[key] for key in keys if key in entry}
+        annotated.append(replace(question, answers=tuple(people), more=more))
     return annotated
 
 
 def _refuse_too_few_references(task: Task, questions: Sequence[Question], data_root: Path | None) -> None:
-    needed = metric_named(task.metric).minimum_references
     for question in questions:
-        if len(question.answers) >= needed:
-            continue
-        message = (
-            f"{question.source}: {task.metric} needs at least {needed} answers, and there are {len(question.answers)}"
-        )
-        if task.annotations is not None:
-            message += f"; the annotation file with all answers belongs at {(data_root or Path()) / task.annotations}"
-        raise ValueError(message)
+        if sentence := find_too_few_references(task.metric, question):
+            if task.annotations is not None:
+                place = (data_root or Path()) / task.annotations
+                sentence += f"; the annotation file with all answers belongs at {place}"
+            raise ValueError(sentence)
+
+
+def find_too_few_references(metric: str, question: Question) -> str | None:
+    """A sentence where no answer could reach a score of 1; None where one can."""
+    needed, there = metric_named(metric).minimum_references, len(question.answers)
+    if there >= needed:
+        return None
+    return f"{question.source}: {metric} needs at least {needed} answers, and there are {there}"
 
 
 # Examples

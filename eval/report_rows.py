@@ -64,15 +64,6 @@ class Thumbnails:
     left_out: int
 
 
-def is_cut_off(line: Line) -> bool:
-    return line.get("stop") == STOPPED_AT_LENGTH
-
-
-def variants_disagree(line: Line) -> bool:
-    scores = line["scores"].values()
-    return bool(scores) and max(scores) - min(scores) > _EQUAL
-
-
 def chosen_rows(tasks: Sequence[TaskRun], limit: int) -> Shown:
     """Choose the rows to show of one task of one run, or of two runs that were checked to have the same rows.
 
@@ -80,19 +71,23 @@ def chosen_rows(tasks: Sequence[TaskRun], limit: int) -> Shown:
     drawn at random, the same each time. Tables and charts count every row, whatever is shown.
     """
     rows = list(zip(*(task.lines for task in tasks), strict=True))
+    if len(rows) <= limit:
+        return Shown(tasks[0], rows, len(rows), 0)
     headline = tasks[0].results["headline"]
 
     def is_notable(row: tuple[Line, ...]) -> bool:
-        scores = [line["scores"].get(headline, 0.0) for line in row]
-        return any(is_cut_off(line) or variants_disagree(line) for line in row) or max(scores) - min(scores) > _EQUAL
+        scores = [[line["scores"].get(headline, 0.0) for line in row], *(line["scores"].values() for line in row)]
+        is_cut_off = any(line.get("stop") == STOPPED_AT_LENGTH for line in row)
+        return is_cut_off or any(max(one) - min(one) > _EQUAL for one in scores if one)
 
-    if len(rows) <= limit:
-        return Shown(tasks[0], rows, len(rows), 0)
-    shuffled = sorted(rows, key=lambda row: hashlib.sha256(str(row[0]["row"]).encode()).digest())
+    def number(row: tuple[Line, ...]) -> int:
+        return row[0]["row"]
+
+    shuffled = sorted(rows, key=lambda row: hashlib.sha256(str(number(row)).encode()).digest())
     notable = [row for row in shuffled if is_notable(row)][: int(limit * NOTABLE_SHARE)]
-    taken = {row[0]["row"] for row in notable}
-    drawn = [row for row in shuffled if row[0]["row"] not in taken][: limit - len(notable)]
-    return Shown(tasks[0], sorted([*notable, *drawn], key=lambda row: row[0]["row"]), len(rows), len(notable))
+    taken = set(map(number, notable))
+    drawn = [row for row in shuffled if number(row) not in taken][: limit - len(notable)]
+    return Shown(tasks[0], sorted([*notable, *drawn], key=number), len(rows), len(notable))
 
 
 def thumbnails(shown: Sequence[Shown], limits: Limits, root: Path | None = None) -> Thumbnails:
@@ -146,38 +141,30 @@ def thumbnail(image: str, side: int, root: Path | None = None) -> bytes | None:
 
 def page_data(shown: Sequence[Shown], run_names: Sequence[str], pictures: Thumbnails) -> dict[str, Any]:
     """Return what the page's script reads."""
-    return {
-        "runs": list(run_names),
-        "pictures": list(pictures.uris),
-        "tasks": [_task_data(one, pictures) for one in shown],
-    }
+    tasks = [_task_data(one, pictures) for one in shown]
+    return {"runs": list(run_names), "pictures": list(pictures.uris), "tasks": tasks}
 
 
 def _task_data(shown: Shown, pictures: Thumbnails) -> dict[str, Any]:
+    results = shown.task.results
     scored = set.intersection(*({*line["scores"]} for row in shown.rows for line in row)) if shown.rows else set()
-    variants = [name for name in shown.task.results["scores"] if name in scored]
-    headline = shown.task.results["headline"]
+    variants = [name for name in results["scores"] if name in scored]
     return {
         "name": shown.task.name,
         "variants": variants,
-        "headline": variants.index(headline) if headline in variants else 0,
-        "rows": [
-            {**_row_data(row, variants, pictures), "kinds": _kinds(shown.task.results, row[0])} for row in shown.rows
-        ],
+        "headline": variants.index(results["headline"]) if results["headline"] in variants else 0,
+        "rows": [_row_data(row, variants, pictures, results) for row in shown.rows],
     }
 
 
-def _kinds(results: Mapping[str, Any], line: Line) -> list[str]:
-    """Return what the row is by each name that the set's parts are told apart by: 'kind: receipt'."""
-    item = item_of(line)
-    parts = {name: part_of(results["metric"], name, item) for name in results.get("parts", ())}
-    return [clipped(f"{name}: {part}", LONGEST_KIND) for name, part in parts.items() if part is not None]
-
-
-def _row_data(row: tuple[Line, ...], variants: Sequence[str], pictures: Thumbnails) -> dict[str, Any]:
-    first = row[0]
+def _row_data(
+    row: tuple[Line, ...], variants: Sequence[str], pictures: Thumbnails, results: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a row; its `kinds` are by the names that the set's parts are told apart by: 'kind: receipt'."""
+    first, item = row[0], item_of(row[0])
     references = first["references"]
     more = [f"… and {len(references) - MOST_REFERENCES} more"] if len(references) > MOST_REFERENCES else []
+    parts = {name: part_of(results["metric"], name, item) for name in results.get("parts", ())}
     return {
         "row": first["row"],
         "id": first["question_id"],
@@ -190,10 +177,11 @@ def _row_data(row: tuple[Line, ...], variants: Sequence[str], pictures: Thumbnai
             {
                 "text": clipped(line["answer"]),
                 "scores": [round(line["scores"][name], 4) for name in variants],
-                "cut_off": is_cut_off(line),
+                "cut_off": line.get("stop") == STOPPED_AT_LENGTH,
             }
             for line in row
         ],
+        "kinds": [clipped(f"{name}: {part}", LONGEST_KIND) for name, part in parts.items() if part is not None],
     }
 
 

@@ -29,7 +29,6 @@ from eval.asking import JOURNAL_FIELDS, Asker, Report, shard, throughput
 from eval.backends import Backend, Request
 from eval.metrics import score_all
 from eval.processes import Processes
-from eval.prompting import AS_TRAINED, PromptForm, asks_for_boxes_in_vain, find_inert_sign, prompt_form
 from eval.questions import Examples, FewShot, QuestionSet, Selection, load_examples, load_question_set
 from eval.run_folder import (
     LOCK,
@@ -45,7 +44,7 @@ from eval.run_folder import (
 )
 from eval.score import part_scores, score_table, with_row_scores
 from eval.tables import table_row, write_summary
-from eval.tasks import Task
+from eval.tasks import AS_TRAINED, PromptForm, Task, asks_for_boxes_in_vain, find_inert_sign, prompt_form
 from monkey.data.records import Question
 from monkey.journal import ORPHAN_GRACE, Journal, digest, hold, read_records, write_json
 from monkey.provenance import git_revision, package_versions
@@ -155,13 +154,12 @@ def _lead(
     for work in works:
         work.make_keys(backend)
     with _held(settings) as lock_was_left:
-        shares = [shard(work.find_pending(settings, lock_was_left), processes.size) for work in works]
+        parts = [shard(work.find_pending(settings, lock_was_left), processes.size) for work in works]
+        shares = [[work.share(own[rank]) for work, own in zip(works, parts, strict=True)] for rank in processes.ranks]
         for rank in processes.others:
-            own = [work.share(parts[rank]) for work, parts in zip(works, shares, strict=True)]
-            processes.tell(f"share/{rank}", {"model": _identify(backend), "tasks": own})
+            processes.tell(f"share/{rank}", {"model": _identify(backend), "tasks": shares[rank]})
         with _progress(works, settings) as progress:
-            own = [work.share(parts[0]) for work, parts in zip(works, shares, strict=True)]
-            results = list(_ask_and_score(works, own, settings, backend, processes, progress))
+            results = list(_ask_and_score(works, shares[0], settings, backend, processes, progress))
         with writing_to(settings.folder):
             write_summary(settings.folder, results)
             line = {
@@ -187,20 +185,21 @@ def _ask_and_score(
     """Ask the first process's share of all tasks; score each task, in order, as soon as all processes have asked it."""
     resumed = sum(work.resumed for work in works)
 
-    def show_progress() -> None:
-        progress.update(resumed + processes.count_settled(0) - progress.n)
+    def settle(count: int = 0) -> None:
+        progress.update(resumed + processes.count_settled(count) - progress.n)
+        processes.check_others()
 
     def finish(number: int) -> dict[str, Any]:
         for rank in processes.others:
-            told = processes.hear(f"report/{number}/{rank}", show_progress)
+            told = processes.hear(f"report/{number}/{rank}", settle)
             works[number].reports += [Report.from_json(told)] if told else []
         results, lines = _score_task(works[number], settings, backend)
         with writing_to(settings.folder):
             write_published_files(settings.folder, results, lines)
         return results
 
-    asker = Asker(backend, settings.batch_size, told=lambda count: _settle(processes, count, show_progress))
-    show_progress()
+    asker = Asker(backend, settings.batch_size, told=settle)
+    settle()
     scored = 0
     for number, (work, share) in enumerate(zip(works, shares, strict=True)):
         progress.set_description(work.task.name)
@@ -209,12 +208,6 @@ def _ask_and_score(
             yield finish(scored)
             scored += 1
     yield from map(finish, range(scored, len(works)))
-
-
-def _settle(processes: Processes, count: int, show_progress: Callable[[], None] = lambda: None) -> None:
-    processes.count_settled(count)
-    show_progress()
-    processes.check_others()
 
 
 def _follow(works: Sequence[TaskWork], settings: RunSettings, backend: Backend, processes: Processes) -> None:
@@ -229,10 +222,15 @@ def _follow(works: Sequence[TaskWork], settings: RunSettings, backend: Backend, 
         raise ValueError(
             f"process {processes.rank} does not see {settings.folder} of the first; all need one folder for results"
         )
-    asker = Asker(backend, settings.batch_size, processes.rank, lambda count: _settle(processes, count))
+
+    def settle(count: int) -> None:
+        processes.count_settled(count)
+        processes.check_others()
+
+    asker = Asker(backend, settings.batch_size, processes.rank, settle)
     for number, (work, share) in enumerate(zip(works, told["tasks"], strict=True)):
         report = work.ask(asker, share, settings)
-        processes.tell(f"report/{number}/{processes.rank}", report and report.as_json())
+        processes.tell(f"report/{number}/{processes.rank}", report and asdict(report))
 
 
 def _identify(backend: Backend) -> list[Any]:
@@ -300,23 +298,16 @@ class TaskWork:
             lock_was_left: whether the last run was killed, so that processes that it started may live on for a moment.
         """
         folder = settings.folder / self.task.name
+        timeout, mend = ORPHAN_GRACE if lock_was_left else 0.0, settings.fresh or settings.repair
         with ExitStack() as held:
-            journals = [
-                held.enter_context(
-                    open_journal(path, ORPHAN_GRACE if lock_was_left else 0.0, settings.fresh or settings.repair)
-                )
-                for path in journals_of(folder)
-            ]
-            if settings.fresh:
-                for journal in journals:
-                    journal.clear()
-            answers = self._answers(folder)
-            contradicted = set(answers.duplicate) if settings.repair else set()
-            if contradicted:
-                keys = {self.keys[row] for row in contradicted}
-                for journal in journals:
-                    journal.blank(lambda record: record["key"] in keys)
-        answered = set(answers.answers) - contradicted
+            journals = [held.enter_context(open_journal(path, timeout, mend)) for path in journals_of(folder)]
+            for journal in journals if settings.fresh else ():
+                journal.clear()
+            answers, duplicates = self._read_answers(folder)
+            again = {self.keys[row] for row in duplicates} if settings.repair else set()
+            for journal in journals if again else ():
+                journal.blank(lambda record: record["key"] in again)
+        answered = {row for row in answers if self.keys[row] not in again}
         self.resumed = len(answered)
         return [self.request(row) for row in self.keys if row not in answered]
 
@@ -338,27 +329,47 @@ class TaskWork:
             self.reports.append(asker.ask([self.request(row) for row in rows], keys, journal))
         return self.reports[-1]
 
-    def _answers(self, folder: Path) -> Accounting:
-        answers = Accounting(tuple(self.questions))
+    def _read_answers(self, folder: Path) -> tuple[dict[int, Mapping[str, Any]], list[int]]:
+        """The first answer to each row that was asked, from all journals, and the rows that got two different ones.
+
+        The same answer twice, as a copied line of a journal, is one.
+        """
+        answers: dict[int, Mapping[str, Any]] = {}
+        duplicates = []
         keys = frozenset(self.keys.values())
         for path in journals_of(folder):
             for record in read_records(path, {"key": str, **JOURNAL_FIELDS}, MEND):
-                if record["key"] in keys:
-                    answers.take(record)
-        return answers
+                if record["key"] in keys and answers.setdefault(record["row"], record) != record:
+                    duplicates.append(record["row"])
+        return answers, duplicates
 
-    def account(self, folder: Path, backend: Backend) -> Accounting:
-        """Account for all rows, from the journals of all processes and their reports."""
-        counted = self._answers(folder)
-        missing = self.question_set.missing_images
-        counted.failures |= {row: missing[one.image] for row, one in self.questions.items() if one.image in missing}
+    def account(self, folder: Path, backend: Backend) -> tuple[dict[int, Mapping[str, Any]], dict[str, Any]]:
+        """The answers by row, and the part of results.json on rows; `failed` ones are also among the `missing`."""
+        answers, duplicates = self._read_answers(folder)
+        absent = self.question_set.missing_images
+        failures = {row: absent[one.image] for row, one in self.questions.items() if one.image in absent}
+        foreign: list[int | str] = []
         for report in self.reports:
-            counted.failures |= report.failures
-            counted.foreign += report.foreign
+            failures |= report.failures
+            foreign += report.foreign
         if hasattr(backend, "foreign_answers"):
             one = self.question_set
-            counted.foreign += backend.foreign_answers(self.task.name, one.ids_in_file, one.rows_in_file)
-        return counted
+            foreign += backend.foreign_answers(self.task.name, one.ids_in_file, one.rows_in_file)
+        ids = {row: question.question_id for row, question in self.questions.items()}
+        missing = [ids[row] for row in ids if row not in answers]
+        return answers, {
+            "complete": not (missing or duplicates or foreign),
+            "n": len(answers),
+            "n_expected": len(ids),
+            "n_answered": len(answers),
+            "missing": missing,
+            "duplicate": [ids[row] for row in sorted(duplicates)],
+            "foreign": sorted(foreign, key=str),
+            "failed": [{"question_id": ids[row], "reason": failures[row]} for row in sorted(failures)],
+            "cut_off_at_max_new_tokens": sum(one["stop"] == STOPPED_AT_LENGTH for one in answers.values()),
+            "empty": sum(not one["raw"].strip() for one in answers.values()),
+            "without_reference": sum(not any(map(str.strip, one.answers)) for one in self.questions.values()),
+        }
 
 
 def load_work(task: Task, settings: RunSettings, digests: bool = True) -> TaskWork:
@@ -396,61 +407,12 @@ def find_inert_signs(works: Sequence[TaskWork]) -> list[str]:
     return sentences
 
 
-# What became of the rows
-
-
-@dataclass
-class Accounting:
-    """`answers` holds the first answer to each row that was asked; `foreign` are rows or ids that were not.
-
-    `duplicate` are rows that got two different answers; the same one twice, as a copied line of a journal, is one.
-    """
-
-    expected: tuple[int, ...]
-    answers: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    failures: dict[int, str] = field(default_factory=dict)
-    duplicate: list[int] = field(default_factory=list)
-    foreign: list[int | str] = field(default_factory=list)
-
-    def take(self, record: Mapping[str, Any]) -> None:
-        if self.answers.setdefault(record["row"], record) != record:
-            self.duplicate.append(record["row"])
-
-    @property
-    def missing(self) -> list[int]:
-        return [row for row in self.expected if row not in self.answers]
-
-    @property
-    def is_complete(self) -> bool:
-        return not (self.missing or self.duplicate or self.foreign)
-
-    def record(self, questions: Mapping[int, Question], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The part of results.json on the rows. `failed` rows are also among the `missing`."""
-
-        def identifiers(rows: Iterable[int]) -> list[Any]:
-            return [questions[row].question_id for row in rows]
-
-        return {
-            "n_answered": len(lines),
-            "missing": identifiers(self.missing),
-            "duplicate": identifiers(sorted(self.duplicate)),
-            "foreign": sorted(self.foreign, key=str),
-            "failed": [
-                {"question_id": questions[row].question_id, "reason": self.failures[row]}
-                for row in sorted(self.failures)
-            ],
-            "cut_off_at_max_new_tokens": sum(line["stop"] == STOPPED_AT_LENGTH for line in lines),
-            "empty": sum(not line["answer"] for line in lines),
-            "without_reference": sum(not any(map(str.strip, questions[row].answers)) for row in self.expected),
-        }
-
-
 def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Account for, score and write one task; return its results and the lines of its predictions."""
     task, folder = work.task, settings.folder / work.task.name
-    counted = work.account(folder, backend)
+    answers, counts = work.account(folder, backend)
     population = work.question_set.population or None
-    lines = [_prediction_line(work, row, counted.answers[row]) for row in counted.expected if row in counted.answers]
+    lines = [_prediction_line(work, row, answers[row]) for row in work.questions if row in answers]
     lines = with_row_scores(task.metric, lines, population)
     generation = work.generation(backend)
     parts = part_scores(task.metric, task.parts, lines, population)
@@ -458,10 +420,7 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
         "task": task.name,
         "metric": task.metric,
         "headline": task.headline,
-        "complete": counted.is_complete,
-        "n": len(lines),
-        "n_expected": len(counted.expected),
-        **counted.record(work.questions, lines),
+        **counts,
         "scores": score_table(task.metric, lines, population),
         **({"parts": parts} if parts else {}),
         "published": None if task.published is None else asdict(task.published),

@@ -36,27 +36,12 @@ STOPPED_AT_END, STOPPED_AT_LENGTH = "end", "length"
 MAX_NAMED = 10
 """Rows that a message names before it only counts the rest."""
 
-LINE_FIELDS: Mapping[str, tuple[type, ...]] = {
-    "row": (int,),
-    "question_id": (int, str),
-    "image": (str,),
-    "question": (str,),
-    "references": (list,),
-    "prompt": (str,),
-    "answer": (str,),
-    "scores": (dict,),
-}
+LINE_FIELDS = {"row": int, "question_id": int | str, "image": str, "question": str, "references": list, "prompt": str}
+LINE_FIELDS |= {"answer": str, "scores": dict}
 """What a line of predictions.jsonl must hold."""
 
-RESULT_FIELDS: Mapping[str, tuple[type, ...]] = {
-    "task": (str,),
-    "metric": (str,),
-    "headline": (str,),
-    "n": (int,),
-    "n_expected": (int,),
-    "complete": (bool,),
-    "scores": (dict,),
-}
+RESULT_FIELDS = {"task": str, "metric": str, "headline": str, "n": int, "n_expected": int, "complete": bool}
+RESULT_FIELDS |= {"scores": dict}
 """What results.json must hold."""
 
 Line = Mapping[str, Any]
@@ -192,15 +177,15 @@ def _check_line(line: Any, place: str) -> None:
             raise ValueError(f"{place}: the score of variant {variant!r} is {score!r}, and must be a number from 0 up")
 
 
-def _check_fields(content: Any, fields: Mapping[str, tuple[type, ...]], place: str) -> None:
+def _check_fields(content: Any, fields: Mapping[str, Any], place: str) -> None:
     if not isinstance(content, dict):
         raise ValueError(f"{place} must be a JSON object, not {type(content).__name__}")
-    for name, kinds in fields.items():
+    for name, kind in fields.items():
         if name not in content:
             raise ValueError(f"{place} has no {name!r}; it was not written by this evaluator, or cut short")
         value = content[name]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            wanted = " or ".join(kind.__name__ for kind in kinds)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace(" | ", " or ")
             raise ValueError(f"{place}: {name!r} must be {wanted}, not {type(value).__name__}")
 
 
@@ -269,12 +254,12 @@ def write_task(
 
 def is_complete(results: Sequence[Mapping[str, Any]], allow_missing: bool = False) -> bool:
     """Whether every question of every task was answered exactly once; with `allow_missing`, all that could be asked."""
-    return all(result["complete"] or (allow_missing and _only_failed(result)) for result in results)
 
+    def only_failed(result: Mapping[str, Any]) -> bool:
+        failed = {failure["question_id"] for failure in result["failed"]}
+        return not (result["duplicate"] or result["foreign"]) and set(result["missing"]) <= failed
 
-def _only_failed(result: Mapping[str, Any]) -> bool:
-    failed = {failure["question_id"] for failure in result["failed"]}
-    return not (result["duplicate"] or result["foreign"]) and set(result["missing"]) <= failed
+    return all(result["complete"] or (allow_missing and only_failed(result)) for result in results)
 
 
 def incompleteness(results: Mapping[str, Any]) -> list[str]:

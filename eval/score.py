@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from eval.metrics import best_answer, ceiling, metric_named, score_all
-from eval.metrics.corpus import CorpusVariant, Item, Population, combine_columns, unit_sums
+from eval.metrics.corpus import Item, Population, combine_columns, unit_sums
 from eval.metrics.due_f1 import key_of_item
 from eval.run_folder import LOCK, RESULTS, Line, Run, TaskRun, open_run, write_published_files, write_task
 from eval.statistics import Units, estimate, estimates, mean_units
@@ -55,13 +55,6 @@ def with_row_scores(
             for scores, score in zip(added, variant.item_scores(items, known), strict=True):
                 scores[name] = score
     return [{**line, "scores": {**scores, **line["scores"]}} for line, scores in zip(lines, added, strict=True)]
-
-
-def corpus_units(variant: CorpusVariant, lines: Sequence[Line], population: Population | None = None) -> Units:
-    """A unit for each document or image, which is drawn by itself."""
-    sums = unit_sums(variant, list(map(item_of, lines)), population)
-    table = np.array(list(sums.values()), dtype=np.float64).reshape(len(sums), len(variant.sum_names))
-    return Units(table, list(sums), combine_columns(variant))
 
 
 # Every variant of a metric
@@ -102,7 +95,10 @@ def units_of(metric: str, variant: str, lines: Sequence[Line]) -> Units:
     """
     corpus = metric_named(metric).corpus.get(variant)
     if corpus is not None and corpus.item_scores is None:
-        return corpus_units(corpus, lines)
+        # A unit for each document or image, which is drawn by itself.
+        sums = unit_sums(corpus, list(map(item_of, lines)))
+        table = np.array(list(sums.values()), dtype=np.float64).reshape(len(sums), len(corpus.sum_names))
+        return Units(table, list(sums), combine_columns(corpus))
     for line in lines:
         if variant not in line["scores"]:
             raise ValueError(
@@ -176,8 +172,11 @@ def part_scores(
             part = part_of(metric, name, item_of(line))
             if part is not None:
                 parts.setdefault(part, []).append(line)
-        if parts:
-            tables[name] = {part: _scored(metric, parts[part], population) for part in sorted(parts)}
+        for part, own in sorted(parts.items()):
+            scores = score_table(metric, own, population)
+            for figures in scores.values():
+                del figures["meaning"]
+            tables.setdefault(name, {})[part] = {"rows": len(own), "scores": scores}
     return tables
 
 
@@ -189,13 +188,6 @@ def check_parts(metric: str, names: Iterable[str], items: Sequence[Item], place:
             raise ValueError(
                 f"{place}: the rows have {len(parts):,} values of {name!r}, and a set has at most {MOST_PARTS} parts"
             )
-
-
-def _scored(metric: str, lines: Sequence[Line], population: Population | None) -> dict[str, Any]:
-    table = score_table(metric, lines, population)
-    for figures in table.values():
-        del figures["meaning"]
-    return {"rows": len(lines), "scores": table}
 
 
 def _under(more: Mapping[str, Any], path: str) -> str | None:

@@ -8,7 +8,8 @@ one image, since its questions are right and wrong together.
 Shapes: U units, C clusters, K sums a unit, D draws. Values are on the scale of the scores, 0 to 1.
 
 Sources: Wilson 1927 (interval); Efron and Tibshirani 1993 (bootstrap); Holm 1979; McNemar 1947, exact form; Miller,
-arXiv 2411.00640 (clustered standard errors of evaluations).
+arXiv 2411.00640 (clustered standard errors of evaluations). SciPy has Wilson's interval and McNemar's test too; its
+figures differ in the last bits from those of stored results, and its import takes longer than `--list`.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def estimate(units: Units, draws: int = DRAWS, seed: int = SEED) -> Estimate:
 
 
 def estimates(named: Mapping[str, Units], draws: int = DRAWS, seed: int = SEED) -> dict[str, Estimate]:
-    """Estimates of several values over the same clusters; one resampling serves them all.
+    """Estimate several values over the same clusters; one resampling serves them all.
 
     Means of 0/1 scores with one unit a cluster get Wilson's interval. So do those that are all equal, where resampling
     shows no spread: then with the number of clusters for n, which assumes that units of one image say the same.
@@ -138,30 +139,21 @@ def estimates(named: Mapping[str, Units], draws: int = DRAWS, seed: int = SEED) 
         raise ValueError("values that are estimated together must have the same clusters")
     index, count = _cluster_index(labels)
     totals = {name: _cluster_sums(units.sums, index, count) for name, units in named.items()}
-    resampled: dict[str, np.ndarray] = {}
     drawn = [name for name, units in named.items() if count > 1 and not _wilson_applies(units, count)]
-    if drawn:
-        columns = np.concatenate([totals[name] for name in drawn], axis=1)
-        bounds = np.cumsum([0, *(totals[name].shape[1] for name in drawn)])
-        sums = bootstrap_sums(columns, draws, seed)
-        for name, start, stop in zip(drawn, bounds[:-1], bounds[1:], strict=True):
-            resampled[name] = named[name].combine(sums[:, start:stop])
-    return {name: _estimate(units, totals[name], count, resampled.get(name)) for name, units in named.items()}
+    sums = dict(zip(drawn, bootstrap_sums([totals[name] for name in drawn], draws, seed), strict=True))
+    return {name: _estimate(units, totals[name], sums.get(name)) for name, units in named.items()}
 
 
-def _estimate(units: Units, totals: np.ndarray, clusters: int, resampled: np.ndarray | None) -> Estimate:
-    value = units.value
-    error: float | None = None
-    interval: tuple[float, float] | None = None
-    method = None
-    if value is not None and clusters > 1 and units.combine is mean:
-        error = clustered_standard_error(totals)
-    elif resampled is not None:
-        error = float(resampled.std(ddof=1))
-    if resampled is not None:
-        interval, method = _percentiles(resampled), BOOTSTRAP
+def _estimate(units: Units, totals: np.ndarray, sums: np.ndarray | None) -> Estimate:
+    value, clusters = units.value, len(totals)
+    error, interval, method = None, None, None
+    if sums is not None:
+        resampled = units.combine(sums)
+        error, interval, method = float(resampled.std(ddof=1)), _percentiles(resampled), BOOTSTRAP
     elif value is not None and units.is_zero_or_one:
         interval, method = wilson_interval(value, clusters), WILSON
+    if value is not None and clusters > 1 and units.combine is mean:
+        error = clustered_standard_error(totals)
     return Estimate(value, error, interval, method, len(units.sums), clusters)
 
 
@@ -170,7 +162,7 @@ def _wilson_applies(units: Units, clusters: int) -> bool:
 
 
 def wilson_interval(share: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a share of n independent trials."""
+    """Return Wilson's score interval of a share of n independent trials."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -178,7 +170,7 @@ def wilson_interval(share: float, n: int, level: float = LEVEL) -> tuple[float, 
 
 
 def clustered_standard_error(totals: np.ndarray) -> float:
-    """Standard error of a mean from sums [C, (score, weight)] of clusters, in closed form.
+    """Return the standard error of a mean from sums [C, (score, weight)] of clusters, in closed form.
 
     It is the linearised variance of a ratio with the C / (C - 1) correction; with one score a cluster it is the sample
     standard deviation over the root of n.
@@ -188,21 +180,24 @@ def clustered_standard_error(totals: np.ndarray) -> float:
     return float(math.sqrt(clusters / (clusters - 1) * float(deviations @ deviations)) / weight)
 
 
-def bootstrap_sums(totals: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
-    """Sums [D, K] of clusters drawn with replacement, as many as there are, from their sums [C, K]."""
+def bootstrap_sums(totals: Sequence[np.ndarray], draws: int = DRAWS, seed: int = SEED) -> list[np.ndarray]:
+    """Draw clusters with replacement, as many as there are; of each sums [C, K] return those of the draws, [D, K]."""
+    if not totals:
+        return []
+    columns = np.concatenate(totals, axis=1)
     generator = np.random.default_rng(seed)
-    clusters = len(totals)
-    sums = np.empty((draws, totals.shape[1]))
+    clusters = len(columns)
+    sums = np.empty((draws, columns.shape[1]))
     for draw in range(draws):
         times = np.bincount(generator.integers(clusters, size=clusters), minlength=clusters)
-        sums[draw] = times @ totals
-    return sums
+        sums[draw] = times @ columns
+    return np.split(sums, np.cumsum([of_one.shape[1] for of_one in totals[:-1]]), axis=1)
 
 
 def difference(
     first: Units, second: Units, draws: int = DRAWS, permutations: int = PERMUTATIONS, seed: int = SEED
 ) -> Difference:
-    """How `second` differs from `first`, unit by unit in the same order; clusters are those of `first`."""
+    """Return how `second` differs from `first`, unit by unit in the same order; clusters are those of `first`."""
     if first.sums.shape != second.sums.shape or first.combine is not second.combine:
         raise ValueError("only values of one metric over the same units can be paired")
     if not len(first.sums):
@@ -210,13 +205,11 @@ def difference(
     combine = first.combine
     index, count = _cluster_index(first.clusters)
     totals = [_cluster_sums(units.sums, index, count) for units in (first, second)]
-    columns = first.sums.shape[1]
     error, interval = None, None
     if count > 1:
-        sums = bootstrap_sums(np.concatenate(totals, axis=1), draws, seed)
-        resampled = combine(sums[:, columns:]) - combine(sums[:, :columns])
-        interval = _percentiles(resampled)
-        error = float(resampled.std(ddof=1))
+        ones, others = bootstrap_sums(totals, draws, seed)
+        resampled = combine(others) - combine(ones)
+        error, interval = float(resampled.std(ddof=1)), _percentiles(resampled)
         if combine is mean and np.array_equal(totals[0][:, 1], totals[1][:, 1]):
             error = clustered_standard_error(np.column_stack([totals[1][:, 0] - totals[0][:, 0], totals[0][:, 1]]))
     p_value, method = swap_test(totals[0], totals[1], combine, permutations, seed)
@@ -242,7 +235,7 @@ def difference(
 def swap_test(
     first: np.ndarray, second: np.ndarray, combine: Combine, permutations: int = PERMUTATIONS, seed: int = SEED
 ) -> tuple[float, str]:
-    """Two-sided p of "which of the two an answer came from does not matter", and how it was computed.
+    """Return the two-sided p of "which of the two an answer came from does not matter", and how it was computed.
 
     Clusters swap their sums [C, K] between the two sides; for means that flips the signs of their differences. All
     swaps are tried where few clusters differ, else `permutations` random ones, of which the observed one is one.
@@ -255,7 +248,7 @@ def swap_test(
     total_first, total_second = first.sum(axis=0), second.sum(axis=0)
 
     def statistic(swapped: np.ndarray) -> np.ndarray:
-        """|B - A| of swaps [n, number], 1 where a cluster is swapped."""
+        """Return |B - A| of swaps [n, number], 1 where a cluster is swapped."""
         moved = swapped.astype(np.float64) @ change
         return np.abs(combine(total_second - moved) - combine(total_first + moved))
 
@@ -277,7 +270,7 @@ def swap_test(
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:
-    """Two-sided exact McNemar: a fair coin for each pair of which one is right and the other wrong."""
+    """Return McNemar's exact two-sided p: a fair coin for each pair of which one is right and the other wrong."""
     number, fewer = wins + losses, min(wins, losses)
     ways = total = 1
     for chosen in range(1, fewer + 1):
@@ -287,7 +280,7 @@ def mcnemar_exact(wins: int, losses: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given: over all of them, false alarms stay under the level."""
+    """Return Holm's adjusted p values, in the order given: over all of them, false alarms stay under the level."""
     order = sorted(range(len(p_values)), key=lambda position: p_values[position])
     adjusted = [0.0] * len(p_values)
     largest = 0.0
@@ -298,22 +291,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(standard_error: float, level: float = LEVEL, power: float = POWER) -> float:
-    """The true difference that a two-sided test at 1 - level finds with this power."""
+    """Return the true difference that a two-sided test at 1 - level finds with this power."""
     normal = NormalDist()
     return (normal.inv_cdf(0.5 + level / 2) + normal.inv_cdf(power)) * standard_error
 
 
 def _cluster_index(labels: Sequence[Hashable]) -> tuple[np.ndarray, int]:
-    """Number of each unit's cluster, int [U], in order of first appearance, and how many there are."""
+    """Return the number of each unit's cluster, int [U], in order of first appearance, and how many there are."""
     numbers: dict[Hashable, int] = {}
     index = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels))
     return index, len(numbers)
 
 
 def _cluster_sums(sums: np.ndarray, index: np.ndarray, clusters: int) -> np.ndarray:
-    """[U, K] to [C, K]."""
-    columns = [np.bincount(index, weights=column, minlength=clusters) for column in sums.T]
-    return np.stack(columns, axis=1)
+    """Add [U, K] up to [C, K]."""
+    return np.stack([np.bincount(index, weights=column, minlength=clusters) for column in sums.T], axis=1)
 
 
 def _percentiles(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:

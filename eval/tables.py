@@ -28,9 +28,9 @@ ABSENT = "-"
 
 
 def table_row(results: Results) -> dict[str, Any]:
-    """The line of a task in summary.json, and what every table shows; None where there is no figure."""
+    """Return the line of a task in summary.json, and what every table shows; None where there is no figure."""
     headline = results["scores"][results["headline"]]
-    original = results["scores"].get("original")
+    original = results["scores"].get("original", {})
     published = results.get("published") or {}
     return {
         "task": results["task"],
@@ -43,8 +43,8 @@ def table_row(results: Results) -> dict[str, Any]:
         "standard_error": headline.get("standard_error"),
         "interval": headline.get("interval"),
         "ceiling": headline.get("ceiling"),
-        "original": None if original is None else original["value"],
-        "original_ceiling": None if original is None else original.get("ceiling"),
+        "original": original.get("value"),
+        "original_ceiling": original.get("ceiling"),
         "published": published.get("monkey"),
         "published_qwen_vl": published.get("qwen_vl"),
         "published_source": published.get("source"),
@@ -67,7 +67,7 @@ def shown_metric(row: Row) -> str:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row's cells under HEADS."""
+    """Return a row's cells under HEADS."""
     return (
         row["task"],
         str(row["n"]) if row["complete"] else f"{row['n']} of {row['n_expected']}",
@@ -83,7 +83,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def aligned(heads: Sequence[str], body: Sequence[Sequence[str]], text_columns: frozenset[int] = TEXT_COLUMNS) -> str:
-    """Lines of a table for a terminal; columns that are not text stand on the right."""
+    """Return a table for a terminal; columns that are not text stand on the right."""
     widths = [max(len(line[column]) for line in (heads, *body)) for column in range(len(heads))]
 
     def line(of: Sequence[str]) -> str:
@@ -105,7 +105,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def csv_table(rows: Sequence[Row]) -> str:
-    """Full floats; the interval in two columns; an empty cell where there is no figure."""
+    """Return full floats, the interval in two columns, and an empty cell where there is no figure."""
     stream = io.StringIO()
     names = list(table_row(_NO_RESULTS)) if not rows else list(rows[0])
     place = names.index("interval")
@@ -122,7 +122,7 @@ def json_table(rows: Sequence[Row]) -> str:
 
 
 def latex_table(rows: Sequence[Row]) -> str:
-    """A tabular that needs no package."""
+    """Return a tabular that needs no package."""
     columns = "".join("l" if column in TEXT_COLUMNS else "r" for column in range(len(HEADS)))
     lines = [
         f"\\begin{{tabular}}{{{columns}}}",
@@ -147,7 +147,7 @@ FORMATS: Mapping[str, Callable[[Sequence[Row]], str]] = {
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader of the scores must know: the task's note, another size of set, cut-off answers, a low ceiling."""
+    """Return what a reader must know: the task's note, another size of set, cut-off answers, a low ceiling."""
     sentences = [results["note"]] if results.get("note") else []
     data = results.get("dataset") or {}
     in_file, in_published = data.get("rows_in_file"), data.get("rows_in_published_set")
@@ -176,20 +176,16 @@ def notes(results: Results) -> list[str]:
 
 
 def part_rows(results: Results) -> list[tuple[str, ...]]:
-    """Cells under PART_HEADS of each part of a task."""
-    return [
-        (
-            f"{results['task']}, {name}",
-            part,
-            str(of_part["rows"]),
-            shown(of_part["scores"][results["headline"]]["value"]),
-            shown_interval(of_part["scores"][results["headline"]]["interval"]),
-            shown(of_part["scores"][results["headline"]]["ceiling"]),
-            shown(of_part["scores"].get("original", {}).get("value")),
-        )
-        for name, parts in results.get("parts", {}).items()
-        for part, of_part in parts.items()
-    ]
+    """Return the cells under PART_HEADS of each part of a task."""
+    rows = []
+    for name, parts in results.get("parts", {}).items():
+        for part, of_part in parts.items():
+            headline, original = (of_part["scores"].get(one, {}) for one in (results["headline"], "original"))
+            figures = shown(headline["value"]), shown_interval(headline["interval"]), shown(headline["ceiling"])
+            rows.append(
+                (f"{results['task']}, {name}", part, str(of_part["rows"]), *figures, shown(original.get("value")))
+            )
+    return rows
 
 
 def _markdown_lines(heads: Sequence[str], body: Sequence[Sequence[str]], text_columns: frozenset[int]) -> str:
@@ -199,34 +195,23 @@ def _markdown_lines(heads: Sequence[str], body: Sequence[Sequence[str]], text_co
 
 
 def markdown_summary(all_results: Sequence[Results]) -> str:
-    """The table, that of the parts, and the notes under them."""
-    parts = [markdown_table([table_row(results) for results in all_results])]
-    of_parts = [row for results in all_results for row in part_rows(results)]
-    if of_parts:
-        parts.append("\n" + _markdown_lines(PART_HEADS, of_parts, PART_TEXT_COLUMNS))
-    sentences = [
-        f"- {_markdown(results['task'])}: {_markdown(note)}\n" for results in all_results for note in notes(results)
-    ]
-    if sentences:
-        parts.append("\n" + "".join(sentences))
-    return "".join(parts)
-
-
-def summary_texts(all_results: Sequence[Results]) -> dict[str, str]:
-    """The content of a run's summary files by file name."""
-    rows = [table_row(results) for results in all_results]
-    return {
-        SUMMARY: json_table(rows),
-        "summary.md": markdown_summary(all_results),
-        "summary.csv": csv_table(rows),
-        "summary.tex": latex_table(rows),
-    }
+    """Return the table, that of the parts, and the notes under them."""
+    blocks = [markdown_table([table_row(results) for results in all_results])]
+    if of_parts := [row for results in all_results for row in part_rows(results)]:
+        blocks.append(_markdown_lines(PART_HEADS, of_parts, PART_TEXT_COLUMNS))
+    named = [(results["task"], note) for results in all_results for note in notes(results)]
+    if named:
+        blocks.append("".join(f"- {_markdown(task)}: {_markdown(note)}\n" for task, note in named))
+    return "\n".join(blocks)
 
 
 def write_summary(folder: Path, all_results: Sequence[Results]) -> None:
     """Write summary.json, .md, .csv and .tex, each whole."""
-    for name, text in summary_texts(all_results).items():
-        write_whole(folder / name, text)
+    rows = [table_row(results) for results in all_results]
+    write_whole(folder / SUMMARY, json_table(rows))
+    write_whole(folder / "summary.md", markdown_summary(all_results))
+    write_whole(folder / "summary.csv", csv_table(rows))
+    write_whole(folder / "summary.tex", latex_table(rows))
 
 
 _MARKDOWN_ESCAPES = str.maketrans({mark: f"\\{mark}" for mark in "\\|`*_[]<>"} | {"\n": " "})

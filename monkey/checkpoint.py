@@ -11,8 +11,9 @@ import copy
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -32,12 +33,17 @@ from transformers.initialization import no_init_weights
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
-from monkey.adapter_base import check_base, read_base_record, record_of_checkpoint
-from monkey.checkpoint_files import file_tensors, not_enough_memory, read_tensors
+from monkey.checkpoint_files import (
+    check_base,
+    file_tensors,
+    not_enough_memory,
+    read_base_record,
+    record_base,
+    weight_files,
+)
 from monkey.cli import library_bars
 from monkey.configuration import MonkeyConfig
-from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence
-from monkey.published_config import check_field
+from monkey.files import base_of, check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -153,20 +159,15 @@ def register() -> None:
 
 
 def published_names(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors under our parameter names (weights, gradients, …) as the published names would hold them."""
-    return revert_weight_conversion(_WithFullTable(model), tensors)
-
-
-class _WithFullTable:
-    """What the library's reversal reads of a model, with every row of the table rather than those it opened with."""
-
-    def __init__(self, model: torch.nn.Module):
-        self.config = model.config
-        self._weight_conversions = conversion_table()
+    """Return tensors under our parameter names (weights, gradients, …) as the published names would hold them."""
+    # Every row of the table, rather than those that the model was opened with.
+    return revert_weight_conversion(
+        SimpleNamespace(config=model.config, _weight_conversions=conversion_table()), tensors
+    )
 
 
 def published_shapes(model_class: type, config: MonkeyConfig) -> dict[str, torch.Size]:
-    """Published name → shape of every tensor that a checkpoint of `config` holds."""
+    """Return published name → shape of every tensor that a checkpoint of `config` holds."""
     with torch.device("meta"), no_init_weights():
         model = model_class(config)
     tensors = published_names(model, model.state_dict())
@@ -190,92 +191,80 @@ def open_checkpoint(
         return opener(name, *model_args, config=config, **kwargs)
     _refuse_missing_cuda(kwargs.get("device_map"))
     hub = location_of(kwargs)
-    base = _base_of_adapter(name, hub)
+    base, adapter = base_of(name, **hub), name
+    if base is None:
+        # The Auto classes name the base, and the adapter beside it.
+        base, adapter = name, (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+    layout = {"grid": grid, **{key: kwargs.pop(key) for key in ("global_view", "window_adapters") if key in kwargs}}
     source = MonkeyConfig.from_pretrained(base, **hub)
-    overrides = {key: kwargs.pop(key) for key in ("global_view", "window_adapters") if key in kwargs}
-    # The Auto classes name the base, and the adapter beside it.
-    adapter = name if base != name else (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
-    trained = read_base_record(adapter, **hub) if adapter else None
-    if trained is not None:
-        # An adapter was trained on a grid that need not be its base's.
-        grid = trained.grid if grid is None else grid
-        overrides = {"global_view": trained.global_view, "window_adapters": trained.window_adapters, **overrides}
-    if config is None:
-        config = MonkeyConfig.from_pretrained(base, grid=grid, **overrides, **hub)
-    else:
-        # An Auto class may hand over the configuration under Qwen-VL's model type; ours writes and reads both.
-        config = MonkeyConfig.from_dict(
-            {**copy.deepcopy(config).to_dict(), "model_type": MonkeyConfig.model_type}, grid=grid, **overrides
-        )
-
-    if trained is not None:
-        check_base(adapter, record_of_checkpoint(base, config), **hub)
-        if trained.quantisation and "quantization_config" not in kwargs:
-            logger.warning("%s was trained on a 4-bit base and answers a little otherwise on the whole one", adapter)
-
+    config = _opened_config(base, adapter, config, layout, kwargs)
     _leave_vision_alone(kwargs)
     _check_generation_config(base, hub, config)
     if adapter:
         _check_adapter_config(adapter, hub)
     if getattr(source, "quantization_config", None) is None:
-        tensors = read_tensors(base, hub, variant=kwargs.get("variant"))
-        shapes = {key: tensor.shape for key, tensor in tensors.items()}
-        check_layers(base, shapes, source)
-        source.text_config.adapter_rank = config.text_config.adapter_rank = _decoder_adapter_rank(shapes)
-        has_adapters = any(WINDOW_ADAPTER.match(key) for key in shapes)
-        with _refused_whole(base):
-            expected = _expected(model_class, config, source, has_adapters)
-        check_shapes(base, shapes, expected)
-        _check_types(base, {key: tensors[key] for key in expected})
-        _check_memory(base, tensors, kwargs)
-        _note_adapters(base, source, config, has_adapters)
-
+        _check_weights(model_class, base, source, config, kwargs)
     config._source_grid = tuple(source.grid)
     wants_info = kwargs.pop("output_loading_info", False)
     is_on_screen = sys.stderr is not None and sys.stderr.isatty()
     with _without_load_report(), _refused_whole(name), library_bars(is_on_screen):
         model, info = opener(name, *model_args, config=config, output_loading_info=True, **kwargs)
     del model.config._source_grid
-    left_random = sorted(key for key in info["missing_keys"] if "_adapter." not in key)
-    if left_random:
-        raise ValueError(f"{name}: {len(left_random)} weights were not loaded: {_some(left_random)}")
-    _check_finite(name, model)
-    if model.generation_config.eos_token_id is None:
-        model.generation_config.eos_token_id = model.generation_config.pad_token_id = model.config.eod_id
+    _check_loaded(name, model, info)
     return (model, info) if wants_info else model
 
 
-def check_shapes(name: Any, found: dict[str, torch.Size], expected: dict[str, torch.Size]) -> None:
-    """Compare a checkpoint's tensors with the expected ones.
+def _opened_config(
+    base: Any, adapter: Any, config: Any, layout: dict[str, Any], kwargs: dict[str, Any]
+) -> MonkeyConfig:
+    """Return the configuration to open `base` with: on the grid that is asked for, or that its adapter was trained on.
 
     Raises:
-        ValueError: another kind of checkpoint; a missing tensor; a tensor of another shape. Unexpected tensors are
-            only reported, since nothing is lost without them.
+        ValueError: an adapter of another base or grid.
     """
-    if not set(found) & set(expected):
-        raise ValueError(
-            f"{name} is not a Monkey or Qwen-VL checkpoint: none of its {len(found)} tensors has a published name "
-            f"(the first is {next(iter(found), None)!r})"
-        )
-    missing = sorted(set(expected) - set(found))
-    wrong = sorted(key for key in set(found) & set(expected) if tuple(found[key]) != tuple(expected[key]))
-    unexpected = sorted(key for key in set(found) - set(expected) if not IGNORED.search(key))
-    if wrong:
-        first = wrong[0]
-        raise ValueError(
-            f"{name}: {first} has shape {list(found[first])}, but config.json makes it {list(expected[first])}"
-            f"{_and_more(wrong[1:])}; weights and config.json belong to different models"
-        )
-    if missing:
-        raise ValueError(
-            f"{name}: {len(missing)} of {len(expected)} tensors are missing: {_some(missing)}; "
-            "the checkpoint is incomplete, copy or download it again"
-        )
-    if unexpected:
-        logger.warning("%s: %d tensors are not used: %s", name, len(unexpected), _some(unexpected))
+    hub = location_of(kwargs)
+    trained = read_base_record(adapter, **hub) if adapter else None
+    if trained is not None:
+        layout = trained.layout | {key: value for key, value in layout.items() if value is not None}
+    if config is None:
+        config = MonkeyConfig.from_pretrained(base, **layout, **hub)
+    else:
+        # An Auto class may hand over the configuration under Qwen-VL's model type; ours writes and reads both.
+        content = copy.deepcopy(config).to_dict() | {"model_type": MonkeyConfig.model_type}
+        config = MonkeyConfig.from_dict(content, **layout)
+    if trained is not None:
+        check_base(adapter, trained, record_base(base, config))
+        if trained.quantisation and "quantization_config" not in kwargs:
+            logger.warning("%s was trained on a 4-bit base and answers a little otherwise on the whole one", adapter)
+    return config
 
 
-def check_layers(name: Any, found: Iterable[str], config: MonkeyConfig) -> None:
+def _check_weights(
+    model_class: type, name: Any, source: MonkeyConfig, config: MonkeyConfig, kwargs: dict[str, Any]
+) -> None:
+    """Raise ValueError for weight files that are not those of the checkpoint's own configuration, `source`.
+
+    The 24 GB variant is told by its names alone: the rank of its built-in adapters is noted in both configurations.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for path in weight_files(name, location_of(kwargs), kwargs.get("variant")):
+        tensors.update(file_tensors(path))
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    _check_layers(name, shapes, source)
+    rank = int(shapes[DECODER_ADAPTER][0]) if DECODER_ADAPTER in shapes else 0
+    source.text_config.adapter_rank = config.text_config.adapter_rank = rank
+    has_adapters = any(WINDOW_ADAPTER.match(key) for key in shapes)
+    with _refused_whole(name):
+        held = copy.deepcopy(config)
+        held.grid, held.window_adapters = source.grid, source.window_adapters if has_adapters else "none"
+        expected = published_shapes(model_class, held)
+    _check_shapes(name, shapes, expected)
+    _check_types(name, {key: tensors[key] for key in expected})
+    _check_memory(name, tensors, kwargs)
+    _note_adapters(name, source, config, has_adapters)
+
+
+def _check_layers(name: Any, found: Iterable[str], config: MonkeyConfig) -> None:
     """Raise ValueError unless the checkpoint holds the layers that config.json counts, before any is made."""
     for pattern, counted, field in (
         (r"transformer\.h\.(\d+)\.", config.text_config.num_hidden_layers, "decoder"),
@@ -287,6 +276,36 @@ def check_layers(name: Any, found: Iterable[str], config: MonkeyConfig) -> None:
                 f"{name}: config.json has {counted:,} {field} layers, and the weights have {max(there) + 1:,}; the "
                 "checkpoint is incomplete, or the two belong to different models"
             )
+
+
+def _check_shapes(name: Any, found: dict[str, torch.Size], expected: dict[str, torch.Size]) -> None:
+    """Compare a checkpoint's tensors with the expected ones.
+
+    Raises:
+        ValueError: another kind of checkpoint; a missing tensor; a tensor of another shape. Unexpected tensors are
+            only reported, since nothing is lost without them.
+    """
+    if not found.keys() & expected.keys():
+        raise ValueError(
+            f"{name} is not a Monkey or Qwen-VL checkpoint: none of its {len(found)} tensors has a published name "
+            f"(the first is {next(iter(found), None)!r})"
+        )
+    wrong = sorted(key for key in found.keys() & expected.keys() if found[key] != expected[key])
+    if wrong:
+        first = wrong[0]
+        raise ValueError(
+            f"{name}: {first} has shape {list(found[first])}, but config.json makes it {list(expected[first])}"
+            f"{_and_more(wrong[1:])}; weights and config.json belong to different models"
+        )
+    missing = sorted(expected.keys() - found.keys())
+    if missing:
+        raise ValueError(
+            f"{name}: {len(missing)} of {len(expected)} tensors are missing: {_some(missing)}; "
+            "the checkpoint is incomplete, copy or download it again"
+        )
+    unexpected = sorted(key for key in found.keys() - expected.keys() if not IGNORED.search(key))
+    if unexpected:
+        logger.warning("%s: %d tensors are not used: %s", name, len(unexpected), _some(unexpected))
 
 
 def _check_types(name: Any, tensors: dict[str, torch.Tensor]) -> None:
@@ -315,11 +334,27 @@ def _check_memory(name: Any, tensors: dict[str, torch.Tensor], kwargs: dict[str,
         )
 
 
+def _note_adapters(name: Any, source: MonkeyConfig, config: MonkeyConfig, has_adapters: bool) -> None:
+    if config.num_adapters and not has_adapters:
+        logger.warning("%s has no window adapters: %d new sets start at zero effect", name, config.num_adapters)
+    elif config.num_adapters and (source.grid, source.window_adapters) != (config.grid, config.window_adapters):
+        old_grid = source.grid if source.window_adapters == "per_window" else (1, 1)
+        new_grid = config.grid if config.window_adapters == "per_window" else (1, 1)
+        logger.warning(
+            "%s was made for grid=%s; on grid=%s the adapters of each window start from window %s",
+            name, tuple(source.grid), tuple(config.grid), placed_windows(old_grid, new_grid),
+        )  # fmt: skip
+
+
 SAMPLED_VALUES = 1024
 """Of each tensor: a run that diverged leaves no number in any of them, and reading all of them takes seconds."""
 
 
-def _check_finite(name: Any, model: torch.nn.Module) -> None:
+def _check_loaded(name: Any, model: torch.nn.Module, info: dict[str, Any]) -> None:
+    """Raise ValueError for weights that were left random, or are no numbers."""
+    left_random = sorted(key for key in info["missing_keys"] if "_adapter." not in key)
+    if left_random:
+        raise ValueError(f"{name}: {len(left_random)} weights were not loaded: {_some(left_random)}")
     sampled = {
         key: parameter.detach().flatten()[:SAMPLED_VALUES].float()
         for key, parameter in model.named_parameters()
@@ -331,6 +366,8 @@ def _check_finite(name: Any, model: torch.nn.Module) -> None:
             f"{name}: {len(wrong)} of {len(sampled)} weights hold NaN or infinity ({_some(wrong)}); the run that wrote "
             "them diverged or the files are damaged, take an earlier checkpoint"
         )
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = model.generation_config.pad_token_id = model.config.eod_id
 
 
 def _check_generation_config(name: Any, hub: dict[str, Any], config: MonkeyConfig) -> None:
@@ -369,49 +406,12 @@ def _check_adapter_config(adapter: Any, hub: dict[str, Any]) -> None:
         )
 
 
-def _expected(
-    model_class: type, config: MonkeyConfig, source: MonkeyConfig, has_adapters: bool
-) -> dict[str, torch.Size]:
-    """Shapes that the checkpoint should hold: those of `config`, on the grid that the checkpoint was made for."""
-    own = copy.deepcopy(config)
-    own.grid, own.window_adapters = source.grid, source.window_adapters if has_adapters else "none"
-    return published_shapes(model_class, own)
-
-
-def _note_adapters(name: Any, source: MonkeyConfig, config: MonkeyConfig, has_adapters: bool) -> None:
-    if config.num_adapters and not has_adapters:
-        logger.warning("%s has no window adapters: %d new sets start at zero effect", name, config.num_adapters)
-    elif config.num_adapters and (source.grid, source.window_adapters) != (config.grid, config.window_adapters):
-        old_grid = source.grid if source.window_adapters == "per_window" else (1, 1)
-        new_grid = config.grid if config.window_adapters == "per_window" else (1, 1)
-        logger.warning(
-            "%s was made for grid=%s; on grid=%s the adapters of each window start from window %s",
-            name, tuple(source.grid), tuple(config.grid), placed_windows(old_grid, new_grid),
-        )  # fmt: skip
-
-
 def _leave_vision_alone(kwargs: dict[str, Any]) -> None:
     """Quantise the decoder only, unless the caller says which modules to skip."""
     quantization = kwargs.get("quantization_config")
     if quantization is not None and getattr(quantization, "llm_int8_skip_modules", ()) is None:
         kwargs["quantization_config"] = quantization = copy.deepcopy(quantization)
         quantization.llm_int8_skip_modules = ["model.visual", "lm_head"]
-
-
-def _decoder_adapter_rank(shapes: dict[str, torch.Size]) -> int:
-    """Rank of the built-in decoder adapters, 0 without: the 24 GB variant is told by its names alone."""
-    return int(shapes[DECODER_ADAPTER][0]) if DECODER_ADAPTER in shapes else 0
-
-
-def _base_of_adapter(name: Any, hub: dict[str, Any]) -> Any:
-    """The base checkpoint of a PEFT adapter folder, or the name itself."""
-    adapter_config = checkpoint_file(name, "adapter_config.json", **hub)
-    if adapter_config is None or checkpoint_file(name, "config.json", **hub) is not None:
-        return name
-    base = read_json(adapter_config).get("base_model_name_or_path")
-    if not base or not isinstance(base, str):
-        raise ValueError(f"{adapter_config} names no base_model_name_or_path, so the adapter's base cannot be opened")
-    return base
 
 
 def _refuse_missing_cuda(device_map: Any) -> None:
@@ -422,8 +422,8 @@ def _refuse_missing_cuda(device_map: Any) -> None:
 
 
 @contextmanager
-def _refused_whole(name: Any):
-    """Say in a sentence what the libraries raise at a folder that passed the checks before; see `location`."""
+def _refused_whole(name: Any) -> Iterator[None]:
+    """Say in a sentence what the libraries raise at a folder that passed the checks before; see `files`."""
     try:
         with refused_in_a_sentence(name):
             yield
@@ -436,7 +436,7 @@ def _refused_whole(name: Any):
 
 
 @contextmanager
-def _without_load_report():
+def _without_load_report() -> Iterator[None]:
     """Hold back the library's own load report: names and shapes were already checked, in published terms."""
     library = logging.getLogger("transformers.modeling_utils")
 

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from monkey.location import checkpoint_file, read_json
+from monkey.files import base_of, checkpoint_file, read_json
 from monkey.prompts import DESCRIPTION_PROMPTS, DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE, VQA_AS_TRAINED, after_image
 
 CARD_FILE = "monkey_card.json"
@@ -131,12 +131,10 @@ def card_of(checkpoint: str | os.PathLike) -> CheckpointCard:
     """
     if path := checkpoint_file(checkpoint, CARD_FILE):
         return read_card(path)
+    if base := base_of(checkpoint):
+        # An adapter of an adapter, or of itself, is none.
+        return card_of(base) if checkpoint_file(base, "config.json") else CheckpointCard()
     config = read_json(checkpoint_file(checkpoint, "config.json"))
-    base = {} if config else read_json(checkpoint_file(checkpoint, "adapter_config.json"))
-    name = base.get("base_model_name_or_path")
-    # An adapter of an adapter, or of itself, is none.
-    if isinstance(name, str) and name and checkpoint_file(name, "config.json"):
-        return card_of(name)
     # The flat config.json is that of the published code, and of nothing that is written here without a card.
     if isinstance(visual := config.get("visual"), dict):
         return CheckpointCard(terms=MONKEY_TERMS if "lora_repeat_num" in visual else QWEN_TERMS)

@@ -19,6 +19,17 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")
 
 
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return the type of a flag that takes whole numbers of at least `least`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
+        return int(text)
+
+    return read
+
+
 def run_program(program: Callable[[], int | None], stopped: str = "stopped") -> int:
     """Run a program and return its exit status; mistakes of the user become one sentence on standard error.
 

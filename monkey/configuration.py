@@ -1,8 +1,8 @@
 """Configuration of Monkey: a grid of windows over a shared vision transformer, a resampler and a Qwen decoder.
 
 Every count that follows from the grid (windows, views, image tokens, canvas) is a property here and nowhere else.
-The published checkpoints (`echo840/Monkey`, `echo840/Monkey-Chat`, `Qwen/Qwen-VL`) carry a flat `config.json`;
-`MonkeyConfig.from_dict` reads it as it is, and `monkey.published_config` writes it.
+The published checkpoints (`echo840/Monkey`, `echo840/Monkey-Chat`, `Qwen/Qwen-VL`) carry a flat `config.json`:
+`MonkeyConfig.from_dict` reads it as it is, and `published_config` writes it, both by one table.
 
 Method: Monkey, arXiv 2311.06607.
 """
@@ -10,71 +10,61 @@ Method: Monkey, arXiv 2311.06607.
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, Qwen2Config
 from transformers.generation import GenerationConfig
 
-from monkey.location import location_of, read_json, refused_in_a_sentence, required_file
-from monkey.published_config import PUBLISHED_WINDOW_SIZE, check_field, check_grid, read_published_config
+from monkey.files import check_field, location_of, read_json, refused_in_a_sentence, required_file
+
+logger = logging.getLogger(__name__)
 
 SPECIALS_BEFORE_IMAGE_START = 214
 """Special tokens from `<|endoftext|>` up to `<img>`: 3 for text and chat, 205 spare, 6 for references and boxes."""
 
+PUBLISHED_WINDOW_SIZE = 448
+"""Pixels of a window side in every published checkpoint, whose flat config does not name it."""
+
+MAX_WINDOWS = 1024
+"""Of a grid: more is a slip of the pen, and the canvas would fill any memory."""
+
 # What transformers itself writes into, or takes out of, a config beside a class's own fields.
-_LIBRARY_KEYS = frozenset(
-    {
-        "_commit_hash",
-        "_name_or_path",
-        "attn_implementation",
-        "auto_map",
-        "distributed_config",
-        "experts_implementation",
-        "fusion_config",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "per_layer_config",
-        "quantization_config",
-        "rope_scaling",
-        "rope_theta",
-        "tie_last_hidden_states",
-        "torch_dtype",
-        "transformers_weights",
-    }
-)
-
-
-def _refuse_unknown_keys(config: PreTrainedConfig, keys: Any) -> None:
-    """Raise ValueError for a key that neither the class nor the library knows, offering the nearest name."""
-    known = set(type(config).__dataclass_fields__)
-    library = _LIBRARY_KEYS | set(GenerationConfig._get_default_generation_params())
-    for key in keys:
-        if key in library or key in known:
-            continue
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = (
-            f"; did you mean {near[0]!r}?"
-            if near
-            else f"; its fields are {', '.join(sorted(type(config).__annotations__))}"
-        )
-        raise ValueError(f"{type(config).__name__} has no field {key!r}{hint}")
-
+_LIBRARY_KEYS = {
+    *("_commit_hash", "_name_or_path", "attn_implementation", "auto_map", "distributed_config", "model_type"),
+    *("experts_implementation", "fusion_config", "name_or_path", "num_labels", "output_attentions", "rope_theta"),
+    *("per_layer_config", "quantization_config", "rope_scaling", "tie_last_hidden_states", "torch_dtype"),
+    "transformers_weights",
+}
 
 # Annotation of a field -> what its value must be; other annotations have checks of their own.
 _KIND_OF = {"int": "count", "float": "number", "bool": "flag", "str": "text"}
 
 
-def _check_fields(config: PreTrainedConfig) -> None:
-    """Raise ValueError for a value of another type, or out of any range, in the fields that a class declares."""
+def _check_fields(config: PreTrainedConfig, others: Any) -> None:
+    """Raise ValueError for a declared field of another type or range, and for other keys that nobody knows."""
     for name, annotation in type(config).__annotations__.items():
         value = getattr(config, name)
         kind = "rank" if name.endswith("adapter_rank") else _KIND_OF.get(annotation.removesuffix(" | None"))
         if kind is not None and not (value is None and annotation.endswith("None")):
             check_field(f"{config.base_config_key or 'the model'}'s {name}", value, kind)
+    known = set(type(config).__dataclass_fields__)
+    for key in sorted(set(others) - known - _LIBRARY_KEYS - set(GenerationConfig._get_default_generation_params())):
+        near = difflib.get_close_matches(key, known, n=1)
+        fields = ", ".join(sorted(type(config).__annotations__))
+        hint = f"did you mean {near[0]!r}?" if near else f"its fields are {fields}"
+        raise ValueError(f"{type(config).__name__} has no field {key!r}; {hint}")
+
+
+def check_grid(grid: Any) -> tuple[int, int]:
+    """Return rows and columns as a tuple of two positive integers, or raise ValueError."""
+    if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(isinstance(n, int) and n > 0 for n in grid):
+        raise ValueError(f"grid={grid!r} is not (rows, columns), two positive whole numbers such as (2, 2) or (2, 3)")
+    if grid[0] * grid[1] > MAX_WINDOWS:
+        raise ValueError(f"grid={grid!r} has more than {MAX_WINDOWS:,} windows; published checkpoints have 4 or 6")
+    return int(grid[0]), int(grid[1])
 
 
 def _square_side(count: int, field: str) -> int:
@@ -119,8 +109,7 @@ class MonkeyVisionConfig(PreTrainedConfig):
     """Dropout of the resampler's attention weights in training; the published one has none."""
 
     def __post_init__(self, **kwargs):
-        _refuse_unknown_keys(self, kwargs)
-        _check_fields(self)
+        _check_fields(self, kwargs)
         super().__post_init__(**kwargs)
         if self.window_size % self.patch_size:
             raise ValueError(
@@ -171,8 +160,7 @@ class MonkeyTextConfig(Qwen2Config):
     adapter_dropout: float = 0.05
 
     def __post_init__(self, **kwargs):
-        _refuse_unknown_keys(self, kwargs)
-        _check_fields(self)
+        _check_fields(self, kwargs)
         if self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": kwargs.pop("rope_theta", 10000.0)}
         check_field("text_config's rope_theta", self.rope_parameters.get("rope_theta"), "number")
@@ -210,8 +198,7 @@ class MonkeyConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        _refuse_unknown_keys(self, kwargs)
-        _check_fields(self)
+        _check_fields(self, kwargs)
         super().__post_init__(**kwargs)
         self.grid = check_grid(self.grid)
         if self.tie_word_embeddings or self.text_config.tie_word_embeddings:
@@ -285,7 +272,7 @@ class MonkeyConfig(PreTrainedConfig):
         overrides = {key: value for key, value in overrides.items() if value is not None}
         nested = dict(config_dict)
         if "visual" in nested:
-            nested = read_published_config(nested)
+            nested = _read_published(nested)
             if nested["window_adapters"] == "none" and "grid" in overrides:
                 # A plain Qwen-VL opened on a grid becomes a Monkey with adapters that still do nothing.
                 nested.update(window_adapters="per_window", global_view=True)
@@ -307,3 +294,180 @@ class QwenVLConfig(MonkeyConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         return MonkeyConfig.from_dict(config_dict, **kwargs)
+
+
+_NEEDED = object()
+
+
+class _Field(NamedTuple):
+    """A field of the published flat config.json, those below `visual` with that in their names, and ours."""
+
+    published: str
+    ours: str
+    kind: str
+    assumed: Any = _NEEDED
+    """What the published code takes where the field is not there."""
+
+
+_FIELDS = (
+    _Field("hidden_size", "text_config.hidden_size", "count"),
+    _Field("num_hidden_layers", "text_config.num_hidden_layers", "count"),
+    _Field("num_attention_heads", "text_config.num_attention_heads", "count"),
+    _Field("intermediate_size", "text_config.intermediate_size", "count"),  # theirs counts both halves
+    _Field("kv_channels", "text_config.head_dim", "count", None),
+    _Field("layer_norm_epsilon", "text_config.rms_norm_eps", "number"),
+    _Field("vocab_size", "text_config.vocab_size", "count"),
+    _Field("seq_length", "text_config.seq_length", "count"),
+    _Field("max_position_embeddings", "text_config.max_position_embeddings", "count", 8192),
+    _Field("rotary_emb_base", "text_config.rope_theta", "number", 10000),
+    _Field("attn_dropout_prob", "text_config.attention_dropout", "number", 0.0),
+    _Field("initializer_range", "text_config.initializer_range", "number", 0.02),
+    _Field("use_dynamic_ntk", "text_config.use_dynamic_ntk", "flag", True),
+    _Field("use_logn_attn", "text_config.use_logn_attn", "flag", True),
+    _Field("visual.width", "vision_config.hidden_size", "count"),
+    _Field("visual.layers", "vision_config.num_hidden_layers", "count"),
+    _Field("visual.heads", "vision_config.num_attention_heads", "count"),
+    _Field("visual.mlp_ratio", "vision_config.mlp_ratio", "number"),
+    _Field("visual.patch_size", "vision_config.patch_size", "count"),
+    _Field("visual.image_start_id", "image_start_id", "count"),
+    # The published code knows none of these: they are written where they differ from what it assumes.
+    _Field("visual.window_size", "vision_config.window_size", "count", PUBLISHED_WINDOW_SIZE),
+    _Field("visual.n_queries", "vision_config.num_queries", "count", 256),
+    _Field("visual.num_positions", "vision_config.num_positions", "count", 256),
+    _Field("visual.resampler_heads", "vision_config.resampler_heads", "count", None),
+    _Field("visual.adapter_rank", "vision_config.adapter_rank", "rank", 16),
+    _Field("visual.mlp_adapter_rank", "vision_config.mlp_adapter_rank", "rank", 32),
+)
+
+# Needed too, and turned into the grid, or held against another field.
+_OF_THE_GRID = ("visual.image_size", "visual.output_dim")
+
+# What the published code's own files say beside them, and nothing here reads.
+_CONSTANT = {
+    "auto_map": {
+        "AutoConfig": "configuration_qwen.QWenConfig",
+        "AutoModelForCausalLM": "modeling_monkey.MonkeyLMHeadModel",
+    },
+    "emb_dropout_prob": 0.0,
+    "no_bias": True,
+    "rotary_pct": 1.0,
+    "scale_attn_weights": True,
+    "tie_word_embeddings": False,
+    "transformers_version": "4.32.0",
+    "use_cache": True,
+    "use_flash_attn": False,
+}
+_KNOWN = {
+    *(field.published for field in _FIELDS),
+    *_OF_THE_GRID,
+    *_CONSTANT,
+    *("visual", "visual.lora_repeat_num", "visual.global_view", "visual.window_adapters"),
+    *("_commit_hash", "_name_or_path", "architectures", "model_type", "quantization_config", "torch_dtype", "dtype"),
+    *("bf16", "fp16", "fp32", "onnx_safe", "softmax_in_fp32", "tokenizer_class", "tokenizer_type"),
+    *("use_cache_kernel", "use_cache_quantization"),
+}
+
+
+def _read_published(content: dict[str, Any]) -> dict[str, Any]:
+    """Return our nested dict for the published flat one."""
+    visual = content["visual"]
+    if not isinstance(visual, dict):
+        raise ValueError(f"config.json has visual={str(visual)[:60]!r}, but it must hold the vision side's sizes")
+    flat = content | {f"visual.{key}": value for key, value in visual.items()}
+    _check_published(flat)
+    nested: dict[str, Any] = {"vision_config": {}, "text_config": {}}
+    for field in _FIELDS:
+        owner, _, name = field.ours.rpartition(".")
+        (nested[owner] if owner else nested)[name] = flat.get(field.published, field.assumed)
+    text = nested["text_config"]
+    text["intermediate_size"] //= 2
+    text["num_key_value_heads"] = text["num_attention_heads"]
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": float(text.pop("rope_theta"))}
+    grid, adapters = _read_grid(flat, nested["vision_config"]["window_size"])
+    nested["grid"] = grid
+    # Qwen-VL has one view and no adapters: the whole picture, stretched to a window.
+    nested["global_view"] = flat.get("visual.global_view", adapters is not None)
+    nested["window_adapters"] = flat.get("visual.window_adapters", "none" if adapters is None else "per_window")
+    kept = ("architectures", "quantization_config", "_name_or_path")
+    return nested | {key: content[key] for key in kept if key in content}
+
+
+def _check_published(flat: dict[str, Any]) -> None:
+    """Raise ValueError for a field that is missing, of another type, or that the published code never had."""
+    needed = [field.published for field in _FIELDS if field.assumed is _NEEDED]
+    missing = sorted({*needed, *_OF_THE_GRID} - flat.keys())
+    if missing:
+        raise ValueError(f"config.json lacks {', '.join(missing)}")
+    for field in _FIELDS:
+        if field.published in flat and (flat[field.published] is not None or field.assumed is not None):
+            check_field(f"config.json's {field.published}", flat[field.published], field.kind)
+    unread = sorted(flat.keys() - _KNOWN)
+    if unread:
+        logger.warning("config.json holds fields that nothing reads: %s; check their spelling", ", ".join(unread))
+    if not flat.get("no_bias", True):
+        raise ValueError(
+            "no_bias=false in config.json: decoder linears with biases were never published and do not open"
+        )
+    if flat["visual.output_dim"] != flat["hidden_size"]:
+        raise ValueError(
+            f"config.json has visual.output_dim={flat['visual.output_dim']} and hidden_size={flat['hidden_size']}; "
+            "the resampler must end at the decoder's width"
+        )
+
+
+def _read_grid(flat: dict[str, Any], window_size: int) -> tuple[tuple[int, int], int | None]:
+    """Return the grid of a published `image_size`, a number or [height, width], and how many adapter sets there are."""
+    image_size, adapters = flat["visual.image_size"], flat.get("visual.lora_repeat_num")
+    sides = [image_size] * 2 if isinstance(image_size, int) else image_size
+    if not isinstance(sides, (list, tuple)) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(f"visual.image_size={image_size!r} is neither a number of pixels nor [height, width]")
+    if any(side % window_size for side in sides):
+        nearest = [max(1, round(side / window_size)) * window_size for side in sides]
+        raise ValueError(
+            f"image size {sides[0]}×{sides[1]} is not a whole number of {window_size}-pixel windows; "
+            f"the nearest that fits is {nearest[0]}×{nearest[1]}"
+        )
+    rows, columns = check_grid([side // window_size for side in sides])
+    if adapters is not None and adapters not in (1, rows * columns):
+        raise ValueError(
+            f"config.json has lora_repeat_num={adapters}, but image_size={image_size} holds {rows * columns} windows "
+            f"of {window_size} pixels; set one to match the other"
+        )
+    return (rows, columns), adapters
+
+
+def published_config(config: MonkeyConfig, dtype: str = "bfloat16") -> dict[str, Any]:
+    """Return the flat `config.json` that the published code reads, for weights of `dtype`; it reads back as it was."""
+    has_adapters = bool(config.num_adapters)
+    height, width = config.canvas_size
+    visual = {
+        "image_size": height if height == width else [height, width],
+        "output_dim": config.text_config.hidden_size,
+    }
+    flat = _CONSTANT | {
+        "architectures": ["MonkeyLMHeadModel" if has_adapters else "QWenLMHeadModel"],
+        "model_type": "monkey" if has_adapters else "qwen",
+        "torch_dtype": dtype,
+        "visual": visual,
+        **{short: dtype == name for short, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"))},
+    }
+    for field in _FIELDS:
+        owner, _, name = field.ours.rpartition(".")
+        value = _value_of(getattr(config, owner) if owner else config, name)
+        section, _, key = field.published.rpartition(".")
+        if not section:
+            flat[key] = value
+        elif value != field.assumed:
+            visual[key] = value
+    flat["intermediate_size"] *= 2
+    if has_adapters:
+        visual["lora_repeat_num"] = config.num_adapters
+    if config.global_view != has_adapters:
+        visual["global_view"] = config.global_view
+    if config.window_adapters != ("per_window" if has_adapters else "none"):
+        visual["window_adapters"] = config.window_adapters
+    return flat
+
+
+def _value_of(config: PreTrainedConfig, name: str) -> Any:
+    return int(config.rope_parameters["rope_theta"]) if name == "rope_theta" else getattr(config, name)

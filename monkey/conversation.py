@@ -41,6 +41,9 @@ TEMPLATES: tuple[str, ...] = get_args(Template)
 _BOX_MARKER = re.compile(f"({'|'.join(map(re.escape, BOX_MARKERS))})")
 _PLACEHOLDER = re.compile("<img>(.*?)</img>", re.DOTALL)
 
+UNSUPERVISED = -100
+"""Label of a position that the loss leaves out."""
+
 
 @dataclass(frozen=True)
 class Text:

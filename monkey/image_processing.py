@@ -19,9 +19,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from monkey.configuration import MonkeyConfig
+from monkey.files import check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
 from monkey.images import MAX_BYTES, MAX_PIXELS, open_image
-from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
-from monkey.published_config import check_field
 
 # Written into every saved file by the library; they say nothing about pixels.
 _LIBRARY_KEYS = frozenset({"_commit_hash", "auto_map", "image_processor_type", "processor_class"})

@@ -400,8 +400,3 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
 def _shorten(text: str, length: int = 120) -> str:
     """Text that fits in a message."""
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-# Former names, until every caller has the new ones.
-counted, read_picture_file, told_apart = describe_others, read_image_file, split_names
-PICTURE_ENDINGS = IMAGE_ENDINGS

@@ -16,17 +16,22 @@ from typing import Any, NamedTuple
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from monkey import image_processing
+from monkey.checkpoint_files import read_base_record
 from monkey.configuration import MonkeyConfig
-from monkey.conversation import Conversation, attach_images, write
+from monkey.conversation import UNSUPERVISED, Conversation, attach_images, write
+from monkey.files import (
+    LOCATION_KEYS,
+    base_of,
+    check_field,
+    checkpoint_file,
+    location_of,
+    read_json,
+    required_file,
+)
 from monkey.image_processing import MonkeyImageProcessor, MonkeyImageSettings
-from monkey.location import LOCATION_KEYS, checkpoint_file, location_of, read_json, required_file
-from monkey.published_config import check_field
 from monkey.tokenization import QwenTokenizer
 
 __all__ = ["UNSUPERVISED", "Encoded", "MonkeyImageProcessor", "MonkeyProcessor", "TooLong", "register"]
-
-UNSUPERVISED = -100
-"""Label of a position that the loss leaves out."""
 
 _TOKENIZER_SETTINGS = ("model_max_length", "padding_side", "truncation_side")
 
@@ -99,6 +104,8 @@ class MonkeyProcessor(ProcessorMixin):
     ) -> MonkeyProcessor:
         """Open a folder or hub name: our own saves, or the published layout, which has no preprocessor file.
 
+        An adapter folder without a processor has its base's, on the grid that it was trained on.
+
         Args:
             grid: rows and columns of windows other than the checkpoint's; canvas and image tokens follow.
             kwargs: where the checkpoint lies (`revision`, `cache_dir`, …), settings of the image processor
@@ -109,12 +116,13 @@ class MonkeyProcessor(ProcessorMixin):
             ValueError: an unknown argument, or a file that cannot be read.
         """
         location = location_of(kwargs)
+        name, grid = _source_of_processor(pretrained_model_name_or_path, grid, location)
         image_settings = {key: kwargs[key] for key in MonkeyImageSettings.__annotations__ if key in kwargs}
         tokenizer_settings = {key: kwargs[key] for key in _TOKENIZER_SETTINGS if key in kwargs}
         unknown = sorted(set(kwargs) - {*LOCATION_KEYS, *image_settings, *tokenizer_settings, *_LIBRARY_ARGUMENTS})
         if unknown:
             raise ValueError(f"MonkeyProcessor.from_pretrained has no argument {unknown[0]!r}")
-        processor = cls._open(pretrained_model_name_or_path, grid, location, image_settings, tokenizer_settings)
+        processor = cls._open(name, grid, location, image_settings, tokenizer_settings)
         processor.padding_side = kwargs.get("padding_side", "left")
         return processor
 
@@ -463,6 +471,15 @@ class MonkeyProcessor(ProcessorMixin):
                 "or return_tensors=None for lists"
             )
         return None
+
+
+def _source_of_processor(name: Any, grid: Any, location: dict[str, Any]) -> tuple[Any, Any]:
+    """Return whose processor a checkpoint has, and on which grid."""
+    base = base_of(name, **location)
+    if base is None or checkpoint_file(name, "qwen.tiktoken", **location) is not None:
+        return name, grid
+    trained = read_base_record(name, **location)
+    return base, grid or (None if trained is None else tuple(trained.grid))
 
 
 def _check_vocabulary(tokenizer: QwenTokenizer, config: MonkeyConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from transformers import PreTrainedTokenizer
@@ -51,6 +51,7 @@ class Reply(Iterator[str]):
         self.confidence: float | None = None
         self.has_begun = threading.Event()
         self._chunks: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._lock, self._tell = threading.Lock(), self._chunks.put
         self._finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
         self.is_closed = self._is_over = False
@@ -60,12 +61,21 @@ class Reply(Iterator[str]):
     def put(self, chunk: str) -> None:
         """Give text to whoever reads; called by the engine."""
         if chunk:
-            self._chunks.put(chunk)
+            with self._lock:
+                self._tell(chunk)
 
     def end(self, reason: FinishReason | None, error: BaseException | None = None) -> None:
         """Say that nothing comes after this; called by the engine."""
         self._finish_reason, self.error = reason, error
-        self._chunks.put(None)
+        with self._lock:
+            self._tell(None)
+
+    def listen(self, tell: Callable[[str | None], object]) -> None:
+        """Have `tell` called with each chunk, and None at the end, in the engine's thread, in place of iterating."""
+        with self._lock:
+            while not self._chunks.empty():
+                tell(self._chunks.get())
+            self._tell = tell
 
     def __next__(self) -> str:
         if self._is_over:

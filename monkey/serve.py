@@ -1,4 +1,4 @@
-"""Serve a model as OpenAI's API does: chat completions with pictures, streamed or not, many at once.
+"""Serve a model as OpenAI's API does: chat completions with images, streamed or not, many at once.
 
     python -m monkey.serve
     python -m monkey.serve -c echo840/Monkey --port 8000 --max-rows 16
@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from monkey.ask import checkpoint_of, model_flags
+from monkey.ask import add_model_flags, find_checkpoint
 from monkey.cli import ArgumentParser, run_program
 
 KEY_VARIABLE = "MONKEY_API_KEY"
@@ -47,13 +47,13 @@ def parser() -> argparse.ArgumentParser:
         "--form", choices=("chatml", "questions", "plain"), help="how conversations are written (the checkpoint's own)"
     )
     parser.add_argument(
-        "--allow-hosts", metavar="A,B", help="hosts that pictures are fetched from (none); data-URIs need none"
+        "--allow-hosts", metavar="A,B", help="hosts that images are fetched from (none); data-URIs need none"
     )
     parser.add_argument(
         "--no-picture-labels",
         dest="picture_labels",
         action="store_false",
-        help="in ChatML, write pictures without Qwen-VL's `Picture 1: ` before them, as published Monkey reads them",
+        help="in ChatML, write images without Qwen-VL's `Picture 1: ` before them, as published Monkey reads them",
     )
     parser.add_argument(
         "--cors-origins",
@@ -62,13 +62,13 @@ def parser() -> argparse.ArgumentParser:
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-body-mib", type=float, default=32, metavar="N", help="of a request (%(default)s)")
-    limits.add_argument("--max-pixels", type=int, metavar="N", help="of a picture (100,000,000)")
+    limits.add_argument("--max-pixels", type=int, metavar="N", help="of an image (100,000,000)")
     limits.add_argument("--max-pictures", type=int, default=8, metavar="N", help="of a request (%(default)s)")
     limits.add_argument("--queue", type=int, default=32, metavar="N", help="requests that may wait (%(default)s)")
     limits.add_argument(
         "--time-limit", type=float, default=600, metavar="SECONDS", help="for an answer, waiting included (%(default)s)"
     )
-    model = model_flags(parser)
+    model = add_model_flags(parser)
     model.add_argument("--max-rows", type=int, default=8, metavar="N", help="answers at the same time (%(default)s)")
     return parser
 
@@ -93,7 +93,7 @@ def check(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> None:
     """Open the model and serve it."""
     check(options)
-    checkpoint = checkpoint_of(options)
+    checkpoint = find_checkpoint(options)
 
     from monkey.serving.access import base_url, bind, is_loopback, read_hosts, read_keys, read_origins
     from monkey.serving.fetching import Fetcher
@@ -103,35 +103,21 @@ def run(options: argparse.Namespace) -> None:
     keys = read_keys(options.api_key, os.environ.get(KEY_VARIABLE, ""))
     hosts = None if options.allow_hosts is None else read_hosts(options.allow_hosts)
     origins = [] if options.cors_origins is None else read_origins(options.cors_origins)
-    body_bytes = int(options.max_body_mib * 2**20)
+    limits = Limits(int(options.max_body_mib * 2**20), options.max_pictures, options.queue, options.time_limit)
     with bind(options.host, options.port) as listener:
         if not keys and not is_loopback(listener):
             reached = f"everyone who reaches {options.host} can ask, since no key is set"
             print(f"warning: {reached}; set {KEY_VARIABLE}", file=sys.stderr)
         print(f"opening {checkpoint}", file=sys.stderr, flush=True)
-        with load(
-            checkpoint,
-            options.device,
-            options.dtype,
-            options.quantization,
-            compile=options.compile,
-            max_rows=options.max_rows,
-            name=options.name,
-        ) as answerer:
+        settings = {"compile": options.compile, "max_rows": options.max_rows, "name": options.name}
+        with load(checkpoint, options.device, options.dtype, options.quantization, **settings) as answerer:
             answerer.patience = options.time_limit
             images = answerer.processor.image_processor
-            images.max_bytes = min(images.max_bytes, body_bytes)
+            images.max_bytes = min(images.max_bytes, limits.body_bytes)
             images.max_pixels = options.max_pixels or images.max_pixels
-            api = Api(
-                answerer,
-                Limits(body_bytes, options.max_pictures, options.queue, options.time_limit),
-                form=options.form,
-                fetcher=None if hosts is None else Fetcher(hosts, images.max_bytes),
-                keys=keys,
-                is_loopback=is_loopback(listener),
-                origins=origins,
-                picture_labels=options.picture_labels,
-            )
+            fetcher = None if hosts is None else Fetcher(hosts, images.max_bytes)
+            written = {"form": options.form, "picture_labels": options.picture_labels}
+            api = Api(answerer, limits, fetcher, keys, is_loopback(listener), origins, **written)
             print(f"serving {answerer.name} at {base_url(listener)} (Ctrl-C ends it)", flush=True)
             serve(api, listener)
     print("the server has ended", file=sys.stderr)

@@ -21,9 +21,8 @@ import tiktoken
 from transformers import AutoTokenizer, PreTrainedTokenizer
 
 from monkey.configuration import MonkeyConfig, QwenVLConfig
-from monkey.location import checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
+from monkey.files import check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
 from monkey.prompts import BOX_MARKERS, CHAT_END, CHAT_START, END_OF_TEXT, IMAGE_END, IMAGE_PAD, IMAGE_START
-from monkey.published_config import check_field
 
 VOCABULARY_FILE = "qwen.tiktoken"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import monkey
 from monkey.checkpoint_card import card_of
-from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import refuse_missing
+from monkey.cli import ArgumentParser, run_program
+from monkey.files import refuse_existing, refuse_missing
 
 
 def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
@@ -26,8 +26,7 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
         FileNotFoundError: a checkpoint lacks a file.
         ValueError: `target` exists, `part` is not between 0 and 1, or the two are not of one shape.
     """
-    if target.exists():
-        raise ValueError(f"{target} exists already; name a new folder")
+    refuse_existing(target)
     if not 0 <= part <= 1:
         raise ValueError(f"--part must lie between 0 and 1, not at {part:g}")
     for name in (before, after):
@@ -35,7 +34,7 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
 
     import torch
 
-    from monkey.checkpoint_folder import write_checkpoint
+    from monkey.checkpoint_files import write_checkpoint
 
     first, model = (
         monkey.MonkeyForConditionalGeneration.from_pretrained(name, dtype=torch.float32) for name in (before, after)
@@ -53,19 +52,13 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs the command; 2 on what the user can mend."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="checkpoint folder")
     parser.add_argument("after", type=Path, help="checkpoint folder")
     parser.add_argument("target", type=Path, help="new folder")
     parser.add_argument("--part", type=float, default=0.5, help="of the way from the first to the second (default 0.5)")
     options = parser.parse_args(words)
-    try:
-        print(average(options.before, options.after, options.target, options.part))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    return 0
+    return run_program(lambda: print(average(options.before, options.after, options.target, options.part)))
 
 
 if __name__ == "__main__":

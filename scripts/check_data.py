@@ -15,22 +15,9 @@ import os
 import sys
 from pathlib import Path
 
-from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program, whole_number
 from monkey.data.check import CHECKS, Report, check_data
 from monkey.data.preview import draw_pieces
-
-
-def positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return number
-
-
-def not_negative(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
 
 
 def parse_flags(words: list[str] | None) -> argparse.Namespace:
@@ -39,16 +26,16 @@ def parse_flags(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="training conversations: .json, .jsonl or .yaml")
     parser.add_argument("--checkpoint", help="folder or hub name whose tokenizer counts; without it no lengths")
-    parser.add_argument("--max-length", type=positive, default=2048, help="tokens that a sample may have")
+    parser.add_argument("--max-length", type=whole_number(1), default=2048, help="tokens that a sample may have")
     parser.add_argument("--eval", nargs="+", default=[], metavar="FILE", help="questions or conversations held out")
     parser.add_argument("--image-root", help="folder of the images; else each file's own, then the current one")
     parser.add_argument("--eval-image-root", help="the same for --eval; --image-root when not given")
-    parser.add_argument("--workers", type=not_negative, help="processes; 0: none but this one; else as many as pay")
+    parser.add_argument("--workers", type=whole_number(0), help="processes; 0: none but this one; else as many as pay")
     parser.add_argument("--skip", nargs="+", default=[], choices=CHECKS, metavar="CHECK", help=", ".join(CHECKS))
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report there")
-    parser.add_argument("--preview", type=not_negative, default=0, metavar="N", help="show what N records supervise")
+    parser.add_argument("--preview", type=whole_number(0), default=0, metavar="N", help="show what N records supervise")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="of the preview")
-    parser.add_argument("--show", type=not_negative, default=10, metavar="N", help="sentences printed a problem")
+    parser.add_argument("--show", type=whole_number(0), default=10, metavar="N", help="sentences printed a problem")
     return parser.parse_args(words)
 
 

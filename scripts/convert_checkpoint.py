@@ -15,17 +15,16 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 import monkey
 from monkey.checkpoint_card import card_of
-from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import read_json, refuse_missing
-from monkey.published_config import published_config
+from monkey.cli import ArgumentParser, run_program
+from monkey.files import read_json, refuse_existing, refuse_missing
+from monkey.journal import atomic_folder, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -50,31 +49,23 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
         ValueError: `target` holds something already, or a shard holds something else than tensors.
     """
     target = Path(target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists already; name a new folder")
+    refuse_existing(target)
     refuse_missing(source)
 
     from monkey.checkpoint_files import weight_files
+    from monkey.configuration import published_config
 
     files = [Path(path) for path in weight_files(source, {})]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-        folder = Path(temporary) / target.name
-        folder.mkdir()
+    with atomic_folder(target) as folder:
         dtype = _write_weights(files, folder, weight_format)
         _copy_other_files(files[0].parent, folder)
         card_of(source).write(folder)
         if config != "copy":
             parsed = monkey.MonkeyConfig.from_pretrained(source)
-            content: dict[str, Any]
+            content = json.loads(parsed.to_json_string())
             if config == "published":
                 content = published_config(parsed, str(dtype).removeprefix("torch."))
-            else:
-                content = json.loads(parsed.to_json_string())
-            (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        if target.exists():
-            target.rmdir()
-        folder.rename(target)
+            write_json(folder / "config.json", content)
     return target
 
 
@@ -106,7 +97,7 @@ def _write_weights(files: list[Path], folder: Path, weight_format: str) -> torch
                 dtype = tensor.dtype
     if len(files) > 1:
         content = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-        (folder / index).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / index, content)
     return dtype or torch.float32
 
 
@@ -125,15 +116,12 @@ def _copy_other_files(source: Path, folder: Path) -> None:
 
 
 def code_that_is_missing(folder: Path) -> list[str]:
-    """The modules that the folder's `auto_map`s name and that are not in it."""
-    maps = [read_json(str(path)).get("auto_map") for path in sorted(folder.glob("*config.json"))]
-    named = [name for one in maps if isinstance(one, dict) for value in one.values() for name in _flat(value)]
+    """Return the modules that the folder's `auto_map`s name and that are not in it."""
+    maps = [read_json(path).get("auto_map") for path in sorted(folder.glob("*config.json"))]
+    values = [value for one in maps if isinstance(one, dict) for value in one.values()]
+    named = [name for value in values for name in (value if isinstance(value, list) else [value])]
     files = {f"{name.rpartition('--')[2].partition('.')[0]}.py" for name in named if isinstance(name, str)}
     return sorted(file for file in files if not (folder / file).is_file())
-
-
-def _flat(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -143,7 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=sorted(WEIGHT_SUFFIXES), default="safetensors")
     parser.add_argument("--config", choices=["copy", "published", "monkey"], default="copy")
     options = parser.parse_args(arguments)
-    try:
+
+    def write() -> None:
         folder = convert(options.source, options.target, options.format, options.config)
         print(folder)
         if missing := code_that_is_missing(folder):
@@ -152,10 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{', '.join(missing)} and the files that they import from the published repository beside it",
                 file=sys.stderr,
             )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    return 0
+
+    return run_program(write)
 
 
 if __name__ == "__main__":

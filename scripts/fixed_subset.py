@@ -22,7 +22,7 @@ from eval.run import RunSettings, run
 from eval.tasks import select_tasks
 from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
-from monkey.location import refuse_missing
+from monkey.files import refuse_missing
 
 SEED, PICTURES = 2311, 60
 TASKS = "documents_heldout", "documents_known"

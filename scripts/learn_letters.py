@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 import monkey
 from monkey.checkpoint_card import card_of
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import refuse_missing
-from monkey.settings_files import read_settings_file
+from monkey.files import read_settings_file, refuse_missing
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -61,7 +60,7 @@ def learn(base: Path, target: Path, arguments: TrainingArguments) -> dict[str, f
     from transformers import Trainer, set_seed
 
     from monkey.training.letters import LetterNaming, LetterPictures, collate_pictures
-    from monkey.training.report import run_record, write_loss_curve, write_record
+    from monkey.training.model_card import run_record, write_loss_curve, write_record
 
     set_seed(arguments.seed)
     processor = monkey.MonkeyProcessor.from_pretrained(base)

@@ -6,7 +6,8 @@
 
 ADAPTER is a PEFT adapter folder that this project trained, or a checkpoint with adapters built into its decoder (the
 published variant for 24 GB cards); which of them is found out. Window adapters stay as they are: they differ by window.
-Another base or grid than the adapter was trained on is refused. OUTPUT is written whole or not at all.
+A base of other sizes or another grid than the adapter was trained on is refused, and one with other weight files is
+warned of. OUTPUT is written whole or not at all.
 
 --base-precision says which base the adapters are merged into. An adapter that was trained on a 4-bit base learnt to
 make up for that base's rounding:
@@ -22,8 +23,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from monkey.cli import ArgumentParser
-from monkey.location import refuse_missing
+from monkey.cli import ArgumentParser, run_program
+from monkey.files import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,17 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--builtin", action="store_true", help="refuse an ADAPTER without built-in adapters")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier merge in OUTPUT")
     options = parser.parse_args(arguments)
-    try:
+
+    def merge() -> None:
         refuse_missing(options.adapter)
         from monkey.training.merging import merge_adapters
 
-        merge = merge_adapters(**vars(options))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(merge)
-    print(options.output)
-    return 0
+        print(merge_adapters(**vars(options)))
+        print(options.output)
+
+    return run_program(merge)
 
 
 if __name__ == "__main__":

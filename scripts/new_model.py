@@ -14,8 +14,8 @@ from pathlib import Path
 
 import monkey
 from monkey.checkpoint_card import CARD_FILE, CheckpointCard, read_card
-from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import checkpoint_file, refuse_missing
+from monkey.cli import ArgumentParser, run_program
+from monkey.files import checkpoint_file, refuse_existing, refuse_missing
 
 
 def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool = False) -> Path:
@@ -26,13 +26,12 @@ def new_model(source: str | Path, output: str | Path, seed: int = 0, merge: bool
         ValueError: `output` exists, tokenizer and config do not belong together, or the patches cannot be merged.
     """
     output = Path(output)
-    if output.exists():
-        raise ValueError(f"{output} exists already; name a new folder")
+    refuse_existing(output)
     refuse_missing(str(source))
 
     import torch
 
-    from monkey.checkpoint_folder import write_checkpoint
+    from monkey.checkpoint_files import write_checkpoint
     from monkey.training.resampler_start import start_as_merge
 
     config = monkey.MonkeyConfig.from_pretrained(source)
@@ -58,13 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--merge", action="store_true", help="start the resampler as a merge of neighbouring patches")
     options = parser.parse_args(arguments)
-    try:
+
+    def write() -> None:
         folder = new_model(options.source, options.output, options.seed, options.merge)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    print(f"{folder}: untrained, {sum(p.stat().st_size for p in folder.iterdir()) / 2**20:.1f} MiB")
-    return 0
+        print(f"{folder}: untrained, {sum(p.stat().st_size for p in folder.iterdir()) / 2**20:.1f} MiB")
+
+    return run_program(write)
 
 
 if __name__ == "__main__":

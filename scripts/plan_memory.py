@@ -17,8 +17,8 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import monkey
-from monkey.location import refuse_missing
-from monkey.training.arguments import read_config
+from monkey.files import refuse_missing
+from monkey.training.arguments import parse_grid, read_config
 from monkey.training.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -32,13 +32,6 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(re.sub(r"^argument (--[\w-]+)[^:]*:", r"\1:", message))
 
 
-def _grid(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
-    return int(match[1]), int(match[2])
-
-
 def _yes(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text} is neither True nor False")
@@ -50,7 +43,7 @@ def _parser() -> _Parser:
     parser.add_argument("--recipe", choices=list(RECIPES), help="what trains; full-llm by default")
     parser.add_argument("--config", help="a training file, such as configs/training/full-llm.yaml")
     parser.add_argument("--checkpoint", help="folder of a model, for its sizes")
-    parser.add_argument("--grid", type=_grid, help="rows,columns of windows, such as 2,3")
+    parser.add_argument("--grid", help="rows,columns of windows, such as 2,3")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--gpu-memory", type=float, help="GiB of one GPU; by default the one that is visible")
     parser.add_argument("--zero", type=int, choices=range(4), dest="zero_stage", help="ZeRO stage 1 to 3; 0 is DDP")
@@ -81,16 +74,14 @@ def _flags_of_file(path: str | None) -> dict[str, Any]:
 
 
 def _model(options: argparse.Namespace, flags: dict[str, Any]) -> monkey.MonkeyConfig:
-    grid = options.grid
-    if grid is None and flags.get("grid"):
-        given = flags["grid"]
-        grid = _grid(given if isinstance(given, str) else ",".join(map(str, given)))
+    given = options.grid or flags.get("grid")
+    grid = given and parse_grid(given if isinstance(given, str) else ",".join(map(str, given)))
     if options.checkpoint is None:
         return monkey.MonkeyConfig() if grid is None else monkey.MonkeyConfig(grid=grid)
     return monkey.MonkeyConfig.from_pretrained(options.checkpoint, **({} if grid is None else {"grid": grid}))
 
 
-def _settings(options: argparse.Namespace, flags: dict[str, Any], config: monkey.MonkeyConfig) -> PlanSettings:
+def _settings(options: argparse.Namespace, flags: dict[str, Any]) -> PlanSettings:
     flags = dict(flags)
     if options.recipe is not None:
         for published in ("fix_vit", "use_lora", "q_lora"):
@@ -110,10 +101,10 @@ def _settings(options: argparse.Namespace, flags: dict[str, Any], config: monkey
     elif "batch_size" in changes:
         changes["pack_tokens"] = 0
     if options.zero_stage and not flags.get("deepspeed"):
-        changes["zero"] = shipped_zero(options.zero_stage, config.text_config.hidden_size)
+        changes["zero"] = shipped_zero(options.zero_stage)
     # The plan is that of GPUs, wherever this runs.
     flags.pop("use_cpu", None)
-    return settings_of_flags(flags, config.text_config.hidden_size, gpus=options.gpus, **changes)
+    return settings_of_flags(flags, gpus=options.gpus, **changes)
 
 
 def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str, Any]:
@@ -135,7 +126,7 @@ def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str,
         "host_bytes": whole.host,
         "gpu_gib": gpu_gib,
         "fits": whole.fits(gpu_gib),
-        "lines": dict(whole.lines),
+        "lines": whole.lines,
         "peak": whole.phase,
         "phases": whole.phases,
         "parameters": whole.sizes.parts,
@@ -159,7 +150,7 @@ def _run(words: list[str] | None) -> int:
     if not 0 < room < float("inf"):
         raise ValueError(f"--gpu-memory {room:g} does not work: give the GiB of one GPU, for instance 24")
     config = _model(options, flags)
-    whole = plan(config, _settings(options, flags, config))
+    whole = plan(config, _settings(options, flags))
     if options.quiet:
         return 0 if whole.fits(room) else 1
     steps = advice(whole, room)
@@ -171,7 +162,10 @@ def _run(words: list[str] | None) -> int:
             print(f"fits: {whole.total / GIB:.1f} of {room:g} GiB per GPU")
         else:
             print(f"does not fit: {whole.total / GIB:.1f} of {room:g} GiB per GPU. One after the other:")
-            print("\n".join(f"  {step.sentence(room)}" for step in steps) or "  no flag makes it smaller")
+            for step in steps:
+                print(f"  {step.change}: {step.plan.needs}, {'fits' if step.plan.fits(room) else 'still too much'}")
+            if not steps:
+                print("  no flag makes it smaller")
     return 0 if whole.fits(room) else 1
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import monkey
 from monkey.checkpoint_card import card_of
-from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.location import refuse_missing
-from monkey.published_config import check_grid
+from monkey.cli import ArgumentParser, run_program
+from monkey.files import refuse_existing, refuse_missing
 
 ADAPTERS = ("per_window", "shared", "none")
 SWITCH = {"True": True, "False": False}
@@ -47,14 +46,15 @@ def set_grid(
         ValueError: `target` exists, or a window that is no multiple of the patches.
     """
     target = Path(target)
-    if target.exists():
-        raise ValueError(f"{target} exists already; name a new folder")
+    refuse_existing(target)
     refuse_missing(str(base))
 
     import torch
 
-    from monkey.checkpoint_folder import write_checkpoint
+    from monkey.checkpoint_files import write_checkpoint
+    from monkey.configuration import check_grid
 
+    grid = check_grid(grid)
     config = monkey.MonkeyConfig.from_pretrained(base, grid=grid, window_adapters=adapters, global_view=global_view)
     if window is not None:
         if window < 1 or window % config.vision_config.patch_size:
@@ -67,7 +67,6 @@ def set_grid(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 2 on what the user can mend."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="checkpoint folder, or hub name in the offline cache")
     parser.add_argument("target", help="new folder")
@@ -77,25 +76,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--window", type=int, metavar="PIXELS", help="side of a window; the base's own by default")
     parser.add_argument("--seed", type=int, default=0, help="of new adapters (default 0)")
     options = parser.parse_args(arguments)
-    try:
+
+    def write() -> None:
         numbers = [int(number) for number in options.grid.split(",") if number.strip().isdecimal()]
         if len(numbers) != 2:
             raise ValueError(f"--grid {options.grid} is not rows,columns such as 2,2")
         folder = set_grid(
             options.base,
             options.target,
-            check_grid(numbers),
+            (numbers[0], numbers[1]),
             options.adapters,
             SWITCH[options.global_view],
             options.window,
             options.seed,
         )
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    config = monkey.MonkeyConfig.from_pretrained(folder)
-    print(f"{folder}: {config.canvas_size[0]}×{config.canvas_size[1]} pixels, {config.image_tokens} tokens a picture")
-    return 0
+        config = monkey.MonkeyConfig.from_pretrained(folder)
+        height, width = config.canvas_size
+        print(f"{folder}: {height}×{width} pixels, {config.image_tokens} tokens a picture")
+
+    return run_program(write)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw what the model sees of a picture: its windows, row by row, and the global view.
+"""Draw what the model sees of an image: its windows, row by row, and the global view.
 
     python scripts/show_views.py PICTURE OUTPUT.png
     python scripts/show_views.py PICTURE OUTPUT.png --checkpoint echo840/Monkey --grid 2,3
@@ -14,12 +14,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 import monkey
-from monkey.cli import EXIT_USAGE, ArgumentParser
+from monkey.cli import ArgumentParser, run_program
+from monkey.files import refuse_missing
 from monkey.images import open_image
-from monkey.location import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,43 +28,38 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--grid", help="ROWS,COLUMNS of windows")
     parser.add_argument("--ask", metavar="QUESTION", help="show where the answer's tokens looked; needs --checkpoint")
     options = parser.parse_args(arguments)
-    try:
-        if options.ask and not options.checkpoint:
-            raise ValueError("--ask needs --checkpoint, the model that answers")
-        grid = tuple(int(part) for part in options.grid.split(",")) if options.grid else None
-        if options.checkpoint:
-            refuse_missing(options.checkpoint)
-        image = open_image(options.picture)
-        if options.ask:
-            config, sheet = _asked(options.checkpoint, grid, image, options.ask)
-        else:
-            config = (
-                monkey.MonkeyConfig.from_pretrained(options.checkpoint, grid=grid)
-                if options.checkpoint
-                else monkey.MonkeyConfig(grid=grid or (2, 2))
-            )
-            from monkey.serving.view_sheet import views_drawn
+    return run_program(lambda: show(options))
 
-            sheet = views_drawn(image, config)
-        sheet.save(options.output, optimize=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+
+def show(options: argparse.Namespace) -> None:
+    if options.ask and not options.checkpoint:
+        raise ValueError("--ask needs --checkpoint, the model that answers")
+    grid = tuple(int(part) for part in options.grid.split(",")) if options.grid else None
+    if options.checkpoint:
+        refuse_missing(options.checkpoint)
+    image, attention = open_image(options.picture), None
+    if options.ask:
+        with monkey.load(options.checkpoint, grid=grid) as model:
+            config, attention = model.model.config, ask(model, image, options.ask)
+    elif options.checkpoint:
+        config = monkey.MonkeyConfig.from_pretrained(options.checkpoint, grid=grid)
+    else:
+        config = monkey.MonkeyConfig(grid=grid or (2, 2))
+
+    from monkey.serving.attention_maps import draw_views
+
+    draw_views(image, config, attention).save(options.output, optimize=True)
     print(f"{options.output}: {config.num_views} views, {config.image_tokens} tokens")
-    return 0
 
 
-def _asked(checkpoint: str, grid, image: Image.Image, question: str) -> tuple[monkey.MonkeyConfig, Image.Image]:
-    """Ask, and draw where the answer's tokens looked."""
-    from monkey.serving.view_sheet import views_drawn
-
-    with monkey.load(checkpoint, grid=grid) as model:
-        answer = model.ask(image, question).text
-        print(answer)
-        content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-        (seen,) = model.attention_maps([{"role": "user", "content": content}], answer, form="questions")
-        print(f"{seen.share:.1%} of the answer's attention went to the picture")
-        return model.model.config, views_drawn(image, model.model.config, seen.answer)
+def ask(model, image, question: str):
+    """Print an answer, and return where its tokens looked in each view."""
+    answer = model.ask(image, question).text
+    print(answer)
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    (seen,) = model.attention_maps([{"role": "user", "content": content}], answer, form="questions")
+    print(f"{seen.share:.1%} of the answer's attention went to the image")
+    return seen.answer
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def export(checkpoint: Path, target: Path) -> Path:
     import torch
 
     from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
-    from monkey.checkpoint_folder import write_checkpoint
+    from monkey.checkpoint_files import write_checkpoint
 
     model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16)
     return write_checkpoint(model, MonkeyProcessor.from_pretrained(checkpoint), target, card_of(checkpoint))

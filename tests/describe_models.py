@@ -27,7 +27,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from monkey.describe.prompting import RULES, TASK
+from monkey.describe.prompt import RULES, TASK
 
 WORDS = ("a", "red", "blue", "sign", "circle", "on", "the", "left", "of", "picture", "shows", "There", "is", ".", ",")
 

@@ -1,28 +1,24 @@
-"""A run's folder as `python -m monkey.describe run` leaves it, of made-up results, with real pictures."""
+"""A run's folder as `python -m monkey.describe run` leaves it, of made-up results, with real images."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from monkey.describe.filters import FilterSettings, filtered
-from monkey.describe.masks import pack_mask
-from monkey.describe.outputs import FORMAT
-from monkey.describe.prompting import prompt_parts
-from monkey.describe.records import (
-    PROBLEMS,
+from monkey.describe.filters import Thresholds, filter_candidates
+from monkey.describe.findings import (
     RESULTS,
-    STAGES,
     Caption,
+    ImageFile,
     Line,
     Lines,
-    Picture,
     Region,
     Regions,
     Scores,
@@ -30,8 +26,10 @@ from monkey.describe.records import (
     SegmentCaptions,
     Segments,
     Summary,
-    result_to_json,
+    pack_mask,
 )
+from monkey.describe.output import FORMAT, PROBLEMS, stage_file
+from monkey.describe.prompt import prompt_parts
 
 EXPERTS = {"images": "opening", "text": "rapidocr", "filters": "thresholds", "summary": "rules"}
 
@@ -43,12 +41,12 @@ def ring(width: int, height: int) -> np.ndarray:
     return (distance < 0.4) & (distance > 0.15)
 
 
-def results_of(number: int, texts: Mapping[str, str] | None = None, settings: FilterSettings | None = None) -> dict:
-    """All stages of one picture: 3 regions, 3 lines, 2 segments; 4 candidates stay with the usual settings."""
+def results_of(number: int, texts: Mapping[str, str] | None = None, settings: Thresholds | None = None) -> dict:
+    """All stages of one image: 3 regions, 3 lines, 2 segments; 4 candidates stay with the usual settings."""
     said = {"region": "a red sign", "line": "HARVEST", "segment": "a red ring", "caption": "a sign", **(texts or {})}
     there, near, other = (0.1, 0.1, 0.5, 0.5), (0.1, 0.1, 0.5, 0.49), (0.6, 0.6, 0.9, 0.95)
     results: dict[str, Any] = {
-        "images": Picture(f"signs/{number:06d}.png", (), 120, 80),
+        "images": ImageFile(f"signs/{number:06d}.png", (), 120, 80),
         "caption": Caption(said["caption"]),
         "regions": Regions((Region(there, said["region"]), Region(near, said["region"]), Region(other, "a blue pole"))),
         "text": Lines(
@@ -60,8 +58,7 @@ def results_of(number: int, texts: Mapping[str, str] | None = None, settings: Fi
         "segment_captions": SegmentCaptions((said["segment"], "a pole")),
         "matching": Scores((0.9, 0.8, 0.3), (0.7, 0.5)),
     }
-    given = [results[stage] for stage in ("regions", "text", "segments", "segment_captions", "matching")]
-    results["filters"] = filtered(*given, settings or FilterSettings())
+    results["filters"] = filter_candidates(results, settings or Thresholds())
     results["summary"] = Summary(said.get("summary", "The picture shows a sign. A red ring is on it."), (), 1)
     return results
 
@@ -69,12 +66,12 @@ def results_of(number: int, texts: Mapping[str, str] | None = None, settings: Fi
 def write_run(
     folder: Path,
     rows: Sequence[Mapping[str, Any]],
-    settings: FilterSettings | None = None,
+    settings: Thresholds | None = None,
     unreadable: Sequence[str] = (),
 ) -> Path:
     """Write `folder/run` and `folder/pictures`; stages that a row lacks have failed on it."""
     run, pictures = folder / "run", folder / "pictures"
-    (run / STAGES).mkdir(parents=True)
+    (run / "stages").mkdir(parents=True)
     (run / "journals").mkdir()
     images = []
     for number, row in enumerate(rows):
@@ -85,11 +82,11 @@ def write_run(
         images.append(hashlib.sha256(path.read_bytes()).hexdigest())
     for stage in RESULTS:
         lines = [
-            json.dumps({"image": image, "key": "0", **result_to_json(row[stage])}, ensure_ascii=False)
+            json.dumps({"image": image, "key": "0", **asdict(row[stage])}, ensure_ascii=False)
             for image, row in zip(images, rows, strict=True)
             if stage in row
         ]
-        (run / STAGES / f"{stage}.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        (run / stage_file(stage)).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     problems = [{"file": name, "stage": "images", "problem": f"{name} is empty"} for name in unreadable]
     for row in rows:
         failed = next((stage for stage in RESULTS if stage not in row), None)
@@ -100,7 +97,7 @@ def write_run(
     stages = {
         stage: {
             "expert": EXPERTS.get(stage, "scripted"),
-            "settings": vars(settings or FilterSettings()) if stage == "filters" else {"most_sentences": 5},
+            "settings": vars(settings or Thresholds()) if stage == "filters" else {"most_sentences": 5},
             "done": sum(1 for row in rows if stage in row),
             "failed": sum(1 for problem in problems if problem["stage"] == stage),
             "seconds": 1.5,

@@ -14,8 +14,11 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
+from finetune_multitask import main as program
 from monkey.training.arguments import parse_flags
-from monkey.training.run import Stopped, finetune
+from monkey.training.finetune import Stopped, finetune
 
 
 def without_compiler() -> None:
@@ -33,6 +36,18 @@ def run(words: list[str]) -> str | None:
     except (ValueError, OSError, Stopped) as ended:
         return str(ended)
     return None
+
+
+def run_apart(words: list[str], said: Path, threads: int) -> None:
+    """The whole program in a process that a test has forked, in a session of its own; what it says goes to a file."""
+    os.setsid()
+    with said.open("w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    # With another number of threads sums are added up in another order.
+    torch.set_num_threads(threads)
+    sys.exit(program(words))
 
 
 def main(jobs: Path) -> None:

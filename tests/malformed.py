@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import monkey
+from monkey.adapters import add_decoder_lora, save_adapter
 from monkey.checkpoint import published_names
-from monkey.published_config import published_config
-from monkey.training.lora import add_decoder_lora, save_adapter
+from monkey.configuration import published_config
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, picture, small_config, small_processor
 
@@ -99,7 +99,7 @@ def faults(folder: Path) -> Iterator[Fault]:
         for what, content in WHOLE.items():
             yield (
                 f"{path.name} holds {what}",
-                lambda target, name=path.name, content=content: _write(target / name, content),
+                lambda target, name=path.name, content=content: (target / name).write_bytes(content),
             )
         if path.suffix == ".json":
             for keys in _places(json.loads(path.read_text(encoding="utf-8"))):
@@ -126,21 +126,11 @@ WEIGHTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-_LONG = (("weight_map",), ("decoder_values",))
-"""Objects whose members are all alike."""
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
 def _places(content: Any, keys: tuple = ()) -> Iterator[tuple]:
     """The keys to each value in a JSON; only the first members of long objects and lists."""
     members = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for count, (key, value) in enumerate(members):
-        if (isinstance(content, list) and count >= 1) or (
-            keys and keys[-1] in ("weight_map", "decoder_values") and count >= 2
-        ):
+        if (isinstance(content, list) and count >= 1) or (keys[-1:] == ("weight_map",) and count >= 2):
             break
         yield (*keys, key)
         yield from _places(value, (*keys, key))

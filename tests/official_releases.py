@@ -1,7 +1,7 @@
 """Small releases in the official formats of the data sets, as `eval.prepare` reads them: a few rows, tiny pictures.
 
-`RELEASES[task](folder)` writes one and returns what the first line of the task's question file must hold beside its
-picture.
+`RELEASES[task](folder)` writes one and returns how many questions it gives, and what the first line of the task's
+question file must hold beside its picture.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.prepare.table import target_of
+from eval.tasks import TASKS
 
+Made = tuple[int, dict[str, Any]]
 TEN = ["red", "red", "red", "blue", "red", "dark red", "red", "red", "red", ""]
 
 
@@ -69,17 +70,17 @@ def _coco(folder: Path, prefix: str, people: list[dict[str, Any]]) -> None:
         picture(folder / f"val2014/COCO_val2014_{number:012d}.jpg", number)
 
 
-def vqav2(folder: Path) -> dict[str, Any]:
+def vqav2(folder: Path) -> Made:
     _coco(folder, "v2_", _people(TEN))
-    return {"question": "What colour is it?", "answer": TEN, "question_id": 42000}
+    return 3, {"question": "What colour is it?", "answer": TEN, "question_id": 42000}
 
 
-def okvqa(folder: Path) -> dict[str, Any]:
+def okvqa(folder: Path) -> Made:
     _coco(folder, "", _people(["race"] * 10, raw_answer="racing"))
-    return {"question_id": 42000, "answer": ["race"] * 10, "raw_answers": ["racing"] * 10}
+    return 3, {"question_id": 42000, "answer": ["race"] * 10, "raw_answers": ["racing"] * 10}
 
 
-def textvqa(folder: Path) -> dict[str, Any]:
+def textvqa(folder: Path) -> Made:
     rows = [
         {"question_id": 34602, "question": "what is the brand?", "image_id": "003a8ae2ef43b901", "answers": TEN},
         {"question_id": 34603, "question": "what is read?", "image_id": "0054c91397f2fe05", "answers": ["no"] * 10},
@@ -87,7 +88,7 @@ def textvqa(folder: Path) -> dict[str, Any]:
     write_json(folder / "TextVQA_0.5.1_val.json", {"dataset_type": "val", "dataset_version": "0.5.1", "data": rows})
     for number, row in enumerate(rows):
         picture(folder / f"train_images/{row['image_id']}.jpg", number)
-    return {"question": "what is the brand?", "answer": TEN, "question_id": 34602}
+    return 2, {"question": "what is the brand?", "answer": TEN, "question_id": 34602}
 
 
 def rotations(folder: Path, **degrees: str) -> None:
@@ -96,7 +97,7 @@ def rotations(folder: Path, **degrees: str) -> None:
     (folder / "train-images-boxable-with-rotation.csv").write_text("\n".join(lines) + "\n")
 
 
-def textcaps(folder: Path) -> dict[str, Any]:
+def textcaps(folder: Path) -> Made:
     references = {
         name: [f"a {thing} that says {number}" for number in range(5)]
         for name, thing in (("0aa1", "sign"), ("0bb2", "bottle"))
@@ -109,10 +110,10 @@ def textcaps(folder: Path) -> dict[str, Any]:
     write_json(folder / "TextCaps_0.1_val.json", {"data": rows})
     for number, name in enumerate(("0aa1", "0bb2")):
         picture(folder / f"train_images/{name}.jpg", number)
-    return {"answer": references["0aa1"], "question_id": "0aa1"}
+    return 2, {"answer": references["0aa1"], "question_id": "0aa1"}
 
 
-def vizwiz(folder: Path) -> dict[str, Any]:
+def vizwiz(folder: Path) -> Made:
     people = [{"answer": answer, "answer_confidence": "maybe"} for answer in TEN]
     rows = [
         {"image": f"VizWiz_val_{number:08d}.jpg", "question": "What is it?", "answers": people, "answer_type": "other"}
@@ -122,10 +123,10 @@ def vizwiz(folder: Path) -> dict[str, Any]:
     write_json(folder / "Annotations/val.json", rows)
     for number in (0, 17):
         picture(folder / f"val/VizWiz_val_{number:08d}.jpg", number)
-    return {"question_id": 0, "answer": TEN, "answerable": 1}
+    return 2, {"question_id": 0, "answer": TEN, "answerable": 1}
 
 
-def gqa(folder: Path) -> dict[str, Any]:
+def gqa(folder: Path) -> Made:
     def entry(**changes: Any) -> dict[str, Any]:
         types = {"structural": "verify", "semantic": "obj", "detailed": "exist"}
         return {"question": "Is it?", "imageId": "n1", "answer": "yes", "isBalanced": True, "types": types} | changes
@@ -134,10 +135,10 @@ def gqa(folder: Path) -> dict[str, Any]:
     write_json(folder / "testdev_balanced_questions.json", questions)
     picture(folder / "images/n1.jpg", 1)
     picture(folder / "images/n2.jpg", 2)
-    return {"question_id": "201", "answer": "yes"}
+    return 2, {"question_id": "201", "answer": "yes"}
 
 
-def documents(folder: Path, file: str, key: str, pictures: str, with_answers: bool = True) -> dict[str, Any]:
+def documents(folder: Path, file: str, key: str, pictures: str, with_answers: bool = True) -> Made:
     """The Robust Reading Competition's form."""
     rows = [
         {"questionId": 337, "question": "what is the date?", key: "documents/x_1.png", "answers": ["1/8/93", "1-8-93"]},
@@ -148,36 +149,36 @@ def documents(folder: Path, file: str, key: str, pictures: str, with_answers: bo
         if not with_answers:
             del row["answers"]
     write_json(folder / file, {"dataset_name": "SP-DocVQA", "data": rows})
-    return {"question_id": 337, "answer": ["1/8/93", "1-8-93"]}
+    return 2, {"question_id": 337, "answer": ["1/8/93", "1-8-93"]}
 
 
-def docvqa(folder: Path) -> dict[str, Any]:
+def docvqa(folder: Path) -> Made:
     return documents(folder, "test_v1.0.json", "image", "test")
 
 
-def infovqa(folder: Path) -> dict[str, Any]:
+def infovqa(folder: Path) -> Made:
     return documents(folder, "infographicsVQA_test_v1.0.json", "image_local_name", "images")
 
 
-def due_questions(folder: Path) -> dict[str, Any]:
+def due_questions(folder: Path) -> Made:
     """The DUE package of DocVQA: document names, questions as keys, one picture a document."""
     values = [{"value": "memo", "value_variants": ["memo", "MEMO"]}]
     annotation = {"id": "44818", "key": "What is it?", "values": values, "metadata": {"question_id": 16365}}
     rows = [{"name": "lflm0081_1", "language": "en", "annotations": [annotation], "split": "test"}]
     write_lines(folder / "test/document.jsonl", rows)
     picture(folder / "png/lflm0081_1/0.png")
-    return {"question_id": 16365, "answer": ["memo", "MEMO"], "question": "What is it?"}
+    return 1, {"question_id": 16365, "answer": ["memo", "MEMO"], "question": "What is it?"}
 
 
-def chartqa(folder: Path) -> dict[str, Any]:
+def chartqa(folder: Path) -> Made:
     for part, labels in (("human", ["14", "0.57"]), ("augmented", ["23"])):
         rows = [{"imgname": f"{part}.png", "query": f"How much {part}?", "label": label} for label in labels]
         write_json(folder / f"ChartQA Dataset/test/test_{part}.json", rows)
         picture(folder / f"ChartQA Dataset/test/png/{part}.png", len(labels))
-    return {"question_id": 0, "question": "How much human?", "answer": "14", "part": "human"}
+    return 3, {"question_id": 0, "question": "How much human?", "answer": "14", "part": "human"}
 
 
-def stvqa(folder: Path) -> dict[str, Any]:
+def stvqa(folder: Path) -> Made:
     rows = [
         {"question_id": 9000 + number, "question": f"What is {number}?", "answers": [f"number {number}", str(number)]}
         | {"dataset": "coco-text", "file_name": f"COCO_train2014_{number}.jpg"}
@@ -187,10 +188,10 @@ def stvqa(folder: Path) -> dict[str, Any]:
     write_json(folder / "train_task_3.json", {"task": 3, "data": rows})
     for number in range(3):
         picture(folder / f"coco-text/COCO_train2014_{number}.jpg", number)
-    return {"question_id": 0, "question": "What is 0?", "answer": ["number 0", "0"], "train_question_id": 9000}
+    return 3, {"question_id": 0, "question": "What is 0?", "answer": ["number 0", "0"], "train_question_id": 9000}
 
 
-def stvqa_predictions(folder: Path) -> dict[str, Any]:
+def stvqa_predictions(folder: Path) -> Made:
     """What the authors of OCRBench published of the subset: a model's predictions."""
     images = ("VisualGenome/1/2341689.jpg", "coco-text/COCO_train2014_0.jpg")
     rows = [
@@ -200,10 +201,10 @@ def stvqa_predictions(folder: Path) -> dict[str, Any]:
     ]
     picture(folder / images[0])
     write_json(folder / "answer_save/T5/STVQA.json", rows)
-    return {"question_id": 0, "question": "What is 2?", "answer": ["2"]}
+    return 2, {"question_id": 0, "question": "What is 2?", "answer": ["2"]}
 
 
-def estvqa(folder: Path) -> dict[str, Any]:
+def estvqa(folder: Path) -> Made:
     rows = [
         {"image": "011364.jpg", "annotation": [{"question": "What is this store?", "answer": "pizzeria"}]},
         {"image": "011365.jpg", "annotation": [{"question": "这家店的名字是什么?", "answer": "佳霓"}]},
@@ -212,10 +213,10 @@ def estvqa(folder: Path) -> dict[str, Any]:
     write_json(folder / "annotations/train.json", rows)
     for number, row in enumerate(rows):
         picture(folder / "images/train" / row["image"], number)
-    return {"question": "What is this store?", "answer": "pizzeria", "question_id": 0}
+    return 2, {"question": "What is this store?", "answer": "pizzeria", "question_id": 0}
 
 
-def estvqa_official(folder: Path) -> dict[str, Any]:
+def estvqa_official(folder: Path) -> Made:
     box = ["53", "680", "50", "727", "415", "711", "414", "661"]
     rows = [
         {"question_id": 0, "question": "这家店的名字是什么?", "answer": "禾不锈钢", "evidence": box},
@@ -225,19 +226,19 @@ def estvqa_official(folder: Path) -> dict[str, Any]:
     write_json(folder / "test_images.json", [{"question_id": number, "image": f"{number}.jpg"} for number in (1, 0)])
     for number in range(2):
         picture(folder / f"images/test/{number}.jpg", number)
-    return {**rows[0], "language": "Chinese"}
+    return 2, {**rows[0], "language": "Chinese"}
 
 
-def estvqa_predictions(folder: Path) -> dict[str, Any]:
+def estvqa_predictions(folder: Path) -> Made:
     rows = [
         {"question": "What number?", "answer": "7", "gt_answers": "9", "model_name": "BLIP2"}
         | {"image_path": "./data/ESTVQA/images/train/011366.jpg"}
     ]
     write_json(folder / "ESTVQA_EN.json", rows)
-    return {"question": "What number?", "answer": "9", "question_id": 0}
+    return 1, {"question": "What number?", "answer": "9", "question_id": 0}
 
 
-def ai2d(folder: Path) -> dict[str, Any]:
+def ai2d(folder: Path) -> Made:
     def entry(number: int, abc: bool) -> dict[str, Any]:
         options = ["A", "B", "C", "D"] if abc else ["moon", "sun", "star", "earth"]
         return {"questionId": f"1.png-{number}", "answerTexts": options, "correctAnswer": number, "abcLabel": abc}
@@ -250,10 +251,10 @@ def ai2d(folder: Path) -> dict[str, Any]:
     picture(folder / "images/1.png", 1, (64, 48))
     (folder / "ai2d_test_ids.csv").write_text("1\n")
     more = {"options": ["moon", "sun", "star", "earth"]}
-    return {"question": "Which is it?\nmoon\nsun\nstar\nearth", "answer": "sun", "question_id": "1.png-1", **more}
+    return 2, {"question": "Which is it?\nmoon\nsun\nstar\nearth", "answer": "sun", "question_id": "1.png-1", **more}
 
 
-def scienceqa(folder: Path) -> dict[str, Any]:
+def scienceqa(folder: Path) -> Made:
     def problem(**changes: Any) -> dict[str, Any]:
         base = {"question": "Which is it?", "choices": ["moon", "sun"], "answer": 1, "hint": "", "image": "image.png"}
         return base | {"subject": "natural science", "grade": "grade4", "split": "test"} | changes
@@ -263,7 +264,7 @@ def scienceqa(folder: Path) -> dict[str, Any]:
     for number in ("5", "20"):
         picture(folder / f"test/{number}/image.png", int(number))
     asked = "Context: N/A\nQuestion: Which is it?\nOptions: A. moon\nB. sun"
-    return {"question": asked, "answer": ["B", "sun"], "question_id": "5", "options": ["moon", "sun"]}
+    return 2, {"question": asked, "answer": ["B", "sun"], "question_id": "5", "options": ["moon", "sun"]}
 
 
 def _forms(folder: Path, key: str, other: str) -> None:
@@ -281,20 +282,20 @@ def _forms(folder: Path, key: str, other: str) -> None:
     picture(folder / "png/4701.png", 7)
 
 
-def deepform(folder: Path) -> dict[str, Any]:
+def deepform(folder: Path) -> Made:
     _forms(folder, "advertiser", "gross_amount")
     asked = "What is the value for the advertiser?"
     more = {"document": "460014-big", "key": "advertiser", "values": [["A & B", "a&b"]]}
-    return {"question": asked, "answer": ["A & B", "a&b"], "question_id": 0, **more}
+    return 10, {"question": asked, "answer": ["A & B", "a&b"], "question_id": 0, **more}
 
 
-def kleister(folder: Path) -> dict[str, Any]:
+def kleister(folder: Path) -> Made:
     _forms(folder, "charity_name", "report_date")
     asked = "What is the value for the address__post_town?"
-    return {"question": asked, "answer": ["None"], "document": "460014-big", "values": []}
+    return 16, {"question": asked, "answer": ["None"], "document": "460014-big", "values": []}
 
 
-def wtq(folder: Path) -> dict[str, Any]:
+def wtq(folder: Path) -> Made:
     lines = [
         "id\tutterance\tcontext\ttargetValue",
         'nu-0\twhich "country" had more?\tcsv/203-csv/733.csv\tItaly|San Marino',
@@ -304,10 +305,10 @@ def wtq(folder: Path) -> dict[str, Any]:
     (folder / "data/pristine-unseen-tables.tsv").write_text("\n".join(lines) + "\n")
     picture(folder / "png/203-csv_733.png", 1)
     picture(folder / "png/204_836.png", 2)
-    return {"question": 'which "country" had more?', "answer": ["Italy", "San Marino"], "question_id": "nu-0"}
+    return 2, {"question": 'which "country" had more?', "answer": ["Italy", "San Marino"], "question_id": "nu-0"}
 
 
-def tabfact(folder: Path) -> dict[str, Any]:
+def tabfact(folder: Path) -> Made:
     tables = {
         "1-24143253-5.html.csv": [["it be five", "it be six"], [1, 0], "a caption"],
         "2-12206319-1.html.csv": [["all be two"], [0], "another"],
@@ -317,10 +318,10 @@ def tabfact(folder: Path) -> dict[str, Any]:
     write_json(folder / "data/complex_test_id.json", ["2-12206319-1.html.csv"])
     picture(folder / "png/1-24143253-5.png", 1)
     picture(folder / "png/2-12206319-1.html.csv.png", 2)
-    return {"question": "it be five, Yes or No?", "answer": "Yes", "part": "simple", "question_id": 0}
+    return 3, {"question": "it be five, Yes or No?", "answer": "Yes", "part": "simple", "question_id": 0}
 
 
-def visualmrc(folder: Path) -> dict[str, Any]:
+def visualmrc(folder: Path) -> Made:
     pairs = [
         {"question": {"text": "Who?"}, "answer": {"text": answer, "relevant": [1]}}
         for answer in ("A man with a hat.", "Two dogs on the grass.")
@@ -329,10 +330,10 @@ def visualmrc(folder: Path) -> dict[str, Any]:
         folder / "test.jsonl", [{"id": "p1", "image_filename": "p1.png", "bounding_boxes": [], "qa_data": pairs}]
     )
     picture(folder / "images/p1.png")
-    return {"question": "Who?", "answer": "A man with a hat.", "question_id": 0}
+    return 2, {"question": "Who?", "answer": "A man with a hat.", "question_id": 0}
 
 
-def ocrvqa(folder: Path) -> dict[str, Any]:
+def ocrvqa(folder: Path) -> Made:
     def book(split: int, ending: str) -> dict[str, Any]:
         asked = {"questions": ["Who wrote this?", "Is it a novel?"], "answers": ["A. Author", "No"]}
         return {"imageURL": f"http://images.example/I/51{ending}", "title": "T", "split": split} | asked
@@ -340,10 +341,10 @@ def ocrvqa(folder: Path) -> dict[str, Any]:
     write_json(folder / "dataset.json", {"076": book(1, ".jpg"), "031": book(3, ".jpg"), "042": book(3, ".gif")})
     picture(folder / "images/031.jpg", 1)
     picture(folder / "images/042.gif", 2)
-    return {"question": "Who wrote this?", "answer": "A. Author", "question_id": 0}
+    return 4, {"question": "Who wrote this?", "answer": "A. Author", "question_id": 0}
 
 
-def ocrbench(folder: Path) -> dict[str, Any]:
+def ocrbench(folder: Path) -> Made:
     rows = [
         {"dataset_name": "IIIT5K", "type": "Regular Text Recognition", "id": 0, "image_path": "IIIT5K/1.png"}
         | {"question": "what is written in the image?", "answers": ["CENTRE"]},
@@ -354,10 +355,10 @@ def ocrbench(folder: Path) -> dict[str, Any]:
     for number, row in enumerate(rows):
         picture(folder / "OCRBench_Images" / row["image_path"], number)
     more = {"type": "Regular Text Recognition", "dataset_name": "IIIT5K"}
-    return {"question": "what is written in the image?", "answer": ["CENTRE"], "question_id": 0, **more}
+    return 2, {"question": "what is written in the image?", "answer": ["CENTRE"], "question_id": 0, **more}
 
 
-def flickr30k(folder: Path) -> dict[str, Any]:
+def flickr30k(folder: Path) -> Made:
     def entry(number: int, split: str) -> dict[str, Any]:
         sentences = [{"raw": f"A man {number} {one}.", "tokens": ["a", "man"]} for one in range(5)]
         return {"filename": f"{number}.jpg", "split": split, "sentids": [0], "imgid": number, "sentences": sentences}
@@ -366,10 +367,10 @@ def flickr30k(folder: Path) -> dict[str, Any]:
     write_json(folder / "dataset_flickr30k.json", {"dataset": "flickr30k", "images": rows})
     for number in (2, 4):
         picture(folder / f"flickr30k-images/{number}.jpg", number)
-    return {"answer": [f"A man 2 {one}." for one in range(5)], "question_id": 2}
+    return 2, {"answer": [f"A man 2 {one}." for one in range(5)], "question_id": 2}
 
 
-RELEASES: dict[str, Callable[[Path], dict[str, Any]]] = {
+RELEASES: dict[str, Callable[[Path], Made]] = {
     "estvqa_test": estvqa,
     "estvqa_official": estvqa_official,
     "docvqa_test": docvqa,
@@ -393,35 +394,10 @@ RELEASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ocrvqa": ocrvqa,
     "ocrbench": ocrbench,
 }
-QUESTIONS = {
-    "estvqa_test": 2,
-    "estvqa_official": 2,
-    "docvqa_test": 2,
-    "chartqa": 3,
-    "infovqa_test": 2,
-    "vizwiz_val": 2,
-    "deepform": 10,
-    "KLC": 16,
-    "WTQ": 2,
-    "gqa_testdev": 2,
-    "okvqa_val": 3,
-    "textvqa_val": 2,
-    "stvqa_test": 3,
-    "ai2diagram_test": 2,
-    "vqav2_val": 3,
-    "flickr30k": 2,
-    "textcaps_val": 2,
-    "scienceqa_img": 2,
-    "tabfact": 3,
-    "visualmrc": 2,
-    "ocrvqa": 4,
-    "ocrbench": 2,
-}
-"""Questions that each of these releases gives."""
 
 
 def question_file(root: Path, task: str) -> Path:
-    return root / target_of(task).file
+    return root / TASKS[task].file
 
 
 def lines(root: Path, task: str) -> list[dict]:

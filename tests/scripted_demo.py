@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from monkey.checkpoint_card import CheckpointCard
 from monkey.images import open_image
-from monkey.serving.attention_maps import PictureAttention
-from monkey.serving.demo.opening import Choice, Models
-from monkey.serving.demo.server import running_demo
+from monkey.serving.attention_maps import ImageAttention
+from monkey.serving.demo import running_demo
+from monkey.serving.demo_answers import Choice, Models
 from tests.small_processor import small_config
 
 LIMITS = SimpleNamespace(max_bytes=200_000, max_pixels=3_000_000, opening={})
@@ -59,6 +59,8 @@ class ScriptedAnswerer:
         """As if newly made."""
         self.pause = 0.0
         self.asked: list[str] = []
+        self.told: list[str] = []
+        """Its answers before the question that was asked last."""
         self.decodings: list[Any] = []
         self.running = 0
         self.most_running = 0
@@ -73,7 +75,8 @@ class ScriptedAnswerer:
         parts = [part for message in messages for part in message["content"] if message["role"] == "user"]
         sizes = [open_image(part["image"]).size for part in parts if part["type"] == "image"]
         question = messages[-1]["content"][-1]["text"]
-        earlier = sum(message["role"] == "assistant" for message in messages)
+        self.told = [message["content"] for message in messages if message["role"] == "assistant"]
+        earlier = len(self.told)
         self.asked.append(question)
         self.decodings.append(decoding)
         shown = " and ".join(f"{width}×{height}" for width, height in sizes)
@@ -82,11 +85,11 @@ class ScriptedAnswerer:
             script = script.pop(0)
         return ScriptedReply(self, script)
 
-    def attention_maps(self, messages: Sequence[dict], answer: str) -> list[PictureAttention]:
+    def attention_maps(self, messages: Sequence[dict], answer: str) -> list[ImageAttention]:
         config = self.model.config
         maps = np.full((config.num_views, 2, 2), 1 / (4 * config.num_views), np.float32)
         count = sum(part["type"] == "image" for message in messages[::2] for part in message["content"])
-        return [PictureAttention(tuple(config.grid), maps * config.num_views, maps * 0.25, 0.25)] * count
+        return [ImageAttention(tuple(config.grid), maps * config.num_views, maps * 0.25, 0.25)] * count
 
     def close(self) -> None:
         pass
@@ -130,10 +133,17 @@ def models_of(
 
 
 @contextmanager
-def scripted_demo(models: Models, **settings: Any) -> Iterator:
-    """The running demo of models that the caller opens."""
+def scripted_demo(*answerers: ScriptedAnswerer | Models, **settings: Any) -> Iterator[str]:
+    """The address of a running demo of these answerers, which are being opened."""
+    models = answerers[0] if isinstance(answerers[0], Models) else models_of(*answerers)
     with running_demo(models, "127.0.0.1", free_port(), **settings) as app:
-        yield app
+        threading.Thread(target=_open, args=(models,), daemon=True).start()
+        yield app.local_url
+
+
+def _open(models: Models) -> None:
+    with suppress(ValueError):  # the page says it
+        models.open()
 
 
 def free_port() -> int:

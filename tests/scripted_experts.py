@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Sequence
 
-from monkey.describe.expert import Expert, Failure, Item
-from monkey.describe.experts import EXPERTS
-from monkey.describe.records import (
+from monkey.describe import pipeline
+from monkey.describe.experts import Expert, Failure, Item
+from monkey.describe.findings import (
     Caption,
     Line,
     Lines,
@@ -43,13 +42,10 @@ WORDS = ("HARVEST", "BAKERY", "STATION", "GARDEN", "LIBRARY", "OPTICIAN", "TAILO
 class Scripted(Expert):
     """Says what `told` makes of an image and of random numbers that are the image's own."""
 
-    def __call__(self, items: Sequence[Item]) -> list[Result | Failure]:
-        return [self._one(item) for item in items]
-
-    def _one(self, item: Item) -> Result | Failure:
-        if item.picture.size == NOT_KNOWN:
+    def find(self, item: Item) -> Result | Failure:
+        if item.image.size == NOT_KNOWN:
             return Failure("the script has nothing on this image")
-        return self.told(item, random.Random(hashlib.sha256(item.picture.tobytes()).hexdigest()))
+        return self.told(item, random.Random(hashlib.sha256(item.image.tobytes()).hexdigest()))
 
     def told(self, item: Item, rng: random.Random) -> Result:
         raise NotImplementedError
@@ -101,9 +97,8 @@ _CLASSES = (
     ScriptedSegmentCaptions,
     ScriptedMatching,
 )
-sys.modules["monkey.describe.scripted"] = sys.modules[__name__]
 for _stage, _class in zip(STAGES, _CLASSES, strict=True):
-    EXPERTS[_stage]["scripted"] = f"scripted:{_class.__name__}"
+    pipeline.STAGES[_stage].experts["scripted"] = _class
 
 if __name__ == "__main__":
     from monkey.describe.__main__ import main

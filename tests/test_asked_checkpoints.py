@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +13,7 @@ from PIL import Image
 
 import monkey
 from monkey import ask, cli
-from monkey.serving.checkpoints import checkpoint_fingerprint
-from monkey.training.lora import add_decoder_lora, save_adapter
+from monkey.adapters import add_decoder_lora, save_adapter
 from tests.conftest import GOLDEN, random_model
 from tests.small_processor import small_config, small_processor
 
@@ -94,15 +90,6 @@ def test_it_opens_and_answers_as_generate_does(kind, checkpoints, capsys):
     assert capsys.readouterr().out == answer + "\n"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [SAME_WEIGHTS[0], ADAPTERS[1]])
-def test_it_is_asked_by_a_command_with_no_network(kind, checkpoints):
-    environment = os.environ | {"HF_HUB_CACHE": str(checkpoints.cache), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "monkey.ask", *words(checkpoints.names[kind]), "What is the total?"]
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, checkpoints.answers[kind] + "\n")
-
-
 def test_an_adapter_answers_otherwise_than_its_base(checkpoints):
     assert checkpoints.answers[ADAPTERS[0]] != checkpoints.answers[SAME_WEIGHTS[0]]
 
@@ -119,18 +106,6 @@ def saved(folder: Path, seed: int = 0, **text) -> Path:
     random_model(small_config(**text), seed).save_pretrained(folder)
     small_processor().save_pretrained(folder)
     return folder
-
-
-def test_another_base_or_other_weights_are_another_model(tmp_path):
-    base, other = saved(tmp_path / "base"), saved(tmp_path / "other", seed=1)
-    model = monkey.MonkeyForConditionalGeneration.from_pretrained(base)
-    wrapped = add_decoder_lora(model, SimpleNamespace(lora_r=4, lora_alpha=8, lora_dropout=0.0))
-    save_adapter(wrapped, tmp_path / "adapter")
-    before = checkpoint_fingerprint(tmp_path / "adapter")
-    assert before != checkpoint_fingerprint(base)
-    settings = tmp_path / "adapter" / "adapter_config.json"
-    settings.write_text(settings.read_text().replace(str(base), str(other)))
-    assert checkpoint_fingerprint(tmp_path / "adapter") != before
 
 
 class TestFourBits:

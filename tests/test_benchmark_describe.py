@@ -7,10 +7,8 @@ import json
 import pytest
 
 from benchmarks import describe
-from monkey.describe.blip2 import PictureCaptions
-from monkey.describe.expert import Failure
-from monkey.describe.nothing import NoText
-from monkey.describe.records import RESULTS, Caption
+from monkey.describe.experts import NO_TEXT, Blip2Captions, Failure
+from monkey.describe.findings import RESULTS, Caption
 
 
 @pytest.fixture
@@ -23,13 +21,13 @@ def without_reading(monkeypatch):
 @pytest.mark.slow
 def test_the_last_line_has_rates_and_shares_of_every_stage(capsys, monkeypatch, without_reading):
     sizes = []
-    original = PictureCaptions.__call__
+    original = Blip2Captions.__call__
 
     def counted(self, items):
         sizes.append(len(items))
         return original(self, items)
 
-    monkeypatch.setattr(PictureCaptions, "__call__", counted)
+    monkeypatch.setattr(Blip2Captions, "__call__", counted)
     assert describe.main(["--quick"]) == 0
     # One at a time and in batches, once to compare the outputs and once for the time.
     assert sizes == 2 * [1, 1, 1, 1, 1, 4, 1]
@@ -48,21 +46,21 @@ def test_the_last_line_has_rates_and_shares_of_every_stage(capsys, monkeypatch, 
 
 
 def test_outputs_that_differ_are_not_compared(monkeypatch, capsys, without_reading):
-    original = PictureCaptions.__call__
+    original = Blip2Captions.__call__
 
     def changed(self, items):
         found = original(self, items)
         return found if len(items) == 1 else [Caption(f"{one.text}.") for one in found]
 
-    monkeypatch.setattr(PictureCaptions, "__call__", changed)
-    with pytest.raises(SystemExit, match="caption: 80% of the pictures come out otherwise alone than in a batch"):
+    monkeypatch.setattr(Blip2Captions, "__call__", changed)
+    with pytest.raises(SystemExit, match="caption: 80% of the images come out otherwise alone than in a batch"):
         describe.main(["--quick"])
     assert "ratios" not in capsys.readouterr().out
 
 
 def test_a_failure_is_no_speed(monkeypatch, without_reading):
-    monkeypatch.setattr(NoText, "__call__", lambda self, items: [Failure("no reader") for _ in items])
-    with pytest.raises(SystemExit, match="text failed on picture 0 alone: no reader"):
+    monkeypatch.setattr(NO_TEXT, "__call__", lambda self, items: [Failure("no reader") for _ in items])
+    with pytest.raises(SystemExit, match="text failed on image 0 alone: no reader"):
         describe.main(["--quick"])
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from monkey.journal import remove_partials
-from monkey.training.report import write_loss_curve
+from monkey.training.model_card import write_loss_curve
 from monkey.training.resuming import earlier_evaluations
 from monkey.training.trainer import BestCheckpoint
 from tests.small_processor import refusal
@@ -45,20 +45,18 @@ class TestBest:
         assert [self._offer(best, *pair) for pair in values] == [False, True, True, False, False]
         assert self._kept(tmp_path) == (3, 1.0, 3)
 
-    def test_the_record_has_every_score(self, tmp_path):
-        best = BestCheckpoint(tmp_path, "score", greater_is_better=True)
-        self._offer(best, 7, 40.0, eval_score_a=30.0, eval_score_b=50.0, eval_loss=1.0, epoch=0.5)
-        assert json.loads((tmp_path / "best" / "best.json").read_text()) == {
-            "step": 7,
-            "metric": "eval_score",
-            "value": 40.0,
-            "scores": {"eval_score": 40.0, "eval_score_a": 30.0, "eval_score_b": 50.0},
-        }
-
     def test_a_resumed_run_goes_on_from_the_value_on_disk(self, tmp_path):
-        self._offer(BestCheckpoint(tmp_path, "score", greater_is_better=True), 5, 50.0)
+        self._offer(
+            BestCheckpoint(tmp_path, "score", greater_is_better=True), 5, 50.0, eval_score_a=50.0, eval_loss=1.0
+        )
+        assert json.loads((tmp_path / "best" / "best.json").read_text()) == {
+            "step": 5,
+            "metric": "eval_score",
+            "value": 50.0,
+            "scores": {"eval_score": 50.0, "eval_score_a": 50.0},
+        }
         resumed = BestCheckpoint(tmp_path, "score", greater_is_better=True)
-        assert resumed.record.step == 5
+        assert resumed.record["step"] == 5
         assert not self._offer(resumed, 6, 49.0)
         assert self._offer(resumed, 7, 51.0)
         assert self._kept(tmp_path) == (7, 51.0, 7)
@@ -81,7 +79,7 @@ class TestBest:
         with pytest.raises(OSError, match="No space left"):
             best.keep(6, {"eval_score": 60.0}, full)
         assert self._kept(tmp_path) == (5, 50.0, 5)
-        assert best.record.step == 5
+        assert best.record["step"] == 5
         assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
     @pytest.mark.parametrize("renames", [2, 3])
@@ -107,8 +105,8 @@ class TestBest:
         monkeypatch.undo()
         remove_partials(tmp_path)  # as a run does before it starts
         found = BestCheckpoint(tmp_path, "score", greater_is_better=True)
-        assert found.record.step == (5 if renames == 2 else 6)  # the first is of best.json
-        assert self._kept(tmp_path)[0] == found.record.step
+        assert found.record["step"] == (5 if renames == 2 else 6)  # the first is of best.json
+        assert self._kept(tmp_path)[0] == found.record["step"]
         assert self._offer(found, 8, 80.0)
         assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
@@ -150,36 +148,25 @@ class TestCurve:
         {"step": 4, "eval_score_a": 50.0, "eval_score_b": 30.0, "eval_score": 40.0},
     )
 
-    @staticmethod
-    def _drawn(monkeypatch, history, path, **more):
-        """The figure that is written, and its labels."""
+    def test_losses_and_scores_stand_on_axes_of_their_own_with_the_best_step(self, tmp_path, monkeypatch):
         from matplotlib.figure import Figure
 
         figures = []
         real = Figure.savefig
         monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), real(self, *a, **k)))
-        write_loss_curve(list(history), path, **more)
-        (figure,) = figures
-        labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-        return figure, labels
-
-    def test_losses_and_scores_stand_on_axes_of_their_own_with_the_best_step(self, tmp_path, monkeypatch):
-        figure, labels = self._drawn(monkeypatch, self.HISTORY, tmp_path / "curve.png", best_step=4)
-        left, right = figure.axes
-        assert labels == ["training loss", "held-out loss", "a", "b", "mean score", "best: step 4"]
+        write_loss_curve(list(self.HISTORY), tmp_path / "curve.png", best_step=4)
+        # Without scores there is one axis, and a single task needs no mean.
+        write_loss_curve(list(self.HISTORY[:2]), tmp_path / "losses.png")
+        write_loss_curve([{"step": 2, "eval_score_a": 10.0, "eval_score": 10.0}], tmp_path / "task.png")
+        labels = [[text.get_text() for legend in one.legends for text in legend.get_texts()] for one in figures]
+        assert labels == [
+            ["training loss", "held-out loss", "a", "b", "mean score", "best: step 4"], ["training loss"], ["a"]
+        ]  # fmt: skip
+        assert [len(figure.axes) for figure in figures] == [2, 1, 2]
+        left, right = figures[0].axes
         assert "loss" in left.get_ylabel()
         assert right.get_ylabel() == "score (percent)"
         assert [line.get_ydata().tolist() for line in right.lines] == [[10, 50], [30, 30], [20, 40]]
-        with Image.open(tmp_path / "curve.png") as picture:
-            assert picture.format == "PNG"
-        assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
-
-    def test_without_scores_there_is_one_axis(self, tmp_path, monkeypatch):
-        figure, labels = self._drawn(monkeypatch, self.HISTORY[:2], tmp_path / "curve.png")
-        assert len(figure.axes) == 1
-        assert labels == ["training loss"]
-
-    def test_a_single_task_is_drawn_once(self, tmp_path, monkeypatch):
-        history = [{"step": 2, "eval_score_a": 10.0, "eval_score": 10.0}]
-        _, labels = self._drawn(monkeypatch, history, tmp_path / "curve.png")
-        assert labels == ["a"]
+        with Image.open(tmp_path / "curve.png") as curve:
+            assert curve.format == "PNG"
+        assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "losses.png", "task.png"}

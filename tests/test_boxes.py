@@ -43,10 +43,7 @@ class TestReading:
         ("answer", "read"),
         [
             ("<ref>a</ref><box>(1,2),(3,4)</box><box>(5,6),(7,8)</box>", [("a", (1, 2, 3, 4)), ("a", (5, 6, 7, 8))]),
-            (
-                "<ref>a</ref> <box>( 1, 2 ) , (3,4)</box>\n<box>(5,6),(7,8)</box>",
-                [("a", (1, 2, 3, 4)), ("a", (5, 6, 7, 8))],
-            ),
+            ("<ref>a</ref> <box>( 1, 2 ) , (3,4)</box>", [("a", (1, 2, 3, 4))]),
             ("<box>(1,2),(3,4)</box>", [(None, (1, 2, 3, 4))]),
             ("<ref>a</ref> is at <box>(1,2),(3,4)</box>", [(None, (1, 2, 3, 4))]),
             ("<ref>a</ref><box>(1,2),(3,4)</box>, <box>(5,6),(7,8)</box>", [("a", (1, 2, 3, 4)), (None, (5, 6, 7, 8))]),
@@ -65,16 +62,8 @@ class TestReading:
     @pytest.mark.parametrize(
         "answer",
         [
-            "",
-            "no box",
-            "<box>(1,2)</box>",
-            "<box>(1,2),(3,4)",
-            "(1,2),(3,4)</box>",
-            "<box>(1.5,2),(3,4)</box>",
-            "<box>(1,2),(3,4),(5,6),(7,8)</box>",
-            "<quad>(1,2),(3,4)</quad>",
-            "<ref>a<box>b</ref>",
-            "<ref>a",
+            *("", "no box", "<box>(1,2)</box>", "<box>(1,2),(3,4)", "(1,2),(3,4)</box>", "<box>(1.5,2),(3,4)</box>"),
+            *("<box>(1,2),(3,4),(5,6),(7,8)</box>", "<quad>(1,2),(3,4)</quad>", "<ref>a<box>b</ref>", "<ref>a"),
             f"<box>({'9' * 9999},2),(3,4)</box>",
         ],
     )
@@ -102,13 +91,13 @@ class TestReading:
 
 
 class TestRoundTrips:
-    @pytest.mark.parametrize("seed", range(30))
-    def test_what_is_written_is_read_as_the_same(self, seed):
-        chance = random.Random(seed)
-        boxes = [random_box(chance) for _ in range(chance.randint(1, 6))]
-        once = located(written(boxes))
-        assert as_read(once) == as_read(boxes)
-        assert located(written(once)) == once
+    def test_what_is_written_is_read_as_the_same(self):
+        chance = random.Random(0)
+        for _ in range(30):
+            boxes = [random_box(chance) for _ in range(chance.randint(1, 6))]
+            once = located(written(boxes))
+            assert as_read(once) == as_read(boxes)
+            assert located(written(once)) == once
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("size", [(640, 480), (1, 1), (20_000, 10), (333, 2999)])
@@ -160,8 +149,7 @@ class TestDrawing:
         sheet = drawn(image, located("<ref>the cup</ref><box>(250,500),(750,900)</box>"))
         assert image.getextrema() == ((255, 255),) * 3
         changed = (np.asarray(sheet) != 255).any(axis=2)
-        assert changed[150:269, 100].all()
-        assert changed[150:269, 299].all()
+        assert changed[150:269, [100, 299]].all()
         assert changed[269, 100:299].all()
         assert not changed[160:260, 110:290].any()
         assert not changed[:, :90].any()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import evaluate_vqa
 from eval.chat_backend import ChatBackend, folder_fingerprint, is_ours
-from tests.test_evaluation import evaluate_vqa, lines_of, row, run_one, write_set
+from tests.test_evaluation import lines_of, row, run_one, write_set
 
 
 @pytest.fixture

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from monkey.checkpoint import placed_windows, published_names
 from monkey.checkpoint_files import load_bin
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import MonkeyConfig, published_config
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.published_config import published_config
 from scripts.convert_checkpoint import convert, main
 from tests import malformed
 from tests.conftest import prompt_ids, random_model, tiny_config
@@ -76,17 +77,12 @@ def test_own_save_opens_to_equal_weights_and_config(golden_model, tmp_path):
 def test_model_made_from_a_config_saves_and_opens(tmp_path):
     model = random_model(tiny_config())
     model.save_pretrained(tmp_path)
-    assert "transformer.visual.transformer.resblocks.0.mlp_lora.3.lora_scale" in load_file(
-        tmp_path / "model.safetensors"
-    )
+    names = load_file(tmp_path / "model.safetensors").keys()
+    assert "transformer.visual.transformer.resblocks.0.mlp_lora.3.lora_scale" in names
     torch.testing.assert_close(outputs(MonkeyForConditionalGeneration.from_pretrained(tmp_path)), outputs(model))
 
 
 def test_auto_classes_open_the_published_folder_without_remote_code(golden):
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    import monkey  # noqa: F401, registers
-
     assert isinstance(AutoConfig.from_pretrained(golden.checkpoint), MonkeyConfig)
     model = AutoModelForImageTextToText.from_pretrained(golden.checkpoint, grid=(1, 2))
     assert isinstance(model, MonkeyForConditionalGeneration)
@@ -117,22 +113,11 @@ def qwen_vl(tmp_path) -> tuple[Path, MonkeyForConditionalGeneration]:
 
 def test_plain_qwen_vl_opens_with_one_view_and_saves_as_it_was(tmp_path):
     folder, model = qwen_vl(tmp_path)
-    opened = MonkeyForConditionalGeneration.from_pretrained(folder)
-    assert opened.config.image_tokens == 4
+    opened = AutoModelForImageTextToText.from_pretrained(folder)
+    assert (opened.config.model_type, opened.config.image_tokens) == ("monkey", 4)
     torch.testing.assert_close(outputs(opened), outputs(model))
     opened.save_pretrained(tmp_path / "again")
     assert_same_tensors(all_shards(tmp_path / "again"), all_shards(folder))
-
-
-def test_qwen_vl_opens_through_the_auto_class(tmp_path):
-    from transformers import AutoModelForImageTextToText
-
-    import monkey  # noqa: F401, registers
-
-    folder, model = qwen_vl(tmp_path)
-    opened = AutoModelForImageTextToText.from_pretrained(folder)
-    torch.testing.assert_close(outputs(opened), outputs(model))
-    assert opened.config.model_type == "monkey"
 
 
 @torch.no_grad()
@@ -167,7 +152,7 @@ def test_new_windows_start_from_the_old_window_at_their_centre(old, new, placed)
     assert placed_windows(old, new) == placed
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 2), (2, 3), (3, 2)])
+@pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
 def test_another_grid_places_the_adapters_and_says_so(tmp_path, grid, caplog):
     model = random_model(tiny_config())
     model.save_pretrained(tmp_path)
@@ -207,27 +192,6 @@ def test_quantised_opening_leaves_the_vision_side_alone(tmp_path):
         opened.save_pretrained(tmp_path / "again")
 
 
-def test_hub_name_opens_from_the_offline_cache(golden, tmp_path):
-    """In a process of its own: the hub's offline setting is read once, at import."""
-    repository = tmp_path / "hub" / "models--echo840--Monkey"
-    snapshot = repository / "snapshots" / ("0" * 40)
-    shutil.copytree(golden.checkpoint, snapshot)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
-    code = (
-        "from monkey.modeling import MonkeyForConditionalGeneration as M; m = M.from_pretrained('echo840/Monkey'); "
-        "print('opened', m.config.image_tokens)"
-    )
-    environment = {
-        "HF_HOME": str(tmp_path),
-        "HF_HUB_OFFLINE": "1",
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": str(Path.cwd()),
-    }
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    assert "opened 1280" in done.stdout, done.stderr
-
-
 @pytest.fixture
 def broken(golden, tmp_path) -> Path:
     """A copy of the published folder, to break."""
@@ -242,66 +206,72 @@ def refused(folder, kind=ValueError, **options) -> str:
     return message
 
 
-def test_folder_without_weights_is_refused(broken):
-    for path in broken.glob("pytorch_model*"):
+def lose_weights(folder: Path) -> None:
+    for path in folder.glob("pytorch_model*"):
         path.unlink()
-    assert "holds no weights: neither model.safetensors nor pytorch_model.bin" in refused(broken, FileNotFoundError)
 
 
-def test_missing_shard_is_named(broken):
-    (broken / SHARDS[1]).unlink()
-    assert f"{SHARDS[1]}, which pytorch_model.bin.index.json names, is missing" in refused(broken, FileNotFoundError)
-
-
-def test_shard_outside_the_folder_is_refused(broken):
-    index = broken / "pytorch_model.bin.index.json"
+def name_a_shard_elsewhere(folder: Path) -> None:
+    index = folder / "pytorch_model.bin.index.json"
     index.write_text(index.read_text().replace(SHARDS[1], "../elsewhere.bin"))
-    assert "names the shard '../elsewhere.bin', which is not a file beside it" in refused(broken)
 
 
-def test_truncated_shard_is_named(broken):
-    shard = broken / SHARDS[1]
+def cut_a_shard(folder: Path) -> None:
+    (folder / SHARDS[1]).write_bytes((folder / SHARDS[1]).read_bytes()[:100_000])
+
+
+def cut_safetensors(folder: Path) -> None:
+    safe = convert(str(folder), folder.parent / "safe", "safetensors")
+    shutil.rmtree(folder)
+    safe.rename(folder)
+    shard = folder / "model-00002-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:100_000])
-    message = refused(broken)
-    assert SHARDS[1] in message
-    assert "not a whole weight file" in message
 
 
-def test_truncated_safetensors_is_named(broken):
-    convert(str(broken), broken.parent / "safe", "safetensors")
-    shard = broken.parent / "safe" / "model-00002-of-00003.safetensors"
-    shard.write_bytes(shard.read_bytes()[:100_000])
-    assert "model-00002-of-00003.safetensors is not a whole safetensors file" in refused(shard.parent)
+def rewrite_shards(change: Callable[[dict[str, torch.Tensor]], dict], *shards: str) -> Callable[[Path], None]:
+    def fault(folder: Path) -> None:
+        for shard in shards:
+            tensors = {name: tensor.clone() for name, tensor in load_bin(folder / shard).items()}
+            torch.save(change(tensors), folder / shard)
+
+    return fault
 
 
-def test_shard_that_holds_more_than_tensors_is_refused(broken):
-    shard = broken / SHARDS[0]
-    torch.save({"transformer.ln_f.weight": torch.ones(3), "code": print}, shard)
-    message = refused(broken)
-    assert SHARDS[0] in message
-    assert "unpickling it could run code" in message
+def without(part: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if part not in name}
 
 
-def test_wrong_shape_gives_both_shapes(broken):
-    shard = broken / SHARDS[1]
-    tensors = {name: tensor.clone() for name, tensor in load_bin(shard).items()}
-    tensors["transformer.ln_f.weight"] = torch.ones(64)
-    torch.save(tensors, shard)
-    assert "transformer.ln_f.weight has shape [64], but config.json makes it [128]" in refused(broken)
-
-
-def test_missing_tensors_are_counted_and_named(broken):
-    shard = broken / SHARDS[1]
-    tensors = {name: t.clone() for name, t in load_bin(shard).items() if name != "transformer.visual.proj"}
-    torch.save(tensors, shard)
-    assert "1 of 133 tensors are missing: transformer.visual.proj" in refused(broken)
-
-
-def test_one_missing_window_of_adapters_is_not_taken_for_another_grid(broken):
-    for shard in SHARDS:
-        tensors = {name: t.clone() for name, t in load_bin(broken / shard).items() if "mlp_lora.3." not in name}
-        torch.save(tensors, broken / shard)
-    assert "mlp_lora.3.lora_a.weight" in refused(broken)
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lose_weights, "holds no weights: neither model.safetensors nor pytorch_model.bin"),
+        (lambda at: (at / SHARDS[1]).unlink(), f"{SHARDS[1]}, which pytorch_model.bin.index.json names, is missing"),
+        (name_a_shard_elsewhere, "names the shard '../elsewhere.bin', which is not a file beside it"),
+        (cut_a_shard, f"{SHARDS[1]} is not a whole weight file"),
+        (cut_safetensors, "model-00002-of-00003.safetensors is not a whole safetensors file"),
+        (
+            rewrite_shards(lambda _: {"transformer.ln_f.weight": torch.ones(3), "code": print}, SHARDS[0]),
+            f"{SHARDS[0]} holds something else than tensors and is refused: unpickling it could run code",
+        ),
+        (
+            rewrite_shards(lambda tensors: tensors | {"transformer.ln_f.weight": torch.ones(64)}, SHARDS[1]),
+            "transformer.ln_f.weight has shape [64], but config.json makes it [128]",
+        ),
+        (
+            rewrite_shards(partial(without, "transformer.visual.proj"), SHARDS[1]),
+            "1 of 133 tensors are missing: transformer.visual.proj",
+        ),
+        # One window less is not taken for another grid.
+        (rewrite_shards(partial(without, "mlp_lora.3."), *SHARDS), "mlp_lora.3.lora_a.weight"),
+        (
+            rewrite_shards(lambda tensors: {f"model.{len(tensors)}.weight": torch.ones(2)}, *SHARDS),
+            "is not a Monkey or Qwen-VL checkpoint: none of its ",
+        ),
+    ],
+)
+def test_weights_that_are_not_the_checkpoints_are_named(broken, fault, message):
+    fault(broken)
+    assert message in refused(broken, (ValueError, FileNotFoundError))
 
 
 def test_tensors_that_nothing_uses_are_reported(broken, caplog):
@@ -314,43 +284,24 @@ def test_tensors_that_nothing_uses_are_reported(broken, caplog):
     assert "1 tensors are not used: extra.weight" in caplog.text
 
 
-@pytest.mark.parametrize("model_type", ["qwen2_vl", "llava"])
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "llava", "qwen"])
 def test_other_models_are_refused_in_one_sentence(tmp_path, model_type):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "hidden_size": 8}))
     save_file({"model.layers.0.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     assert f"is a {model_type!r} model, not Monkey or Qwen-VL" in refused(tmp_path)
 
 
-def test_text_only_qwen_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen", "hidden_size": 8}))
-    assert "is a 'qwen' model, not Monkey or Qwen-VL" in refused(tmp_path)
-
-
-def test_foreign_weights_under_our_config_are_refused(broken):
-    for shard in SHARDS:
-        torch.save({f"model.{shard}.weight": torch.ones(2)}, broken / shard)
-    assert "is not a Monkey or Qwen-VL checkpoint: none of its 3 tensors has a published name" in refused(broken)
-
-
-def test_name_that_is_nowhere_is_refused():
-    message = refused("nobody/nothing", FileNotFoundError)
-    assert "nobody/nothing: no config.json in the hub's offline cache" in message
-
-
-def test_folder_that_is_no_checkpoint_is_refused(tmp_path):
-    assert "no config.json in the folder, and it is needed for the model's sizes" in refused(
-        tmp_path, FileNotFoundError
-    )
+def test_what_is_no_checkpoint_is_refused(golden, tmp_path):
+    assert "nobody/nothing: no config.json in the hub's offline cache" in refused("nobody/nothing", FileNotFoundError)
+    message = "no config.json in the folder, and it is needed for the model's sizes"
+    assert message in refused(tmp_path, FileNotFoundError)
+    assert "grid=(0, 3) is not (rows, columns)" in refused(golden.checkpoint, grid=(0, 3))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 @pytest.mark.parametrize("device_map", ["cuda", {"": 0}, {"": "cuda:1"}])
 def test_cuda_without_cuda_is_refused(golden, device_map):
     assert "asks for CUDA, but torch sees no CUDA device here" in refused(golden.checkpoint, device_map=device_map)
-
-
-def test_grid_that_is_none_is_refused(golden):
-    assert "grid=(0, 3) is not (rows, columns)" in refused(golden.checkpoint, grid=(0, 3))
 
 
 @pytest.fixture(scope="module")
@@ -394,10 +345,7 @@ def test_a_folder_with_one_thing_wrong_answers_or_is_refused_in_a_sentence(folde
     ],
 )
 def test_what_is_wrong_with_a_folder_is_named(folders, tmp_path, file, content, message):
-    def fault(folder: Path) -> None:
-        (folder / file).write_text(content)
-
-    assert message in malformed.try_fault(folders[0], tmp_path, fault)
+    assert message in malformed.try_fault(folders[0], tmp_path, write(file, content))
 
 
 def changed(folder: Path, tmp_path: Path, file: str, *keys: str, value) -> str:
@@ -424,36 +372,36 @@ def test_sizes_that_would_fill_the_memory_are_refused_before_anything_is_made(fo
     assert "r is 10000000, and " in changed(adapter, tmp_path, "adapter_config.json", "r", value=10**7)
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [("int32", "are not of floating point"), ("bool", "is bool"), ("NaN", "weights hold NaN or infinity")],
-)
-def test_weights_that_are_none_are_refused(folders, tmp_path, kind, message):
-    def fault(folder: Path) -> None:
-        malformed.change_weights(folder / "pytorch_model.bin", malformed.WEIGHTS[kind])
+def write(file: str, content: str | bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
 
+
+def change(kind: str) -> Callable[[Path], None]:
+    return lambda folder: malformed.change_weights(folder / "pytorch_model.bin", malformed.WEIGHTS[kind])
+
+
+POINTER = malformed.WHOLE["git-lfs pointer"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (change("int32"), "are not of floating point"),
+        (change("bool"), "is bool"),
+        (change("NaN"), "weights hold NaN or infinity"),
+        (write("pytorch_model.bin", "hello"), "pytorch_model.bin is not a whole weight file"),
+        (write("pytorch_model.bin", "\n"), "pytorch_model.bin holds something else than tensors"),
+        *(
+            (write(file, POINTER), f"{file} is a git-lfs pointer, and not the file itself: run `git lfs pull` in")
+            for file in ("pytorch_model.bin", "qwen.tiktoken", "config.json")
+        ),
+    ],
+)
+def test_files_that_are_none_are_refused(folders, tmp_path, fault, message):
     assert message in malformed.try_fault(folders[1], tmp_path, fault)
 
 
-def test_text_as_weights_is_refused(folders, tmp_path):
-    for content in ("hello", "\n", "(dp0\n."):
-        end = malformed.try_fault(folders[1], tmp_path, lambda at, text=content: _weights(at).write_text(text))
-        assert "pytorch_model.bin is not a whole weight file" in end or "holds something else than tensors" in end
-
-
-def _weights(folder: Path) -> Path:
-    return folder / "pytorch_model.bin"
-
-
-@pytest.mark.parametrize("file", ["pytorch_model.bin", "qwen.tiktoken", "config.json"])
-def test_a_git_lfs_pointer_is_called_one(folders, tmp_path, file):
-    end = malformed.try_fault(
-        folders[1], tmp_path, lambda at: (at / file).write_bytes(malformed.WHOLE["git-lfs pointer"])
-    )
-    assert f"{file} is a git-lfs pointer, and not the file itself: run `git lfs pull` in" in end
-
-
-@pytest.mark.parametrize("path", ["hub/models/echo840/Monkey", "hub/echo840___Monkey", "hub/echo840/Monkey"])
+@pytest.mark.parametrize("path", ["hub/models/echo840/Monkey", "hub/echo840___Monkey"])
 def test_folders_as_modelscope_and_wisemodel_lay_them_out_open(folders, tmp_path, path, monkeypatch):
     # Each has a configuration.json beside config.json; ModelScope's records of what it fetched are binary.
     folder = tmp_path / path
@@ -461,11 +409,8 @@ def test_folders_as_modelscope_and_wisemodel_lay_them_out_open(folders, tmp_path
     (folder / "configuration.json").write_text('{"framework": "pytorch", "task": "image-text-to-text"}')
     for name in (".msc", ".mv", ".mdl"):
         (folder / name).write_bytes(b"\x80\x04]\x94.")
-    (folder / "README.md").write_text("---\nlicense: other\n---\n")
-    (folder / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
     (folder / "modeling_monkey.py").write_text("raise RuntimeError('never run')\n")
     (folder / ".git").mkdir()
-    assert malformed.opened_or_refused(folder) == "answered"
     monkeypatch.chdir(folder.parent)
     assert malformed.opened_or_refused(Path(folder.name)) == "answered"
 

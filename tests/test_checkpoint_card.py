@@ -25,7 +25,7 @@ from monkey.checkpoint_card import (
     read_card,
 )
 from monkey.serving.session import Answerer
-from monkey.training.report import write_model_card
+from monkey.training.model_card import write_model_card
 from scripts.average_checkpoints import average
 from scripts.convert_checkpoint import convert
 from scripts.new_model import new_model

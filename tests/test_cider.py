@@ -33,19 +33,6 @@ class TestCiderByHand:
         assert cider_scores(items, [item.references for item in items]) == pytest.approx([5.0, second], abs=1e-12)
         assert corpus.score(CIDER_D, items) == pytest.approx((5.0 + second) / 2, abs=1e-12)
 
-    def test_repeating_a_word_is_clipped(self):
-        # N = 2, every word of the first image weighs L. Answer 'cat cat' has cat twice: weight 2L, norm 2L; reference
-        # 'cat' weight L. min(2L, L)·L/(2L·L) = 1/2. Lengths, counted in pairs of words, are 1 and 0: exp(−1/72).
-        #   10 · exp(−1/72) · (1/2)/4.
-        items = items_of(("cat cat", ("cat",)), ("x", ("dog",)))
-        assert cider_scores(items, [("cat",), ("dog",)])[0] == pytest.approx(10 * math.exp(-1 / 72) / 8, abs=1e-12)
-
-    def test_the_mean_is_over_all_references(self):
-        # N = 2. 'red cat' against itself: words 1, pairs 1, so (1 + 1)/4; against 'blue dog': 0. The mean of both
-        # times ten is 10 · (2/4)/2 = 2.5. In the first image every n-gram is in one image's references: weight L.
-        items = items_of(("red cat", ("red cat", "blue dog")), ("x", ("tree",)))
-        assert cider_scores(items, [item.references for item in items])[0] == pytest.approx(2.5, abs=1e-12)
-
     def test_four_words_right_are_ten(self):
         items = items_of(("one two three four", ("one two three four",)), ("x", ("y",)))
         assert cider_scores(items, [item.references for item in items])[0] == pytest.approx(10.0, abs=1e-12)
@@ -57,11 +44,6 @@ class TestOtherCaptionScores:
         items = items_of(("the cat sat on the mat", ("the cat sat on a mat",)))
         expected = (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
         assert corpus.score(BLEU_4, items) == pytest.approx(expected, abs=1e-8)
-
-    def test_a_short_caption_is_worth_less(self):
-        # 4 of 5 words, all right: exp(1 − 5/4).
-        items = items_of(("one two three four", ("one two three four five",)))
-        assert corpus.score(BLEU_4, items) == pytest.approx(math.exp(-1 / 4), abs=1e-8)
 
     def test_rouge_by_hand(self):
         # 'a b c d' for 'a c d e': a, c, d in common, 3 of 4 on both sides, so any weighting gives 3/4.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monkey.configuration import MonkeyConfig
-from monkey.published_config import published_config
+from monkey.configuration import MonkeyConfig, published_config
 
 
 def test_derived_counts_follow_the_grid():

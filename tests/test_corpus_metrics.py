@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,31 +43,11 @@ class TestF1OverPairs:
         abstained = [replace(item, prediction="none") if item.prediction == "4711" else item for item in self.ITEMS]
         assert score("due_f1", "official", abstained) == pytest.approx(4 / 7)
 
-    def test_the_published_toy_differs_from_containment(self):
-        # Two documents, one invented key, one abstention: DUE 0.667 where the published script says 0.50.
-        items = [
-            asked("a", "advertiser", "Acme", "Acme"),
-            asked("a", "gross_amount", "5", "None"),
-            asked("b", "advertiser", "Bolt", "Bolt"),
-            asked("b", "gross_amount", "None", "7"),
-        ]
-        assert score("due_f1", "official", items) == pytest.approx(2 / 3)
-
-    def test_abstaining_costs_recall_only(self):
-        items = [asked("one", "advertiser", "None", "Acme"), asked("one", "gross_amount", "5", "5")]
-        assert score("due_f1", "precision", items) == 1.0
-        assert score("due_f1", "recall", items) == 0.5
-
     def test_a_value_counts_only_under_its_key_and_in_its_document(self):
         swapped = [asked("one", "flight_from", "B", "A"), asked("one", "flight_to", "A", "B")]
         assert score("due_f1", "official", swapped) == 0.0
         elsewhere = [asked("one", "advertiser", "B", "A"), asked("two", "advertiser", "A", "B")]
         assert score("due_f1", "official", elsewhere) == 0.0
-
-    def test_a_pair_is_used_once(self):
-        items = [asked("one", "advertiser", "A", "A"), asked("one", "advertiser", "A", "B")]
-        assert score("due_f1", "precision", items) == 0.5
-        assert score("due_f1", "recall", items) == 0.5
 
     def test_a_row_may_name_its_key_and_several_values(self):
         more = {"key": "charity_name", "values": [["Hope", "HOPE Ltd"], ["Faith"]]}
@@ -85,16 +62,12 @@ class TestF1OverPairs:
         [
             ("What is the value for the gross_amount?", "gross_amount"),
             ("What is the Gross Amount?", "gross_amount"),
-            ("What is the value for the address__post_town?", "address__post_town"),
             ("Who paid?", "who paid"),
             ("Is the advertiser the charity name?", "is the advertiser the charity name"),
         ],
     )
     def test_the_key_is_read_from_the_question(self, question, key):
         assert due_f1.key_of(question) == key
-
-    def test_no_pairs_at_all_score_nothing(self):
-        assert score("due_f1", "official", [asked("one", "advertiser", "None", "None")]) == 0.0
 
 
 class TestNearestOption:
@@ -155,22 +128,18 @@ class TestEveryCorpusVariant:
         for seed in range(5):
             items = random_items(seed=seed)
             before = list(items)
-            assert 0.0 <= corpus.score(row, items) <= row.highest
+            value = corpus.score(row, items)
+            assert 0.0 <= value <= row.highest
             assert items == before
+            if row.item_scores is not None:
+                scores = row.item_scores(items, [item.references for item in items])
+                assert sum(scores) / len(items) == pytest.approx(value, abs=1e-12)
+            turned = [replace(item, references=item.references[::-1]) for item in items[::-1]]
+            assert corpus.score(row, turned) == pytest.approx(value, abs=1e-12)
 
-    def test_order_of_rows_and_of_references_does_not_matter(self, metric, variant):
-        items = random_items()
-        value = score(metric, variant, items)
-        assert score(metric, variant, items[::-1]) == pytest.approx(value, abs=1e-12)
-        turned = [replace(item, references=item.references[::-1]) for item in items]
-        assert score(metric, variant, turned) == pytest.approx(value, abs=1e-12)
-
-    def test_no_rows_score_nothing(self, metric, variant):
-        assert score(metric, variant, []) == 0.0
-
-    def test_no_answers_score_nothing(self, metric, variant):
+    def test_no_rows_and_no_answers_score_nothing(self, metric, variant):
         items = [Item("", ("a red bike",), "image", "What is the advertiser?")]
-        assert score(metric, variant, items) == 0.0
+        assert score(metric, variant, []) == score(metric, variant, items) == 0.0
 
     def test_the_ceiling_is_what_the_echo_scores_whatever_was_predicted(self, metric, variant):
         items = [Item("x", ("a red bike by the sea", "red bike by the sea"), f"{n}", f"Question {n}") for n in range(3)]
@@ -208,16 +177,6 @@ class TestEveryCorpusVariant:
             assert value == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("metric", "variant"), [pair for pair in CORPUS_VARIANTS if METRICS[pair[0]].corpus[pair[1]].item_scores]
-)
-def test_scores_of_rows_have_the_score_as_their_mean(metric, variant):
-    row, items = METRICS[metric].corpus[variant], random_items()
-    scores = row.item_scores(items, [item.references for item in items])
-    assert len(scores) == len(items)
-    assert sum(scores) / len(scores) == pytest.approx(corpus.score(row, items), abs=1e-12)
-
-
 def test_a_part_of_a_set_is_weighed_by_the_whole_set():
     items = [Item("a red bike", ("a red bike",), "1"), Item("a dog", ("a dog",), "2"), Item("a cat", ("a cat",), "3")]
     whole = [item.references for item in items]
@@ -231,16 +190,3 @@ def test_a_part_of_a_set_is_weighed_by_the_whole_set():
 def test_a_population_smaller_than_its_answers_is_refused():
     with pytest.raises(ValueError, match="3 answers cannot come from a set of 1 rows"):
         score("cider", "official", random_items(3), [("a",)])
-
-
-def test_the_ceiling_of_a_score_of_rows_is_the_mean_of_the_best_answers():
-    items = [Item("x", ("$1,250.00",), "1"), Item("x", ("Acme",), "2")]
-    assert ceiling("accuracy", "original", items) == 0.5
-    assert ceiling("accuracy", "official", items) == 1.0
-
-
-def test_corpus_metrics_load_without_torch():
-    code = "import sys, eval.metrics; print('torch' in sys.modules)"
-    root = Path(__file__).resolve().parent.parent
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
-    assert result.stdout.strip() == "False"

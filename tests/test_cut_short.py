@@ -2,125 +2,108 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from finetune_multitask import main
-from monkey.training.resuming import is_finished, warn_of_other_threads
-from monkey.training.trainer import MonkeyTrainer, checkpoints
-from tests.training_start import PACKED, SAVE, losses, same_weights, train, words_of
+from monkey.training.resuming import checkpoints, is_finished, warn_of_other_threads
+from monkey.training.trainer import MonkeyTrainer
+from tests.distributed_run import run_apart
+from tests.training_start import PACKED, SAVE, log, losses, same_weights, train, words_of
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def _log(folder: Path) -> list[dict]:
-    return json.loads((folder / "training_log.json").read_text())
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["monkey.training.finetune"])  # once, for it takes seconds
 
 
-def _command(start, output: Path, *more: str) -> list[str]:
-    return [sys.executable, str(ROOT / "finetune_multitask.py"), *words_of(start, output, *more)]
+@contextlib.contextmanager
+def _started(words: list[str], said: Path) -> Iterator[multiprocessing.Process]:
+    """The program in a process and a session of its own; what it says goes to a file."""
+    said.touch()
+    process = PROCESSES.Process(target=run_apart, args=(words, said, torch.get_num_threads()))
+    process.start()
+    yield process
+    process.join(300)
+    assert not process.is_alive()
 
 
-def _environment() -> dict[str, str]:
-    """As many threads as this process has: with another number sums are added up in another order."""
-    threads = {name: str(torch.get_num_threads()) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    return {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-
-
-def _wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
+def _wait_for(condition, process: multiprocessing.Process, said: Path) -> None:
+    end = time.monotonic() + 300
     while not condition():
-        assert process.poll() is None, process.stderr.read()
+        assert process.is_alive(), said.read_text()
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-@pytest.mark.slow
 class TestCutShort:
-    STEPS = "14"
-    MORE = (*PACKED, *SAVE, "--max_steps", STEPS, "--save_total_limit", "2", "--report_to", "none")
+    MORE = (*PACKED, *SAVE, "--max_steps", "8", "--save_total_limit", "2", "--report_to", "none")
 
     @pytest.fixture(scope="class")
     def straight(self, start, tmp_path_factory) -> Path:
         return train(start, tmp_path_factory.mktemp("straight") / "out", *self.MORE)
 
-    def _resumed(self, start, output: Path) -> Path:
-        return train(start, output, *self.MORE, "--resume_from_checkpoint", "True")
-
-    @pytest.mark.parametrize("moment", [".checkpoint-3.*", ".checkpoint-6.*", "..final.*"])
-    def test_a_killed_run_resumes_bit_for_bit(self, start, tmp_path, straight, moment):
-        output = tmp_path / "out"
-        process = subprocess.Popen(_command(start, output, *self.MORE), env=_environment(), stderr=subprocess.PIPE)
-        # As a checkpoint or the end is being written, so that half of it lies there.
-        _wait_for(lambda: list(output.glob(moment)), process)
-        process.kill()
-        process.wait()
-        whole = checkpoints(output)
-        assert whole
-        assert all((folder / "run.json").is_file() and (folder / "optimizer.pt").is_file() for folder in whole)
-        self._resumed(start, output)
+    def _goes_on(self, start, output: Path, straight: Path) -> None:
+        train(start, output, *self.MORE, "--resume_from_checkpoint", "True")
         assert losses(output) == losses(straight)
         assert same_weights(output, straight)
         assert not [path for path in output.iterdir() if path.name.endswith(".partial")]
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
-    def test_a_signal_saves_the_state_after_a_whole_step_and_stops(self, start, tmp_path, straight, number):
-        output = tmp_path / "out"
-        # To the loading processes too, as schedulers and torchrun send it.
-        rare = (*self.MORE, "--save_steps", "1000", "--dataloader_num_workers", "2")
-        process = subprocess.Popen(
-            _command(start, output, *rare, "--logging_steps", "1"),
-            env={**_environment(), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        for line in process.stdout:
-            if "'loss'" in line:
-                break
-        os.killpg(process.pid, number)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 128 + number
+    def test_a_killed_run_resumes_bit_for_bit(self, start, tmp_path, straight):
+        output, said = tmp_path / "out", tmp_path / "said.txt"
+        with _started(words_of(start, output, *self.MORE), said) as process:
+            # As a checkpoint is being written, so that half of it lies there.
+            _wait_for(lambda: list(output.glob(".checkpoint-3.*")), process, said)
+            process.kill()
+        whole = checkpoints(output)
+        assert whole
+        assert all((folder / "run.json").is_file() and (folder / "optimizer.pt").is_file() for folder in whole)
+        self._goes_on(start, output, straight)
+
+    def test_a_signal_saves_the_state_after_a_whole_step_and_stops(self, start, tmp_path, straight):
+        output, said = tmp_path / "out", tmp_path / "said.txt"
+        rare = (*self.MORE, "--save_steps", "1000", "--max_steps", "1000", "--dataloader_num_workers", "2")
+        with _started(words_of(start, output, *rare), said) as process:
+            _wait_for(lambda: "'loss'" in said.read_text(), process, said)
+            # To the loading processes too, as schedulers and torchrun send it.
+            os.killpg(process.pid, signal.SIGTERM)
+        assert process.exitcode == 128 + signal.SIGTERM
         (saved,) = checkpoints(output)
-        assert f"stopped by {number.name} after step" in errors
-        assert str(saved) in errors
+        assert f"stopped by SIGTERM after step {saved.name.removeprefix('checkpoint-')}; {saved}" in said.read_text()
         assert not (output / "model.safetensors").exists()
-        self._resumed(start, output)
-        assert losses(output) == losses(straight)
-        assert same_weights(output, straight)
+        steps = str(int(saved.name.removeprefix("checkpoint-")) + 1)
+        train(start, output, *self.MORE, "--max_steps", steps, "--resume_from_checkpoint", "True")
+        common = min(int(steps), len(losses(straight)))
+        assert losses(output)[:common] == losses(straight)[:common]
 
-    def test_a_full_disk_is_one_sentence_and_leaves_earlier_checkpoints_whole(self, start, tmp_path, straight):
+    def test_a_full_disk_is_one_sentence_and_leaves_earlier_checkpoints_whole(self, start, tmp_path, straight, capfd):
         output = tmp_path / "out"
-        size = (straight / "model.safetensors").stat().st_size
         train(start, output, *self.MORE, "--max_steps", "1")
-        for path in (*output.glob("*.*"), *output.glob("run.json")):  # as if it had been interrupted
-            path.unlink(missing_ok=True)
-
-        def small_files() -> None:  # a file that grows past this fails as on a full disk
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-
-        command = _command(start, output, *self.MORE, "--resume_from_checkpoint", "True")
-        done = subprocess.run(
-            command, env=_environment(), preexec_fn=small_files, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 2
-        (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        for path in output.glob("*.*"):  # as if it had been interrupted
+            path.unlink()
+        size = (straight / "model.safetensors").stat().st_size
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # A file that grows past this fails as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+        try:
+            assert main(words_of(start, output, *self.MORE, "--resume_from_checkpoint", "True")) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
         assert "checkpoint-2 could not be written" in sentence
         assert "--resume_from_checkpoint True" in sentence
         assert [folder.name for folder in checkpoints(output)] == ["checkpoint-1"]
-        self._resumed(start, output)
-        assert same_weights(output, straight)
+        self._goes_on(start, output, straight)
 
 
 # Twelve records in batches of eight: three steps are an epoch and a half.
@@ -145,14 +128,23 @@ class TestFinished:
         "more",
         [
             WITHIN_AN_EPOCH,
-            (*WITHIN_AN_EPOCH, "--max_steps", "-1", "--num_train_epochs", "1.5"),
-            (*WITHIN_AN_EPOCH, "--recipe", "lora-llm", "--bf16", "True"),
+            (
+                *WITHIN_AN_EPOCH,
+                "--max_steps",
+                "-1",
+                "--num_train_epochs",
+                "1.5",
+                "--recipe",
+                "lora-llm",
+                "--bf16",
+                "True",
+            ),
         ],
-        ids=["steps", "epochs", "lora-llm in bf16"],
+        ids=["steps", "epochs of lora-llm in bf16"],
     )
     def test_resuming_it_changes_no_byte_and_a_lost_end_is_made_again(self, start, tmp_path, capsys, more):
         output = train(start, tmp_path / "out", *more)
-        before, steps = _files(output), [entry["step"] for entry in _log(output) if "loss" in entry]
+        before, steps = _files(output), [entry["step"] for entry in log(output) if "loss" in entry]
         train(start, output, *more, "--resume_from_checkpoint", "True")
         assert "holds a finished run, whose checkpoint-3 was its last" in capsys.readouterr().out
         assert _files(output) == before
@@ -161,14 +153,10 @@ class TestFinished:
             (output / name).unlink()
         train(start, output, *more, "--resume_from_checkpoint", "True")
         assert _end(output) == end
-        log = _log(output)
-        assert [entry["step"] for entry in log if "loss" in entry] == steps == [1, 2, 3]
-        assert not [entry for entry in log if "train_loss" in entry]  # of the no steps that were made
-
-    def test_more_steps_are_trained_when_asked_for(self, start, tmp_path):
-        output = train(start, tmp_path / "out", *WITHIN_AN_EPOCH)
-        train(start, output, *WITHIN_AN_EPOCH, "--max_steps", "4", "--resume_from_checkpoint", "True")
-        assert len(losses(output)) == 4
+        assert [entry["step"] for entry in log(output) if "loss" in entry] == steps == [1, 2, 3]
+        assert not [entry for entry in log(output) if "train_loss" in entry]  # of the no steps that were made
+        train(start, output, *more, "--max_steps", "4", "--resume_from_checkpoint", "True")
+        assert len(losses(output)) == 4  # more steps are trained when asked for
 
     def test_the_end_of_an_earlier_run_in_the_folder_is_not_this_runs(self, start, tmp_path):
         output = train(start, tmp_path / "out", *WITHIN_AN_EPOCH)
@@ -229,13 +217,13 @@ class TestCtrlC:
         self._pressed(monkeypatch, at_step=1, times=2)
         assert main(words_of(start, tmp_path / "out", *self.MORE)) == 0
 
-    def _pressed(self, monkeypatch, at_step: int, times: int) -> None:
+    def _pressed(self, monkeypatch, at_step: int, times: int, number: int = signal.SIGINT) -> None:
         original = MonkeyTrainer.training_step
 
         def press(self, *args, **kwargs):
             if self.state.global_step == at_step - 1:
                 for _ in range(times):
-                    signal.raise_signal(signal.SIGINT)
+                    signal.raise_signal(number)
             return original(self, *args, **kwargs)
 
         monkeypatch.setattr(MonkeyTrainer, "training_step", press)
@@ -263,11 +251,16 @@ class TestCtrlC:
         assert not checkpoints(tmp_path / "out")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
+    def test_a_schedulers_warning_stops_it_too(self, start, tmp_path, monkeypatch):
+        self._pressed(monkeypatch, at_step=1, times=1, number=signal.SIGUSR1)
+        assert main(words_of(start, tmp_path / "out", *self.MORE)) == 128 + signal.SIGUSR1
+        assert [folder.name for folder in checkpoints(tmp_path / "out")] == ["checkpoint-1"]
+
     def test_before_the_first_step_it_is_a_sentence(self, start, tmp_path, monkeypatch, capfd):
         def pressed(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("monkey.training.run.open_model", pressed)
+        monkeypatch.setattr("monkey.training.finetune.open_model", pressed)
         assert main(words_of(start, tmp_path / "out")) == 130
         assert capfd.readouterr().err.splitlines()[-1].startswith("interrupted; ")
 

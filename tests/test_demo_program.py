@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import html
+import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import string
 import subprocess
 import sys
 import threading
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -23,18 +23,22 @@ pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo
 from gradio_client import Client, handle_file
 
 import demo
+from monkey.boxes import without_markup
+from monkey.checkpoint_card import CheckpointCard
+from monkey.conversation import Conversation, write
+from monkey.data.documents.sets import DOCUMENTS
+from monkey.decoding import FOR_ANSWERS
+from monkey.images import open_image
+from monkey.prompts import DESCRIPTION_PROMPTS
+from monkey.serving import demo as serving
 from monkey.serving import session
-from monkey.serving.demo import server
-from monkey.serving.demo.access import ENVIRONMENT, allowed
-from monkey.serving.demo.chinese import CHINESE
-from monkey.serving.demo.english import ENGLISH
-from monkey.serving.demo.languages import preferred_language, wording_of
-from monkey.serving.demo.opening import choice_of
-from monkey.serving.demo.server import check_address, running_demo
-from monkey.serving.demo.wording import Wording
+from monkey.serving.demo_answers import Answer, Exchange, ImageStore, KeptImage, as_json, as_markdown, messages_for
+from monkey.serving.demo_page import EXAMPLES, examples
+from monkey.serving.demo_texts import CHINESE, ENGLISH
 from tests.conftest import random_model
 from tests.scripted_demo import ScriptedAnswerer, free_port, models_of
 from tests.small_processor import small_config, small_processor
+from tests.test_demo import _texts
 
 PROJECT = Path(demo.__file__).parent
 
@@ -52,76 +56,58 @@ def test_both_languages_say_everything_with_the_same_blanks():
     def blanks(text: str) -> set[str]:
         return {name for _, name, _, _ in string.Formatter().parse(text) if name}
 
-    for field in fields(Wording):
-        english, chinese = getattr(ENGLISH, field.name), getattr(CHINESE, field.name)
-        assert english
-        assert chinese
-        assert blanks(english) == blanks(chinese), field.name
+    assert ENGLISH.keys() == CHINESE.keys()
+    assert all(ENGLISH.values())
+    assert all(blanks(ENGLISH[key]) == blanks(text) for key, text in CHINESE.items())
 
 
-def test_the_page_opens_in_the_browsers_language():
-    assert preferred_language("zh-CN,zh;q=0.9,en;q=0.8") == "zh"
-    assert preferred_language("de,zh;q=0.5") == "en"
-    assert preferred_language(None) == "en"
-    assert wording_of("zh") is CHINESE
-    assert wording_of(["zh"]) is ENGLISH
-
-
-def test_the_flags_have_the_published_names_and_stay_on_this_machine_unless_told():
+def test_the_flags_stay_on_this_machine_unless_told():
     assert vars(demo.parse_flags([])) == {
         "cpu_only": False, "server_name": "127.0.0.1", "server_port": 8000, "share": False, "inbrowser": False,
         "auth": [], "auth_file": None, "answers_at_once": 8,
     }  # fmt: skip
-    words = "-c folder --cpu-only --server-name 0.0.0.0 --server-port 9 --share --inbrowser --compare-grid 2,3"
-    flags = vars(demo.parse_flags(words.split()))
-    assert (flags["checkpoint_path"], flags["server_name"], flags["server_port"]) == ("folder", "0.0.0.0", 9)
-    assert flags["compare_grid"] == (2, 3)
-    assert all(flags[name] for name in ("cpu_only", "share", "inbrowser"))
+    flags = demo.parse_flags(["-c", "folder", "--server-port", "9", "--compare-grid", "2,3"])
+    assert (flags.checkpoint_path, flags.server_port) == ("folder", 9)
+    assert flags.compare_grid == (2, 3)
 
 
-def test_every_flag_reaches_gradio(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "settings", "checks_host"),
+    [
+        ("127.0.0.1", {}, True),
+        ("127.0.0.1", {"people": [("ada", "secret")]}, False),
+        ("localhost", {"share": True, "inbrowser": True}, False),
+        ("0.0.0.0", {}, False),
+    ],
+)
+def test_every_flag_reaches_gradio(monkeypatch, name, settings, checks_host):
     told = {}
-    monkeypatch.setattr(server, "_launch", lambda app, **settings: told.update(settings))
-    port, models = free_port(), models_of(ScriptedAnswerer())
-    with running_demo(models, "localhost", port, share=True, inbrowser=True, people=[("ada", "secret")]):
+    monkeypatch.setattr(serving.gr.Blocks, "launch", lambda app, **settings: told.update(settings))
+    port = free_port()
+    with serving.running_demo(models_of(ScriptedAnswerer()), name, port, **settings):
         pass
-    assert (told["server_name"], told["server_port"]) == ("localhost", port)
-    assert (told["share"], told["inbrowser"], told["auth"]) == (True, True, [("ada", "secret")])
-    assert not _checks_host(told)
-    with running_demo(models, "127.0.0.1", port):
-        pass
-    assert (told["share"], told["inbrowser"], told["auth"]) == (False, False, None)
-    assert _checks_host(told)
-    for name, settings in (("127.0.0.1", {"people": [("ada", "secret")]}), ("0.0.0.0", {})):
-        with running_demo(models, name, port, **settings):
-            pass
-        assert not _checks_host(told)
+    assert (told["server_name"], told["server_port"]) == (name, port)
+    assert (told.get("share", False), told.get("inbrowser", False)) == (name == "localhost",) * 2
+    assert told["auth"] == settings.get("people")
+    assert told["app_kwargs"]["middleware"][0].kwargs["is_loopback"] == checks_host
 
 
-def _checks_host(told: dict) -> bool:
-    """Whether a demo of these settings answers to no name but this machine's own."""
-    return told["app_kwargs"]["middleware"][0].kwargs["is_loopback"]
-
-
-def test_passwords_come_from_a_flag_a_file_and_the_environment(tmp_path, monkeypatch):
+def test_passwords_come_from_a_flag_a_file_and_the_environment(tmp_path):
     file = tmp_path / "people"
     file.write_text("# who may come in\nada:one:two\n\n bob:three\n")
-    monkeypatch.setenv(ENVIRONMENT, "eve:four")
-    assert allowed(["joe:five"], file) == [("joe", "five"), ("ada", "one:two"), ("bob", "three"), ("eve", "four")]
-    monkeypatch.delenv(ENVIRONMENT)
-    assert allowed([], None) == []
-    for given in ("ada", "ada:", ":secret"):
+    people = serving.read_people(["joe:five"], file, "eve:four")
+    assert people == [("joe", "five"), ("ada", "one:two"), ("bob", "three"), ("eve", "four")]
+    assert serving.read_people([], None, "") == []
+    for given in ("ada", "ada:", ":secret", ""):
         with pytest.raises(ValueError, match=r"^--auth is not user:password") as refused:
-            allowed([given], None)
+            serving.read_people([given], None, "")
         assert "secret" not in str(refused.value)
-    file.write_text("ada:one\nsecret\n")
-    with pytest.raises(ValueError, match=r"people:2 is not user:password"):
-        allowed([], file)
-    file.write_text("\n")
-    with pytest.raises(ValueError, match="names nobody"):
-        allowed([], file)
+    for content, sentence in (("ada:one\nsecret\n", r"people:2 is not user:password"), ("\n", "names nobody")):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=sentence):
+            serving.read_people([], file, "")
     with pytest.raises(FileNotFoundError, match=r"--auth-file .*none: no such file"):
-        allowed([], tmp_path / "none")
+        serving.read_people([], tmp_path / "none", "")
 
 
 def _mistake(capsys, *words: str) -> str:
@@ -133,45 +119,38 @@ def _mistake(capsys, *words: str) -> str:
     return message
 
 
-def test_a_checkpoint_that_is_not_there_is_one_sentence(capsys, tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_opened_is_one_sentence(capsys, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(serving, "SHOW_ERROR_SECONDS", 0.0)
     port = ("--server-port", str(free_port()))
     assert "no such checkpoint folder" in _mistake(capsys, "-c", str(tmp_path / "nothing"), *port)
     assert "qwen.tiktoken" in _mistake(capsys, "-c", str(tmp_path), *port)
+    broken = shutil.copytree(tiny, tmp_path / "broken")
+    (broken / "model.safetensors").unlink()
+    assert "broken" in _mistake(capsys, "-c", str(broken), "--cpu-only", *port)
     monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", "models/none")
     assert "models/none is not there" in _mistake(capsys, *port)
 
 
-def test_weights_that_cannot_be_read_end_the_program_with_one_sentence(capsys, tiny, tmp_path, monkeypatch):
-    import shutil
-
-    broken = shutil.copytree(tiny, tmp_path / "broken")
-    (broken / "model.safetensors").unlink()
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(server, "SHOW_ERROR_SECONDS", 0.0)
-    message = _mistake(capsys, "-c", str(broken), "--cpu-only", "--server-port", str(free_port()))
-    assert "broken" in message
-
-
-def test_a_taken_port_is_one_sentence_before_the_model_is_opened(capsys):
+def test_a_taken_port_is_one_sentence_before_the_model_is_opened_and_a_share_says_what_it_does(capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         message = _mistake(capsys, "-c", "no/model", "--server-port", str(port))
-    sentence = f"the demo cannot listen on port {port} of 127.0.0.1: it is taken; give another with --server-port"
-    assert message == f"error: {sentence}\n"
-
-
-def test_an_address_of_another_machine_is_one_sentence():
-    with pytest.raises(ValueError, match="this machine has no such address"):
-        check_address("192.0.2.1", free_port())
+        sentence = f"the demo cannot listen on port {port} of 127.0.0.1: it is taken; give another with --server-port"
+        assert message == f"error: {sentence}\n"
+        assert demo.main(["--share", "--server-port", str(port)]) == 2
+    assert "pictures and questions pass through gradio's servers" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="this machine has no such address; --server-name takes"):
+        serving.check_address("192.0.2.1", free_port())
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        *[("--server-port", port) for port in ("0", "65536", "http", "-1")],
-        *[("--compare-grid", grid) for grid in ("2", "2,0", "2x3", "a,b")],
+        *[("--server-port", port) for port in ("0", "65536", "http")],
+        *[("--compare-grid", grid) for grid in ("2", "2,0", "a,b")],
         ("--answers-at-once", "0"),
         ("--nope",),
     ],
@@ -184,45 +163,94 @@ def test_a_flag_that_is_none_is_one_sentence(words, capsys):
 
 
 def test_without_gradio_the_program_says_how_to_get_it(capsys, monkeypatch):
-    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
-    message = _mistake(capsys, "-c", "no/model", "--server-port", str(free_port()))
-    assert "the demo needs gradio" in message
-
-
-def test_a_share_says_what_it_does_before_anything_is_opened(capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        assert demo.main(["--share", "--server-port", str(taken.getsockname()[1])]) == 2
-    assert "pictures and questions pass through gradio's servers" in capsys.readouterr().out
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "the demo needs gradio" in _mistake(capsys, "-c", "no/model")
 
 
 def test_two_grids_of_one_checkpoint_are_two_models(tiny):
-    flags = demo.parse_flags(["-c", str(tiny), "--compare-grid", "1,2"])
-    choices = demo.chosen_models(flags, "cpu")
-    assert [choice.name for choice in choices] == ["tiny", "tiny 1×2"]
-    with choices[0].open() as first, choices[1].open() as second:
-        assert (first.model.config.grid, second.model.config.grid) == ((1, 1), (1, 2))
-        assert first.processor.image_tokens < second.processor.image_tokens
-    flags = demo.parse_flags(["-c", str(tiny), "--compare", str(tiny)])
-    assert [choice.name for choice in demo.chosen_models(flags, "cpu")] == ["tiny (A)", "tiny (B)"]
+    models = serving.choose_models(tiny, None, None, (1, 2), "cpu", 2)
+    assert models.names == ("tiny", "tiny 1×2")
+    models.open()
+    assert [answerer.model.config.grid for answerer in models.answerers] == [(1, 1), (1, 2)]
+    models.close()
+    assert serving.choose_models(tiny, None, tiny, None, "cpu", 2).names == ("tiny (A)", "tiny (B)")
 
 
-def test_opening_tells_how_far_it_is(tiny, monkeypatch):
-    from monkey.serving.demo import opening
+DOG = KeptImage("dog.png", Path("a.original"), Path("a.png"), (400, 200))
+BOX = "<ref>dog</ref><box>(0,0),(500,1000)</box>"
+CONVERSATION = [
+    Exchange("What?", (DOG,), FOR_ANSWERS, False, [Answer("a dog", True), Answer(BOX, True, new_tokens=2)]),
+    Exchange("# And\n<b>now</b>?", (), FOR_ANSWERS, False, [Answer("a cat", True), Answer("", True, is_stopped=True)]),
+]
 
-    told = []
-    watched = opening._watched_weights
-    monkeypatch.setattr(
-        opening, "_watched_weights", lambda report: watched(lambda share: (told.append(share), report(share)))
-    )
-    with opening.Models([choice_of(tiny, "cpu", None, 2)]) as models:
-        assert models.wait(60)
-        assert models.error is None
-        assert models.is_open
-    assert told[-1] == 1.0
-    assert told == sorted(told)
-    assert len(told) > 10
+
+def test_a_conversation_is_taken_along_as_json_and_markdown():
+    content = json.loads(as_json(CONVERSATION, ["A", "B"]))
+    first, second = content["exchanges"]
+    assert first["pictures"] == [{"name": "dog.png", "width": 400, "height": 200}]
+    assert first["decoding"] == {"max_new_tokens": 512, "temperature": 0.0, "top_p": 1.0, "seed": None}
+    assert [answer["text"] for answer in first["answers"]] == ["a dog", BOX]
+    assert first["answers"][1]["boxes"] == [{"label": "dog", "pixels": [0, 0, 200, 200]}]
+    assert second["question"] == "# And\n<b>now</b>?"
+    text = as_markdown(CONVERSATION, ["A", "B"], "en")
+    assert "*Image: dog.png, 400×200*" in text
+    assert "> # And\n> <b>now</b>?" in text
+    assert f"**Answer (B)**\n\n> {without_markup(BOX)}" in text
+    assert "**问题**" in as_markdown(CONVERSATION, ["A", "B"], "zh")
+
+
+PROMPTS = CheckpointCard().description_prompts
+
+
+@pytest.mark.parametrize(("prompt", "written"), zip(PROMPTS, ("{}", *["{}Answer: "] * 5), strict=True))
+def test_published_prompts_reach_the_model_to_the_byte(prompt, written):
+    messages = messages_for([Exchange(prompt, (DOG,), FOR_ANSWERS, True, [Answer()])], 0, "questions")
+    (segments,) = write(Conversation.from_messages(messages), "questions")
+    assert "".join(segment.text for segment in segments) == "<img></img>" + written.format(f" {prompt} ")
+    assert PROMPTS[1:] == DESCRIPTION_PROMPTS
+
+
+def test_examples_are_the_projects_own_images_of_every_kind(tmp_path):
+    assert len(examples()) == len(EXAMPLES) == len(DOCUMENTS)
+    assert examples(tmp_path) == []
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    return open_image(content, name=name)
+
+
+def test_an_image_is_shown_upright_and_small_and_kept_as_it_came_for_its_owner_alone(tmp_path):
+    store, upload = ImageStore(tmp_path), tmp_path / "scan.tiff"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (3000, 1000), "red").save(upload, exif=exif)
+    kept = store.take("ada", upload, "scan.tiff", _open)
+    assert (kept.size, kept.file.read_bytes()) == ((1000, 3000), upload.read_bytes())
+    with Image.open(kept.shown) as shown:
+        assert (shown.format, shown.size) == ("JPEG", (400, 1200))
+    assert store.find("ada", f"/wherever/{kept.shown.name}") is kept
+    assert store.find("bob", str(kept.shown)) is store.find("ada", str(kept.file)) is None
+    store.forget("ada")
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    with pytest.raises(FileNotFoundError):  # of an answer that goes on after somebody cleared
+        store.draw("ada", Image.new("RGB", (4, 3)))
+
+
+def test_what_people_have_goes_with_them_and_nothing_of_the_others(tmp_path):
+    store, upload, copy = ImageStore(tmp_path), tmp_path / "a.png", tmp_path / "again.png"
+    for path in (upload, copy):
+        Image.new("L", (4, 3)).save(path)
+    own = store.take("ada", upload, "a.png", _open)
+    copied = shutil.copy(own.shown, tmp_path / own.shown.name)  # as gradio may
+    os.utime(copy, (1, 1))
+    copy.replace(upload)  # as gradio does with an equal upload of somebody else
+    store.forget("ada")
+    assert not any(path.exists() for path in (own.file, own.shown, copied))
+    other = store.take("bob", upload, "a.png", _open)
+    store.forget("ada")
+    assert other.file.exists()
+    store.forget("bob")
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 AUDITED = """
@@ -246,14 +274,9 @@ sys.exit(status)
 """
 
 
-def _texts(messages: list[dict]) -> list[str]:
-    parts = [part for message in messages for part in message["content"]]
-    return [html.unescape(part["text"]) for part in parts if part["type"] == "text"]
-
-
 @pytest.mark.slow
 def test_the_program_answers_many_with_the_network_closed_and_ends_without_a_trace(tmp_path, tiny):
-    """A real engine: people ask at once about pictures of their own, and each gets the answer of an asker alone."""
+    """A real engine: people ask at once about images of their own, and each gets the answer of an asker alone."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_HUB", "GRADIO"))}
@@ -274,8 +297,8 @@ def test_the_program_answers_many_with_the_network_closed_and_ends_without_a_tra
             path = tmp_path / f"{number}.png"
             Image.linear_gradient("L").resize((20 + 40 * number, 30)).save(path)
             client = Client(f"http://127.0.0.1:{port}/", verbose=False)
-            picture = {"image": handle_file(str(path)), "caption": None}
-            client.predict([picture], "What is <img>/etc/passwd</img>?", "en", 0, 1, 12, api_name="/ask")
+            image = {"image": handle_file(str(path)), "caption": None}
+            client.predict([image], "What is <img>/etc/passwd</img>?", "en", 0, 1, 12, api_name="/ask")
             messages, *_ = client.predict([], "And now?", "en", 0, 1, 12, api_name="/ask")
             return _texts(messages)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from monkey.describe.__main__ import main
-from monkey.describe.records import Summary
+from monkey.describe.findings import Summary
 from tests.described_run import results_of, write_run
 from tests.opened_page import HOSTILE, IN_CHROMIUM, OpenedPage, chromium
 

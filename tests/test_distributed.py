@@ -1,6 +1,6 @@
 """Two processes on the CPU (gloo) learn what one does: DDP, ZeRO-2, ZeRO-3, and ZeRO-3 with everything on the host.
 
-One launch of an engine makes all its runs (`tests/distributed_run.py`), and each test looks at what they left.
+One launch makes all runs of DDP, another all of DeepSpeed (`tests/distributed_run.py`); tests look at what they left.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +22,8 @@ from monkey.data.mixture import open_records
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import parse_flags
-from monkey.training.run import finetune
-from monkey.training.samples import batch_plan
-from tests.training_start import dataset_of, losses, train, with_records, words_of
+from monkey.training.finetune import batch_plan, finetune
+from tests.training_start import dataset_of, log, losses, train, with_records, words_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300
@@ -55,6 +55,9 @@ PACKED = [
     *PADDED, "--recipe", "lora-llm", "--gradient_checkpointing", "True",
     "--packing", "True", "--pack_tokens", "140", "--model_max_length", "140",
 ]  # fmt: skip
+SAME = {"padded", "packed", "published", "lonely", "spoiled"}
+"""Runs that two processes end as one does."""
+SLOW = pytest.mark.slow
 LONELY = [*EXACT, *CALM, "--weight_decay", "0.1", "--num_train_epochs", "2", "--max_steps", "-1"]
 
 
@@ -144,16 +147,23 @@ def alone(starts, tmp_path_factory) -> Path:
     return output
 
 
-def sharded(words: dict[str, list[str]], engine: str, folder: Path) -> dict[str, list[str]]:
-    """The runs with an engine of `ZERO`."""
+OF_ZERO = ("padded", "packed", "lonely", "padded resumed", "packed resumed", "broken")
+"""Runs that how weights are sharded can change; the others are of DDP alone."""
+
+
+def sharded(starts, engine: str, folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """The runs of those names with an engine of `ZERO`, in a folder of its name."""
+    (folder / engine).mkdir()
     config = {
         "zero_optimization": ZERO[engine],
         "zero_force_ds_cpu_optimizer": False,
         **dict.fromkeys(("train_batch_size", "train_micro_batch_size_per_gpu"), "auto"),
         **dict.fromkeys(("gradient_accumulation_steps", "gradient_clipping"), "auto"),
     }
-    (folder / "deepspeed.json").write_text(json.dumps(config))
-    return {name: [*run, "--deepspeed", str(folder / "deepspeed.json")] for name, run in words.items()}
+    file = folder / f"{engine}.json"
+    file.write_text(json.dumps(config))
+    words = runs(starts, folder / engine, 2)
+    return {f"{engine} {name}": [*words[name], "--deepspeed", str(file)] for name in names}
 
 
 def launch(words: dict[str, list[str]], folder: Path) -> SimpleNamespace:
@@ -189,64 +199,70 @@ def finished(process: subprocess.Popen, output: Path) -> tuple[int, str]:
             process.wait()
 
 
-@pytest.fixture(
-    scope="module",
-    params=["ddp", pytest.param("zero2", marks=pytest.mark.slow), pytest.param("zero3", marks=pytest.mark.slow)],
-)
-def together(request, starts, tmp_path_factory) -> SimpleNamespace:
-    """What two processes made of all runs, by engine."""
-    if request.param in ZERO:
-        pytest.importorskip("deepspeed")
-    folder = tmp_path_factory.mktemp(request.param)
-    words = runs(starts, folder, 2)
-    return launch(sharded(words, request.param, folder) if request.param in ZERO else words, folder)
+SHIPPED = (("full-llm", "zero2"), ("full-llm", "zero3_offload"), ("lora-llm", "zero3"))
+"""Recipes with the sharding that their launchers, or a comment in them, start them with."""
+
+
+@pytest.fixture(scope="module")
+def zero(starts, tmp_path_factory) -> SimpleNamespace:
+    """What two processes of DeepSpeed made, by engine and run; and of each shipped pair one step, then another."""
+    pytest.importorskip("deepspeed")
+    folder = tmp_path_factory.mktemp("zero")
+    words = sharded(starts, "zero3-offload", folder, ("padded", "padded resumed"))
+    words |= sharded(starts, "zero2", folder, OF_ZERO) | sharded(starts, "zero3", folder, OF_ZERO)
+    for recipe, name in SHIPPED:
+        given = ["--config", str(ROOT / f"configs/training/{recipe}.yaml"), *EXACT, *batches(1, 1, 1)]
+        given += ["--deepspeed", str(ROOT / f"configs/deepspeed/{name}.json"), "--dataloader_num_workers", "0"]
+        given += ["--save_strategy", "steps", "--save_steps", "1"]
+        for steps, more in (("1", []), ("2", ["--resume_from_checkpoint", "True"])):
+            output = folder / f"shipped-{name}"
+            words[f"{name} {steps}"] = words_of(starts.whole, output, *given, "--max_steps", steps, *more)
+    return launch(words, folder)
+
+
+@pytest.fixture(scope="module")
+def ddp(starts, tmp_path_factory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("ddp")
+    return launch(runs(starts, folder, 2), folder)
+
+
+@pytest.fixture(params=["ddp", pytest.param("zero2", marks=SLOW), pytest.param("zero3", marks=SLOW)])
+def together(request) -> SimpleNamespace:
+    """The folder of what two processes made with an engine, and how its runs ended."""
+    if request.param == "ddp":
+        return request.getfixturevalue("ddp")
+    made, engine = request.getfixturevalue("zero"), request.param
+    ended = {name.removeprefix(f"{engine} "): how for name, how in made.ended.items() if name.startswith(f"{engine} ")}
+    return SimpleNamespace(folder=made.folder / engine, ended=ended)
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
     return MonkeyForConditionalGeneration.from_pretrained(folder).state_dict()
 
 
-def log(folder: Path, name: str) -> list[float]:
-    entries = json.loads((folder / "training_log.json").read_text())
-    return [entry[name] for entry in entries if name in entry]
+def logged(folder: Path, name: str) -> list[float]:
+    return [entry[name] for entry in log(folder) if name in entry]
 
 
-@pytest.mark.parametrize("name", ["padded", "packed", "published", "lonely", "spoiled"])
-class TestTwoProcessesAreOne:
-    def test_losses_and_gradient_norms_are_those_of_one_process(self, alone, together, name):
-        assert together.ended[name] == (None, None)
-        assert len(losses(alone / name)) >= 4
-        assert losses(together.folder / name) == pytest.approx(losses(alone / name), **ROUNDED)
+def test_losses_norms_and_weights_are_those_of_one_process(alone, together):
+    """And the checkpoint is an ordinary one."""
+    for name in SAME & together.ended.keys():
+        assert together.ended[name] == (None, None), name
+        one, two = alone / name, together.folder / name
+        assert len(losses(one)) >= 4
+        assert losses(two) == pytest.approx(losses(one), **ROUNDED), name
         # A norm sums the squares of all gradients, in an order that sharding changes.
-        assert log(together.folder / name, "grad_norm") == pytest.approx(log(alone / name, "grad_norm"), rel=1e-5)
-
-    def test_the_checkpoint_is_an_ordinary_one_with_the_same_weights(self, alone, together, name):
-        one, two = state(alone / name), state(together.folder / name)
-        assert one.keys() == two.keys()
-        for tensor in one:
+        assert logged(two, "grad_norm") == pytest.approx(logged(one, "grad_norm"), rel=1e-5), name
+        expected, found = state(one), state(two)
+        assert expected.keys() == found.keys()
+        for tensor in expected:
             # Four steps of rate 1e-3 over gradients that differ by rounding.
-            torch.testing.assert_close(two[tensor], one[tensor], atol=2e-6, rtol=0, msg=tensor)
+            torch.testing.assert_close(found[tensor], expected[tensor], atol=2e-6, rtol=0, msg=f"{name}: {tensor}")
 
 
-def test_both_leave_out_the_same_bad_records_and_list_them(alone, together):
-    listed = [json.loads((folder / "spoiled" / "run.json").read_text()) for folder in (alone, together.folder)]
-    for record in listed:
-        assert record["data"]["samples"]["train"] == 11
-    assert listed[0]["left_out"] == listed[1]["left_out"]
-    assert ["train.json[5]" in sentence for sentence in listed[0]["left_out"]] == [True, False]
-    assert ["train.json[3]" in sentence for sentence in listed[0]["left_out"]] == [False, True]
-
-
-def test_a_bad_record_of_one_process_stops_both_with_one_message(together):
-    first, second = together.ended["spoiled stops"]
-    assert first == second
-    assert "leave such records out with --skip_bad_rows True" in first
-
-
-def test_a_finished_run_that_is_resumed_stays_as_it_is(together):
-    assert together.ended["padded again"] == (None, None)
-    folder = together.folder / "padded"
-    assert (folder / "run.json").stat().st_mtime < (together.folder / "padded resumed" / "run.json").stat().st_mtime
+def test_the_held_out_loss_is_that_of_one_process_though_the_other_has_no_record(alone, together):
+    expected = logged(alone / "padded", "eval_loss")
+    assert logged(together.folder / "padded", "eval_loss") == pytest.approx(expected, **ROUNDED)
 
 
 @pytest.mark.parametrize("name", ["padded", "packed"])
@@ -258,8 +274,35 @@ def test_a_resumed_run_ends_as_the_straight_one(together, name):
     assert all(torch.equal(before[tensor], after[tensor]) for tensor in before)
 
 
-def test_the_held_out_loss_is_that_of_one_process_though_the_other_has_no_record(alone, together):
-    assert log(together.folder / "padded", "eval_loss") == pytest.approx(log(alone / "padded", "eval_loss"), **ROUNDED)
+def test_a_nan_on_one_process_stops_both_with_one_message_and_the_state_before_it(together):
+    first, second = together.ended["broken"]
+    assert first == second
+    assert "the loss is nan" in first
+    assert "train.json[11]" in first
+    assert first.count("train.json[") == 2
+    (saved,) = (together.folder / "broken").glob("checkpoint-*")
+    assert str(saved) in first
+    assert MonkeyForConditionalGeneration.from_pretrained(saved).config.grid == (2, 2)
+
+
+def test_both_leave_out_the_same_bad_records_and_list_them(alone, ddp):
+    listed = [json.loads((folder / "spoiled" / "run.json").read_text()) for folder in (alone, ddp.folder)]
+    assert [record["data"]["samples"]["train"] for record in listed] == [11, 11]
+    assert listed[0]["left_out"] == listed[1]["left_out"]
+    assert ["train.json[5]" in sentence for sentence in listed[0]["left_out"]] == [True, False]
+    assert ["train.json[3]" in sentence for sentence in listed[0]["left_out"]] == [False, True]
+
+
+def test_a_bad_record_of_one_process_stops_both_with_one_message(ddp):
+    first, second = ddp.ended["spoiled stops"]
+    assert first == second
+    assert "leave such records out with --skip_bad_rows True" in first
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(ddp):
+    assert ddp.ended["padded again"] == (None, None)
+    ends = [ddp.folder / name / "run.json" for name in ("padded", "padded resumed")]
+    assert ends[0].stat().st_mtime < ends[1].stat().st_mtime
 
 
 def test_the_lonely_run_has_what_it_is_for(starts):
@@ -275,55 +318,23 @@ def test_the_lonely_run_has_what_it_is_for(starts):
     assert any(not any(any(batch) for batch in step) for step in steps[1:]), "a whole step without a picture"
 
 
-def test_a_nan_on_one_process_stops_both_with_one_message_and_the_state_before_it(together):
-    first, second = together.ended["broken"]
-    assert first == second
-    assert "the loss is nan" in first
-    assert "train.json[11]" in first
-    assert first.count("train.json[") == 2
-    saved = sorted((together.folder / "broken").glob("checkpoint-*"))
-    assert len(saved) == 1
-    assert str(saved[0]) in first
-    assert MonkeyForConditionalGeneration.from_pretrained(saved[0]).config.grid == (2, 2)
-
-
-SHIPPED = (("full-llm", "zero2"), ("full-llm", "zero3_offload"), ("lora-llm", "zero3"))
-"""Recipes with the sharding that their launchers, or a comment in them, start them with."""
-
-
-@pytest.fixture(scope="module")
-def shipped(starts, tmp_path_factory) -> SimpleNamespace:
-    """One step of each shipped pair, then another from its checkpoint; and the padded run with all on the host."""
-    pytest.importorskip("deepspeed")
-    folder = tmp_path_factory.mktemp("shipped")
-    padded = {name: run for name, run in runs(starts, folder, 2).items() if name.startswith("padded")}
-    words = sharded(padded, "zero3-offload", folder)
-    for recipe, name in SHIPPED:
-        given = ["--config", str(ROOT / f"configs/training/{recipe}.yaml"), *EXACT, *batches(1, 1, 1)]
-        given += ["--deepspeed", str(ROOT / f"configs/deepspeed/{name}.json"), "--dataloader_num_workers", "0"]
-        given += ["--save_strategy", "steps", "--save_steps", "1"]
-        for steps, more in (("1", []), ("2", ["--resume_from_checkpoint", "True"])):
-            words[f"{name} {steps}"] = words_of(starts.whole, folder / name, *given, "--max_steps", steps, *more)
-    return launch(words, folder)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "name"), SHIPPED)
-def test_a_shipped_config_trains_and_resumes_with_its_shipped_sharding(starts, shipped, tmp_path, recipe, name):
-    assert shipped.ended[f"{name} 1"] == shipped.ended[f"{name} 2"] == (None, None)
+def test_a_shipped_config_trains_and_resumes_with_its_shipped_sharding(starts, zero, tmp_path, recipe, name):
+    assert zero.ended[f"{name} 1"] == zero.ended[f"{name} 2"] == (None, None)
     flags = ["--config", str(ROOT / f"configs/training/{recipe}.yaml"), *EXACT, *batches(1, 1, 2), "--bf16", "False"]
     alone = train(starts.whole, tmp_path / "alone", *flags, "--max_steps", "1", "--report_to", "none")
-    assert len(losses(shipped.folder / name)) == 2
+    assert len(losses(zero.folder / f"shipped-{name}")) == 2
     # bf16 keeps 8 bits of each number.
-    assert losses(shipped.folder / name)[0] == pytest.approx(losses(alone)[0], rel=1e-2)
-    assert MonkeyForConditionalGeneration.from_pretrained(shipped.folder / name).config.grid == (2, 2)
+    assert losses(zero.folder / f"shipped-{name}")[0] == pytest.approx(losses(alone)[0], rel=1e-2)
+    assert MonkeyForConditionalGeneration.from_pretrained(zero.folder / f"shipped-{name}").config.grid == (2, 2)
 
 
 @pytest.mark.slow
-def test_weights_and_optimiser_on_the_host_change_nothing(alone, shipped):
+def test_weights_and_optimiser_on_the_host_change_nothing(alone, zero):
     for name in ("padded", "padded resumed"):
-        assert shipped.ended[name] == (None, None)
-        assert losses(shipped.folder / name) == pytest.approx(losses(alone / "padded"), **ROUNDED)
+        assert zero.ended[f"zero3-offload {name}"] == (None, None)
+        assert losses(zero.folder / "zero3-offload" / name) == pytest.approx(losses(alone / "padded"), **ROUNDED)
 
 
 @pytest.mark.slow

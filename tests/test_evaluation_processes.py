@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import platform
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -121,7 +119,7 @@ def answered(folder: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in journals_of(folder / "sums"))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 3])
 def test_any_number_of_processes_leaves_the_same_bytes(sums, tmp_path, expected, size):
     assert Team(size, sums, tmp_path / "run").end() == [0] * size
     assert final_files(tmp_path / "run") == expected
@@ -131,9 +129,8 @@ def test_any_number_of_processes_leaves_the_same_bytes(sums, tmp_path, expected,
     assert (timing["processes"], timing["asked"]["processes"], timing["asked"]["questions"]) == (size, size, ROWS)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_anywhere_and_gone_on_with_another_number_it_ends_the_same(sums, tmp_path, expected, seed):
-    chance = random.Random(seed)
+def test_killed_anywhere_and_gone_on_with_another_number_it_ends_the_same(sums, tmp_path, expected):
+    chance = random.Random(1)
     sizes = [chance.choice((1, 2, 3)) for _ in range(3)]
     for size in sizes[:-1]:
         team = Team(size, sums, tmp_path / "run", pause=0.01)
@@ -161,40 +158,46 @@ def test_a_process_that_dies_ends_the_run_and_the_answers_are_kept(sums, tmp_pat
     assert final_files(tmp_path / "run") == expected
 
 
-def test_an_error_in_one_process_is_the_sentence_of_the_run(sums, tmp_path):
-    class Failing(SlowBackend):
-        def generate_answers(self, batch):
-            if multiprocessing.current_process().name == "process 1" and answered(tmp_path / "run") > 10:
-                raise ValueError("the third tube is broken")
-            return super().generate_answers(batch)
+class Failing(SlowBackend):
+    """Fails in the second process, once a few answers are there."""
 
-    team = Team(2, sums, tmp_path / "run", opened=lambda: Failing(0.01))
+    def __init__(self, folder: Path):
+        super().__init__(0.01)
+        self.folder = folder
+
+    def generate_answers(self, batch):
+        if multiprocessing.current_process().name == "process 1" and answered(self.folder) > 10:
+            raise ValueError("the third tube is broken")
+        return super().generate_answers(batch)
+
+
+class Renamed(EchoBackend):
+    """Another model in each process."""
+
+    def __init__(self):
+        super().__init__()
+        self.fingerprint = f"echo of {os.getpid()}"
+
+
+def test_what_is_wrong_in_one_process_is_the_sentence_of_the_run(sums, tmp_path):
+    team = Team(2, sums, tmp_path / "run", opened=lambda: Failing(tmp_path / "run"))
     assert team.end() == [2, 2]
     assert team.sentence(1) == "ValueError: the third tube is broken"
     assert team.sentence(0) == "Stopped: process 1 of the run stopped: the third tube is broken"
 
-
-def test_what_is_wrong_with_the_data_is_said_by_the_first_process_only(tmp_path):
-    path = write_set(tmp_path / "data", [row(0), row(0)])
-    team = Team(2, path, tmp_path / "run")
-    assert team.end() == [2, 2]
-    assert team.sentence(0).startswith("ValueError: ")
-    assert team.sentence(1).startswith("Stopped: process 0 of the run stopped: ")
-    assert not (tmp_path / "run").exists()
-
-
-def test_processes_with_different_models_are_refused(sums, tmp_path):
-    def opened():
-        backend = EchoBackend()
-        backend.fingerprint = f"echo of {os.getpid()}"
-        return backend
-
-    team = Team(2, sums, tmp_path / "run", opened=opened)
+    team = Team(2, sums, tmp_path / "other", opened=Renamed)
     assert team.end() == [2, 2]
     assert "give all the same checkpoint and flags" in team.sentence(1)
 
+    # What is wrong with the data is said by the first process only.
+    team = Team(2, write_set(tmp_path / "data", [row(0), row(0)]), tmp_path / "none")
+    assert team.end() == [2, 2]
+    assert team.sentence(0).startswith("ValueError: ")
+    assert team.sentence(1).startswith("Stopped: process 0 of the run stopped: ")
+    assert not (tmp_path / "none").exists()
 
-@pytest.mark.parametrize("room", [0, 700, 12_000])
+
+@pytest.mark.parametrize("room", [0, 12_000])
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(sums, tmp_path, expected, room):
     """The limit on a file's size refuses writes as a full disk does; in the journal first, then in the results."""
 
@@ -211,18 +214,6 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(sums
     assert not list((tmp_path / "run").rglob("*.partial"))
     assert Team(1, sums, tmp_path / "run").end() == [0]
     assert final_files(tmp_path / "run") == expected
-
-
-def test_a_journal_cut_at_any_byte_ends_the_same(sums, tmp_path, expected):
-    run_one(sums, tmp_path / "whole", EchoBackend, batch_size=2)
-    journal = (tmp_path / "whole" / "sums" / "journal.jsonl").read_bytes()
-    for cut in sorted(random.Random(0).sample(range(len(journal)), 4)):
-        folder = tmp_path / f"cut-{cut}"
-        (folder / "sums").mkdir(parents=True)
-        (folder / "sums" / "journal-2.jsonl").write_bytes(journal[:cut])
-        run_one(sums, folder, EchoBackend, batch_size=2)
-        assert final_files(folder) == expected
-        assert answered(folder) == ROWS
 
 
 class TestLock:
@@ -246,13 +237,6 @@ class TestLock:
             run_one(sums, tmp_path / "run")
         assert not (tmp_path / "run" / "sums").exists()
 
-    def test_the_lock_of_a_killed_run_frees_itself(self, sums, tmp_path, holder):
-        holder.kill()
-        holder.join()
-        assert (tmp_path / "run" / LOCK).is_file()
-        assert run_one(sums, tmp_path / "run")["complete"]
-        assert not (tmp_path / "run" / LOCK).exists()
-
     def test_a_run_waits_for_the_loading_processes_of_a_killed_one(self, sums, tmp_path, holder):
         """They are forked with the journal open, and outlive the killed process by some seconds."""
         holder.kill()
@@ -267,62 +251,26 @@ class TestLock:
         orphan = FORK.Process(target=linger, args=(ready,))
         orphan.start()
         assert ready.wait(60)
+        assert (tmp_path / "run" / LOCK).is_file()
         assert run_one(sums, tmp_path / "run")["complete"]
+        assert not (tmp_path / "run" / LOCK).exists()
         orphan.join()
 
 
-def test_processes_that_cannot_meet_are_one_sentence():
-    with pytest.raises(ValueError, match=r"the 2 processes of WORLD_SIZE cannot meet .*; start with torchrun"):
-        Processes.of_environment({"WORLD_SIZE": "2"})
-
-
-def test_a_store_that_is_gone_is_one_sentence():
+def test_processes_that_cannot_meet_any_more_are_one_sentence():
     class Gone:
         def set(self, *_):
             raise dist.DistNetworkError("connection reset\nby peer")
 
     with pytest.raises(Stopped, match=r"process 1 cannot reach the others .*\(connection reset\); the answers so far"):
         Processes(1, 2, Gone()).tell("x", 1)
+    with pytest.raises(ValueError, match=r"the 2 processes of WORLD_SIZE cannot meet .*; start with torchrun"):
+        Processes.of_environment({"WORLD_SIZE": "2"})
 
 
 def command_environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return {**kept, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
-
-
-@pytest.mark.slow
-def test_eval_sh_starts_as_many_processes_as_it_is_told(sums, tmp_path, expected):
-    flags = ["--metric", "accuracy", "--backend", "echo", "--output-dir", str(tmp_path), "--batch-size", "2"]
-    command = ["bash", str(ROOT / "eval" / "eval.sh"), "none", "run", str(sums), *flags]
-    environment = command_environment(NPROC_PER_NODE="2", WORLD_SIZE="1", RANK="0")
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert "written to" in result.stdout
-    assert result.stdout.count("accuracy") == 1
-    (timing,) = lines_of(tmp_path / "run" / "timing.jsonl")
-    assert timing["processes"] == 2
-    assert final_files(tmp_path / "run")["sums/predictions.jsonl"] == expected["sums/predictions.jsonl"]
-
-
-@pytest.mark.slow
-def test_the_model_on_two_processes_answers_as_on_one(golden, tmp_path):
-    shutil.copytree(golden.folder / "images", tmp_path / "images")
-    names = sorted(path.name for path in (tmp_path / "images").iterdir())
-    rows = [
-        {"image": f"images/{names[number % len(names)]}", "question": "What is it?" + " And why?" * (number % 2),
-         "answer": "?", "question_id": number}
-        for number in range(4)
-    ]  # fmt: skip
-    path = tmp_path / "what.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in rows))
-    for name, count in (("one", "1"), ("two", "2")):
-        flags = ["--metric", "accuracy", "--max-new-tokens", "4", "--output-dir", str(tmp_path), "--batch-size", "1"]
-        command = ["bash", str(ROOT / "eval" / "eval.sh"), str(golden.checkpoint), name, str(path), *flags]
-        environment = command_environment(NPROC_PER_NODE=count)
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        assert result.returncode == 0, result.stderr
-    one, two = ((tmp_path / name / "what" / "predictions.jsonl").read_bytes() for name in ("one", "two"))
-    assert one == two
 
 
 @pytest.mark.parametrize(

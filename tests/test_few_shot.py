@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.backends import EchoBackend, Request
+from eval.backends import EchoBackend
 from eval.model_backend import ModelBackend
-from eval.prompting import PromptForm
 from eval.questions import Examples, FewShot, load_examples, load_question_set, shown
 from eval.run import run
+from eval.tasks import PromptForm
 from monkey.prompts import VQA_AS_TRAINED
 from tests.conftest import random_model
 from tests.small_processor import small_config, small_processor
@@ -57,19 +57,10 @@ class TestPrompt:
             number = int(example.split("?")[0].split()[-1])
             assert example == f" Twice {number}? Answer: {2 * number}"
         assert first != second
-
-    def test_the_answer_that_most_people_gave_is_shown(self, sums, tmp_path):
+        # The answer that most people gave is shown.
         path = write_set(tmp_path / "people", [row(50, answer=["", "b", "a", " b "])], "train.jsonl")
         (example,) = examples_of(sums, path, number=1).rows
         assert shown(example, FORM).endswith("Answer: b")
-
-    def test_parts_give_the_prompt_and_its_images_in_order(self, sums, train):
-        question = load_question_set(own_task(sums)).questions[0]
-        examples = examples_of(sums, train)
-        request = Request(own_task(sums), question, FORM, examples.shots([4, 0], FORM))
-        images = [part for part in request.parts if isinstance(part, Path)]
-        assert images == [examples.rows[4].image, examples.rows[0].image, question.image] == list(request.images)
-        assert "".join("<img></img>" if isinstance(part, Path) else part for part in request.parts) == request.prompt
 
 
 class TestChoice:
@@ -95,13 +86,6 @@ class TestChoice:
         question = question_set.questions[0]
         chosen = examples.choose(question, question_set.image_digests[question.image])
         assert sorted(chosen) == [0, 1, 2, 4, 5, 6, 7]
-
-    def test_a_changed_image_of_an_example_is_asked_again(self, sums, train, tmp_path):
-        asked(sums, train, tmp_path / "run", number=8)
-        Image.new("RGB", (8, 8), "white").save(train.parent / "images" / "t50.png")
-        asked(sums, train, tmp_path / "run", number=8)
-        (task,) = lines_of(tmp_path / "run" / "timing.jsonl")[-1]["tasks"].values()
-        assert task["resumed"] == 0
 
 
 class TestRefusals:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from monkey.configuration import MonkeyConfig
+from monkey.training.meter import StepFlops, count_flops, peak_flops
 from monkey.training.recipes import RECIPES
-from monkey.training.report import StepFlops, count_flops, peak_flops
 from tests.conftest import tiny_config
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from monkey.data.check import check_data
 from monkey.data.mixture import holds_images, open_records
-from monkey.data.records import examine_record, read_records
+from monkey.data.records import examine_record
 from monkey.data.rows import ImagePaths
 from monkey.prompts import DETAILED_CAPTION_AS_TRAINED
 from scripts.check_data import main
@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 def read(folder: Path, *rows):
     path = folder / "train.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
-    return read_records(path)
+    return list(open_records(path))
 
 
 def said(record) -> list[str]:
@@ -54,151 +54,79 @@ def messages(*texts, system: str | None = None) -> list[dict]:
     return first + [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
 
 
+def asked(text: str, *more: str, names=("human", "gpt"), **row) -> dict:
+    """A record of turns: a question, its answer "this", and what follows."""
+    return {"conversations": turns(text, "this", *more, names=names), **row}
+
+
+def chat(*contents, system: str | None = None, **row) -> dict:
+    """A record of messages: a question, its answer where none is given, and what follows."""
+    return {"messages": messages(*(contents if len(contents) > 1 else (*contents, "this")), system=system), **row}
+
+
 PART = {"type": "text", "text": "What?"}
 ASKED, TWO = "<img></img>\nWhat?", "<img></img><img></img>What?"
+LLAVA = asked("<image>\nWhat?")
+BRIEF = {"from": "system", "value": "Be brief."}
+BOTH = ["a.png", "b.png"]
+PLACES = {"<image_00>": "b.png", "<image_01>": "a.png"}
+TRL = {
+    "prompt": messages([{"type": "image"}, {"type": "image"}, PART]),
+    "completion": [{"role": "assistant", "content": [{"type": "text", "text": "this"}]}],
+}
 
-# Form -> (row, its texts as they are trained on, its pictures, what its form is called).
+# Form -> (row, its texts as they are trained on, its images, what its form is called).
 FORMS = {
-    "LLaVA": ({"id": "1", "image": "a.png", "conversations": turns("<image>\nWhat?", "this")}, ASKED, "a", "LLaVA's"),
-    "LLaVA, image behind": (
-        {"image": "a.png", "conversations": turns("What?\n<image>", "this")},
-        "What?\n<img></img>",
-        "a",
-        "LLaVA's",
-    ),
-    "LLaVA, several": (
-        {"image": ["b.png", "a.png"], "conversations": turns("<image><image>What?", "this")},
-        TWO,
-        "ba",
-        "LLaVA's",
-    ),
-    "LLaVA, text alone": ({"id": 7, "image": None, "conversations": turns("What?", "this")}, "What?", "", ""),
-    "Qwen3-VL": (
-        {"images": ["a.png", "b.png"], "conversations": turns("<image><image>What?", "this")},
-        TWO,
-        "ab",
-        "Sh",
-    ),
-    "InternVL": (
-        {"image": ["a.png", "b.png"], "conversations": turns("Image-1: <image>\nImage-2: <image>\nWhat?", "this")},
-        "Image-1: <img></img>\nImage-2: <img></img>\nWhat?",
-        "ab",
-        "LLaVA's",
-    ),
-    "numbered": (
-        {"images": ["a.png", "b.png"], "conversations": turns("<image2> after <image1>?", "this")},
-        "<img></img> after <img></img>?",
-        "ba",
-        "ShareGPT's",
-    ),
-    "numbered from 0": (
-        {"images": ["a.png", "b.png"], "conversations": turns("<image_01><image_00>What?", "this")},
-        TWO,
-        "ba",
-        "ShareGPT's",
-    ),
+    "LLaVA": ({**LLAVA, "id": "1", "image": "a.png"}, ASKED, "a", "LLaVA's"),
+    "LLaVA, image behind": (asked("What?\n<image>", image="a.png"), "What?\n<img></img>", "a", "LLaVA's"),
+    "LLaVA, several": (asked("<image><image>What?", image=["b.png", "a.png"]), TWO, "ba", "LLaVA's"),
+    "LLaVA, text alone": (asked("What?", id=7, image=None), "What?", "", ""),
+    "Qwen3-VL": (asked("<image><image>What?", images=BOTH), TWO, "ab", "ShareGPT's"),
+    "InternVL": (asked("1: <image>\n2: <image>", image=BOTH), "1: <img></img>\n2: <img></img>", "ab", "LLaVA's"),
+    "numbered": (asked("<image2> by <image1>", images=BOTH), "<img></img> by <img></img>", "ba", "ShareGPT's"),
+    "numbered from 0": (asked("<image_01><image_00>What?", images=BOTH), TWO, "ba", "ShareGPT's"),
     "ShareGPT with system": (
-        {"images": ["a.png"], "system": "Be brief.", "conversations": turns("<image>\nWhat?", "this")},
-        f"Be brief.\n{ASKED}",
-        "a",
-        "ShareGPT's",
+        {**LLAVA, "images": ["a.png"], "system": "Be brief."}, f"Be brief.\n{ASKED}", "a", "ShareGPT's",
     ),
     "system turn": (
-        {"conversations": [{"from": "system", "value": "Be brief."}, *turns("<img>a.png</img>\nWhat?", "this")]},
-        f"Be brief.\n{ASKED}",
-        "a",
-        "",
+        {"conversations": [BRIEF, *turns("<img>a.png</img>\nWhat?", "this")]}, f"Be brief.\n{ASKED}", "a", "",
     ),
-    "Qwen-VL": (
-        {"conversations": turns("Picture 1: <img>a.png</img>\nWhat?", "this", names=("user", "assistant"))},
-        f"Picture 1: {ASKED}",
-        "a",
-        "",
-    ),
-    "other names of roles": (
-        {"image": "a.png", "conversations": turns("<image>\nWhat?", "this", names=("Human", "GPT"))},
-        ASKED,
-        "a",
-        "LLaVA's",
-    ),
+    "Qwen-VL": (asked("1: <img>a.png</img>\nWhat?", names=("user", "assistant")), f"1: {ASKED}", "a", ""),
+    "other names of roles": (asked("<image>\nWhat?", names=("Human", "GPT"), image="a.png"), ASKED, "a", "LLaVA's"),
     "MiniCPM-V": ({"image": "a.png", "conversations": messages("<image>\nWhat?", "this")}, ASKED, "a", "LLaVA's"),
     "MiniCPM-V, several": (
-        {
-            "image": {"<image_00>": "b.png", "<image_01>": "a.png"},
-            "conversations": messages("<image_00><image_01>What?", "this"),
-        },
-        TWO,
-        "ba",
-        "LLaVA's",
+        {"image": PLACES, "conversations": messages("<image_00><image_01>What?", "this")}, TWO, "ba", "LLaVA's",
     ),
-    "ours, with a key that says the same": (
-        {"image": "a.png", "conversations": turns("<img>a.png</img>\nWhat?", "this")},
-        ASKED,
-        "a",
-        "",
-    ),
-    "LLaMA-Factory": ({"messages": messages("<image>\nWhat?", "this"), "images": ["a.png"]}, ASKED, "a", "LLaMA-F"),
+    "ours, with a key that says the same": (asked("<img>a.png</img>\nWhat?", image="a.png"), ASKED, "a", ""),
+    "LLaMA-Factory": (chat("<image>\nWhat?", images=["a.png"]), ASKED, "a", "LLaMA-F"),
     "objects with a path": (
-        {"messages": messages("<image>\nWhat?", "this"), "images": [{"bytes": None, "path": "a.png"}]},
-        ASKED,
-        "a",
-        "LLaMA-F",
+        chat("<image>\nWhat?", images=[{"bytes": None, "path": "a.png"}]), ASKED, "a", "LLaMA-F",
     ),
     "messages with a system": (
-        {"messages": messages("<image>\nWhat?", "this", system="Be brief."), "images": ["a.png"]},
-        f"Be brief.\n{ASKED}",
-        "a",
-        "LLaMA-F",
+        chat("<image>\nWhat?", system="Be brief.", images=["a.png"]), f"Be brief.\n{ASKED}", "a", "LLaMA-F",
     ),
     "alpaca": (
-        {"instruction": "<image>", "input": "What?", "output": "this", "images": ["a.png"]},
-        ASKED,
-        "a",
-        "Alpaca's",
+        {"instruction": "<image>", "input": "What?", "output": "this", "images": ["a.png"]}, ASKED, "a", "Alpaca's",
     ),
     "ms-swift, query": ({"query": "<image>\nWhat?", "response": "this", "images": "a.png"}, ASKED, "a", "ms-swift's"),
     "ms-swift, pairs": (
         {"system": "Be brief.", "conversation": [{"human": "What?", "assistant": "this"}]},
-        "Be brief.\nWhat?",
-        "",
-        "ms-swift's",
+        "Be brief.\nWhat?", "", "ms-swift's",
     ),
     "FineVision": (
-        {"images": ["a.png"], "texts": [{"user": "<image>\nWhat?", "assistant": "this"}]},
-        ASKED,
-        "a",
-        "Fine",
+        {"images": ["a.png"], "texts": [{"user": "<image>\nWhat?", "assistant": "this"}]}, ASKED, "a", "FineVision's",
     ),
     "OpenAI": (
-        {"messages": messages([{"type": "image_url", "image_url": {"url": "a.png"}}, PART], "this")},
-        "<img></img>What?",
-        "a",
-        "OpenAI's",
+        chat([{"type": "image_url", "image_url": {"url": "a.png"}}, PART]), "<img></img>What?", "a", "OpenAI's",
     ),
     "Qwen2-VL's parts": (
-        {"messages": messages([{"type": "image", "image": "a.png"}, PART], [{"type": "text", "text": "this"}])},
-        "<img></img>What?",
-        "a",
-        "OpenAI's",
+        chat([{"type": "image", "image": "a.png"}, PART], [{"type": "text", "text": "this"}]),
+        "<img></img>What?", "a", "OpenAI's",
     ),
-    "TRL": (
-        {
-            "prompt": messages([{"type": "image"}, {"type": "image"}, PART]),
-            "completion": [{"role": "assistant", "content": [{"type": "text", "text": "this"}]}],
-            "images": ["a.png", "b.png"],
-        },
-        TWO,
-        "ab",
-        "TRL's",
-    ),
+    "TRL": ({**TRL, "images": BOTH}, TWO, "ab", "TRL's"),
     "TRL, texts": ({"prompt": "What?", "completion": "this"}, "What?", "", "TRL's"),
-    "no place for the image": (
-        {"image": "a.png", "conversations": turns("What?", "this")},
-        ASKED,
-        "a",
-        "LLaVA's",
-    ),
-}
+    "no place for the image": (asked("What?", image="a.png"), ASKED, "a", "LLaVA's"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("row", "asked", "pictures", "form"), FORMS.values(), ids=FORMS)
@@ -224,9 +152,8 @@ def test_earlier_turns_come_before_the_question(folder):
 
 
 def test_images_of_later_turns_keep_their_order(folder):
-    (found,) = read(
-        folder, {"images": ["b.png", "a.png"], "conversations": turns("<image>One?", "1", "And <image>?", "2")}
-    )
+    row = {"images": ["b.png", "a.png"], "conversations": turns("<image>One?", "1", "And <image>?", "2")}
+    (found,) = read(folder, row)
     assert said(found) == ["<img></img>One?", "1", "And <img></img>?", "2"]
     assert found.images == [folder / "b.png", folder / "a.png"]
 
@@ -335,94 +262,65 @@ def test_whatever_stands_in_a_row_is_read_or_refused_in_a_sentence(folder, name)
         assert faults or found.conversation.messages
 
 
-def asked(text: str, **row) -> dict:
-    return {"conversations": turns(text, "this"), **row}
-
-
-LLAVA = asked("<image>\nWhat?")
+TOOL_CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+NOT_LEARNT = {"role": "assistant", "content": "x", "weight": 0}
+SYSTEM = {"from": "system", "value": "B"}
 BAD = {
-    "place without image": (
-        LLAVA,
-        "1 <image> in the users' turns and no image for it; name them in 'images', or write",
-    ),
+    "place without image": (LLAVA, "1 <image> in the users' turns and no image for it; name them in 'images', or"),
     "image under another key": ({**LLAVA, "image_path": "a.png"}, "no image for it; rename 'image_path' to 'images'"),
     "another key, no place": (asked("What?", img="a.png"), "'img' seems to name an image and is not read"),
     "more places": (asked("<image><image>What?", image="a.png"), "2 <image> in the users' turns and 1 images"),
-    "more images": (asked("<image>What?", images=["a.png", "b.png"]), "1 <image> in the users' turns and 2 images"),
-    "a number twice": (asked("<image1><image1>?", images=["a.png", "b.png"]), "do not name each of the 2 images once"),
-    "a number too high": (asked("<image2><image3>?", images=["a.png", "b.png"]), "number them from 1"),
+    "more images": (asked("<image>What?", images=BOTH), "1 <image> in the users' turns and 2 images"),
+    "a number twice": (asked("<image1><image1>?", images=BOTH), "do not name each of the 2 images once"),
+    "a number too high": (asked("<image2><image3>?", images=BOTH), "number them from 1"),
     "both keys": (asked("<image>?", image="a.png", images=["b.png"]), "both 'image' and 'images' name images"),
     "both ways": (asked("<img>b.png</img><image>?", image="a.png"), "<img> stands in a text beside images"),
     "in parts and in a key": (
-        {"messages": messages([{"type": "image", "image": "a.png"}, PART], "this"), "images": ["b.png"]},
+        chat([{"type": "image", "image": "a.png"}, PART], images=["b.png"]),
         "both in parts of messages and under a key",
     ),
-    "in the answer": (
-        {"messages": messages("Draw it.", "<image>"), "images": ["a.png"]},
-        "an answer holds <image>; images stand in the users' turns",
-    ),
+    "in the answer": (chat("Draw it.", "<image>", images=["a.png"]), "an answer holds <image>; images stand in the"),
     "bytes": (asked("<image>?", image={"bytes": "AA", "path": "a.png"}), "holds an image itself, not its path"),
     "number for a path": (asked("<image>?", image=7), "'image' must hold the paths of images, found a whole number"),
     "tag in a path": (asked("<image>?", image="a.png</img><img>b.png"), "holds <img> or </img>; rename the file"),
     "URL": (asked("<image>?", image="https://host/a.png"), "is a URL; download the picture and name the file"),
-    "data URI": (
-        {"messages": messages([{"type": "image_url", "image_url": "data:image/png;base64,AA"}], "this")},
-        "data:image/png;base64,AA",
-    ),
+    "data URI": (chat([{"type": "image_url", "image_url": "data:image/png;base64,AA"}]), "data:image/png;base64,AA"),
     "outside of the root": (asked("<image>?", image="../a.png"), "leads out of"),
-    "absolute by file://": (
-        {"messages": messages([{"type": "image", "image": "file:///etc/hostname"}], "this")},
-        "/etc/hostname is absolute",
-    ),
+    "by file://": (chat([{"type": "image", "image": "file:///etc/hostname"}]), "/etc/hostname is absolute"),
     "image in a turn": (
         {"conversations": [{"from": "user", "value": "What?", "image": "a.png"}, *turns("x", "this")[1:]]},
         "turn 0: the turn has a key 'image', which is not read",
     ),
-    "HTML": (
-        asked("<img src='a.png'>What?"),
-        "is a model's sign for an image; write <image> for one of 'images', or <img>path",
-    ),
+    "HTML": (asked("<img src='a.png'>What?"), "is a model's sign for an image; write <image> for one of 'images', or"),
     "video": (asked("<video>\nWhat?", video="a.mp4"), "'video' names a video, and only images are trained on"),
     "video without key": (asked("<video>\nWhat?"), "<video> is a model's sign for a video"),
-    "video part": ({"messages": messages([{"type": "video", "video": "a.mp4"}], "x")}, "the type 'video' is not read"),
+    "video part": (chat([{"type": "video", "video": "a.mp4"}]), "the type 'video' is not read"),
     "audios": (asked("What?", audios=["a.wav"]), "'audios' names recordings"),
     "ChatML": (asked("<|im_start|>user\nWhat?<|im_end|>"), "sign for a turn or its end; give each side's text alone"),
     "end of text": ({"conversations": turns("What?", "this<|endoftext|>")}, "turn 1: <|endoftext|> is a model's"),
     "image tokens": (asked("<|vision_start|><|image_pad|><|vision_end|>What?"), "sign for an image"),
-    "system twice": (
-        {"system": "A", "conversations": [{"from": "system", "value": "B"}, *turns("What?", "this")]},
-        "turn 0: turns are out of order: expected one of the user, found one of the system",
-    ),
+    "system twice": ({"system": "A", "conversations": [SYSTEM, *turns("?", "x")]}, "turn 0: turns are out of order"),
     "image in the key": (asked("What?", system="<img>a.png</img>"), "'system': the system's text holds <img>"),
     "place in the key": (asked("What?", system="<image>"), "'system': <image> is a model's sign for an image"),
     "system of a number": (asked("What?", system=7), "'system': 'value' must be a text"),
     "system later on": (
-        {"conversations": [*turns("What?", "this"), {"from": "system", "value": "B"}, *turns("What?", "this")]},
+        {"conversations": [*turns("What?", "this"), SYSTEM, *turns("What?", "this")]},
         "turn 2: turns are out of order: expected one of the user, found one of the system",
     ),
     "image in the system": (
-        {"conversations": [{"from": "system", "value": "<img>a.png</img>"}, *turns("What?", "this")]},
+        {"conversations": [{**SYSTEM, "value": "<img>a.png</img>"}, *turns("What?", "this")]},
         "the system's text holds <img>",
     ),
-    "answer first": (
-        {"conversations": turns("this", "What?", names=("gpt", "human"))},
-        "turn 0: turns are out of order",
-    ),
+    "answer first": (asked("What?", names=("gpt", "human")), "turn 0: turns are out of order"),
     "tool": ({"messages": [*messages("What?"), {"role": "tool", "content": "7"}]}, "unknown role 'tool'"),
-    "tools": ({"messages": messages("What?", "this"), "tools": '[{"type": "function"}]'}, "'tools' holds tools"),
-    "call of a tool": (
-        {"messages": [*messages("What?"), {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
-        "turn 1: 'tool_calls' holds calls of tools",
-    ),
-    "content null": ({"messages": messages("What?", None)}, "turn 1: 'content' must be a text, found null"),
-    "not to be learnt": (
-        {"messages": [*messages("What?"), {"role": "assistant", "content": "x", "weight": 0}]},
-        "the answer asks not to be learnt",
-    ),
+    "tools": (chat("What?", tools='[{"type": "function"}]'), "'tools' holds tools"),
+    "call of a tool": ({"messages": [*messages("?"), TOOL_CALL]}, "turn 1: 'tool_calls' holds calls of tools"),
+    "content null": (chat("What?", None), "turn 1: 'content' must be a text, found null"),
+    "not to be learnt": ({"messages": [*messages("What?"), NOT_LEARNT]}, "the answer asks not to be learnt"),
     "preferences": (asked("What?", chosen="x", rejected="y"), "'chosen' holds preferences between answers"),
-    "a bad answer": ({"messages": messages("What?", "this"), "label": False}, "marks its answer as a bad one"),
+    "a bad answer": (chat("What?", label=False), "marks its answer as a bad one"),
     "a bad completion": ({"prompt": "What?", "completion": "x", "label": False}, "marks its answer as a bad one"),
-    "two lists": ({"conversations": turns("a", "b"), "messages": messages("a", "b")}, "both 'conversations' and 'mess"),
+    "two lists": (asked("a", messages=messages("a", "b")), "both 'conversations' and 'messages'"),
     "text alone": ({"text": "x"}, "the key 'conversations' is missing; there are 'text'; forms that are read: data/"),
     "packed": ([LLAVA, LLAVA], "the row is a list; give each record a row of its own"),
     "history": ({"query": "a", "response": "b", "history": ["x"]}, "'history' must be a list of [question, answer]"),

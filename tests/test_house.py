@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import functools
 import graphlib
 import json
@@ -24,10 +25,8 @@ PACKAGES = ("monkey", "eval")
 
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
-    ("monkey.settings_files",),
-    ("monkey.location",),
+    ("monkey.files", "monkey.parts"),
     (
-        "monkey.published_config",
         "monkey.configuration",
         "monkey.attention",
         "monkey.kv_cache",
@@ -50,11 +49,13 @@ LAYERS = (
         "monkey.decoding",
         "monkey.reply",
     ),
-    ("monkey.adapter_base", "monkey.checkpoint", "monkey.image_processing"),
+    ("monkey.checkpoint", "monkey.image_processing"),
     ("monkey.modeling", "monkey.processing"),
-    ("monkey.engine",),
+    ("monkey.engine", "monkey.quantised"),
+    ("monkey.adapters",),
     ("monkey", "monkey.data"),
-    ("monkey.training", "monkey.serving", "monkey.describe"),
+    ("monkey.serving",),
+    ("monkey.training", "monkey.describe"),
     ("monkey.ask", "monkey.serve"),
     ("eval",),
 )
@@ -131,6 +132,11 @@ def test_imports_go_in_no_circle():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
+def test_no_two_modules_share_a_name():
+    names = collections.Counter(path.name for path in modules().values() if not path.name.startswith("__"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_package_never_imports_the_evaluator():
     users = [name for name, path in modules().items() if name.startswith("monkey") and "eval" in imports(path)]
     assert not users
@@ -168,18 +174,23 @@ def test_every_training_config_is_accepted(path, tmp_path):
     assert flags.recipe.name == given["recipe"]
 
 
-def documented_commands() -> dict[tuple[str, ...], set[str]]:
-    """The programs of the shell blocks of the READMEs and docs, and the flags that each is shown with."""
+def readme_commands() -> list[list[str]]:
+    """Words of each `python` and `bash` command in the shell blocks of the READMEs and docs, comments removed."""
     pages = (*READMES, REPOSITORY / "data" / "README.md", *(REPOSITORY / "docs").glob("*.md"))
     texts = [path.read_text(encoding="utf-8") for path in pages]
     blocks = [block for text in texts for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)]
-    lines = [line.split("  #")[0].split() for block in blocks for line in block.splitlines()]
-    commands: dict[tuple[str, ...], set[str]] = {}
-    for _, *words in (words for words in lines if words and words[0] in ("python", "bash")):
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line.split() for line in dict.fromkeys(lines) if line.startswith(("python ", "bash "))]
+
+
+def documented_programs() -> dict[tuple[str, ...], set[str]]:
+    """The programs of those commands, and the flags that each is shown with."""
+    programs: dict[tuple[str, ...], set[str]] = {}
+    for _, *words in readme_commands():
         program = tuple(words[: 2 if words[0] == "-m" else 1])
         flags = {word for word in words[len(program) :] if word.startswith("-")}
-        commands.setdefault(program, set()).update(flags)
-    return commands
+        programs.setdefault(program, set()).update(flags)
+    return programs
 
 
 def help_of(program: tuple[str, ...], monkeypatch, capsys) -> str:
@@ -195,11 +206,11 @@ def help_of(program: tuple[str, ...], monkeypatch, capsys) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("program", documented_commands(), ids=" ".join)
+@pytest.mark.parametrize("program", documented_programs(), ids=" ".join)
 def test_documented_command_exists_with_its_flags(program, monkeypatch, capsys):
     if program[0].endswith(".sh"):
         subprocess.run(["bash", "-n", str(REPOSITORY / program[0])], check=True)
         return
     help_text = help_of(program, monkeypatch, capsys)
-    missing = [flag for flag in documented_commands()[program] if flag not in help_text]
+    missing = [flag for flag in documented_programs()[program] if flag not in help_text]
     assert not missing

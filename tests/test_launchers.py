@@ -124,11 +124,6 @@ class TestWhatStarts:
     def test_each_launcher_starts_its_recipe(self, machine, script, expected):
         assert machine.started(script, "--seed", "3", **THREE) == [*expected, "--seed", "3"]
 
-    @pytest.mark.parametrize("script", ["finetune_ds.sh", "finetune_qlora_24gb.sh", "finetune_cpu.sh"])
-    def test_flags_serve_as_well_as_the_environment(self, machine, script):
-        words = machine.started(script, *THREE_FLAGS)
-        assert words[-6:] == THREE_FLAGS
-
     @pytest.mark.parametrize(
         "script",
         [
@@ -143,42 +138,32 @@ class TestWhatStarts:
         assert "set -euo" not in done.stdout
         assert not (bare.folder / "said").exists()
 
-    def test_a_flag_wins_over_the_environment(self, machine):
-        given = ["--nproc_per_node", "2", "--data_path", "mine.json"]
-        words = machine.started("finetune_ds.sh", *given, **THREE, GPUS="4")
+    def test_flags_serve_as_well_as_the_environment_and_win_over_it(self, machine):
+        given = ["--nproc_per_node", "2", "--run_name", "two words", "--data_path", "mine.json"]
+        words = machine.started("finetune_ds.sh", *given, **{**THREE, "OUTPUT": "my folder"}, GPUS="4")
         # Of a flag that is given twice, the program takes the last.
-        assert words[-2:] == ["--data_path", "mine.json"]
-        assert words[1:3] == ["--nproc_per_node", "2"]
-
-    def test_words_with_spaces_stay_whole(self, machine):
-        words = machine.started("finetune_ds.sh", "--run_name", "two words", **{**THREE, "OUTPUT": "my folder"})
+        assert words[-4:] == ["--run_name", "two words", "--data_path", "mine.json"]
         assert "my folder" in words
-        assert words[-1] == "two words"
+        assert words[1:3] == ["--nproc_per_node", "2"]
+        assert machine.environment[1] == "8"  # of 16 cores
+        for script in ("finetune_ds.sh", "finetune_qlora_24gb.sh", "finetune_cpu.sh"):
+            assert machine.started(script, *THREE_FLAGS)[-6:] == THREE_FLAGS
 
     def test_a_config_may_name_model_data_and_output(self, machine):
         (machine.folder / "mine.yaml").write_text("model_name_or_path: m\ndata_path: d.json\noutput_dir: o")
         assert machine.started("finetune_ds.sh", "--config", "mine.yaml")[-2:] == ["--config", "mine.yaml"]
         assert machine.started("finetune_ds.sh", "--config=mine.yaml")[-1] == "--config=mine.yaml"
 
-    def test_another_sharding_can_be_asked_for(self, machine):
-        words = machine.started("finetune_ds.sh", "--deepspeed", "configs/deepspeed/zero3_offload.json", **THREE)
-        assert words[-2:] == ["--deepspeed", "configs/deepspeed/zero3_offload.json"]
-
     def test_the_given_interpreter_is_taken(self, machine):
         other = machine.folder / "other"
         machine.python.rename(other)
         assert machine.started("finetune_ds.sh", **THREE, PYTHON=str(other))
 
-    def test_visible_gpus_are_counted(self, machine):
+    def test_visible_gpus_are_counted_and_asked(self, machine):
         words = machine.started("finetune_ds.sh", **THREE, CUDA_VISIBLE_DEVICES="2,5,6")
         assert words[1:3] == ["--nproc_per_node", "3"]
+        assert "--id=2,5,6 --query-gpu=memory.total" in (machine.folder / "said.smi").read_text()
         assert machine.environment == ["2", "5", "6", "5", ""]
-
-    def test_each_process_gets_its_share_of_the_cores(self, machine):
-        machine.started("finetune_ds.sh", **THREE)
-        assert machine.environment[1] == "2"
-        machine.started("finetune_ds.sh", **THREE, OMP_NUM_THREADS="5")
-        assert machine.environment[1] == "5"
 
     @pytest.mark.parametrize(("given", "seen"), [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "3"}, "3")])
     def test_the_single_card_run_sees_one_card(self, machine, given, seen):
@@ -222,10 +207,6 @@ class TestRecipeByMemory:
             *("--gpus", "6", "--gpu-memory", "23.6", "--quiet"),
         ]
 
-    def test_only_the_visible_cards_are_asked(self, machine):
-        machine.started("finetune_ds.sh", **THREE, CUDA_VISIBLE_DEVICES="2,5")
-        assert "--id=2,5 --query-gpu=memory.total" in (machine.folder / "said.smi").read_text()
-
     @pytest.mark.parametrize(
         "words", [["--recipe", "full-llm"], ["--deepspeed=mine.json"], ["--config", "mine.yaml"]], ids=" ".join
     )
@@ -234,17 +215,14 @@ class TestRecipeByMemory:
         assert started[-4 - len(words) :] == [*config("full-llm"), *sharding("zero2"), *words]
         assert not (machine.folder / "said.plans").exists()
 
-    @pytest.mark.parametrize("memory", [["[N/A]"], []], ids=["no figure", "nothing"])
-    def test_memory_that_is_not_told_changes_nothing(self, tmp_path, memory):
-        machine = Machine(tmp_path, gpus=2, memory=memory)
-        assert machine.started("finetune_ds.sh", **THREE, FULL_LLM_FITS="never")[-4:-2] == config("full-llm")
-
-    def test_without_nvidia_smi_nothing_changes(self, bare):
-        started = bare.started("finetune_ds.sh", **THREE, GPUS="2", FULL_LLM_FITS="never")
-        assert started[-4:-2] == config("full-llm")
-
-    def test_a_plan_that_cannot_be_made_changes_nothing(self, machine):
-        assert machine.started("finetune_ds.sh", **THREE, FULL_LLM_FITS="broken")[-4:-2] == config("full-llm")
+    @pytest.mark.parametrize(
+        ("gpus", "memory", "fits"),
+        [(2, ["[N/A]"], "never"), (2, [], "never"), (0, [], "never"), (2, ["81920"], "broken")],
+        ids=["no figure", "nothing", "no nvidia-smi", "no plan"],
+    )
+    def test_memory_or_a_plan_that_is_not_told_changes_nothing(self, tmp_path, gpus, memory, fits):
+        machine = Machine(tmp_path, gpus, memory)
+        assert machine.started("finetune_ds.sh", **THREE, GPUS="2", FULL_LLM_FITS=fits)[-4:-2] == config("full-llm")
 
     def test_a_schedulers_own_processes_choose_alike(self, tmp_path):
         machine = Machine(tmp_path, gpus=8, memory=["24576"])
@@ -267,10 +245,6 @@ class TestSeveralNodes:
         assert started[3:11] == ["--nnodes", "2", "--node_rank", "0", "--master_addr", "first", "--master_port", "77"]
         assert "--nnodes=2" not in started
         assert started[-2:] == ["--seed", "1"]
-
-    def test_a_port_of_ones_own_on_one_node(self, machine):
-        words = machine.started("finetune_ds.sh", **THREE, MASTER_PORT="77")
-        assert words[3:11] == ["--nnodes", "1", "--node_rank", "0", "--master_addr", "127.0.0.1", "--master_port", "77"]
 
     def test_a_schedulers_own_processes_need_no_torchrun(self, machine):
         scheduler = {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "first", "MASTER_PORT": "77"}
@@ -313,9 +287,6 @@ class TestWhatIsMissing:
     def test_no_gpu(self, bare, script, instead):
         assert f"this node shows no GPU; set {instead}" in bare.refusal(script, **THREE)
 
-    def test_gpus_that_the_tools_do_not_see_may_be_told(self, bare):
-        assert bare.started("finetune_ds.sh", **THREE, GPUS="2")[1:3] == ["--nproc_per_node", "2"]
-
     @pytest.mark.parametrize(
         ("given", "message"),
         [
@@ -328,12 +299,10 @@ class TestWhatIsMissing:
     def test_a_wrong_setting_is_one_sentence(self, machine, given, message):
         assert message in machine.refusal("finetune_ds.sh", **THREE, **given)
 
-    def test_a_flag_without_its_value(self, machine):
+    def test_a_wrong_flag_or_several_cards_for_one_are_one_sentence(self, machine):
         assert "--nproc_per_node has no value" in machine.refusal("finetune_ds.sh", "--nproc_per_node", **THREE)
-
-    def test_several_cards_for_the_single_card_run(self, machine):
-        message = machine.refusal("finetune_qlora_24gb.sh", **THREE, CUDA_VISIBLE_DEVICES="0,1")
-        assert "CUDA_VISIBLE_DEVICES=0,1 names several GPUs" in message
+        said = machine.refusal("finetune_qlora_24gb.sh", **THREE, CUDA_VISIBLE_DEVICES="0,1")
+        assert "CUDA_VISIBLE_DEVICES=0,1 names several GPUs" in said
 
     def test_no_quickstart_before_the_cpu_run(self, bare):
         copy = bare.folder / "copy/scripts"

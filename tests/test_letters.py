@@ -14,7 +14,7 @@ from torch import nn
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.data.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES
 from monkey.data.documents.figures import filled_page
-from monkey.data.documents.page import Letter, Page
+from monkey.data.documents.layout import Letter, Page
 from monkey.data.documents.words import is_held_out
 from monkey.training.letters import (
     CHARACTERS,
@@ -57,13 +57,6 @@ def test_two_letters_in_one_strip_and_unknown_characters_are_not_asked_for():
     assert found[2].tolist() == [0, UNNAMED, 0]
 
 
-def test_letters_outside_of_a_window_are_left_out_and_others_move_with_it():
-    letters = [Letter("a", 120.0, 4.0, 8), Letter("b", 100.0, 4.0, 8), Letter("c", 120.0, 113.0, 8)]
-    found = letter_targets(letters, SIDE, PATCH, left=SIDE)
-    assert found[1].tolist() == [CHARACTERS.index("a") + 1, 0, 0]
-    assert np.count_nonzero(found) == 1
-
-
 @pytest.mark.parametrize("damage", [0.0, 1.0])
 def test_there_is_ink_where_letters_are_said_to_be(damage):
     turned = 0
@@ -79,21 +72,6 @@ def test_there_is_ink_where_letters_are_said_to_be(damage):
             around = image[y - 5 : y + 6, x - 4 : x + 5]
             assert around.max() - around.min() > 80, (number, letter)
     assert (turned > 0) == (damage > 0)
-
-
-def test_letters_lie_in_the_box_of_their_line_turned_or_not():
-    for number in range(20):
-        page = Page(random.Random(number), SIDE, FAMILIES[0], held_out=False)
-        line = page.write(20, 40, "Total 12.50", 12)
-        assert "".join(letter.character for letter in page.letters) == line.text.replace(" ", "")
-        page.finish(1.0)
-        left, top, right, bottom = page.lines[0].box
-        assert all(left <= letter.x <= right and top <= letter.y <= bottom for letter in page.letters)
-
-
-def test_filled_pages_hold_several_times_the_letters_of_a_document(base):
-    filled = [len(filled_page(random.Random(number), SIDE, False, False).letters) for number in range(30)]
-    assert sum(filled) / len(filled) > 60
 
 
 def test_filled_pages_of_the_held_out_split_spell_nothing_of_train():
@@ -159,11 +137,11 @@ def test_a_vision_side_learns_letters(base):
     torch.manual_seed(0)
     model = MonkeyForConditionalGeneration.from_pretrained(base)
     naming = LetterNaming(model.model.visual, MonkeyProcessor.from_pretrained(base).image_processor)
-    batch = collate_pictures([pictures(base)[number] for number in range(4)])
+    batch = collate_pictures([pictures(base)[number] for number in range(2)])
     trained = [parameter for parameter in naming.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    optimizer = torch.optim.AdamW(trained, lr=2e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(45):
         result = naming(**batch)
         optimizer.zero_grad()
         result["loss"].backward()

@@ -19,40 +19,26 @@ POSSIBLE = {
     AUDIO: ["<audio>"],
     PLACE: ["[0.1, 0.25,0.30,1.0]", "[0, .5, 1, 0.75]", '"bbox_2d"', '"point_2d"', "<point x=", "<points x1="],
     CONTROL: [
-        "[INST]",
-        "[/INST]",
-        "<<SYS>>",
-        "<s>",
-        "</s>",
-        "<start_of_turn>",
-        "<eos>",
-        "<|extra_7|>",
-        "ASSISTANT: ",
-        "### Human:",
+        *("[INST]", "[/INST]", "<<SYS>>", "<s>", "</s>", "<start_of_turn>"),
+        *("<eos>", "<|extra_7|>", "ASSISTANT: ", "### Human:"),
     ],
 }
 
 
-@pytest.mark.parametrize("meaning", CERTAIN)
-def test_a_sign_is_found_where_it_stands(meaning):
-    for sign in CERTAIN[meaning].split():
-        (found,) = find_foreign_markers(f"See {sign} there")
-        assert found == (sign, 4, meaning, True)
+SIGNS = [(meaning, sign, True) for meaning, signs in CERTAIN.items() for sign in signs.split()]
+SIGNS += [(meaning, sign, False) for meaning, signs in POSSIBLE.items() for sign in signs]
 
 
-@pytest.mark.parametrize(("meaning", "sign"), [(meaning, sign) for meaning in POSSIBLE for sign in POSSIBLE[meaning]])
-def test_a_sign_that_may_be_text_is_not_certain(meaning, sign):
+@pytest.mark.parametrize(("meaning", "sign", "is_certain"), SIGNS)
+def test_a_sign_is_found_where_it_stands_and_may_be_text_or_not(meaning, sign, is_certain):
     (found,) = find_foreign_markers(f"See {sign} there")
-    assert found == (sign, 4, meaning, False)
+    assert found == (sign, 4, meaning, is_certain)
 
 
 def test_signs_keep_their_order():
     found = find_foreign_markers("<image>\nFind it.<|im_end|>[0.1,0.2,0.3,0.4]")
-    assert [(marker.text, marker.start) for marker in found] == [
-        ("<image>", 0),
-        ("<|im_end|>", 16),
-        ("[0.1,0.2,0.3,0.4]", 26),
-    ]
+    expected = [("<image>", 0), ("<|im_end|>", 16), ("[0.1,0.2,0.3,0.4]", 26)]
+    assert [(marker.text, marker.start) for marker in found] == expected
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from monkey.adapters import add_decoder_lora
 from monkey.configuration import MonkeyConfig
-from monkey.training.lora import add_decoder_lora
+from monkey.training.arguments import read_config
+from monkey.training.finetune import set_checkpointing
 from monkey.training.memory import (
     FOUR_BIT,
     GIB,
     PlanSettings,
     StepSize,
-    ZeroSettings,
     _LiveBytes,
     advice,
     describe_misfit,
@@ -27,7 +28,6 @@ from monkey.training.memory import (
 )
 from monkey.training.memory import part_sizes as counted_parts
 from monkey.training.recipes import RECIPES, apply_recipe
-from monkey.training.run import set_checkpointing
 from scripts.plan_memory import main
 from tests.conftest import random_model, tiny_config
 
@@ -58,7 +58,7 @@ class TestSums:
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
-        lines = dict(plan(config, precision="fp32").lines)
+        lines = plan(config, precision="fp32").lines
         weights = sum(count for name, count in lines.items() if name.startswith("weights"))
         assert weights == sum(parameter.nbytes for parameter in model.parameters())
         assert lines["gradients"] == sum(parameter.grad.nbytes for parameter in trained)
@@ -77,11 +77,11 @@ class TestSums:
         scales = state.absmax.nbytes + state.state2.absmax.nbytes
         assert (packed.nbytes + scales) / weight.numel() == pytest.approx(FOUR_BIT, rel=1e-3)
 
-    @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+    @pytest.mark.parametrize("recipe", [RECIPES["full-llm"], RECIPES["qlora-llm"]], ids=["full-llm", "qlora-llm"])
     def test_each_higher_stage_needs_no_more_weights_and_states(self, recipe):
         def held(stage: int) -> int:
             lines = plan(tiny_config(), recipe=recipe, gpus=4, zero_stage=stage).lines
-            return sum(count for name, count in lines if name.startswith(("weights", "grad", "optim", "fp32 master")))
+            return sum(n for name, n in lines.items() if name.startswith(("weights", "grad", "optim", "fp32 master")))
 
         stages = [held(stage) for stage in ((1, 2) if recipe.four_bit else (1, 2, 3))]
         assert stages == sorted(stages, reverse=True)
@@ -123,35 +123,27 @@ class TestMeasuredStep:
         for part, peak in live.peaks.items():
             assert measured[part] == pytest.approx(peak, rel=0.05), part
 
-    def test_it_grows_with_the_batch_and_shrinks_by_checkpointing(self, deep):
-        one, two = (plan(deep, batch_size=count) for count in (1, 2))
+    def test_it_grows_with_the_batch_shrinks_by_checkpointing_and_adds_up(self):
+        one, two = (plan(tiny_config(), batch_size=count) for count in (1, 2))
         assert two.total - two.sums > 1.5 * (one.total - one.sums)
-        assert plan(deep, vision_checkpointing=True, decoder_checkpointing=True).total < one.total
-
-    def test_lines_add_up_to_the_peak_phase(self, deep):
-        whole = plan(deep, gpus=8, zero_stage=2)
-        assert whole.total == whole.phases[whole.phase] == max(whole.phases.values())
+        assert plan(tiny_config(), vision_checkpointing=True, decoder_checkpointing=True).total < one.total
+        assert one.total == one.phases[one.phase] == max(one.phases.values())
 
 
-def test_the_published_size_fits_the_cards_that_its_recipes_are_for():
+def test_what_the_windows_of_the_published_size_keep_for_the_backward_pass():
+    """9.4 GB by the reference's estimate for four windows; masks of dropout come to it."""
     config = MonkeyConfig()
     assert sum(counted_parts(config).parts.values()) == pytest.approx(9708.1e6, rel=1e-4)
-    lora = plan(config, recipe=LORA_LLM, gpus=8, zero_stage=3, **PUBLISHED)
-    assert lora.fits(22)
-    assert lora.total / GIB < 12
-    assert plan(config, recipe=RECIPES["qlora-llm"], **PUBLISHED).fits(20)
     full = plan(config, gpus=8, zero_stage=2, **PUBLISHED)
-    assert full.fits(80)
-    assert not full.fits(24)
-    # Four windows' activations, 9.4 GB by the reference's estimate; masks of dropout come to it.
     kept = plan(config, full.settings, vision_checkpointing=False).phases["loss"] - full.phases["loss"]
     assert 8.5e9 < kept < 11e9
 
 
 class TestAdvice:
-    def test_it_ends_with_a_plan_that_fits(self, deep):
-        whole = plan(deep, gpus=8, batch_size=0, pack_tokens=8192)
-        least = plan(deep, whole.settings, pack_tokens=128, zero_stage=2, zero=shipped_zero(2, 96)).total / GIB
+    def test_it_ends_with_a_plan_that_fits(self):
+        config = tiny_config()
+        whole = plan(config, gpus=8, batch_size=0, pack_tokens=8192)
+        least = plan(config, whole.settings, pack_tokens=128, zero_stage=2, zero=shipped_zero(2)).total / GIB
         steps = advice(whole, least)
         flags = [step.change for step in steps]
         assert flags[0] == "--vision_checkpointing True"
@@ -165,7 +157,6 @@ class TestAdvice:
         whole = plan(MonkeyConfig(), **PUBLISHED)
         steps = {step.change: step for step in advice(whole, 20)}
         detour = steps["--deepspeed configs/deepspeed/zero3_offload.json"]
-        assert detour.is_detour
         assert detour.plan.host > 100 * GIB
         assert steps["--recipe qlora-llm without --deepspeed"].plan.fits(20)
         assert "; or " in describe_misfit(whole, 20.0)
@@ -201,25 +192,30 @@ def test_settings_that_do_not_go_together(changes, message):
 class TestFlags:
     @pytest.mark.parametrize(("name", "offload"), [("zero2", "none"), ("zero3", "none"), ("zero3_offload", "all")])
     def test_shipped_deepspeed_configs_are_what_advice_counts_with(self, name, offload):
-        settings = settings_of_flags({"deepspeed": str(ROOT / f"configs/deepspeed/{name}.json"), "bf16": True}, 4096)
-        assert settings.zero_stage == int(name[4])
-        assert settings.offload == offload
-        assert settings.zero == shipped_zero(settings.zero_stage, 4096)
+        settings = settings_of_flags({"deepspeed": str(ROOT / f"configs/deepspeed/{name}.json"), "bf16": True}, gpus=2)
+        assert (settings.zero_stage, settings.offload) == (int(name[4]), offload)
+        lines = plan(tiny_config(), settings).lines
+        assert lines == plan(tiny_config(), settings, zero=shipped_zero(settings.zero_stage)).lines
+        # `auto` is the square of the decoder's width.
+        buckets = 2 if name == "zero2" else 1
+        assert lines["ZeRO's reduction buckets"] == tiny_config().text_config.hidden_size ** 2 * 2 * buckets
 
-    def test_auto_sizes_are_those_of_the_decoder(self):
-        zero = {"stage": 3, "reduce_bucket_size": "auto", "stage3_prefetch_bucket_size": "auto"}
-        settings = ZeroSettings.from_config(zero, 4096)
-        assert (settings.reduce_bucket, settings.prefetch_bucket) == (4096**2, int(0.9 * 4096**2))
+    @pytest.mark.parametrize("path", sorted((ROOT / "configs/training").glob("*.yaml")), ids=lambda path: path.name)
+    def test_those_of_every_training_config_make_a_plan(self, path):
+        flags = read_config(str(path))
+        settings = settings_of_flags(flags)
+        assert settings.recipe.name.split(",")[0] == flags["recipe"]
+        assert bool(settings.pack_tokens) == flags["packing"]
 
     def test_they_decide_as_the_trainer_reads_them(self):
-        settings = settings_of_flags({"use_lora": True, "gradient_checkpointing": True, "lora_r": 8, "bf16": True}, 64)
+        settings = settings_of_flags({"use_lora": True, "gradient_checkpointing": True, "lora_r": 8, "bf16": True})
         assert (settings.recipe, settings.lora_rank) == (LORA_LLM, 8)
         assert (settings.vision_checkpointing, settings.decoder_checkpointing) == (True, True)
         flags = {"gradient_checkpointing": True, "vision_checkpointing": False, "pack_tokens": 4096}
-        own = settings_of_flags(flags, 64)
+        own = settings_of_flags(flags)
         assert (own.vision_checkpointing, own.decoder_checkpointing) == (False, True)
         assert (own.batch_size, own.pack_tokens, own.precision) == (0, 4096, "fp32")
-        assert settings_of_flags({"packing": True, "model_max_length": 1500}, 64).pack_tokens == 1500
+        assert settings_of_flags({"packing": True, "model_max_length": 1500}).pack_tokens == 1500
 
 
 class TestProgram:
@@ -246,15 +242,11 @@ class TestProgram:
         assert record["bytes"] == sum(record["lines"].values())
         assert {"decoder", "window adapters"} <= record["parameters"].keys()
 
-    @pytest.mark.parametrize("path", sorted((ROOT / "configs/training").glob("*.yaml")), ids=lambda path: path.name)
-    def test_every_training_config_can_be_planned(self, path):
-        assert main(["--config", str(path), *self.SMALL, "--gpu-memory", "80", "--quiet"]) == 0
-
     @pytest.mark.parametrize(
         ("words", "message"),
         [
             (["--gpu-memory", "0"], "--gpu-memory 0 does not work"),
-            (["--gpu-memory", "24", "--grid", "2"], "--grid: 2 is not rows,columns"),
+            (["--gpu-memory", "24", "--grid", "2"], "--grid 2 is not rows,columns"),
             (["--gpu-memory", "24", "--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
             (["--gpu-memory", "24", "--deepspeed", "no.json"], "--deepspeed no.json: no such file"),
             (["--gpu-memory", "24", "--recipe", "all"], "--recipe: invalid choice: 'all'"),

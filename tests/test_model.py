@@ -218,7 +218,7 @@ def test_streamed_tokens_are_the_generated_ones(model):
     assert [int(word) for word in streamed] == generate(model, inputs)[0]
 
 
-@pytest.mark.parametrize("window", range(4))
+@pytest.mark.parametrize("window", [0, 3])
 @torch.no_grad()
 def test_adapter_touches_only_its_own_window(model, window):
     pixels = canvases(model.config, 2)
@@ -331,11 +331,6 @@ def test_spans_that_do_not_fit_are_refused_with_both_numbers(model, name):
     with pytest.raises(ValueError) as caught:
         model(**inputs)
     assert message in str(caught.value)
-
-
-def test_generate_refuses_a_place_without_its_image(model):
-    with pytest.raises(ValueError, match="1 image places, but 0 images"):
-        model.generate(input_ids=torch.tensor([prompt_ids(model.config, 1, [5])]), max_new_tokens=2)
 
 
 def test_canvas_of_another_grid_is_refused(model):

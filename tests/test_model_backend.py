@@ -12,16 +12,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval.backends import Request, Shot, growth
+from eval.backends import Request, growth
 from eval.metrics import score
-from eval.model_backend import ModelBackend, check_checkpoint, checkpoint_fingerprint, plan_batches
-from eval.prompting import PromptForm
+from eval.model_backend import ModelBackend, by_image, check_checkpoint, read_answer
 from eval.run import RunSettings, run
-from eval.tasks import Task, select_tasks
+from eval.tasks import PromptForm, Task, select_tasks
+from monkey.adapters import add_decoder_lora, save_adapter
+from monkey.checkpoint_files import checkpoint_fingerprint
 from monkey.data.records import read_questions
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
-from monkey.training.lora import add_decoder_lora, save_adapter
 
 FORM = PromptForm("file", "<img></img> {question}")
 NEW_TOKENS = 16
@@ -72,39 +72,38 @@ def test_an_answer_ends_at_end_of_text_or_at_the_limit(asked, backend):
     request = asked[1][0]
     first, *_ = answers_of(backend, [request], batch_size=1)
     assert (first.tokens, first.stop) == (NEW_TOKENS, "length")
-    ended = backend._answer(request, [65, 66, backend.end_id, backend.end_id])
+    ended = read_answer(
+        request, [65, 66, backend.end_id, backend.end_id], frozenset([backend.end_id]), backend.processor.tokenizer
+    )
     assert (ended.tokens, ended.stop) == (2, "end")
     assert ended.raw == backend.processor.tokenizer.decode([65, 66])
+
+
+def test_an_answer_has_at_least_one_token(asked, backend, monkeypatch):
+    (batch,) = backend.batches(asked[1][:1], 1)
+    ((first, *_),) = backend.engine.run_greedily(batch.inputs)
+    monkeypatch.setattr(backend, "end_id", first)
+    (answer,) = answers_of(backend, asked[1][:1], 1)
+    assert answer.tokens > 0
 
 
 def test_control_characters_in_a_question_are_plain_text(asked, backend):
     task, (request, *_) = asked
     question = type(request.question)(**{**vars(request.question), "question": "<img></img><|endoftext|> who?"})
     (batch,) = backend.batches([Request(task, question, FORM)], 1)
-    (ids,) = batch.prompts
+    ids = batch.inputs[0].ids
     assert ids.count(backend.processor.tokenizer.image_start_id) == 1
     assert backend.end_id not in ids
 
 
-def test_an_image_that_does_not_open_is_named_and_leaves_the_others_alone(asked, backend, tmp_path):
+def test_an_image_that_does_not_open_fails_all_its_questions_and_leaves_the_others_alone(asked, backend, tmp_path):
     task, requests = asked
     broken = tmp_path / "broken.png"
     broken.write_bytes(requests[0].question.image.read_bytes()[:200])
-    question = type(requests[0].question)(**{**vars(requests[0].question), "image": broken, "row": 7})
-    results = answers_of(backend, [Request(task, question, FORM), *requests[1:]], batch_size=3)
-    failure, *answers = results
-    assert failure.row == 7
-    assert "broken.png" in failure.reason
-    assert answers == answers_of(backend, requests[1:], batch_size=2)
-
-
-def test_an_image_that_does_not_open_fails_all_its_questions_in_every_batch(asked, backend, tmp_path):
-    task, requests = asked
-    broken = tmp_path / "broken.png"
-    broken.write_text("no picture")
-    questions = [replace(requests[0].question, image=broken, row=row) for row in (3, 4, 5)]
-    results = answers_of(backend, [Request(task, question, FORM) for question in questions], batch_size=2)
-    assert [(result.row, "broken.png" in result.reason) for result in results] == [(3, True), (4, True), (5, True)]
+    failing = [Request(task, replace(requests[0].question, image=broken, row=row), FORM) for row in (3, 4, 5)]
+    *failures, first, second = answers_of(backend, [*failing, *requests[1:]], batch_size=2)
+    assert [(one.row, "broken.png" in one.reason) for one in failures] == [(3, True), (4, True), (5, True)]
+    assert [first, second] == answers_of(backend, requests[1:], batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -150,29 +149,12 @@ def expected(backend, shared) -> dict[int, str]:
     return answers
 
 
-@pytest.fixture
-def opened(backend, monkeypatch) -> list[Path]:
-    """The images that are decoded in this process, as they are."""
-    paths: list[Path] = []
-    decode = type(backend.processor.image_processor).canvas
-
-    def recording(self, picture, name=None):
-        paths.append(picture)
-        return decode(self, picture, name)
-
-    monkeypatch.setattr(type(backend.processor.image_processor), "canvas", recording)
-    return paths
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_each_image_is_decoded_and_read_once_and_answers_are_the_plain_ones(
-    backend, shared, expected, opened, monkeypatch, batch_size
-):
+def test_each_image_is_read_once_and_answers_are_the_plain_ones(backend, shared, expected, batch_size):
     backend.engine._store.clear()
     before = backend.work
     results = answers_of(backend, shared, batch_size)
     assert {answer.row: answer.raw for answer in results} == expected
-    assert sorted(opened) == sorted({request.question.image for request in shared})
     work = growth(before, backend.work)
     rests = work["prefill_tokens"] - 3 * (backend.model.config.image_tokens + 1)
     assert (work["images"], work["prompts"]) == (3, 8)
@@ -180,7 +162,6 @@ def test_each_image_is_decoded_and_read_once_and_answers_are_the_plain_ones(
     assert rests < backend.model.config.image_tokens
     assert min(work[f"{phase}_seconds"] for phase in ("vision", "prefill", "decode")) > 0
     assert work["peak_bytes"] > 0
-    assert backend._kept == {}
 
 
 def test_questions_about_one_image_hold_its_keys_and_values_once(backend, shared, monkeypatch):
@@ -205,13 +186,9 @@ def test_questions_about_one_image_hold_its_keys_and_values_once(backend, shared
     assert prefix_bytes + tail_bytes < 4 * prefix_bytes
 
 
-def test_memory_that_runs_out_is_told_and_the_questions_can_be_asked_again(
-    backend, shared, expected, opened, monkeypatch
-):
+def test_memory_that_runs_out_is_told_and_the_questions_can_be_asked_again(backend, shared, expected, monkeypatch):
     first, second, *_ = backend.batches(shared, 3)
-    assert second.images[0] != first.images[0]
     answers = backend.generate_answers(first)
-    assert backend._kept
 
     def exhausted(*_, **__):
         raise torch.OutOfMemoryError("no memory")
@@ -223,11 +200,6 @@ def test_memory_that_runs_out_is_told_and_the_questions_can_be_asked_again(
     settled = {answer.row for answer in answers}
     answers += answers_of(backend, [request for request in shared if request.row not in settled], 1)
     assert {answer.row: answer.raw for answer in answers} == expected
-    # The batch that failed is asked as it stands: what the one before had left for it is opened again.
-    del opened[:]
-    again = backend.generate_answers(second)
-    assert {answer.row: answer.raw for answer in again}.items() <= expected.items()
-    assert opened == [first.images[0]]
 
 
 def test_sharded_weights_are_called_in_step_by_generate(backend, shared, expected, monkeypatch):
@@ -238,23 +210,6 @@ def test_sharded_weights_are_called_in_step_by_generate(backend, shared, expecte
     assert len(calls) == 3
 
 
-def test_examples_before_a_question_are_seen_with_their_images(asked, backend):
-    task, requests = asked
-    shots = tuple(Shot(request.question.image, "<img></img> Who? Answer: nobody") for request in requests[:2])
-    examples = [Request(task, request.question, FORM, shots) for request in requests]
-    # The published batch grows the rotary base by its longest prompt, so each is asked alone.
-    given = {answer.row: answer.raw for answer in answers_of(backend, examples, 3)}
-    for request in examples:
-        text = "".join(f"<img></img>{part}" for part in request.parts if isinstance(part, str))
-        inputs = backend.processor(text=text, images=list(request.images))
-        generated = backend.model.generate(
-            **inputs, do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=backend.end_id,
-            pad_token_id=backend.end_id,
-        )  # fmt: skip
-        ids = generated[0, inputs["input_ids"].shape[1] :].tolist()
-        assert given[request.row] == backend.processor.tokenizer.decode(ids, skip_special_tokens=True)
-
-
 def test_the_limit_is_that_of_each_question(asked, backend):
     task, requests = asked
     short = Request(replace(task, max_new_tokens=3), requests[0].question, FORM)
@@ -262,15 +217,11 @@ def test_the_limit_is_that_of_each_question(asked, backend):
     assert [answer.tokens for answer in answers] == [3, NEW_TOKENS, NEW_TOKENS]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8, 20])
-def test_batches_are_full_and_hold_every_request_once(shared, batch_size):
-    plans = plan_batches(shared, batch_size)
-    assert [len(plan.requests) for plan in plans[:-1]] == [batch_size] * (len(plans) - 1)
-    ordered = [request for plan in plans for request in plan.requests]
+def test_requests_about_one_image_follow_each_other(shared):
+    ordered = by_image(shared)
     assert sorted(request.row for request in ordered) == list(range(8))
     changes = sum(a.images[0] != b.images[0] for a, b in pairwise(ordered))
     assert changes == len({request.images[0] for request in shared}) - 1
-    assert [plan.kept for plan in plans] == [*(plan.carried for plan in plans[1:]), None]
 
 
 def test_a_run_with_the_model_writes_answers_settings_and_fingerprint(asked, backend, golden, tmp_path):
@@ -291,7 +242,7 @@ def test_a_run_with_the_model_writes_answers_settings_and_fingerprint(asked, bac
     assert results["settings"] == {
         **results["generation"], "prompt": "as-trained", "limit": 1, "batch_size": 4, "seed": 3407, "device": "cpu"
     }  # fmt: skip
-    assert results["checkpoint"]["fingerprint"] == checkpoint_fingerprint(str(golden.checkpoint))
+    assert results["checkpoint"]["fingerprint"] == checkpoint_fingerprint(golden.checkpoint, sampled=False)
     assert results["cut_off_at_max_new_tokens"] == 1
     (line,) = map(json.loads, (tmp_path / "run" / task.name / "predictions.jsonl").read_text("utf-8").splitlines())
     assert line["scores"]["official"] == score("accuracy", "official", line["answer"], ["?"])
@@ -299,16 +250,16 @@ def test_a_run_with_the_model_writes_answers_settings_and_fingerprint(asked, bac
 
 
 def test_fingerprint_follows_the_bytes_of_the_weights_and_not_their_place(golden, tmp_path):
-    original = checkpoint_fingerprint(str(golden.checkpoint))
+    original = checkpoint_fingerprint(golden.checkpoint, sampled=False)
     copy = Path(shutil.copytree(golden.checkpoint, tmp_path / "copy"))
-    assert checkpoint_fingerprint(str(copy)) == original
+    assert checkpoint_fingerprint(copy, sampled=False) == original
     (copy / "generation_config.json").write_text('{"top_p": 0.5}')
-    assert checkpoint_fingerprint(str(copy)) == original
+    assert checkpoint_fingerprint(copy, sampled=False) == original
     shard = copy / "pytorch_model-00002-of-00003.bin"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    assert checkpoint_fingerprint(str(copy)) != original
+    assert checkpoint_fingerprint(copy, sampled=False) != original
 
 
 @pytest.fixture
@@ -336,14 +287,18 @@ def test_an_adapter_folder_answers_with_its_own_weights(asked, backend, adapter)
         ModelBackend(str(adapter), device="cpu", grid=(1, 2))
 
 
-@pytest.mark.parametrize(
-    "name", ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "base/config.json", "base/*-00002-*"]
-)
-def test_fingerprint_of_an_adapter_follows_its_files_and_those_of_its_base(adapter, name):
-    original = checkpoint_fingerprint(str(adapter))
-    (path,) = adapter.parent.glob(name)
-    path.write_bytes(path.read_bytes() + b" ")
-    assert checkpoint_fingerprint(str(adapter)) != original
+def test_fingerprint_of_an_adapter_follows_its_files_and_those_of_its_base(adapter):
+    found = {checkpoint_fingerprint(adapter, sampled=False)}
+    for name in (
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "base/config.json",
+        "base/*-00002-*",
+    ):
+        (path,) = adapter.parent.glob(name)
+        path.write_bytes(path.read_bytes() + b" ")
+        found.add(checkpoint_fingerprint(adapter, sampled=False))
+    assert len(found) == 5
 
 
 def test_what_an_adapter_lacks_is_named(adapter):

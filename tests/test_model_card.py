@@ -13,7 +13,7 @@ from PIL import Image
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
-from monkey.training.report import model_card, run_record, write_model_card
+from monkey.training.model_card import model_card, write_model_card
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, small_config
 
@@ -85,7 +85,8 @@ def card_of(**changes) -> str:
 
 
 def test_it_tells_what_was_recorded():
-    card = card_of()
+    merge = {"kind": "PEFT", "linears": 12, "base_precision": "4bit", "largest_change": 1.25e-6}
+    card = card_of(run_record={**RECORD, "merge": merge, "data": {**RECORD["data"], "has_images": False}})
     assert front_matter(card) == {
         "library_name": "transformers",
         "pipeline_tag": "image-text-to-text",
@@ -96,6 +97,12 @@ def test_it_tells_what_was_recorded():
     }
     trained = section(card, "How it was trained")
     assert "1,200 of 4,600 parameters" in trained
+    assert "`PEFT` adapters are merged into `12` decoder linears (base precision: `4bit`)" in trained
+    assert "at most 1.25e-06." in trained
+    assert section(card, "Data").startswith("No record that it was trained on has an image.\n\n| what")
+    assert "No record" not in card_of()
+    for words in ("Check before use", "MIT", "Apache-2.0", "non-commercial", "Tongyi Qianwen"):
+        assert words in section(card, "Licences")
     assert ["window adapters", "trained", "1,200"] in rows(trained)
     assert ["decoder", "frozen", "3,400"] in rows(trained)
     data = rows(section(card, "Data"))
@@ -106,12 +113,6 @@ def test_it_tells_what_was_recorded():
     assert rows(section(card, "Losses"))[1:] == [["training", "2.5", "1.25", "40"], ["held-out", "1.5", "1.5", "40"]]
     repeat = rows(section(card, "To repeat it"))
     assert repeat[1:] == [["seed", "5"], ["git_revision", "0123abc-dirty"], ["python", "3.11.2"], ["torch", "2.13.0"]]
-
-
-def test_a_run_without_images_says_so():
-    data = section(model_card({**RECORD, "data": {"has_images": False}}, None, "base", LOG), "Data")
-    assert data.startswith("No record that it was trained on has an image.\n\n| what")
-    assert "No record" not in model_card({**RECORD, "data": {"has_images": True}}, None, "base", LOG)
 
 
 def test_scores_are_the_given_ones_or_none():
@@ -126,30 +127,12 @@ def test_scores_are_the_given_ones_or_none():
     ]
 
 
-def test_the_licences_of_the_base_are_named_and_not_decided():
-    licences = section(card_of(), "Licences")
-    for words in ("Check before use", "MIT", "Apache-2.0", "non-commercial", "Tongyi Qianwen"):
-        assert words in licences
-
-
 @pytest.mark.parametrize("record", [{}, {"recipe": None, "flags": [], "data": 3}, {"recipe": {"parts": [None, {}]}}])
 def test_what_is_missing_is_left_out(record):
     card = model_card(record, None, "", [{}])
     assert section(card, "Data").strip() == "Not recorded."
     assert section(card, "Losses").strip() == "Not recorded."
     assert "None" not in card
-
-
-def test_the_record_that_a_run_writes_makes_a_card():
-    record = run_record(flags=RECORD["flags"], recipe=RECORD["recipe"], data=RECORD["data"], seed=5)
-    assert record["versions"]["torch"] in card_of(run_record=record)
-
-
-def test_a_merge_is_told():
-    merge = {"kind": "PEFT", "linears": 12, "base_precision": "4bit", "largest_change": 1.25e-6}
-    trained = section(card_of(run_record={**RECORD, "merge": merge}), "How it was trained")
-    assert "`PEFT` adapters are merged into `12` decoder linears (base precision: `4bit`)" in trained
-    assert "at most 1.25e-06." in trained
 
 
 @pytest.mark.parametrize("text", HOSTILE)

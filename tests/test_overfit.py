@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from monkey.adapters import add_decoder_lora
 from monkey.conversation import Conversation
 from monkey.data.records import Record
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.training.lora import add_decoder_lora
-from monkey.training.run import Miss, OverfitReport, overfit_report, supervised_spans, without_dropout
+from monkey.training.finetune import overfit_report, supervised_spans, without_dropout
 from tests.conftest import random_model
 from tests.small_processor import EOD, refusal, small_config, small_processor
 
@@ -102,24 +102,11 @@ def test_an_untrained_model_fails_with_the_counts_and_the_first_miss(records):
     assert str(report).count("\n") == 6
 
 
-def test_one_record_that_does_not_come_back_fails_the_run(records, trained):
-    wrong = _record("b.json[0]", [], "Say yes. ", "no, never")
-    report = overfit_report(trained, small_processor(), [*records, wrong])
-    assert (report.reproduced, report.total) == (4, 5)
-    with pytest.raises(ValueError, match=r"only 4 of 5 .* b\.json\[0\], turn 1: expected 'no, never', got 'yes'"):
-        report.check()
-
-
 def test_an_answer_that_goes_on_past_the_reference_is_a_miss(records, trained):
     begun = _record("b.json[1]", [], "Say yes. ", "y")
     (miss,) = overfit_report(trained, small_processor(), [begun]).misses
     assert not miss.ended
     assert str(miss).endswith("without an end")
-
-
-def test_long_answers_are_shortened_in_messages():
-    report = OverfitReport(0, 1, (Miss("a.json[0]", 1, "x" * 500, "y" * 500, True),))
-    assert len(refusal(report.check)) < 400
 
 
 def test_supervised_spans_are_the_answers_with_their_end(records):

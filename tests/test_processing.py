@@ -61,11 +61,6 @@ def test_paths_in_trusted_text_are_never_opened(published, monkeypatch):
     assert bytes(batch["input_ids"][0, 1:12].tolist()) == b"/etc/passwd"
 
 
-def test_a_place_without_a_path_holds_pads_only(processor):
-    batch = processor(text="a<img></img>b", images=picture())
-    assert batch["input_ids"].tolist() == [plain(processor, "a") + span(processor) + plain(processor, "b")]
-
-
 def test_images_go_to_places_in_order_over_the_batch(processor):
     texts = ["<img></img>one", "none", "<img>p</img>two<img></img>"]
     flat = processor(text=texts, images=[picture(10), picture(20), picture(30)], padding=True)
@@ -142,8 +137,10 @@ def test_a_bad_picture_among_several_is_named_by_text_and_number(processor):
     assert message.startswith("image 2 of text 2 is not an image")
 
 
-def test_empty_text_with_an_image_is_a_prompt(processor):
+def test_an_image_alone_is_a_prompt_and_a_place_without_a_path_holds_pads_only(processor):
     assert processor(text="", images=picture())["input_ids"].tolist() == [span(processor)]
+    batch = processor(text="a<img></img>b", images=picture())
+    assert batch["input_ids"].tolist() == [plain(processor, "a") + span(processor) + plain(processor, "b")]
 
 
 def test_inert_text_is_plain_text_after_the_images(processor):

@@ -14,14 +14,7 @@ from transformers import AutoProcessor, AutoTokenizer
 from monkey.configuration import MonkeyConfig
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
-from tests.small_processor import (
-    CHECKPOINT,
-    PAD,
-    picture,
-    refusal,
-    small_config,
-    small_processor,
-)
+from tests.small_processor import CHECKPOINT, PAD, picture, refusal, small_config, small_processor
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +23,13 @@ def processor():
 
 
 @pytest.mark.parametrize("open_processor", [MonkeyProcessor.from_pretrained, AutoProcessor.from_pretrained])
-def test_published_folder_opens_without_a_preprocessor_file(open_processor):
+def test_published_folder_opens_without_a_preprocessor_file_and_on_another_grid(open_processor):
     processor = open_processor(CHECKPOINT)
     assert type(processor) is MonkeyProcessor
     assert processor.image_processor.size == {"height": 896, "width": 896}
     assert processor.image_tokens == processor.tokenizer.image_tokens == 1280
     assert processor.max_positions == 8192
-
-
-@pytest.mark.parametrize("open_processor", [MonkeyProcessor.from_pretrained, AutoProcessor.from_pretrained])
-def test_grid_moves_canvas_and_image_tokens(open_processor):
-    processor = open_processor(CHECKPOINT, grid=(2, 3))
-    batch = processor(text="hi", images=picture())
+    batch = open_processor(CHECKPOINT, grid=(2, 3))(text="hi", images=picture())
     assert batch["pixel_values"].shape == (1, 3, 896, 1344)
     assert (batch["input_ids"] == PAD).sum() == 1792
 
@@ -74,10 +62,12 @@ def test_own_folder_moves_to_another_grid_and_keeps_its_settings(tmp_path, proce
     assert moved.tokenizer.padding_side == "left"
 
 
-def test_two_grids_can_share_a_tokenizer(processor):
+def test_two_grids_can_share_a_tokenizer_and_a_processor_travels_to_worker_processes(processor):
     wide = MonkeyProcessor.from_config(small_config(grid=(1, 3)), processor.tokenizer)
     for one, count in ((processor, 8), (wide, 16)):
-        assert (one(text="a", images=picture())["input_ids"] == PAD).sum() == count
+        ids = one(text="a", images=picture())["input_ids"]
+        assert (ids == PAD).sum() == count
+        assert torch.equal(pickle.loads(pickle.dumps(one))(text="a", images=picture())["input_ids"], ids)
 
 
 def test_folders_that_lack_something_are_refused_in_a_sentence(tmp_path, processor):
@@ -102,13 +92,6 @@ def test_a_tokenizer_of_another_checkpoint_is_refused():
     tokenizer = QwenTokenizer(CHECKPOINT / "qwen.tiktoken")
     message = refusal(lambda: MonkeyProcessor.from_config(MonkeyConfig(), tokenizer))
     assert message.startswith("the tokenizer's <img> has the id 982 and the config's image_start_id is 151857")
-
-
-def test_processor_travels_to_worker_processes(processor):
-    travelled = pickle.loads(pickle.dumps(processor))
-    assert torch.equal(
-        travelled(text="a", images=picture())["input_ids"], processor(text="a", images=picture())["input_ids"]
-    )
 
 
 def test_hub_names_open_from_the_offline_cache(tmp_path, monkeypatch):

@@ -14,9 +14,8 @@ from monkey.checkpoint import published_names
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import parse_flags
+from monkey.training.finetune import batch_plan, finetune, training_samples
 from monkey.training.recipes import apply_recipe
-from monkey.training.run import finetune
-from monkey.training.samples import batch_plan, training_samples
 from monkey.training.trainer import MonkeyTrainer
 from tests.training_start import NO_DROPOUT, conversation, losses, with_records, words_of
 from tests.training_start import start as start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,7 +18,16 @@ from eval import compare, report, score
 from eval.prepare.__main__ import main as prepare
 from eval.tasks import TASKS, Task
 from tests.official_releases import RELEASES
-from tests.test_house import REPOSITORY, readme_commands
+from tests.test_house import READMES, REPOSITORY
+
+
+def readme_commands() -> list[list[str]]:
+    """Words of each `python` and `bash` command in the shell blocks of the READMEs and docs, comments removed."""
+    pages = (*READMES, *(REPOSITORY / "docs").glob("*.md"))
+    blocks = [block for page in pages for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line.split() for line in dict.fromkeys(lines) if line.startswith(("python ", "bash "))]
+
 
 STARTS = (["python", "evaluate_vqa.py"], ["bash", "eval/eval.sh"])
 COMMANDS = [words for words in readme_commands() if words[:2] in STARTS]

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageOps
 import monkey
 from monkey import ask, cli
 from monkey.boxes import drawn, located
+from monkey.serving.attention_maps import LONGEST_SIDE, draw_heat
 from monkey.serving.session import Answerer
-from monkey.serving.view_sheet import LONGEST_SIDE, overlaid
 from tests.conftest import random_model
 from tests.small_processor import small_config, small_processor
 
@@ -134,7 +134,7 @@ def test_boxes_and_heat_are_drawn_on_it(name, model, tmp_path):
     draw, ending = REAL[name]
     path = tmp_path / f"real.{ending}"
     meant = draw(path)
-    image = model.open_picture(path)
+    image = model.open_image(path)
     assert image.size == meant.size
     (box,) = located("<ref>it</ref><box>(0,0),(500,1000)</box>")
     assert box.in_pixels(image.size) == (0, 0, image.width / 2, image.height)
@@ -142,7 +142,7 @@ def test_boxes_and_heat_are_drawn_on_it(name, model, tmp_path):
     turns = [{"role": "user", "content": [{"type": "image", "image": path}, {"type": "text", "text": "What is it?"}]}]
     (seen,) = model.attention_maps(turns, "a sign")
     assert 0 < seen.share < 1
-    heat = overlaid(image, seen.answer_on_windows)
+    heat = draw_heat(image, seen.answer_on_windows)
     assert max(heat.size) == min(max(image.size), LONGEST_SIDE)
 
 
@@ -158,19 +158,15 @@ def test_a_folder_of_them_is_asked_about_and_a_pdf_among_them_costs_no_other(che
     assert f"error: {tmp_path / 'report.jpg'} is a PDF; render its pages to PNG first" in said.err
 
 
-def test_a_phone_photograph_is_upright(model, tmp_path):
+def test_a_phone_photograph_is_upright_and_a_panorama_keeps_its_ends(model, tmp_path):
     phone_photo(tmp_path / "photo.jpg")
     seen = canvas(model, tmp_path / "photo.jpg")
     red, blue = (seen[:, row, column] for row, column in (MARKED_CORNER, OTHER_CORNER))
     assert (red.argmax(), blue.argmax()) == (0, 2)
-    assert model.open_picture(tmp_path / "photo.jpg").size == (900, 1200)
-
-
-def test_a_page_and_a_panorama_keep_what_is_at_their_ends(model, tmp_path):
+    assert model.open_image(tmp_path / "photo.jpg").size == (900, 1200)
     saved(scene(20_000, 10), tmp_path / "wide.png")
     seen = canvas(model, tmp_path / "wide.png")
-    assert seen[:, 0, 0].argmax() == 0
-    assert seen[:, 0, -1].argmax() == 1
+    assert (seen[:, 0, 0].argmax(), seen[:, 0, -1].argmax()) == (0, 1)
 
 
 def test_a_pdf_is_refused_with_advice_wherever_it_is_given(model, checkpoint, tmp_path, capsys):

@@ -13,7 +13,7 @@ import torch
 
 from finetune_multitask import main
 from monkey.training.resuming import check_whole
-from tests.training_start import losses, train, with_records, words_of
+from tests.training_start import log, losses, train, with_records, words_of
 
 SAVE = ("--save_strategy", "steps", "--save_steps", "1", "--report_to", "none")
 
@@ -83,14 +83,6 @@ def test_a_state_of_another_form_is_refused_by_name_and_never_executed(saved, tm
     assert not planted.exists()
 
 
-def test_deep_json_is_a_sentence(saved, tmp_path):
-    checkpoint = tmp_path / "checkpoint-1"
-    shutil.copytree(saved["full-llm"], checkpoint)
-    (checkpoint / "run.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"run\.json is not whole"):
-        check_whole(checkpoint, sharded=False)
-
-
 def test_the_state_of_another_optimiser_is_refused(start, saved, tmp_path):
     checkpoint = tmp_path / "checkpoint-1"
     shutil.copytree(saved["full-llm"], checkpoint)
@@ -124,6 +116,11 @@ def test_another_grid_is_one_sentence(start, saved, tmp_path, recipe, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_another_recipe_is_refused(start, saved, tmp_path):
+    with pytest.raises(ValueError, match="trained as full-llm, but these flags ask for lora-llm"):
+        train(start, tmp_path / "out", *_resume(start, saved["full-llm"], tmp_path / "out", "lora-llm"))
+
+
 def _warned(start, *words: str) -> str:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -131,22 +128,15 @@ def _warned(start, *words: str) -> str:
     return "\n".join(str(one.message) for one in caught)
 
 
-def test_flags_that_change_the_order_of_the_data_are_said(start, saved, tmp_path):
-    words = _resume(start, saved["full-llm"], tmp_path / "out", "full-llm", "--seed", "7")
-    assert "--seed 7 instead of 42: it goes on, but not through the data" in _warned(start, *words)
-
-
-def test_other_data_are_said(start, saved, tmp_path):
+def test_what_makes_another_run_of_it_is_said(start, saved, tmp_path):
+    """Another order of the data, other data, and a rate that the saved optimiser overrides."""
     moved = with_records(start, tmp_path, *start.records[:8])
-    said = _warned(moved, *_resume(moved, saved["full-llm"], tmp_path / "out", "full-llm"))
-    assert "8 records instead of 12" in said
-
-
-def test_a_rate_that_the_saved_optimiser_overrides_is_said(start, saved, tmp_path):
-    words = _resume(start, saved["full-llm"], tmp_path / "out", "full-llm", "--learning_rate", "0.5")
-    assert "--learning_rate 0.5 without effect" in _warned(start, *words)
-    log = json.loads((tmp_path / "out" / "training_log.json").read_text())
-    assert [entry["learning_rate"] for entry in log if "loss" in entry] == [1e-3, 1e-3]
+    other = ("--seed", "7", "--learning_rate", "0.5")
+    said = _warned(moved, *_resume(moved, saved["full-llm"], tmp_path / "out", "full-llm", *other))
+    assert "--seed 7 instead of 42" in said
+    assert "8 records instead of 12: it goes on, but not through the data" in said
+    assert "--learning_rate 0.5 without effect" in said
+    assert [entry["learning_rate"] for entry in log(tmp_path / "out") if "loss" in entry] == [1e-3, 1e-3]
 
 
 def test_the_same_flags_say_nothing(start, saved, tmp_path):

@@ -60,6 +60,7 @@ def test_any_row_by_its_number_with_its_source(tmp_path):
         assert rows[0] == (f"{path}{first}", ROWS[0])
         assert rows[-1] == rows[9] == (f"{path}{last}", ROWS[9])
         assert rows.source(-1) == f"{path}{last}"
+        assert list(pickle.loads(pickle.dumps(rows))) == list(rows)
         for index in (10, -11):
             with pytest.raises(IndexError, match=f"no row {index}; there are 10"):
                 rows[index]
@@ -86,11 +87,10 @@ def _outcome(path: Path, text: str):
     return whole, indexed
 
 
-@pytest.mark.parametrize("size", [5])
-def test_a_list_is_refused_exactly_where_the_json_module_refuses_it(tmp_path, monkeypatch, size):
+def test_a_list_is_refused_exactly_where_the_json_module_refuses_it(tmp_path, monkeypatch):
     """One character of a list changed or removed, 300 times."""
-    monkeypatch.setattr(rows_module, "VALUE_WINDOW", size)
-    draw = random.Random(size)
+    monkeypatch.setattr(rows_module, "VALUE_WINDOW", 5)
+    draw = random.Random(5)
     valid = json.dumps(ROWS, indent=1, ensure_ascii=False)
     refused = 0
     for _ in range(300):
@@ -179,11 +179,11 @@ def test_bytes_that_are_no_utf8_are_named_by_their_line_in_a_list(tmp_path):
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_the_text_is_never_in_memory(tmp_path, monkeypatch, name):
-    """8 MB of rows of 2 KiB, read in blocks of 64 KiB: neither scanning nor reading holds 1 MiB."""
+    """4 MB of rows of 2 KiB, read in blocks of 64 KiB: neither scanning nor reading holds 1 MiB."""
     monkeypatch.setattr(rows_module, "LINES_BLOCK", 2**16)
-    rows = [{"number": number, "text": "é" * 1000} for number in range(4096)]
+    rows = [{"number": number, "text": "é" * 1000} for number in range(2048)]
     path = write_both(tmp_path, rows, ensure_ascii=False)[name == "rows.jsonl"]
-    assert path.stat().st_size > 8_000_000
+    assert path.stat().st_size > 4_000_000
     del rows
     tracemalloc.start()
     try:
@@ -192,7 +192,7 @@ def test_the_text_is_never_in_memory(tmp_path, monkeypatch, name):
         assert peak < 2**20
         assert kept < 16 * len(opened) + 16 * 2**10  # two offsets a row, and the rest that does not grow
         tracemalloc.reset_peak()
-        assert sum(row["number"] for _, row in opened) == sum(range(4096))
+        assert sum(row["number"] for _, row in opened) == sum(range(2048))
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
@@ -205,14 +205,6 @@ def test_a_row_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, mo
     for name, content in (("rows.json", f'[1,\n"{text}'), ("rows.jsonl", f'1\n"{text}"')):
         with pytest.raises(MalformedRows, match=rf"{name}:2: the row that begins here is longer than"):
             IndexedRows(write(tmp_path, name, content))
-
-
-def test_pickled_readers_open_the_file_for_themselves(tmp_path):
-    for path in write_both(tmp_path, ROWS):
-        rows = IndexedRows(path)
-        rows[3]
-        copied = pickle.loads(pickle.dumps(rows))
-        assert [copied[index] for index in range(len(ROWS))] == list(rows)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -263,6 +255,8 @@ def test_names_as_other_systems_give_them_are_found(image_folder):
     for name in ("a.png", "a b#c %20\u4e2d.png", "Screenshot 9.41\u202fAM.png"):
         assert find(image_folder, f"images/{name}") == image_folder / "images" / name
     assert find(image_folder, "images\\a.png") == image_folder / "images" / "a.png"
+    elsewhere = image_folder.parent / "elsewhere"
+    assert find(image_folder, "a.png", elsewhere) == elsewhere / "a.png"
     (image_folder / "images\\a.png").touch()
     assert find(image_folder, "images\\a.png") == image_folder / "images\\a.png"
 
@@ -281,6 +275,10 @@ def test_names_as_other_systems_give_them_are_found(image_folder):
         ("C:\\scans\\a.png", "is absolute; make it relative, or give the pictures' folder as --data-root"),
         ("images/a\tb.png", r"'images/a\\tb.png' holds characters that no path in a record can have; rename the file"),
         ("images/\udcff.png", "holds characters that no path in a record can have"),
+        (" ", "the path of a picture is empty"),
+        ("/etc/hostname", "/etc/hostname is absolute; make it relative"),
+        ("http://host/a.png", "http://host/a.png is a URL; download the picture and name the file"),
+        ("data:image/png;base64,AAAA", "holds the picture itself, as base64"),
     ],
 )
 def test_each_refusal_says_what_is_there_or_the_way_out(image_folder, path, message):
@@ -289,10 +287,6 @@ def test_each_refusal_says_what_is_there_or_the_way_out(image_folder, path, mess
     assert str(caught.value).startswith("rows.jsonl:7: ")
     assert re.search(message, str(caught.value))
     assert "\n" not in str(caught.value)
-
-
-def test_the_way_out_of_a_linked_folder_leads_out(image_folder):
-    assert find(image_folder, "a.png", image_folder.parent / "elsewhere") == image_folder.parent / "elsewhere" / "a.png"
 
 
 def test_a_folder_is_listed_once_however_many_pictures_are_missing(image_folder, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from eval import score
 from eval.metrics import METRICS, Metric, Variant
 from eval.run_folder import LOCK, open_run, read_predictions, write_published_files, write_whole
-from eval.score import rescored_run, score_table
+from eval.score import rescored_run
 from eval.tables import FORMATS, csv_table, latex_table, markdown_summary, markdown_table, table_row
 from monkey.journal import hold
 from tests.stored_run import answers, write_task
@@ -50,17 +50,14 @@ def error_of(command: list[str], capsys) -> str:
 
 
 def test_the_programs_run_without_torch(run):
-    for module, words in (
-        ("eval.score", [str(run)]),
-        ("eval.compare", [str(run), str(run), "--tasks", "sums"]),
-        ("eval.report", [str(run)]),
-    ):
-        program = (
-            f"import runpy, sys; sys.modules.update(torch=None, transformers=None); sys.argv[1:] = {words!r}; "
-            f"runpy.run_module('{module}', run_name='__main__')"
-        )
-        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    commands = [["eval.score", str(run)], ["eval.compare", str(run), str(run), "--tasks", "sums"]]
+    program = (
+        "import importlib, sys; sys.modules.update(torch=None, transformers=None); "
+        f"[importlib.import_module(module).main(words) == 0 or sys.exit(1) for module, *words in {commands!r}]; "
+        f"from eval import report; sys.exit(report.main([{str(run)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_scoring_again_is_scoring_and_changes_nothing_else(run):
@@ -109,39 +106,14 @@ def test_a_metric_that_changed_is_seen_and_applied(run, monkeypatch, capsys):
     assert "metric accuracy has no variant 'official' any more; it has original" in error_of([str(run)], capsys)
 
 
-def test_every_variant_has_a_standard_error_and_an_interval():
-    lines = [
-        {"row": row, "image": f"{row // 3}.png", "references": ["a"], "scores": {"official": float(row % 2)}}
-        for row in range(60)
-    ]
-    for line in lines:
-        line["scores"] = dict.fromkeys(METRICS["anls"].variants, line["scores"]["official"])
-    table = score_table("anls", lines)
-    assert list(table) == list(METRICS["anls"].variants)
-    for row in table.values():
-        assert (row["value"], row["n"], row["clusters"], row["ceiling"]) == (50.0, 60, 20, 100.0)
-        assert row["interval_method"] == "clustered bootstrap"
-        assert row["interval"][0] < 50 < row["interval"][1]
-        assert 0 < row["standard_error"] < 10
-    assert score_table("anls", [])["official"] == {
-        "value": None, "n": 0, "ceiling": None, "meaning": METRICS["anls"].variants["official"].meaning,
-        "standard_error": None, "interval": None, "interval_method": None, "clusters": 0,
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("find", "put", "message"),
     [
         ('"row": 1,', '"row": 0,', "predictions.jsonl:2: row 0 was given before, in line 1"),
-        ('"row": 1,', '"row": "1",', "predictions.jsonl:2: 'row' must be int, not str"),
         ('"answer": "no idea"', '"said": "no idea"', "predictions.jsonl:2 has no 'answer'"),
         ('"references": ["thing 1", "x"]', '"references": []', "predictions.jsonl:2: 'references' must be a list"),
-        ('"references": ["thing 1", "x"]', '"references": [1]', "predictions.jsonl:2: 'references' must be a list"),
         ('"official": 0.0', '"official": NaN', "predictions.jsonl:2: the score of variant 'official' is nan"),
-        ('"official": 0.0', '"official": Infinity', "predictions.jsonl:2: the score of variant 'official' is inf"),
-        ('"official": 0.0', '"official": -1', "predictions.jsonl:2: the score of variant 'official' is -1"),
         ('{"row": 3', '{"row" 3', "predictions.jsonl:4 is not JSON"),
-        ('{"row": 3, ', '[3]\n{"row": 3, ', "predictions.jsonl:4 must be a JSON object, not list"),
     ],
 )
 def test_a_damaged_line_is_named_and_nothing_is_written(run, capsys, find, put, message):
@@ -169,20 +141,17 @@ def test_a_damaged_run_is_one_sentence(run, tmp_path, capsys):
     assert "its headline 'best' is not among its scores" in error_of([str(run)], capsys)
 
 
-def test_a_run_that_is_being_written_is_left_alone(run, capsys):
-    before = files(run)
-    with hold(run / LOCK, "wait"):
-        assert "is being written by process" in error_of([str(run)], capsys)
-        assert score.main([str(run), "--check"]) == 0
-    assert files(run) == before
-
-
-def test_tasks_stand_in_the_order_of_the_run_and_unfinished_ones_are_known(run):
+def test_tasks_stand_in_the_order_of_the_run_and_a_run_that_is_being_written_is_left_alone(run, capsys):
     write_whole(run / "summary.json", json.dumps({"tasks": [{"task": "zebra"}, {"task": "sums"}]}))
     (run / "later").mkdir()
     (run / "later" / "journal-1.jsonl").touch()
     opened = open_run(run)
     assert (list(opened.tasks), opened.unfinished) == (["zebra", "sums"], ("later",))
+    before = files(run)
+    with hold(run / LOCK, "wait"):
+        assert "is being written by process" in error_of([str(run)], capsys)
+        assert score.main([str(run), "--check"]) == 0
+    assert files(run) == before
 
 
 def test_summaries_carry_the_same_figures(run, capsys):
@@ -228,12 +197,7 @@ def test_tables_survive_hostile_names_and_missing_figures():
         ("textvqa_val", "vqa_score", {"question_id": 100, "answer": "no"}, "33.33"),
         ("docvqa_test", "anls", {"questionId": 100, "answer": "no", "annotation": ["yes"] * 10}, "0.3333333333333333"),
         ("chartqa", "relaxed_accuracy", {"answer": "no", "annotation": ["yes"] * 10}, "0.3333333333333333"),
-        (
-            "ai2diagram_test",
-            "choice_accuracy",
-            {"image": 100, "answer": "no", "annotation": ["yes"] * 10},
-            "0.3333333333333333",
-        ),
+        ("WTQ", "accuracy", {"image": 100, "answer": "no", "annotation": ["yes"] * 10}, "0.3333333333333333"),
     ],
 )
 def test_the_published_scripts_files_keep_their_names_and_form(tmp_path, task, metric, entry, figure):

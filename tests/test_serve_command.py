@@ -90,8 +90,7 @@ def asked(text: str, limit: int) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
-def test_it_serves_until_a_signal_which_lets_running_answers_finish_and_refuses_new_ones(checkpoint, sign):
+def test_it_serves_until_a_signal_which_lets_running_answers_finish_and_refuses_new_ones(checkpoint):
     words, keys = ("--api-key", "flag"), {"MONKEY_API_KEY": "one,two"}
     with started(checkpoint, *words, program=("-c", SLOW), **keys) as (process, url):
         assert url.startswith("http://127.0.0.1:")
@@ -101,7 +100,7 @@ def test_it_serves_until_a_signal_which_lets_running_answers_finish_and_refuses_
             client_of(url, "one,two").models.list()
         stream = iter(first.chat.completions.create(**asked("Hello", 60), stream=True))
         pieces = [next(stream).choices[0].delta.content]
-        process.send_signal(sign)
+        process.send_signal(signal.SIGINT)
         assert "finishing 1 requests" in _line_of(process.stderr, "finishing")
         with pytest.raises(openai.InternalServerError) as caught:
             first.chat.completions.create(**asked("Hello", 2))
@@ -113,21 +112,6 @@ def test_it_serves_until_a_signal_which_lets_running_answers_finish_and_refuses_
     assert (process.returncode, out) == (0, "")
     assert err.splitlines()[-1] == "the server has ended"
     assert "Traceback" not in err
-
-
-@pytest.mark.slow
-def test_a_second_signal_ends_it_at_once(checkpoint):
-    with started(checkpoint, program=("-c", SLOW)) as (process, url):
-        stream = iter(client_of(url).chat.completions.create(**asked("Hello", 480), stream=True))
-        next(stream)
-        process.send_signal(signal.SIGTERM)
-        _line_of(process.stderr, "finishing")
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0
-        assert "Traceback" not in err
-        with pytest.raises(openai.APIError, match="the server ended before the answer did"):
-            list(stream)
 
 
 @pytest.mark.slow
@@ -201,13 +185,10 @@ class TestMistakes:
         monkeypatch.setattr(socket, "getaddrinfo", _without_network)
         assert message in refused(capsys, "-c", str(checkpoint), "--port", "0", *words)
 
-    def test_no_model_at_all_is_told_with_what_to_do(self, capsys, monkeypatch):
+    def test_a_model_that_is_not_there_is_told(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", "models/none")
         assert "models/none is not there" in refused(capsys, "--port", "0")
-
-    def test_a_folder_that_is_no_checkpoint_is_told(self, tmp_path, capsys):
-        (tmp_path / "empty").mkdir()
-        assert "empty" in refused(capsys, "-c", str(tmp_path / "empty"), "--port", "0", "--device", "cpu")
+        assert tmp_path.name in refused(capsys, "-c", str(tmp_path), "--port", "0", "--device", "cpu")
 
     def test_missing_packages_are_named(self, checkpoint, capsys, monkeypatch):
         monkeypatch.setattr(serve, "PACKAGES", ("uvicorn", "no_such_package"))
@@ -248,30 +229,32 @@ class TestSettings:
         return served
 
     def test_the_flags_reach_the_server(self, checkpoint, monkeypatch, capsys):
-        flags = {"name": "other", "form": "plain", "allow-hosts": "a.example,b.example:8080"}
+        origins = "http://localhost:3000, HTTPS://a.example"
+        flags = {"name": "other", "form": "plain", "allow-hosts": "a.example,b.example:8080", "cors-origins": origins}
         numbers = {"max-rows": 3, "queue": 5, "time-limit": 7, "max-pictures": 2, "max-body-mib": 1, "max-pixels": 1000}
         words = [word for name, value in {**flags, **numbers}.items() for word in (f"--{name}", str(value))]
-        api = self.run(checkpoint, monkeypatch, *words).api
+        api = self.run(checkpoint, monkeypatch, *words, "--no-picture-labels").api
         assert (api.answerer.name, api.form, api.answerer.engine.max_rows) == ("other", "plain", 3)
         assert (api.limits.queue, api.limits.seconds, api.limits.images) == (5, 7.0, 2)
         assert api.answerer.patience == 7.0
-        assert api.limits.body_bytes == api.fetcher.max_bytes == api.answerer.max_bytes == 2**20
+        assert (
+            api.limits.body_bytes == api.fetcher.max_bytes == api.answerer.processor.image_processor.max_bytes == 2**20
+        )
         assert api.answerer.processor.image_processor.max_pixels == 1000
         assert api.fetcher.hosts == {"a.example", "b.example:8080"}
-        assert api.picture_labels
-        assert "warning" not in capsys.readouterr().err
-
-    def test_pages_and_labels_reach_the_server(self, checkpoint, monkeypatch):
-        origins = "http://localhost:3000, HTTPS://a.example"
-        api = self.run(checkpoint, monkeypatch, "--no-picture-labels", "--cors-origins", origins).api
         assert api.origins == ["http://localhost:3000", "https://a.example"]
         assert not api.picture_labels
+        assert "warning" not in capsys.readouterr().err
 
-    def test_it_is_for_its_own_machine_and_fetches_nothing_unless_told(self, checkpoint, monkeypatch, capsys):
-        served = self.run(checkpoint, monkeypatch)
+    def test_the_small_model_is_served_to_its_own_machine_and_nothing_fetched_unless_told(
+        self, checkpoint, monkeypatch
+    ):
+        monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", str(checkpoint))
+        served = Served(monkeypatch)
+        assert serve.main(["--device", "cpu", "--port", "0"]) == 0
         assert served.address[0] == "127.0.0.1"
-        assert served.api.fetcher is None
-        assert served.api.form is None
+        api = served.api
+        assert (api.answerer.name, api.fetcher, api.form, api.picture_labels) == ("tiny", None, None, True)
 
     def test_a_wider_address_without_a_key_is_warned_of_in_one_sentence(self, checkpoint, monkeypatch, capsys):
         self.run(checkpoint, monkeypatch, "--host", "0.0.0.0")
@@ -279,9 +262,3 @@ class TestSettings:
         assert line == "warning: everyone who reaches 0.0.0.0 can ask, since no key is set; set MONKEY_API_KEY"
         self.run(checkpoint, monkeypatch, "--host", "0.0.0.0", "--api-key", "k")
         assert "warning" not in capsys.readouterr().err
-
-    def test_without_a_checkpoint_the_small_model_is_served(self, checkpoint, monkeypatch):
-        monkeypatch.setattr(session, "DEFAULT_CHECKPOINT", str(checkpoint))
-        served = Served(monkeypatch)
-        assert serve.main(["--device", "cpu", "--port", "0"]) == 0
-        assert served.api.answerer.name == "tiny"

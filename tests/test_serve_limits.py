@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import openai
 import pytest
 
 from monkey.serving import access
 from monkey.serving import server as program
-from monkey.serving.server import Admission, Limits
+from monkey.serving.server import Limits
 from monkey.serving.session import Answerer
 from tests.running_server import asking, connected, held, received, running, sent, talkative_model, until
 from tests.small_processor import small_processor
@@ -27,18 +27,13 @@ def model():
 @pytest.fixture
 def serving(model):
     """Opens a server with settings of its own; max_rows is the answerer's."""
-    opened = []
+    with ExitStack() as stack:
 
-    def start(*settings, max_rows: int = 8, name: str = "tiny", **more):
-        answerer = Answerer(model, small_processor(), name=name, max_rows=max_rows)
-        context = running(answerer, *settings, **more)
-        opened.append((answerer, context))
-        return context.__enter__()
+        def start(*settings, max_rows: int = 8, name: str = "tiny", **more):
+            answerer = stack.enter_context(Answerer(model, small_processor(), name=name, max_rows=max_rows))
+            return stack.enter_context(running(answerer, *settings, **more))
 
-    yield start
-    for answerer, context in opened:
-        context.__exit__(None, None, None)
-        answerer.close()
+        yield start
 
 
 def get(server, path: str, **headers) -> tuple[int, dict]:
@@ -51,55 +46,34 @@ def error_of(said: bytes) -> dict:
     return json.loads(said)["error"]
 
 
-class TestKeys:
-    @pytest.fixture(scope="class")
-    def server(self, model):
-        with (
-            Answerer(model, small_processor(), name="tiny") as answerer,
-            running(answerer, keys=("first", "second-key")) as server,
-        ):
-            yield server
-
-    def test_each_key_opens_and_another_opens_nothing(self, server):
+class TestCallers:
+    def test_each_key_opens_another_opens_nothing_and_without_one_only_health_answers(self, serving, monkeypatch):
+        server = serving(keys=("first", "second-key"))
         for key in ("third", "firs", "first2", "first,second-key", "FIRST"):
-            with server.client(key) as client:
-                for call in (client.models.list, lambda client=client: client.chat.completions.create(**HELLO)):
-                    with pytest.raises(openai.AuthenticationError) as caught:
-                        call()
-                    assert caught.value.code == "invalid_api_key"
+            with server.client(key) as client, pytest.raises(openai.AuthenticationError) as caught:
+                client.chat.completions.create(**HELLO)
+            assert caught.value.code == "invalid_api_key"
         assert server.engine.stats.requests == 0
-        for key in ("first", "second-key"):
-            with server.client(key) as client:
-                assert client.chat.completions.create(**HELLO).choices[0].message.content
-                assert client.models.list().data
-
-    def test_without_one_only_health_answers(self, server):
-        for path in ("/health", "/health/", "//health"):
-            assert get(server, path, Authorization="")[0] == 200
-        for path in ("/metrics", "/v1/models", "/nothing"):
-            assert get(server, path, Authorization="")[0] == 401
+        wanted = {"/health": 200, "//health": 200, "/metrics": 401, "/v1/models": 401, "/nothing": 401}
+        assert {path: get(server, path, Authorization="")[0] for path in wanted} == wanted
         assert get(server, "/metrics", Authorization="Basic first")[0] == 401
         assert get(server, "/metrics", Authorization="bearer first")[0] == 200
-
-    def test_every_key_is_compared_and_none_by_equality_of_texts(self, server, monkeypatch):
+        with server.client("second-key") as client:
+            assert client.chat.completions.create(**HELLO).choices[0].message.content
+        # Every key is compared, and none by equality of texts.
         compared, original = [], access.hmac.compare_digest
         monkeypatch.setattr(access.hmac, "compare_digest", lambda *pair: compared.append(pair) or original(*pair))
         with server.client("first") as client:
             client.models.list()
-        assert len(compared) == 2
-        assert {len(one) for pair in compared for one in pair} == {32}
+        assert [len(one) for pair in compared for one in pair] == [32] * 4
 
-
-class TestOwnMachine:
-    def test_a_page_whose_name_points_here_is_refused(self, serving):
+    def test_a_page_whose_name_points_here_is_refused_unless_bound_wider_or_with_a_key(self, serving):
         server = serving()
-        for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "[::2]:80", "0.0.0.0"):
+        for host in ("evil.example", "127.0.0.1.evil.example:80", "[::2]:80", "0.0.0.0"):
             status, told = get(server, "/v1/models", Host=host)
             assert (status, "127.0.0.1 or localhost" in told["error"]["message"]) == (403, True)
         for host in ("127.0.0.1", "LOCALHOST:8000", "[::1]:8000"):
             assert get(server, "/v1/models", Host=host)[0] == 200
-
-    def test_with_a_key_or_bound_wider_any_name_is_taken(self, serving):
         assert get(serving(is_loopback=False), "/v1/models", Host="models.example")[0] == 200
         with_key = serving(keys=("none",))
         assert get(with_key, "/v1/models", Host="models.example", Authorization="Bearer none")[0] == 200
@@ -132,15 +106,13 @@ class TestPages:
         assert {"authorization", "x-other"} <= set(leave.headers["access-control-allow-headers"].lower().split(","))
         told = self.asked(server, "POST", self.ORIGIN)
         assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, self.ORIGIN)
-        for origin in ("http://localhost:3001", "http://localhost", "https://localhost:3000", "null"):
+        for origin in ("http://localhost:3001", "https://localhost:3000", "null"):
             assert self.asked(server, "OPTIONS", origin, **wanted).status_code == 400
             assert "access-control-allow-origin" not in self.asked(server, "POST", origin).headers
 
-    def test_a_refusal_is_shown_to_the_page_that_may_ask(self, serving):
+    def test_a_refusal_is_shown_to_the_page_that_may_ask_and_none_may_unless_named(self, serving):
         told = self.asked(serving(keys=("other",), origins=[self.ORIGIN]), "POST", self.ORIGIN)
         assert (told.status_code, told.headers["access-control-allow-origin"]) == (401, self.ORIGIN)
-
-    def test_none_may_ask_unless_named(self, serving):
         told = self.asked(serving(), "OPTIONS", self.ORIGIN, **{"Access-Control-Request-Method": "POST"})
         assert (told.status_code, "--cors-origins" in told.json()["error"]["message"]) == (405, True)
         assert "access-control-allow-origin" not in told.headers
@@ -151,7 +123,7 @@ class TestBodies:
         server = serving(Limits(body_bytes=2000))
         assert server.text("Hello")
         with pytest.raises(openai.APIStatusError, match="2,000 bytes allowed") as caught:
-            server.ask(asking("What?", 0) + asking("x" * 3000))
+            server.ask(asking("x" * 3000))
         assert caught.value.status_code == 413
         status, _, said = received(sent(server, b"x" * 100_000, length=10**9))
         assert (status, error_of(said)["code"]) == (413, "body_too_large")
@@ -208,23 +180,18 @@ class TestLingering:
             server.interrupt()
             until(lambda: server.connections() == 0)
 
-    @pytest.mark.parametrize(
-        "words",
-        [
-            b"",
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n",
-            b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea",
-            b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3,
-        ],
-        ids=["nothing", "half a head", "nothing more", "half of the next", "three at once"],
-    )
-    def test_a_connection_without_a_request_is_closed_after_its_time(self, serving, monkeypatch, words):
+    def test_a_connection_without_a_request_is_closed_after_its_time(self, serving, monkeypatch):
+        assert program.KEEP_ALIVE > 60  # what clients and proxies keep theirs for
         monkeypatch.setattr(program, "KEEP_ALIVE", 1)
-        with connected(serving()) as connection:
-            connection.sendall(words)
-            said = b"".join(iter(lambda: connection.recv(65536), b""))
-        assert said.count(b'"status":"ok"') == words.count(b"\r\n\r\n")
+        server, health = serving(), b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        half = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        told = (b"", half, health, health + b"GET /hea", health * 3)
+        with ExitStack() as stack:
+            connections = [stack.enter_context(connected(server)) for _ in told]
+            for connection, words in zip(connections, told, strict=True):
+                connection.sendall(words)
+            said = [b"".join(iter(lambda one=one: one.recv(65536), b"")) for one in connections]
+        assert [answer.count(b'"status":"ok"') for answer in said] == [0, 0, 1, 1, 3]
 
     def test_a_head_that_trickles_in_is_not_waited_for(self, serving, monkeypatch):
         monkeypatch.setattr(program, "KEEP_ALIVE", 0.5)
@@ -240,32 +207,19 @@ class TestLingering:
 
             until(is_closed)
 
-    def test_connections_outlive_what_clients_keep_them_for(self):
-        # httpx 5 s, aiohttp 15 s, proxies and load balancers 60 s; uvicorn's own is 5 s.
-        assert program.KEEP_ALIVE > 60
 
-
-class TestQueue:
-    def test_whom_there_is_no_room_for_is_told_when_to_come_again_and_gets_its_answer_then(self, serving):
-        server = serving(Limits(queue=1), max_rows=1)
-        with ThreadPoolExecutor(2) as threads, held(server.engine) as gate, server.client() as client:
-            answers = [threads.submit(server.text, "Hello") for _ in range(2)]
-            until(lambda: server.engine.running + server.engine.waiting == 2)
-            with pytest.raises(openai.RateLimitError) as caught:
-                client.chat.completions.create(**HELLO)
-            assert caught.value.code == "rate_limit_exceeded"
-            assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
-            gate.open()
-            again = client.with_options(max_retries=5).chat.completions.create(**HELLO)
-            assert {answer.result() for answer in answers} == {again.choices[0].message.content}
-
-    def test_the_wait_is_as_long_as_answers_took_of_late(self):
-        admission = Admission(capacity=1, at_once=2)
-        assert admission.retry_after() == 1
-        admission._seconds.extend([9.0, 9.0, 500.0])
-        assert admission.retry_after() == 5
-        admission._seconds.extend([500.0] * 9)
-        assert admission.retry_after() == 60
+def test_whom_there_is_no_room_for_is_told_when_to_come_again_and_gets_its_answer_then(serving):
+    server = serving(Limits(queue=1), max_rows=1)
+    with ThreadPoolExecutor(2) as threads, held(server.engine) as gate, server.client() as client:
+        answers = [threads.submit(server.text, "Hello") for _ in range(2)]
+        until(lambda: server.engine.running + server.engine.waiting == 2)
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(**HELLO)
+        assert caught.value.code == "rate_limit_exceeded"
+        assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
+        gate.open()
+        again = client.with_options(max_retries=5).chat.completions.create(**HELLO)
+        assert {answer.result() for answer in answers} == {again.choices[0].message.content}
 
 
 class TestTime:

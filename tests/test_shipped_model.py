@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import monkey
 from monkey import MonkeyConfig
 from monkey.checkpoint_card import CARD_FILE
-from monkey.serving.demo.examples import examples
+from monkey.serving.demo_page import examples
 from scripts.fixed_subset import STATED, TASKS, fixed_subset_score
 from scripts.fixed_subset import main as fixed_subset_main
 from tests.test_small_model import base  # noqa: F401
@@ -89,9 +89,9 @@ def test_what_the_server_is_asked_in_its_documentation_is_answered_rightly(answe
 
 @shipped
 def test_the_examples_of_the_demo_are_answered_rightly_and_described(answerer):
-    told = [answerer.ask(example.picture, example.question).text for example in examples()]
+    told = [answerer.ask(image, question).text for image, question in examples()]
     assert tuple(told) == ON_EXAMPLES
-    assert answerer.describe(examples()[0].picture).text == "A receipt of CLUTHERT."
+    assert answerer.describe(examples()[0][0]).text == "A receipt of CLUTHERT."
 
 
 @shipped

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from eval.metrics import METRICS
-from eval.prompting import prompt_form
-from eval.tasks import GROUPS, TASKS, select_tasks, task_sheet
+from eval.tasks import GROUPS, TASKS, prompt_form, select_tasks, task_sheet
 
 PUBLISHED_TASKS = ["estvqa_test", "docvqa_test", "chartqa", "infovqa_test", "vizwiz_val", "deepform", "KLC", "WTQ"]
 PUBLISHED_TASKS += ["gqa_testdev", "okvqa_val", "textvqa_val", "stvqa_test", "ai2diagram_test", "vqav2_val"]
@@ -18,7 +17,9 @@ def test_the_fourteen_published_tasks_keep_names_places_and_limits():
     assert list(TASKS)[: len(PUBLISHED_TASKS)] == PUBLISHED_TASKS
     assert GROUPS["published"] == tuple(PUBLISHED_TASKS)
     assert all(TASKS[name].published.monkey is not None for name in PUBLISHED_TASKS)
-    assert set(PUBLISHED_TASKS) <= {*GROUPS["general"], *GROUPS["text"], *GROUPS["document"]}
+    by_kind = [name for kind in ("general", "text", "document", "caption") for name in GROUPS[kind]]
+    assert len(by_kind) == len(set(by_kind)) == 22
+    assert {*by_kind, *GROUPS["documents"], *GROUPS["unseen_layout"]} == set(TASKS)
     assert TASKS["estvqa_test"].file == "data/estvqa/estvqa.jsonl"
     assert TASKS["gqa_testdev"].file == "data/gqa/gqa_testdev_new.jsonl"
     assert TASKS["KLC"].file == "data/test_KleisterCharity.jsonl"
@@ -26,12 +27,6 @@ def test_the_fourteen_published_tasks_keep_names_places_and_limits():
     assert short == {"vizwiz_val", "gqa_testdev", "okvqa_val", "textvqa_val", "ai2diagram_test", "vqav2_val"}
     assert {TASKS[name].max_new_tokens for name in set(PUBLISHED_TASKS) - short} == {100}
     assert sum(TASKS[name].n_expected for name in ("textvqa_val", "docvqa_test", "chartqa")) == 12_688
-
-
-def test_every_data_set_stands_in_one_group_by_kind():
-    by_kind = [name for kind in ("general", "text", "document", "caption") for name in GROUPS[kind]]
-    assert len(by_kind) == len(set(by_kind)) == 22
-    assert {*by_kind, *GROUPS["documents"], *GROUPS["unseen_layout"]} == set(TASKS)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -50,15 +45,6 @@ def test_every_task_has_its_prompts_and_a_sheet(name):
         assert ("unknown" in sheet) is (None in (task.published.monkey, task.published.qwen_vl) or not task.n_expected)
 
 
-def test_headlines_are_the_rules_of_the_data_sets():
-    headlines = {name: (TASKS[name].metric, TASKS[name].headline) for name in TASKS}
-    assert headlines["deepform"] == headlines["KLC"] == ("due_f1", "official")
-    assert headlines["flickr30k"] == headlines["textcaps_val"] == ("cider", "official")
-    assert headlines["ai2diagram_test"] == headlines["scienceqa_img"] == ("choice_accuracy", "official")
-    assert headlines["textvqa_val"] == headlines["vizwiz_val"] == ("vqa_score", "evalai")
-    assert "original" in METRICS["due_f1"].variants
-
-
 def test_a_caption_is_asked_for_without_a_question(tmp_path):
     assert prompt_form(TASKS["flickr30k"], "as-trained").ask("x") == "<img></img> Generate the caption in English: "
     assert prompt_form(TASKS["flickr30k"], "published").ask("x") == "<img></img>Describe the image in English:"
@@ -70,20 +56,16 @@ def test_a_caption_is_asked_for_without_a_question(tmp_path):
         prompt_form(TASKS["textcaps_val"], str(path))
 
 
-def test_prompts_are_asked_to_the_byte():
+def test_prompts_are_asked_to_the_byte(tmp_path):
     textvqa, vizwiz = TASKS["textvqa_val"], TASKS["vizwiz_val"]
     assert prompt_form(textvqa, "as-trained").ask("Who?") == "<img></img> Who? Answer: "
     assert prompt_form(textvqa, "published").ask("Who?") == "<img></img>Who? Answer:"
     assert prompt_form(textvqa, "as-trained").ask("{question} {0}") == "<img></img> {question} {0} Answer: "
     assert prompt_form(vizwiz, "published").text.endswith(' respond with "Unanswerable". Answer:')
     assert prompt_form(vizwiz, "as-trained").text.endswith(' respond with "unanswerable". Answer: ')
-
-
-def test_prompt_file_is_taken_to_the_byte_but_for_the_editors_line_break(tmp_path):
     path = tmp_path / "prompt.txt"
-    path.write_bytes(b"<img></img> Frage: {question} \n")
-    form = prompt_form(TASKS["textvqa_val"], str(path))
-    assert form.text == "<img></img> Frage: {question} "
+    path.write_bytes(b"<img></img> Frage: {question} \n")  # the line break is the editor's
+    assert prompt_form(textvqa, str(path)).text == "<img></img> Frage: {question} "
 
 
 @pytest.mark.parametrize(
@@ -190,16 +172,15 @@ def test_a_task_file_stands_beside_named_tasks(tmp_path):
     [
         ('file = "a.jsonl"\nmetrik = "anls"', "mine.toml: unknown field 'metrik'; nearest: metric"),
         ('metric = "anls"', "mine.toml: the field file is missing; a task needs file and metric"),
-        ('file = "a.jsonl"', "mine.toml: the field metric is missing"),
         ('file = "a.jsonl"\nmetric = "anlz"', "mine.toml: unknown metric 'anlz'; nearest: anls"),
-        ('file = "a"\nmetric = "anls"\nheadline = "lax"', "mine.toml: headline 'lax' is no variant of anls; it has"),
+        (
+            'file = "a"\nmetric = "anls"\nheadline = "lax"',
+            "mine.toml: task mine: metric anls has no variant 'lax'; it has",
+        ),
         ('file = "a"\nmetric = "anls"\nmax_new_tokens = "9"', "max_new_tokens must be a whole number of at least 1"),
-        ('file = "a"\nmetric = "anls"\nmax_new_tokens = true', "max_new_tokens must be a whole number"),
         ('file = "a"\nmetric = "anls"\nn_expected = 0', "n_expected must be a whole number of at least 1, not 0"),
-        ('file = 3\nmetric = "anls"', "mine.toml: file must be a text, not 3"),
         ('file = "a"\nmetric = "anls"\nname = "a/b"', "mine.toml: name 'a/b' must be letters"),
         ('file = "a"\nmetric = "anls"\nname = "chartqa"', "mine.toml: name 'chartqa' is a task of the evaluator"),
-        ('file = "a"\nmetric = "anls"\nparts = "shop"', r"parts must be a list of texts, not 'shop'"),
         ('file = "a"\nmetric = "anls"\nparts = ["shop", 3]', r"parts must be a list of texts, not \['shop', 3\]"),
         ("file = ", "mine.toml: malformed TOML: "),
     ],
@@ -214,14 +195,5 @@ def test_yaml_that_is_no_table_is_refused(tmp_path):
         select_tasks(str(write(tmp_path, "- anls", "mine.yaml")))
     with pytest.raises(ValueError, match=r"mine.yaml:1: malformed YAML: "):
         select_tasks(str(write(tmp_path, "file: [", "mine.yaml")))
-
-
-def test_a_task_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--dataset .*gone.toml: there is no such task file"):
         select_tasks(str(tmp_path / "gone.toml"))
-
-
-def test_a_prompt_without_its_places_is_refused_when_it_is_asked_with(tmp_path):
-    (task,) = select_tasks(str(write(tmp_path, 'file = "a"\nmetric = "anls"\nprompt = "<img></img> What?"')))
-    with pytest.raises(ValueError, match=r"task mine: its prompt must hold \{question\} once; it holds it 0 times"):
-        prompt_form(task, "as-trained")

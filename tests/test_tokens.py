@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monkey.data.dataset import ConversationDataset
+from monkey.data.dataset import ConversationDataset, cache_folder
 from monkey.data.mixture import open_records
-from monkey.data.tokens import cache_folder
 from tests.small_processor import small_processor
 
 COUNT = 20

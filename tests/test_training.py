@@ -12,13 +12,12 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from finetune_multitask import main
-from monkey.checkpoint import SAMPLED_VALUES
+from monkey.adapters import add_decoder_lora
 from monkey.configuration import MonkeyConfig
 from monkey.data.dataset import Collator, errors_as_raised
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import Encoded, MonkeyProcessor
-from monkey.training.lora import add_decoder_lora
-from monkey.training.quantised import open_four_bit
+from monkey.quantised import open_four_bit
 from monkey.training.recipes import RECIPES, apply_recipe, part_of
 from tests.conftest import random_model
 from tests.small_processor import small_config
@@ -89,11 +88,6 @@ class TestWhatTrains:
         with pytest.raises(ValueError, match=r"new_head\.weight lies in no part"):
             part_of("new_head.weight")
 
-    def test_a_part_is_told_by_whole_names_not_by_substrings(self):
-        assert part_of("model.visual.layers.3.mlp.fc1.weight") == "vision transformer"
-        assert part_of("model.visual.layers.3.mlp_adapter.down") == "window adapters"
-        assert part_of("model.visual.layers.3.mlp_adapters.down") == "vision transformer"
-
     def test_decoder_lora_stands_on_the_published_linears_only(self, start):
         model = MonkeyForConditionalGeneration.from_pretrained(start.base)
         add_decoder_lora(model, SimpleNamespace(lora_r=4, lora_alpha=4, lora_dropout=0.0))
@@ -115,12 +109,6 @@ class TestSamples:
         assert batch["loss_targets"].tolist() == supervised
         assert contents.supervised == len(supervised)
         assert contents.tokens == sum(own for own, _ in contents.runs) < contents.slots == batch["input_ids"].numel()
-
-    def test_supervised_are_the_answer_and_one_end_of_text(self, start):
-        dataset = dataset_of(start)
-        sample, tokenizer = dataset[0], dataset.processor.tokenizer
-        supervised = [label for label in sample["labels"] if label != -100]
-        assert supervised == [*tokenizer.encode_text("red"), tokenizer.eod_id]
 
     def test_a_sample_over_the_length_is_refused_with_both_numbers(self, start):
         length = len(dataset_of(start)[0]["input_ids"])
@@ -190,13 +178,6 @@ class TestRuns:
         assert len(losses(straight)) == logged
         assert same_weights(resumed, straight)
 
-    def test_accumulated_batches_weigh_every_token_alike(self, start, tmp_path):
-        whole = train(start, tmp_path / "whole")
-        more = ("--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4")
-        parts = train(start, tmp_path / "parts", *more)
-        # Adapter dropout draws differently for other batch sizes; it moves the loss in the third decimal.
-        assert losses(parts)[0] == pytest.approx(losses(whole)[0], abs=5e-3)
-
     def test_the_result_opens_with_its_processor_and_tells_how_it_was_made(self, start, tmp_path):
         save = ("--save_strategy", "steps", "--save_steps", "2")
         folder = train(start, tmp_path / "out", "--eval_data_path", str(start.data), "--seed", "7", *save)
@@ -239,13 +220,13 @@ class TestRuns:
             # Merging adds B·A to the weights before instead of after the product: fp32 rounding.
             torch.testing.assert_close(other, logits["merged"], atol=1e-5, rtol=0, msg=name)
 
-    def test_a_batch_without_any_picture_trains(self, start, tmp_path):
-        train(with_records(start, tmp_path, *start.records[10:]), tmp_path / "out")
-
-    @pytest.mark.parametrize("more", [[], ["--use_lora", "True"]], ids=["full-llm", "lora-llm"])
-    def test_bf16_and_checkpointing_train_on_a_cpu(self, start, tmp_path, more):
-        exact = train(start, tmp_path / "exact", *more)
-        narrow = train(start, tmp_path / "narrow", "--bf16", "True", "--gradient_checkpointing", "True", *more)
+    def test_bf16_checkpointing_and_another_grid_train_on_a_cpu(self, start, tmp_path):
+        exact = train(start, tmp_path / "exact", "--grid", "1,3")
+        more = ("--bf16", "True", "--gradient_checkpointing", "True")
+        narrow = train(start, tmp_path / "narrow", "--grid", "1,3", *more)
+        assert tuple(MonkeyForConditionalGeneration.from_pretrained(narrow).config.grid) == (1, 3)
+        size = MonkeyProcessor.from_pretrained(narrow).image_processor.size
+        assert (size["height"], size["width"]) == (28, 84)
         # bf16 keeps 8 bits of each number: a relative error below one percent in the loss.
         assert losses(narrow) == pytest.approx(losses(exact), rel=1e-2)
 
@@ -256,12 +237,6 @@ class TestRuns:
         after = MonkeyForConditionalGeneration.from_pretrained(folder).state_dict()
         moved = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
         assert moved == {"window adapters", "resampler", "decoder"}
-
-    def test_another_grid_trains_and_is_kept(self, start, tmp_path):
-        folder = train(start, tmp_path / "out", "--grid", "1,3")
-        assert tuple(MonkeyForConditionalGeneration.from_pretrained(folder).config.grid) == (1, 3)
-        size = MonkeyProcessor.from_pretrained(folder).image_processor.size
-        assert (size["height"], size["width"]) == (28, 84)
 
 
 class TestFailures:
@@ -279,18 +254,6 @@ class TestFailures:
             train(moved, tmp_path / "out", "--lazy_preprocess", "True", "--per_device_train_batch_size", "12")
         assert not (tmp_path / "out").exists()
 
-    def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(self, start, tmp_path):
-        broken = tmp_path / "broken"
-        model = MonkeyForConditionalGeneration.from_pretrained(start.base)
-        # Past what is looked at when it is opened.
-        model.lm_head.weight.data.view(-1)[SAMPLED_VALUES:] = torch.nan
-        model.save_pretrained(broken)
-        MonkeyProcessor.from_pretrained(start.base).save_pretrained(broken)
-        other = SimpleNamespace(base=broken, data=start.data)
-        with pytest.raises(ValueError, match=r"step 1: the loss is nan.*train\.json\[\d+\], .*train\.json\[\d+\]"):
-            train(other, tmp_path / "out")
-        assert not (tmp_path / "out").exists()
-
     def test_a_step_without_supervised_token_stops_the_run_and_names_the_records(self, start, tmp_path, monkeypatch):
         monkeypatch.setattr(MonkeyProcessor, "encode", _nothing_supervised)
         with pytest.raises(ValueError, match=r"step 1 has no supervised token: the batch holds .*train\.json\[\d+\]"):
@@ -302,9 +265,7 @@ class TestFailures:
         ("writer", "error", "save"),
         [
             ("safetensors.torch.serialize_file", SafetensorError("I/O error: No space left on device"), ()),
-            ("torch.save", RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), STEP),
             ("torch.save", RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), STEP),
-            ("torch.save", OSError(28, "No space left on device"), STEP),
         ],
     )
     def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, start, tmp_path, monkeypatch, writer, error, save):
@@ -361,7 +322,7 @@ class TestFailures:
             train(start, tmp_path / "out", *more)
         assert kept.read_text() == "mine"
 
-    @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model-00001-of-00002.bin", "run.json"])
+    @pytest.mark.parametrize("name", ["pytorch_model-00001-of-00002.bin", "run.json"])
     def test_a_file_that_a_run_would_replace_stops_it_unless_told(self, start, tmp_path, name):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / name).write_text("mine")
@@ -380,11 +341,6 @@ class TestFailures:
         with pytest.raises(FileNotFoundError, match="--resume_from_checkpoint"):
             train(start, tmp_path / "out", "--resume_from_checkpoint", wanted)
 
-    def test_a_run_resumes_with_its_own_recipe_only(self, start, tmp_path):
-        folder = train(start, tmp_path / "out", "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1")
-        with pytest.raises(ValueError, match="trained as full-llm, but these flags ask for lora-llm"):
-            train(start, folder, "--resume_from_checkpoint", "True", "--use_lora", "True")
-
     def test_an_adapter_folder_is_no_start(self, start, tmp_path):
         folder = train(start, tmp_path / "out", "--use_lora", "True", "--max_steps", "1")
         other = SimpleNamespace(base=folder / "adapter", data=start.data)
@@ -397,11 +353,6 @@ class TestFailures:
         for below in ("", "sub/deeper"):
             with pytest.raises(ValueError, match=r"--output_dir .*out is a file, not a folder"):
                 train(start, tmp_path / "out" / below)
-
-    def test_a_file_without_records_is_refused(self, start, tmp_path):
-        with pytest.raises(ValueError, match=r"train\.json"):
-            train(with_records(start, tmp_path), tmp_path / "out")
-        assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(
         ("flag", "value"),

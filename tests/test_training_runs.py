@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +16,8 @@ from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.training.arguments import parse_flags
+from monkey.training.finetune import batch_plan, finetune, open_model, training_samples
 from monkey.training.recipes import part_of
-from monkey.training.run import finetune, open_model
-from monkey.training.samples import batch_plan, training_samples
 from monkey.training.trainer import MonkeyTrainer, checkpoints
 from tests.conftest import random_model
 from tests.drawn import draw_documents
@@ -30,16 +28,13 @@ from tests.training_start import (
     SAVE,
     conversation,
     dataset_of,
+    log,
     losses,
     same_weights,
     train,
     with_records,
     words_of,
 )
-
-
-def _log(folder: Path) -> list[dict]:
-    return json.loads((folder / "training_log.json").read_text())
 
 
 def _about_one_picture(start) -> list[dict]:
@@ -55,7 +50,7 @@ class TestPackedRuns:
         packed = train(start, tmp_path / "packed", *PACKED, "--pack_tokens", "1000", *once)
         # fp32 rounding of sums in another order; the norm is that of the gradients.
         assert losses(packed) == pytest.approx(losses(padded), rel=1e-5)
-        assert _log(packed)[0]["grad_norm"] == pytest.approx(_log(padded)[0]["grad_norm"], rel=1e-4)
+        assert log(packed)[0]["grad_norm"] == pytest.approx(log(padded)[0]["grad_norm"], rel=1e-4)
         record = json.loads((packed / "run.json").read_text())
         assert record["data"]["rows_an_epoch"] == 1
         assert record["data"]["fill_rate"] < 1
@@ -67,9 +62,9 @@ class TestPackedRuns:
         more = ("--share_images", sharing, "--pack_tokens", "150", "--num_train_epochs", "1", "--max_steps", "-1")
         rows = train(moved, tmp_path / "rows", *PACKED, *more, "--gradient_accumulation_steps", "99", *NO_DROPOUT)
         assert losses(rows) == pytest.approx(losses(whole), rel=1e-5)
-        entry = _log(rows)[0]
+        entry = log(rows)[0]
         assert entry["step"] == 1
-        assert entry["supervised_tokens"] == _log(whole)[0]["supervised_tokens"]
+        assert entry["supervised_tokens"] == log(whole)[0]["supervised_tokens"]
         # Four different pictures, or one for each of the seven records.
         images = 4 if sharing == "branches" else 7
         assert entry["images_per_second"] / entry["samples_per_second"] == pytest.approx(images / 7)
@@ -81,7 +76,7 @@ class TestPackedRuns:
         turns = train(moved, tmp_path / "turns", *PACKED, "--share_images", "turns", *once)
         apart = train(moved, tmp_path / "apart", *PACKED, "--share_images", "apart", *once)
         # The same tokens are supervised, but a later question sees the earlier answers.
-        assert _log(turns)[0]["supervised_tokens"] == _log(apart)[0]["supervised_tokens"]
+        assert log(turns)[0]["supervised_tokens"] == log(apart)[0]["supervised_tokens"]
         assert losses(turns) != pytest.approx(losses(apart), rel=1e-4)
 
     @pytest.mark.parametrize("more", [(), ("--recipe", "lora-llm")], ids=["full-llm", "lora-llm"])
@@ -94,20 +89,6 @@ class TestPackedRuns:
         assert losses(resumed) == losses(straight)
         assert same_weights(resumed, straight)
 
-    def test_packed_rows_are_read_by_processes_of_their_own(self, start, tmp_path):
-        more = (*PACKED, "--max_steps", "2", *NO_DROPOUT)
-        alone = train(start, tmp_path / "alone", *more)
-        helped = train(start, tmp_path / "helped", *more, "--dataloader_num_workers", "2")
-        assert losses(helped) == losses(alone)
-
-    def test_a_bad_row_is_left_out_when_asked_and_said(self, start, tmp_path, capsys):
-        bad = {"conversations": [{"from": "user", "value": "<img>0.png</img> What?"}]}
-        moved = with_records(start, tmp_path, *start.records, bad)
-        folder = train(moved, tmp_path / "out", "--skip_bad_rows", "True", "--max_steps", "1")
-        assert "left out:" in capsys.readouterr().out
-        data = json.loads((folder / "run.json").read_text())["data"]
-        assert (data["samples"]["train"], data["left_out"]) == (12, 1)
-
     def test_several_files_make_a_mixture_by_weight(self, start, tmp_path):
         other = start.folder / "more.json"
         other.write_text(json.dumps(start.records[:4]))
@@ -115,20 +96,6 @@ class TestPackedRuns:
         folder = train(start, tmp_path / "out", *more, "--per_device_train_batch_size", "20")
         files = json.loads((folder / "run.json").read_text())["data"]["files"]
         assert [(file["records"], file["weight"]) for file in files] == [(12, 1.0), (4, 2.0)]
-
-    def test_llava_records_train_as_ours_do_and_the_log_says_so(self, start, tmp_path, capsys):
-        theirs = []
-        for record in start.records[:4]:
-            question, answer = (turn["value"] for turn in record["conversations"])
-            image, question = re.fullmatch(r"<img>(.*)</img>(.*)", question).groups()
-            turns = [{"from": "human", "value": f"<image>{question}"}, {"from": "gpt", "value": answer}]
-            theirs.append({"image": image, "conversations": turns})
-        ours = train(with_records(start, tmp_path / "ours", *start.records[:4]), tmp_path / "a", *NO_DROPOUT)
-        assert "read as ours" not in capsys.readouterr().out
-        folder = train(with_records(start, tmp_path / "theirs", *theirs), tmp_path / "b", *NO_DROPOUT)
-        assert "4 records, the first in LLaVA's form ('image' and <image>), read as ours" in capsys.readouterr().out
-        assert losses(folder) == losses(ours)
-        assert same_weights(folder, ours)
 
     def test_records_without_images_are_told_in_the_log_and_on_the_card(self, start, tmp_path, capsys):
         texts = with_records(start, tmp_path, *start.records[-2:])
@@ -138,11 +105,6 @@ class TestPackedRuns:
         assert "No record that it was trained on has an image." in (folder / "README.md").read_text(encoding="utf-8")
         train(start, tmp_path / "other", "--max_steps", "1")
         assert "has an image" not in capsys.readouterr().out + (tmp_path / "other" / "README.md").read_text()
-
-    def test_a_sample_over_the_rows_room_is_named(self, start, tmp_path):
-        with pytest.raises(ValueError, match=r"train\.json\[\d+\]: .* tokens long .* 8 allowed"):
-            train(start, tmp_path / "out", *PACKED, "--model_max_length", "8")
-        assert not (tmp_path / "out").exists()
 
 
 def _cut(picture: Path) -> None:
@@ -181,7 +143,7 @@ class TestBadRecords:
         _cut(moved.folder / "3.png")
         more = (*self.SKIP, "--max_steps", "-1", "--save_strategy", "epoch", "--eval_data_path", str(moved.data), *more)
         folder = train(moved, tmp_path / "out", *more, "--num_train_epochs", "1")
-        seen = sum(entry["supervised_tokens"] for entry in _log(folder) if "loss" in entry)
+        seen = sum(entry["supervised_tokens"] for entry in log(folder) if "loss" in entry)
         dataset = dataset_of(start)
         others = [label for number in range(12) if number != 3 for label in dataset[number]["labels"]]
         assert seen == sum(label != UNSUPERVISED for label in others)
@@ -211,13 +173,6 @@ class TestBadRecords:
         assert losses(tmp_path / "out") == losses(straight)
         assert same_weights(tmp_path / "out", straight)
 
-    def test_a_bad_held_out_record_stops_the_run_with_its_state(self, start, tmp_path):
-        held = with_records(start, tmp_path, *start.records)
-        _cut(held.folder / "3.png")
-        more = ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_data_path", str(held.data))
-        with pytest.raises(ValueError, match=r"train\.json\[3\].*checkpoint-1; mend it"):
-            train(start, tmp_path / "out", *more, "--report_to", "none")
-
     def test_a_run_whose_pictures_are_gone_stops(self, start, tmp_path):
         moved = with_records(start, tmp_path, *start.records[:10])
         for picture in moved.folder.glob("*.png"):
@@ -233,7 +188,7 @@ class TestBadRecords:
         with pytest.raises(ValueError, match=r"all 2 records are bad; the first: .*train\.json\[0\]"):
             train(moved, tmp_path / "out", *self.SKIP)
 
-    @pytest.mark.parametrize(("bad", "left"), [(0, (1, 2)), (1, (0, 2)), (2, (0, 1))])
+    @pytest.mark.parametrize(("bad", "left"), [(0, (1, 2)), (2, (0, 1))])
     def test_a_bad_record_costs_its_unit_only_itself(self, start, tmp_path, bad, left):
         answers = ["yes" if number != bad else "yes " * 99 for number in range(3)]
         same = [conversation("<img>0.png</img> What? Answer: ", answer) for answer in answers]
@@ -246,7 +201,7 @@ class TestBadRecords:
     def test_a_file_that_changes_meanwhile_is_no_bad_record(self, start, tmp_path, monkeypatch):
         moved = with_records(start, tmp_path, *start.records)
         monkeypatch.setattr(
-            "monkey.training.run.open_model",
+            "monkey.training.finetune.open_model",
             lambda flags: (moved.data.write_text(json.dumps(start.records[:4])), open_model(flags))[1],
         )
         with pytest.raises(ValueError, match=r"train\.json: has .* bytes now and had .*; mend it$"):
@@ -297,7 +252,7 @@ class TestParts:
 
         calls = []
         monkeypatch.setattr(
-            "monkey.training.run.checkpoint",
+            "monkey.training.finetune.checkpoint",
             lambda call, *args, **kwargs: (calls.append(call), library.checkpoint(call, *args, **kwargs))[1],
         )
         plain = train(start, tmp_path / "plain", *NO_DROPOUT)
@@ -376,12 +331,12 @@ class TestLoud:
         found = []
         for size in ("1", "5", "12"):
             folder = train(start, tmp_path / size, *held, "--per_device_eval_batch_size", size)
-            found += [entry["eval_loss"] for entry in _log(folder) if "eval_loss" in entry]
+            found += [entry["eval_loss"] for entry in log(folder) if "eval_loss" in entry]
         assert found == pytest.approx([found[0]] * 3, rel=1e-5)
 
     def test_the_log_tells_what_was_done_a_second(self, start, tmp_path):
         folder = train(start, tmp_path / "out", "--peak_tflops", "0.1", "--report_to", "tensorboard")
-        entry = _log(folder)[0]
+        entry = log(folder)[0]
         for name in ("samples_per_second", "tokens_per_second", "supervised_tokens", "fill_rate", "mfu", "grad_norm"):
             assert entry[name] > 0, name
         assert entry["fill_rate"] <= 1
@@ -431,8 +386,6 @@ class TestWholeRuns:
         for name in ("lora_r", "lora_alpha"):
             with pytest.raises(ValueError, match=rf"--{name} 8 would have no effect: .* built in, of rank 4"):
                 open_model(parse_flags([*words, "--recipe", "lora-llm", f"--{name}", "8"]))
-
-    def test_dropout_of_adapters_that_are_not_there_is_refused(self, start, tmp_path):
         with pytest.raises(ValueError, match=r"--lora_dropout 0\.2 would have no effect: neither the recipe full-llm"):
             open_model(parse_flags(words_of(start, tmp_path / "out", "--lora_dropout", "0.2")))
 
@@ -451,7 +404,7 @@ class TestWholeRuns:
             train(start, tmp_path / "short", *words, "--max_steps", "1", "--report_to", "none")
 
     def test_what_cannot_fit_the_gpu_stops_the_run_before_it_starts(self, start, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("monkey.training.run._room", lambda flags: 1e-3)
+        monkeypatch.setattr("monkey.training.finetune._room", lambda flags: 1e-3)
         with pytest.raises(ValueError, match=r"--recipe full-llm as set needs about .* GiB.*--ignore_memory_plan True"):
             train(start, tmp_path / "out", "--max_steps", "1")
         assert not (tmp_path / "out").exists()
@@ -472,7 +425,7 @@ class TestEvaluationInTheLoop:
             "documents_heldout", "--eval_data_root", str(drawn), "--eval_limit", "3", "--report_to", "none",
         )  # fmt: skip
         assert main(words) == 0
-        scored = {entry["step"]: entry["eval_score"] for entry in _log(output) if "eval_score" in entry}
+        scored = {entry["step"]: entry["eval_score"] for entry in log(output) if "eval_score" in entry}
         assert set(scored) == {2, 4}
         assert all(
             (output / "scores" / f"step-{step}" / "documents_heldout" / "predictions.jsonl").is_file()

@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from monkey.data.dataset import ConversationDataset
-from monkey.data.records import read_records
+from monkey.data.mixture import open_records
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
 from monkey.training.arguments import parse_flags
-from monkey.training.run import finetune
+from monkey.training.finetune import finetune
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, small_config
 
@@ -65,13 +65,17 @@ def train(start, output: Path, *more: str) -> Path:
     return finetune(parse_flags(words_of(start, output, *more)))
 
 
+def log(folder: Path) -> list[dict]:
+    return json.loads((folder / "training_log.json").read_text())
+
+
 def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text()) if "loss" in entry]
+    return [entry["loss"] for entry in log(folder) if "loss" in entry]
 
 
 def dataset_of(start, **changes) -> ConversationDataset:
     settings = {"max_length": 2048, **changes}
-    return ConversationDataset(read_records(start.data), MonkeyProcessor.from_pretrained(start.base), **settings)
+    return ConversationDataset(list(open_records(start.data)), MonkeyProcessor.from_pretrained(start.base), **settings)
 
 
 def with_records(start, tmp_path: Path, *records: dict) -> SimpleNamespace:

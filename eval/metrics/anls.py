@@ -9,7 +9,7 @@ exactly one half counts.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
 
 from rapidfuzz.distance import Levenshtein
@@ -19,6 +19,24 @@ LIST_SEPARATOR, MOST_PARTS = ", ", 5
 _HAN = re.compile("[\u2e80-\u9fff\uf900-\ufaff]")
 
 
+Change = Callable[[str], str]
+
+
+def _similarity(prediction: str, references: Sequence[str], compared: Change, measured: Change) -> float:
+    """One minus the edit distance of the `compared` texts over the longer of the `measured`, of the best reference."""
+
+    def distance(reference: str) -> float:
+        edits = Levenshtein.distance(compared(reference), compared(prediction))
+        longest = max(len(measured(reference)), len(measured(prediction)))
+        return float(edits) / float(longest) if longest else 0.0
+
+    return 1 - min(map(distance, references))
+
+
+def _keep_half(similarity: float) -> float:
+    return 0.0 if similarity < THRESHOLD else similarity
+
+
 def original(prediction: str, references: Sequence[str]) -> float:
     """The published evaluator's ANLS; exactly one half is kept.
 
@@ -26,13 +44,7 @@ def original(prediction: str, references: Sequence[str]) -> float:
     the *unstripped* reference beside the stripped prediction. A reference given as a bare string was read letter by
     letter; here it is one reference.
     """
-    answer = prediction.strip()
-
-    def distance(reference: str) -> float:
-        edits = Levenshtein.distance(reference.lower().strip(), answer.lower().strip())
-        return _normalised(edits, len(reference), len(answer))
-
-    return _keep_half(1 - min(map(distance, references)))
+    return _keep_half(_similarity(prediction.strip(), references, _strip_lower, str))
 
 
 def official(prediction: str, references: Sequence[str]) -> float:
@@ -41,12 +53,7 @@ def official(prediction: str, references: Sequence[str]) -> float:
     White space is collapsed before comparing. Odd: the lengths are those of the strings as given, blanks at the
     ends included, in upper case, where 'ß' has length two.
     """
-
-    def distance(reference: str) -> float:
-        edits = Levenshtein.distance(_collapse_blanks(reference.lower()), _collapse_blanks(prediction.lower()))
-        return _normalised(edits, len(reference.upper()), len(prediction.upper()))
-
-    return _keep_half(1 - min(map(distance, references)))
+    return _keep_half(_similarity(prediction, references, _collapse_blanks, str.upper))
 
 
 def any_order(prediction: str, references: Sequence[str]) -> float:
@@ -70,12 +77,7 @@ def strict(prediction: str, references: Sequence[str]) -> float:
     Strings are compared in lower case and otherwise as they are. EST-VQA also folds traditional to simplified
     Chinese; the set named estvqa_test is its English part, so that is not done here.
     """
-
-    def distance(reference: str) -> float:
-        first, second = reference.lower(), prediction.lower()
-        return _normalised(Levenshtein.distance(first, second), len(first), len(second))
-
-    similarity = 1 - min(map(distance, references))
+    similarity = _similarity(prediction, references, str.lower, str.lower)
     return similarity if similarity > THRESHOLD else 0.0
 
 
@@ -106,22 +108,12 @@ def stripped(prediction: str, references: Sequence[str]) -> float:
 
     That script divides by zero when prediction and reference are both empty; here that is 1, as in the others.
     """
+    return _keep_half(_similarity(prediction, references, _strip_lower, _strip_lower))
 
-    def distance(reference: str) -> float:
-        first, second = reference.lower().strip(), prediction.lower().strip()
-        return _normalised(Levenshtein.distance(first, second), len(first), len(second))
 
-    return _keep_half(1 - min(map(distance, references)))
+def _strip_lower(text: str) -> str:
+    return text.lower().strip()
 
 
 def _collapse_blanks(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _normalised(edits: int, first_length: int, second_length: int) -> float:
-    longest = max(first_length, second_length)
-    return 0.0 if longest == 0 else float(edits) / float(longest)
-
-
-def _keep_half(similarity: float) -> float:
-    return 0.0 if similarity < THRESHOLD else similarity
+    return " ".join(text.lower().split())

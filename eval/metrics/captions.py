@@ -21,6 +21,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rapidfuzz.distance import LCSseq
+
 from eval.metrics.corpus import CorpusVariant, Item, Population, Sums, by_unit, mean_variant, ratio
 from eval.metrics.penn_treebank import caption_tokens
 
@@ -125,20 +127,10 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
     """
     tokens = caption_tokens(prediction)
     others = [caption_tokens(reference) for reference in references]
-    common = [_common_length(tokens, other) for other in others]
+    common = [LCSseq.similarity(tokens, other) for other in others]
     precision = max(ratio(length, len(tokens)) for length in common)
     recall = max(ratio(length, len(other)) for length, other in zip(common, others, strict=True))
     return float(ratio((1 + RECALL_WEIGHT**2) * precision * recall, recall + RECALL_WEIGHT**2 * precision))
-
-
-def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
-    previous = [0] * (len(second) + 1)
-    for token in first:
-        current = [0]
-        for place, other in enumerate(second):
-            current.append(previous[place] + 1 if token == other else max(previous[place + 1], current[place]))
-        previous = current
-    return previous[-1]
 
 
 def most_agreed(references: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ answered rightly, which is ten times the percentage.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from eval.metrics.corpus import Item, Population
 
@@ -17,13 +17,17 @@ FORMULA_SET, FORMULA_MARK = "HME100k", "latex"
 not; that is recalled, not read in the data."""
 
 
+def _occurs(prediction: str, references: Sequence[str], change: Callable[[str], str]) -> float:
+    answer = change(prediction)
+    return float(any(change(reference) in answer for reference in references))
+
+
 def contained(prediction: str, references: Sequence[str]) -> float:
     """OCRBench's and TextMonkey's accuracy: 1 when a reference occurs anywhere in the prediction, case aside.
 
     Odd: 'woman' is right for 'man', 'snow' for 'no', '25%' for '5%', and anything for an empty reference.
     """
-    answer = prediction.strip().lower()
-    return 1.0 if any(reference.strip().lower() in answer for reference in references) else 0.0
+    return _occurs(prediction, references, _strip_lower)
 
 
 def contained_without_dots(prediction: str, references: Sequence[str]) -> float:
@@ -32,14 +36,13 @@ def contained_without_dots(prediction: str, references: Sequence[str]) -> float:
     Odd: the references keep their dots, so '2.5', '$1,250.00' or 'U.S.' can never be answered rightly; and '5' is
     contained in '50'.
     """
-    answer = prediction.strip().lower().replace(".", "")
-    return 1.0 if any(reference.strip().lower() in answer for reference in references) else 0.0
+    answer = _strip_lower(prediction).replace(".", "")
+    return float(any(_strip_lower(reference) in answer for reference in references))
 
 
 def exact(prediction: str, references: Sequence[str]) -> float:
     """1 when the prediction is one of the references, case and outer blanks aside (Qwen-VL's accuracy)."""
-    answer = prediction.strip().lower()
-    return 1.0 if any(reference.strip().lower() == answer for reference in references) else 0.0
+    return float(_strip_lower(prediction) in map(_strip_lower, references))
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -108,14 +111,12 @@ def verdict(prediction: str, references: Sequence[str]) -> float:
 
 def in_a_line(prediction: str, references: Sequence[str]) -> float:
     """A reference occurs in the prediction, case aside, line breaks being blanks."""
-    answer = prediction.lower().strip().replace("\n", " ")
-    return float(any(reference.lower().strip().replace("\n", " ") in answer for reference in references))
+    return _occurs(prediction, references, lambda text: _strip_lower(text).replace("\n", " "))
 
 
 def formula(prediction: str, references: Sequence[str]) -> float:
     """A reference occurs in the prediction; case counts, blanks and line breaks do not."""
-    answer = _bare(prediction)
-    return float(any(_bare(reference) in answer for reference in references))
+    return _occurs(prediction, references, lambda text: text.strip().replace("\n", " ").replace(" ", ""))
 
 
 def ocrbench_scores(items: Sequence[Item], population: Population) -> list[float]:
@@ -129,5 +130,5 @@ def _is_formula(item: Item) -> bool:
     return FORMULA_MARK in item.question.lower()
 
 
-def _bare(text: str) -> str:
-    return text.strip().replace("\n", " ").replace(" ", "")
+def _strip_lower(text: str) -> str:
+    return text.strip().lower()

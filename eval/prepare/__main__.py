@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.prepare.manifest import manifest_path, prepare
-from eval.prepare.table import PREPARERS, preparer_named, target_of
-from monkey.cli import ArgumentParser
+from eval.prepare.table import PREPARERS, preparer_named
+from eval.prepare.write import manifest_path, prepare
+from eval.tasks import TASKS
+from monkey.cli import ArgumentParser, run_program
 
-DONE, EXIT_USAGE, STOPPED = 0, 2, 130
+_UNVERIFIED = "(as remembered, not verified: read those of the publisher)"
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -43,29 +44,26 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def catalogue() -> str:
-    """What every task needs, where to get it, under which terms, and what is written."""
-    return "\n".join(line for name in PREPARERS for line in (*needs(name), ""))
-
-
-def needs(name: str) -> list[str]:
-    preparer, task = preparer_named(name), target_of(name)
+def describe(name: str) -> str:
+    """Return what a task needs, where to get it, under which terms, and what is written."""
+    preparer, task = preparer_named(name), TASKS[name]
     size = f", {task.n_expected:,} questions" if task.n_expected is not None else ""
     lines = [
         f"{name}{size}",
         f"  needs   {preparer.needs}",
         f"  from    {preparer.source}",
-        f"  terms   {preparer.terms} (as remembered, not verified: read those of the publisher)",
+        f"  terms   {preparer.terms} {_UNVERIFIED}",
         f"  writes  {task.file}",
+        *([f"          {task.annotations}"] if task.annotations is not None else []),
     ]
-    return [*lines, f"          {task.annotations}"] if task.annotations is not None else lines
+    return "\n".join(lines)
 
 
 def report(name: str, manifest: dict[str, Any], out: Path) -> str:
-    """What was written, and what to know about it."""
+    """Return what was written, and what to know about it."""
     expected = manifest["questions_expected"]
     counts = f"{manifest['questions']:,} questions" + (f" of {expected:,}" if expected is not None else "")
-    lines = [f"wrote {out / target_of(name).file}: {counts}, {manifest['pictures']:,} pictures"]
+    lines = [f"wrote {out / TASKS[name].file}: {counts}, {manifest['pictures']:,} pictures"]
     if manifest["pictures_missing"]:
         lines.append(
             f"{manifest['pictures_missing']:,} pictures are missing or cannot be opened, and "
@@ -79,41 +77,28 @@ def report(name: str, manifest: dict[str, Any], out: Path) -> str:
         )
     lines += [f"note: {statement}" for statement in manifest["statements"]]
     lines.append(f"source: {manifest['source']}")
-    lines.append(f"terms: {manifest['terms_as_remembered']} (as remembered, not verified: read those of the publisher)")
-    lines.append(f"manifest: {out / manifest_path(target_of(name))}")
+    lines.append(f"terms: {manifest['terms_as_remembered']} {_UNVERIFIED}")
+    lines.append(f"manifest: {out / manifest_path(TASKS[name])}")
     return "\n".join(lines)
+
+
+def run(flags: argparse.Namespace) -> None:
+    if flags.list:
+        print("\n".join(f"{describe(name)}\n" for name in PREPARERS))
+        return
+    if flags.task is None:
+        raise ValueError("give the name of a task; --list has them")
+    if flags.src is None:
+        preparer = preparer_named(flags.task)
+        raise ValueError(f"--src is needed: the folder of the release, with {preparer.needs}, from {preparer.source}")
+    names = ("link", "allow_count", "allow_missing", "overwrite")
+    manifest = prepare(flags.task, flags.src, flags.out, **{name: getattr(flags, name) for name in names})
+    print(report(flags.task, manifest, flags.out))
 
 
 def main(words: Sequence[str] | None = None) -> int:
     flags = arguments().parse_args(words)
-    try:
-        if flags.list:
-            print(catalogue())
-            return DONE
-        if flags.task is None:
-            raise ValueError("give the name of a task; --list has them")
-        if flags.src is None:
-            raise ValueError(
-                f"--src is needed: the folder of the release, with {preparer_named(flags.task).needs}, from "
-                f"{preparer_named(flags.task).source}"
-            )
-        manifest = prepare(
-            flags.task,
-            flags.src,
-            flags.out,
-            link=flags.link,
-            allow_count=flags.allow_count,
-            allow_missing=flags.allow_missing,
-            overwrite=flags.overwrite,
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return STOPPED
-    print(report(flags.task, manifest, flags.out))
-    return DONE
+    return run_program(lambda: run(flags), "stopped; nothing was written")
 
 
 if __name__ == "__main__":

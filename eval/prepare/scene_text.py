@@ -1,12 +1,18 @@
-"""ST-VQA and EST-VQA. The tests of both were never what is evaluated: stvqa_test and estvqa_test are 5,000 rows each of
-the *training* sets, drawn by the authors of OCRBench, who published the rows only inside of prediction files. The
-official test of EST-VQA, whose answers have been released since, is estvqa_official.
+"""Text in scenes and on covers: ST-VQA, EST-VQA, OCR-VQA, OCRBench.
+
+The tests of ST-VQA and EST-VQA were never what is evaluated: stvqa_test and estvqa_test are 5,000 rows each of the
+*training* sets, drawn by the authors of OCRBench, who published the rows only inside of prediction files. The official
+test of EST-VQA, whose answers have been released since, is estvqa_official.
 
 Prediction file (answer_save/<model>/STVQA.json and ESTVQA_EN.json in old commits of Yuliang-Liu/MultimodalOCR):
 [{"question", "answer", "gt_answers", "image_path", "model_name"}, …], of which the answer is a model's and is not read.
 Official: ST-VQA's train_task_3.json {"data": [{"question_id", "question", "file_path", "file_name", "dataset",
 "answers"}, …]}; EST-VQA's train.json [{"image", "annotation": [{"question", "answer", …}, …]}, …], and its answers to
-the test [{"question_id", "question", "answer", "evidence"}, …], whose pictures may stand in a file of their own.
+the test [{"question_id", "question", "answer", "evidence"}, …], whose images may stand in a file of their own.
+OCR-VQA: dataset.json = {id: {"imageURL", "questions", "answers", "title", …, "split" (1 train, 2 val, 3 test)}}, and
+images/<id> with the ending of its address, which the publisher's script downloads.
+OCRBench: OCRBench.json = [{"dataset_name", "id", "image_path", "question", "answers" (a text or a list), "type"}, …],
+which the repository keeps in OCRBench/OCRBench/ now and kept in OCRBench/json_files/ before.
 """
 
 from __future__ import annotations
@@ -14,146 +20,157 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 
-from eval.prepare.release import (
-    Located,
-    Picture,
-    Prepared,
-    PreparedRow,
-    Release,
-    take,
-    take_id,
-    take_text,
-    take_text_or_texts,
-)
+from eval.prepare.release import Entry, PreparedRow, Release, SourceImage, below
 
 ROWS = 5000
-"""Rows that both subsets have."""
+"""Rows that both subsets of OCRBench's authors have."""
 
 _CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
 _TEST_ANSWERS = ("test.json", "test_gt.json", "gt.json", "gt_test.json", "en_test.json")
 """Names that the released answers may go by: the publisher's repository names its sample only."""
-_PICTURE_LIST = "test_images.json"
-_NOT_THE_PUBLISHED = (
-    "these are NOT the published rows, which were drawn at random from the same training set: do not compare single "
-    "scores with published ones; give a prediction file of the OCRBench authors (STVQA.json, ESTVQA_EN.json) for those"
-)
+_IMAGE_LIST = "test_images.json"
+_OCRVQA_TEST = 3
 
 
-def stvqa(release: Release) -> Prepared:
-    """The rows of a prediction file, or else 5,000 of train."""
+def stvqa(release: Release) -> Iterator[PreparedRow]:
+    """Read the rows of a prediction file, or else draw 5,000 of train."""
     published = _prediction_file(release, "STVQA.json")
     if published is not None:
-        return _of_predictions(release, published, _stvqa_picture, "STVQA/")
+        yield from _of_predictions(release, published, _stvqa_image, "STVQA/")
+        return
     rows = []
-    path = release.file("train_task_3.json", "ST-VQA/train_task_3.json")
-    for where, row in release.rows(path, "data"):
-        name = f"{take_text(row, 'dataset', where)}/{take_text(row, 'file_name', where)}"
-        picture = _stvqa_picture(release, name, where)
-        question, answers = take_text(row, "question", where), take_text_or_texts(row, "answers", where)
-        more = {"train_question_id": row["question_id"]} if "question_id" in row else {}
-        rows.append(PreparedRow(picture, question, answers, len(rows), where, more))
-    return _drawn(rows, f"of the {len(rows):,} questions of {path.name}")
+    path = release.file(*below(("", "ST-VQA"), "train_task_3.json"))
+    for row in release.rows(path, "data"):
+        image = _stvqa_image(release, f"{row.text('dataset')}/{row.text('file_name')}", row.where)
+        more = {f"train_{key}": value for key, value in row.keep("question_id").items()}
+        question, answers = row.text("question"), row.text_or_texts("answers")
+        rows.append(PreparedRow(row.where, image, question, answers, more=more))
+    yield from _draw(release, rows, f"of the {len(rows):,} questions of {path.name}")
 
 
-def estvqa(release: Release) -> Prepared:
-    """The rows of a prediction file, or else 5,000 English ones of train."""
+def estvqa(release: Release) -> Iterator[PreparedRow]:
+    """Read the rows of a prediction file, or else draw 5,000 English ones of train."""
     published = _prediction_file(release, "ESTVQA_EN.json")
     if published is not None:
-        return _of_predictions(release, published, _estvqa_picture, "images/train/")
+        yield from _of_predictions(release, published, _estvqa_image, "images/train/")
+        return
     rows = []
     path = release.file("annotations/train.json", "train.json", "annotations/en_train.json", "en_train.json")
-    for where, row in _list_questions(release.rows(path)):
-        picture = _estvqa_picture(release, take_text(row, "image", where), where)
-        question, answer = take_text(row, "question", where), take_text_or_texts(row, "answer", where)
+    for row in _single_questions(release.rows(path)):
+        image = _estvqa_image(release, row.text("image"), row.where)
+        question, answer = row.text("question"), row.text_or_texts("answer")
         if not _CHINESE.search(question):
-            rows.append(PreparedRow(picture, question, answer, len(rows), where))
-    return _drawn(rows, f"of the {len(rows):,} questions of {path.name} that have no Chinese character")
+            rows.append(PreparedRow(row.where, image, question, answer))
+    yield from _draw(release, rows, f"of the {len(rows):,} questions of {path.name} that have no Chinese character")
 
 
-def estvqa_official(release: Release) -> Prepared:
-    """The test questions with the released answers; 'language' and 'evidence' stand in each line."""
-    rows = []
-    named = release.find(*(f"{folder}{_PICTURE_LIST}" for folder in ("", "annotations/")))
-    listed = list(_list_questions(release.rows(named))) if named is not None else []
-    pictures = {str(take_id(row, "question_id", where)): take_text(row, "image", where) for where, row in listed}
+def estvqa_official(release: Release) -> Iterator[PreparedRow]:
+    """Read the test questions with the released answers; 'language' and 'evidence' stand in each line."""
+    listed = release.find(*below(("", "annotations"), _IMAGE_LIST))
+    entries = _single_questions(release.rows(listed)) if listed is not None else ()
+    images = {str(entry.identifier("question_id")): entry.text("image") for entry in entries}
     path = release.file(*(f"{folder}{name}" for name in _TEST_ANSWERS for folder in ("annotations/", "")))
-    for where, row in _list_questions(release.rows(path)):
-        question_id = take_id(row, "question_id", where)
-        name = take_text(row, "image", where) if "image" in row else pictures.get(str(question_id))
+    for row in _single_questions(release.rows(path)):
+        question_id = row.identifier("question_id")
+        name = row.text("image") if "image" in row.value else images.get(str(question_id))
         if name is None:
             raise ValueError(
-                f"{where}: nothing says which picture question {question_id} is about; write {_PICTURE_LIST} into "
+                f"{row.where}: nothing says which picture question {question_id} is about; write {_IMAGE_LIST} into "
                 f'{release.folder}: a list of {{"question_id": …, "image": "name.jpg"}}'
             )
-        question, answer = take_text(row, "question", where), take_text_or_texts(row, "answer", where)
-        more = {"language": "Chinese" if _CHINESE.search(question) else "English"}
-        more |= {"evidence": row["evidence"]} if "evidence" in row else {}
-        folders = ("images/test/", "test/", "test_images/", "images/", "")
-        picture = release.picture(
-            f"data/estvqa_official/images/{name}", *(f"{folder}{name}" for folder in folders), where=where
-        )
-        rows.append(PreparedRow(picture, question, answer, question_id, where, more))
-    return Prepared(rows, ["the official test; 'evidence' (the corners of the place) is kept and not scored"])
+        question, answer = row.text("question"), row.text_or_texts("answer")
+        more = {"language": "Chinese" if _CHINESE.search(question) else "English", **row.keep("evidence")}
+        names = below(("images/test", "test", "test_images", "images", ""), name)
+        image = release.image(f"data/estvqa_official/images/{name}", names, row.where)
+        yield PreparedRow(row.where, image, question, answer, question_id, more)
 
 
-def _list_questions(entries: Iterable[Located]) -> Iterator[Located]:
-    """Rows of one question each: those of a picture's 'annotation' with its 'image', or the rows as they are."""
-    for where, entry in entries:
-        if not isinstance(entry, dict) or "annotation" not in entry:
-            yield Located(where, entry)
+def _single_questions(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield rows of one question each: those of an image's 'annotation' with its 'image', or the rows as they are."""
+    for entry in entries:
+        if not isinstance(entry.value, dict) or "annotation" not in entry.value:
+            yield entry
             continue
-        for number, row in enumerate(take(entry, "annotation", (list,), where)):
-            yield Located(f"{where}, annotation {number}", {"image": entry.get("image"), **row})
+        for row in entry.entries("annotation"):
+            yield Entry(row.where, {"image": entry.value.get("image"), **row.value})
 
 
-def _prediction_file(release: Release, name: str) -> list[Located] | None:
-    """The rows of the authors' prediction file, if the release has one; of several models the first by name."""
-    models = [f"answer_save/{model}/{name}" for model in release.names("answer_save")]
-    path = release.find(name, *models)
+def _prediction_file(release: Release, name: str) -> list[Entry] | None:
+    """Return the rows of the authors' prediction file, if the release has one; of several models the first by name."""
+    path = release.find(name, *(f"answer_save/{model}/{name}" for model in release.names("answer_save")))
     return release.rows(path) if path is not None else None
 
 
 def _of_predictions(
-    release: Release, entries: list[Located], picture: Callable[[Release, str, str], Picture], folder: str
-) -> Prepared:
-    """One row an entry; its picture is known by what follows `folder` in its path."""
-    rows = []
-    for number, (where, entry) in enumerate(entries):
-        path = take_text(entry, "image_path", where)
-        found = picture(release, path.rpartition(folder)[2], where)
-        answers = take_text_or_texts(entry, "gt_answers", where)
-        rows.append(PreparedRow(found, take_text(entry, "question", where), answers, number, where))
-    return Prepared(rows, ["rows, order and references of the OCRBench authors' prediction file; ids count from 0"])
+    release: Release, entries: list[Entry], find_image: Callable[[Release, str, str], SourceImage], folder: str
+) -> Iterator[PreparedRow]:
+    """Make one row per entry; its image is known by what follows `folder` in its path."""
+    release.statements.append("rows, order and references of the OCRBench authors' prediction file; ids count from 0")
+    for entry in entries:
+        image = find_image(release, entry.text("image_path").rpartition(folder)[2], entry.where)
+        answers = entry.text_or_texts("gt_answers")
+        yield PreparedRow(entry.where, image, entry.text("question"), answers)
 
 
-def _drawn(rows: Sequence[PreparedRow], whence: str) -> Prepared:
-    """`ROWS` of the rows, those with the smallest SHA-256 of picture, question and place, in the file's order."""
+def _draw(release: Release, rows: Sequence[PreparedRow], whence: str) -> list[PreparedRow]:
+    """Return `ROWS` of the rows, those with the smallest SHA-256 of image, question and place, in the file's order."""
 
-    def draw(row: PreparedRow) -> str:
-        return hashlib.sha256("\n".join((row.picture.target, row.question, str(row.question_id))).encode()).hexdigest()
+    def lot(number: int) -> str:
+        row = rows[number]
+        return hashlib.sha256(f"{row.image.target}\n{row.question}\n{number}".encode()).hexdigest()
 
-    chosen = sorted(sorted(rows, key=draw)[:ROWS], key=lambda row: row.question_id)
-    statement = (
+    chosen = sorted(sorted(range(len(rows)), key=lot)[:ROWS])
+    release.statements += (
         f"{len(chosen):,} {whence}: those with the smallest SHA-256 of picture, question and number, in the file's "
-        "order; ids count from 0"
+        "order; ids count from 0",
+        "these are NOT the published rows, which were drawn at random from the same training set: do not compare "
+        "single scores with published ones; give a prediction file of the OCRBench authors (STVQA.json, "
+        "ESTVQA_EN.json) for those",
     )
-    return Prepared(
-        [replace(row, question_id=number) for number, row in enumerate(chosen)], [statement, _NOT_THE_PUBLISHED]
-    )
+    return [rows[number] for number in chosen]
 
 
-def _stvqa_picture(release: Release, name: str, where: str) -> Picture:
-    """`name` is <set>/<file>. Pictures of COCO-Text may also lie in COCO's own folder."""
-    folders = ("", "train_images/", "train_imgs/", "images/", "ST-VQA/", "STVQA/")
-    names = [f"{folder}{name}" for folder in folders]
+def _stvqa_image(release: Release, name: str, where: str) -> SourceImage:
+    """Find the image <set>/<file>. Those of COCO-Text may also lie in COCO's own folder."""
+    names = below(("", "train_images", "train_imgs", "images", "ST-VQA", "STVQA"), name)
     if name.startswith("coco-text/"):
         names.append(f"train2014/{PurePosixPath(name).name}")
-    return release.picture(f"data/STVQA/{name}", *names, where=where)
+    return release.image(f"data/STVQA/{name}", names, where)
 
 
-def _estvqa_picture(release: Release, name: str, where: str) -> Picture:
-    folders = ("images/train/", "train/", "images/", "train_images/", "test_image/", "")
-    return release.picture(f"data/estvqa/test_image/{name}", *(f"{folder}{name}" for folder in folders), where=where)
+def _estvqa_image(release: Release, name: str, where: str) -> SourceImage:
+    folders = ("images/train", "train", "images", "train_images", "test_image", "")
+    return release.image(f"data/estvqa/test_image/{name}", below(folders, name), where)
+
+
+def ocrvqa(release: Release) -> Iterator[PreparedRow]:
+    """Read the questions on the covers of the test split."""
+    for book, entry in release.entries(release.file("dataset.json")):
+        if entry.take("split", int) != _OCRVQA_TEST:
+            continue
+        ending = PurePosixPath(entry.text("imageURL")).suffix or ".jpg"
+        names = [f"images/{book}{one}" for one in dict.fromkeys((ending, ".jpg", ".png", ".gif"))]
+        found = release.find(*names, where=entry.where)
+        if found is not None:
+            ending = found.suffix
+        image = release.image(f"data/ocrvqa/images/{book}{ending}", names, entry.where)
+        questions, answers = entry.texts("questions"), entry.texts("answers")
+        if len(questions) != len(answers):
+            raise ValueError(f"{entry.where}: {len(questions)} questions and {len(answers)} answers; each needs one")
+        for question, answer in zip(questions, answers, strict=True):
+            yield PreparedRow(entry.where, image, question, answer)
+
+
+def ocrbench(release: Release) -> Iterator[PreparedRow]:
+    """Read the thousand questions, with the set and the type that each is counted under."""
+    folders = ("", "OCRBench", "OCRBench/OCRBench", "json_files", "OCRBench/json_files")
+    for row in release.rows(release.file(*below(folders, "OCRBench.json"))):
+        name = row.text("image_path").removeprefix("./")
+        inside = "OCRBench_Images"
+        names = below((inside, f"OCRBench/{inside}", f"OCRBench/OCRBench/{inside}", "images", ""), name)
+        image = release.image(f"data/ocrbench/images/{name}", names, row.where)
+        question, answers = row.text("question"), row.text_or_texts("answers")
+        more = {key: row.text(key) for key in ("dataset_name", "type")}
+        yield PreparedRow(row.where, image, question, answers, more=more)

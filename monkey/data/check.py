@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import multiprocessing
 import os
-import signal
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -71,9 +68,6 @@ NO_IMAGES = "no record has an image"
 NOTES = (SEVERAL_NAMES, OTHER_COUNT, NOT_READ, NO_IMAGES)
 """What is worth knowing and may be meant so."""
 
-_ROWS_PER_TASK, _IMAGES_PER_TASK = 256, 16
-# Starting a process takes as long as reading about this many here.
-_ROWS_WORTH_A_PROCESS, _IMAGES_WORTH_A_PROCESS = 20_000, 400
 _MOST_PROCESSES = 16
 
 
@@ -100,6 +94,7 @@ class Findings:
         return not any(finding.kind in self.problems for finding in self.findings)
 
     def of_kind(self, kind: str) -> list[Finding]:
+        """Return the findings of one kind."""
         return [finding for finding in self.findings if finding.kind == kind]
 
     def summary(self) -> list[dict[str, Any]]:
@@ -197,7 +192,7 @@ def check_data(
         evaluation: files of questions or of conversations whose images must not be trained on.
         checkpoint: folder or hub name whose tokenizer counts lengths and whose settings open images; without one
             lengths are not checked.
-        image_root: where images are looked up; see `read_records`.
+        image_root: where images are looked up; see `open_records`.
         evaluation_image_root: the same for the evaluation files.
         max_length: tokens that a sample may have.
         workers: processes; 0 for none but this one; None for as many as are worth starting.
@@ -252,17 +247,15 @@ def check_data(
 def _open(one: RecordSet, is_evaluation: bool, found: list[Finding]) -> DataFile | None:
     """Return the file, or None where nothing in it can be read, which is then a finding."""
     try:
-        rows = IndexedRows(one.path)
+        file = DataFile.open(one, is_evaluation, may_hold_questions=is_evaluation)
     except MalformedRows as error:
         found.append(Finding(UNREADABLE, str(error).split(": ", 1)[0], str(error)))
         return None
     try:
-        notice = one.check_count(len(rows))
+        notice = one.check_count(len(file.rows))
         found += [Finding(OTHER_COUNT, str(one.path), notice)] if notice else []
     except ValueError as error:
         found.append(Finding(ROW_COUNT, str(one.path), str(error)))
-    file = DataFile(rows, one.image_root, one.weight, is_evaluation, is_evaluation and holds_questions(rows))
-    file.image_paths()  # a missing folder is found now
     return file
 
 
@@ -369,24 +362,31 @@ class KnownImages:
 class DataFile:
     """A file of conversations, or of questions."""
 
+    described: RecordSet
     rows: IndexedRows
-    image_root: Path | None
-    weight: float
-    is_evaluation: bool
-    holds_questions: bool
+    is_evaluation: bool = False
+    holds_questions: bool = False
+
+    @classmethod
+    def open(cls, one: RecordSet, is_evaluation: bool = False, may_hold_questions: bool = True) -> DataFile:
+        """Open the file of a set. Raises MalformedRows where none of its rows can be read."""
+        rows = IndexedRows(one.path)
+        file = cls(one, rows, is_evaluation, may_hold_questions and _holds_questions(rows))
+        file.image_paths()  # a missing folder is found now
+        return file
 
     def image_paths(self) -> ImagePaths:
         root_name = "--eval-image-root" if self.is_evaluation else "--image-root"
-        return ImagePaths(self.rows.path, self.image_root, root_name)
+        return ImagePaths(self.rows.path, self.described.image_root, root_name)
 
     def describe(self, rows: Iterable[RowRead]) -> dict[str, Any]:
         role = "evaluation" if self.is_evaluation else "train"
-        described = {"path": str(self.rows.path), "role": role, "rows": len(self.rows), "weight": self.weight}
+        described = {"path": str(self.rows.path), "role": role, "rows": len(self.rows), "weight": self.described.weight}
         forms = Counter(row.form for row in rows if row.form)
         return {**described, "forms": dict(forms)} if forms else described
 
 
-def holds_questions(rows: IndexedRows) -> bool:
+def _holds_questions(rows: IndexedRows) -> bool:
     """Return whether the first row that can be read is no conversation."""
     for index in range(len(rows)):
         try:
@@ -416,20 +416,15 @@ CountTokens = Callable[[Record], tuple[int, Finding | None]]
 
 def read_rows(file: DataFile, count_tokens: CountTokens | None = None, workers: int | None = None) -> Iterator[RowRead]:
     """Examine every row of a file, in processes if it is worth it."""
-    total = len(file.rows)
-    stretches = [range(start, min(start + _ROWS_PER_TASK, total)) for start in range(0, total, _ROWS_PER_TASK)]
-    processes = _process_count(workers, total, _ROWS_WORTH_A_PROCESS)
-    paths: dict[str, str] = {}  # each once in memory, however many rows show it
-    with tqdm(total=total, desc="reading rows", unit="row", leave=False, disable=None) as bar:
-        for rows in in_order(partial(_examine_rows, file, count_tokens), stretches, processes):
-            for row in rows:
-                yield row._replace(images=[paths.setdefault(path, path) for path in row.images])
-            bar.update(len(rows))
+    examine = partial(_examine_rows, file, count_tokens)
+    for row in _run(examine, range(len(file.rows)), 256, 20_000, workers, "reading rows", "row"):
+        # Each path once in memory, however many rows show it.
+        yield row._replace(images=[sys.intern(path) for path in row.images])
 
 
-def _examine_rows(file: DataFile, count_tokens: CountTokens | None, stretch: range) -> list[RowRead]:
+def _examine_rows(file: DataFile, count_tokens: CountTokens | None, numbers: range) -> list[RowRead]:
     images = file.image_paths()
-    return [_examine_row(file, index, images, count_tokens) for index in stretch]
+    return [_examine_row(file, index, images, count_tokens) for index in numbers]
 
 
 def _examine_row(file: DataFile, index: int, images: ImagePaths, count_tokens: CountTokens | None) -> RowRead:
@@ -520,18 +515,12 @@ def read_images(
     paths: Sequence[str], settings: dict[str, Any], workers: int | None = None, title: str = "opening images"
 ) -> dict[str, ImageRead]:
     """Open images as training would, in processes if it is worth it, and return what each holds."""
-    tasks = [paths[start : start + _IMAGES_PER_TASK] for start in range(0, len(paths), _IMAGES_PER_TASK)]
-    processes = _process_count(workers, len(paths), _IMAGES_WORTH_A_PROCESS)
-    read: dict[str, ImageRead] = {}
-    with tqdm(total=len(paths), desc=title, unit="image", leave=False, disable=None) as bar:
-        for result in in_order(partial(_read_images, settings), tasks, processes):
-            read |= result
-            bar.update(len(result))
-    return read
+    read = _run(partial(_read_images, settings), paths, 16, 400, workers, title, "image")
+    return dict(zip(paths, read, strict=True))
 
 
-def _read_images(settings: dict[str, Any], paths: Sequence[str]) -> dict[str, ImageRead]:
-    return {path: _read_image(path, settings) for path in paths}
+def _read_images(settings: dict[str, Any], paths: Sequence[str]) -> list[ImageRead]:
+    return [_read_image(path, settings) for path in paths]
 
 
 def _read_image(path: str, settings: dict[str, Any]) -> ImageRead:
@@ -556,49 +545,26 @@ def hash_bytes(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-# Processes
+def _run(
+    task: Callable[[Any], list], items: Sequence, at_a_time: int, worth: int, workers: int | None, title: str, unit: str
+) -> Iterator[Any]:
+    """Yield what a task makes of the items, in their order.
 
-
-def _process_count(workers: int | None, amount: int, worth_one: int) -> int:
-    """Return how many processes to start for an amount of work, 0 for none but this one."""
-    if workers is not None:
-        return workers
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, _MOST_PROCESSES) if amount >= worth_one and available > 1 else 0
-
-
-def in_order(task: Callable[[Any], Any], arguments: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Yield the task's results in the order of the arguments.
-
-    Raises:
-        ChildProcessError: a process ended by itself.
+    Args:
+        task: gets `at_a_time` items and gives a list of as many results.
+        worth: so many items take as long as a process takes to start.
+        workers: processes; 0 for none but this one; None for as many as are worth starting.
     """
-    if workers == 0:
-        yield from map(task, arguments)
-        return
-    # Forked from a server that has imported all this once: quick, and safe beside the threads of this process.
-    can_serve = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if can_serve else "spawn")
-    if can_serve:
-        context.set_forkserver_preload([__name__])
-    try:
-        with ProcessPoolExecutor(workers, context, _install, (task,)) as executor:
-            yield from executor.map(_run, arguments)
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a checking process ended by itself, for want of memory perhaps; run again with fewer --workers"
-        ) from error
+    if workers is None:
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(available, _MOST_PROCESSES) if len(items) >= worth and available > 1 else 0
+    parts = [items[start : start + at_a_time] for start in range(0, len(items), at_a_time)]
+    results = map(task, parts)
+    if workers:
+        from monkey.data.dataset import run_in_order  # which imports PyTorch
 
-
-_task: Callable[[Any], Any]
-
-
-def _install(task: Callable[[Any], Any]) -> None:
-    """Tell a process once what it is to do. Ctrl-C is for the process that started it."""
-    global _task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _task = task
-
-
-def _run(argument: Any) -> Any:
-    return _task(argument)
+        results = run_in_order(task, parts, workers)
+    with tqdm(total=len(items), desc=title, unit=unit, leave=False, disable=None) as bar:
+        for result in results:
+            yield from result
+            bar.update(len(result))

@@ -1,21 +1,23 @@
-"""Training records as samples and batches.
+"""Training records as samples, made once for a whole data set, and the loaders that deal them to a run.
 
     record ── encode, once ──► Tokens ──► sample, with its pixels, in a loading process ── collate ──► batch
 
-A record is tokenised once, for the plan of the rows and for its samples; see `monkey.data.tokens`. An image is opened
-where a sample is asked for, in the loader's processes.
+A record is tokenised once, for the plan of packed rows, which measures it, and for its samples. The tokens are kept in
+a cache folder and mapped into memory by every process. An image is opened where a sample is asked for, in the loader's
+processes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
+import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,15 +25,22 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from monkey.data.batches import BadSample, packed_batch, padded_batch, shared_tokens
 from monkey.data.mixture import Records
-from monkey.data.packing import BatchPlan, RowPlan, Unit
+from monkey.data.packing import (
+    BadSample,
+    BatchPlan,
+    RowPlan,
+    SampleSizes,
+    Unit,
+    packed_batch,
+    padded_batch,
+    shared_tokens,
+)
 from monkey.data.records import BAD, Record
 from monkey.data.rows import ChangedFile
-from monkey.data.tokens import COLUMNS, EncodedPart, Tokens, cache_folder, compress
 from monkey.images import DECODER_ERRORS, FORMATS, open_image
-from monkey.journal import digest
-from monkey.processing import Encoded, MonkeyProcessor
+from monkey.journal import atomic_folder, digest
+from monkey.processing import UNSUPERVISED, Encoded, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -40,11 +49,107 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _PROBES = 8
 """Samples that are encoded again where kept tokens are taken up, lest they were made by another tokenizer's code."""
 
+_PART = 64
+"""Records that a process reads at a time."""
+
 Sample = dict[str, Any]
 
 
+# The tokens of a whole data set
+
+_ARRAYS = ("ids", "supervised", "ends", "shared", "prefix", "images")
+
+
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: `$MONKEY_CACHE`, else `monkey` in the user's cache."""
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("MONKEY_CACHE") or users / "monkey")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of N samples, one sample behind the other: 5 bytes per text token, and the slots of an image as one.
+
+    Attributes:
+        ids: [tokens] int32, the slots of an image as one `pad_id`.
+        supervised: [tokens] bool, whether the loss counts it.
+        ends: [N + 1] where each sample begins, and where the last ends.
+        shared, prefix, images: [N] as of `SampleSizes`.
+        pad_id, image_tokens: id and number of an image's slots.
+        folder: where they are kept; None where they are in memory alone.
+    """
+
+    ids: np.ndarray
+    supervised: np.ndarray
+    ends: np.ndarray
+    shared: np.ndarray
+    prefix: np.ndarray
+    images: np.ndarray
+    pad_id: int
+    image_tokens: int
+    folder: Path | None = None
+
+    @classmethod
+    def join(cls, parts: Sequence[_Part], pad_id: int, image_tokens: int) -> Tokens:
+        """Put the parts of a data set behind each other."""
+        ids, supervised, rows = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "supervised", "rows")
+        )
+        lengths, *columns = rows.T
+        return cls(ids, supervised, np.cumsum([0, *lengths]), *map(np.ascontiguousarray, columns), pad_id, image_tokens)
+
+    @classmethod
+    def open(cls, folder: Path, pad_id: int, image_tokens: int) -> Tokens | None:
+        """Map what was kept into memory; None where nothing was."""
+        try:
+            arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS]
+        except (OSError, ValueError):
+            return None
+        return cls(*arrays, pad_id, image_tokens, folder)
+
+    def keep(self, folder: Path) -> Tokens:
+        """Write them to a folder and return them as mapped from there. Raises OSError where that cannot be."""
+        with atomic_folder(folder) as partial_folder:
+            for name in _ARRAYS:
+                np.save(partial_folder / f"{name}.npy", getattr(self, name))
+        return Tokens.open(folder, self.pad_id, self.image_tokens) or self
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def sample(self, number: int) -> Sample:
+        """Return `input_ids` and `labels` of a sample."""
+        own = slice(self.ends[number], self.ends[number + 1])
+        counts = np.where(self.ids[own] == self.pad_id, self.image_tokens, 1)
+        ids, supervised = (np.repeat(array[own], counts) for array in (self.ids, self.supervised))
+        return {"input_ids": ids.tolist(), "labels": np.where(supervised, ids, UNSUPERVISED).tolist()}
+
+    @cached_property
+    def sizes(self) -> SampleSizes:
+        """What the plan of packed rows knows of each sample."""
+        starts = self.ends[:-1]
+        lengths = np.diff(self.ends) + self.images * (self.image_tokens - 1)
+        # The first token of a sample has no position that predicts it.
+        supervised = np.add.reduceat(self.supervised, starts, dtype=np.int32) - self.supervised[starts]
+        tokens, shared, images, counted = (
+            column.astype(np.int32) for column in (lengths, self.shared, self.images, supervised)
+        )
+        return SampleSizes(tokens, shared, np.array(self.prefix), images, counted)
+
+
+def _compress(ids: Sequence[int], labels: Sequence[int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids and which are supervised, the slots of each image as one."""
+    whole = np.array(ids, np.int32)
+    stays = whole != pad_id
+    stays[1:] |= whole[:-1] != pad_id
+    return whole[stays], np.array(labels)[stays] != UNSUPERVISED
+
+
+# Samples
+
+
 class ConversationDataset(Dataset):
-    """One sample a record: `input_ids`, `labels`, `pixel_values` if it has images, and `source`, its file and line.
+    """One sample per record: `input_ids`, `labels`, `pixel_values` if it has images, and `source`, its file and line.
 
     `pixel_values` are the canvases' bytes, uint8: the trainer normalises them on its device.
     Asked for a unit (a tuple of numbers) it gives the unit's samples: of those that share an image, the first has the
@@ -121,12 +226,11 @@ class ConversationDataset(Dataset):
         return {**sample, "source": record.source}
 
     def _canvas(self, path: Path) -> torch.Tensor:
-        if self._canvases is not None and path in self._canvases:
-            return self._canvases[path]
-        canvas = torch.from_numpy(self.processor.image_processor.canvas(path))
-        if self._canvases is not None:
-            self._canvases[path] = canvas
-        return canvas
+        if self._canvases is None:
+            return torch.from_numpy(self.processor.image_processor.canvas(path))
+        if path not in self._canvases:
+            self._canvases[path] = torch.from_numpy(self.processor.image_processor.canvas(path))
+        return self._canvases[path]
 
     def _join(self, first: Sample, others: Sequence[Sample], shared: int) -> Sample:
         """Return samples about the same images as one: the first as it is, of the others what stands behind them."""
@@ -138,7 +242,7 @@ class ConversationDataset(Dataset):
         return joined
 
     def cache_bytes(self) -> int:
-        """Memory that `cache_images` comes to need in one process, once every image was used."""
+        """Return the memory that `cache_images` comes to need in one process, once every image was used."""
         size = self.processor.image_processor.size
         images = {path for record in self.records for path in record.images}
         return len(images) * 3 * size["height"] * size["width"]
@@ -165,12 +269,12 @@ class ConversationDataset(Dataset):
         folder = self._tokens_folder()
         tokens = self.take_up(folder) if folder is not None else None
         if tokens is not None and check_images:
-            self._examine(False, check_images, workers)
+            self._read_all(False, check_images, workers)
             tokens = None if self.bad else tokens
         if tokens is None:
-            parts, is_lasting = self._examine(True, check_images, workers)
+            parts = self._read_all(True, check_images, workers)
             tokens = Tokens.join(parts, self.processor.tokenizer.image_pad_id, self.processor.image_tokens)
-            if folder is not None and is_lasting and not self.bad:
+            if folder is not None and not self.bad and all(part.is_lasting for part in parts):
                 try:
                     tokens = tokens.keep(folder)
                 except OSError as error:
@@ -204,28 +308,32 @@ class ConversationDataset(Dataset):
         )
         return cache_folder() / "tokens" / name
 
-    def _examine(self, encode: bool, check_images: bool, workers: int) -> tuple[list[EncodedPart], bool]:
-        """Read every record in parts; also return whether the tokens depend on nothing but records and tokenizer."""
-        loader = DataLoader(
-            _Examined(self, encode, check_images),
-            batch_size=64,
-            num_workers=workers,
-            collate_fn=_collate_examined,
-            generator=torch.Generator().manual_seed(0),
-            worker_init_fn=leave_signals_to_the_run,
-        )
-        parts, is_lasting = [], True
+    def _read_all(self, encode: bool, check_images: bool, workers: int) -> list[_Part]:
+        stretches = [range(start, min(start + _PART, len(self))) for start in range(0, len(self), _PART)]
+        parts = []
         with tqdm(total=len(self), desc="reading records", unit="record", leave=False, disable=None) as progress:
-            for part, part_is_lasting, bad, count in loader:
+            for part in run_in_order(_PartReader(self, encode, check_images), stretches, workers):
                 parts.append(part)
-                is_lasting &= part_is_lasting
-                self.bad |= bad
-                progress.update(count)
-        return parts, is_lasting
+                self.bad |= part.bad
+                progress.update(len(stretches[len(parts) - 1]))
+        return parts
 
 
-class _Examined(Dataset):
-    """Of each record its tokens, its row of `Tokens`, and whether they depend on its text alone; or what is wrong."""
+class _Part(NamedTuple):
+    """Some records: ids, which are supervised, and a row (length, shared, prefix, images) per sound record.
+
+    `is_lasting` says whether the tokens depend on nothing but records and tokenizer; `bad` is as of the dataset.
+    """
+
+    ids: np.ndarray
+    supervised: np.ndarray
+    rows: np.ndarray
+    is_lasting: bool
+    bad: dict[int, str]
+
+
+class _PartReader:
+    """Reads records of a dataset by their numbers, and says what is wrong with them."""
 
     def __init__(self, dataset: ConversationDataset, encode: bool, check_images: bool):
         self.dataset = dataset
@@ -233,27 +341,36 @@ class _Examined(Dataset):
         self.check_images = check_images
         self._sound: set[Path] = set()
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __call__(self, numbers: Sequence[int]) -> _Part:
+        ids, supervised, rows = [np.empty(0, np.int32)], [np.empty(0, bool)], []
+        is_lasting, bad = True, {}
+        for number in numbers:
+            try:
+                record, tokens, row = self._read(number)
+            except BAD as error:
+                if not self.dataset.skip_bad:
+                    raise
+                bad[number] = _describe(error, self.dataset.source(number))
+                continue
+            ids.append(tokens[0])
+            supervised.append(tokens[1])
+            rows.append(row)
+            is_lasting &= not record.reads_sizes
+        rows = np.array(rows, np.int64).reshape(-1, 4)
+        return _Part(np.concatenate(ids), np.concatenate(supervised), rows, is_lasting, bad)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], bool] | tuple[int, str]:
-        dataset = self.dataset
-        try:
-            record = dataset.records[index]
-            ids, labels, _ = dataset.encode(record) if self.encode else ([], [], ())
-            if self.check_images:
-                self._check_headers(record)
-        except BAD as error:
-            if not dataset.skip_bad:
-                raise
-            return index, _describe(error, dataset.source(index))
-        shared = shared_tokens(ids, labels, dataset.processor.tokenizer.image_end_id)
+    def _read(self, number: int) -> tuple[Record, tuple[np.ndarray, np.ndarray], tuple[int, int, int, int]]:
+        dataset, tokenizer = self.dataset, self.dataset.processor.tokenizer
+        record = dataset.records[number]
+        ids, labels, _ = dataset.encode(record) if self.encode else ([], [], ())
+        if self.check_images:
+            self._check_headers(record)
+        shared = shared_tokens(ids, labels, tokenizer.image_end_id)
         if dataset.sharing == "turns" and not _can_join(record):
             shared = 0
         prefix = hashlib.blake2b(repr((record.images, ids[:shared])).encode(), digest_size=8).digest()
-        short = compress(ids, labels, dataset.processor.tokenizer.image_pad_id)
-        row = len(short[0]), shared, int.from_bytes(prefix, "big", signed=True), len(record.images)
-        return *short, row, not record.reads_sizes
+        tokens = _compress(ids, labels, tokenizer.image_pad_id)
+        return record, tokens, (len(tokens[0]), shared, int.from_bytes(prefix, "big", signed=True), len(record.images))
 
     def _check_headers(self, record: Record) -> None:
         settings = self.dataset.processor.image_processor.opening
@@ -263,19 +380,6 @@ class _Examined(Dataset):
                     # It decodes the image to say what is wrong with it, in the words that training would.
                     open_image(path, **settings)
             self._sound.add(path)
-
-
-def _collate_examined(examined: Sequence[tuple]) -> tuple[EncodedPart, bool, dict[int, str], int]:
-    """Join several records as three arrays, which go from process to process at once, and the bad ones apart."""
-    bad = dict(one for one in examined if len(one) == 2)
-    good = [one for one in examined if len(one) == 4]
-    ids, supervised, rows, are_lasting = zip(*good, strict=True) if good else ([[]], [[]], [], [])
-    part = (
-        np.concatenate(ids).astype(np.int32),
-        np.concatenate(supervised).astype(bool),
-        np.array(rows, np.int64).reshape(-1, len(COLUMNS) + 1),
-    )
-    return part, all(are_lasting), bad, len(examined)
 
 
 def _has_sound_header(path: Path, max_bytes: int, max_pixels: int, **_: Any) -> bool:
@@ -396,25 +500,10 @@ class PlannedBatches(Sampler):
         return iter(self.plan.epoch(self.number, self.process))
 
 
-class EqualShares(Sampler):
-    """All samples in batches for one process of several; every process gets the same number of batches, some empty."""
-
-    def __init__(self, count: int, batch_size: int, process: int, processes: int):
-        own = range(process, count, processes)
-        batches = math.ceil(math.ceil(count / processes) / batch_size)
-        self._batches = [list(own[number * batch_size : (number + 1) * batch_size]) for number in range(batches)]
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches)
-
-
 class PlannedLoader(DataLoader):
     """A loader of planned batches. It draws nothing from PyTorch's own generator, so a resumed run goes on alike."""
 
-    def __init__(self, dataset: Dataset, batch_sampler: Sampler, **settings: Any):
+    def __init__(self, dataset: Dataset, batch_sampler: Sampler | None = None, **settings: Any):
         settings.setdefault("generator", torch.Generator().manual_seed(0))
         settings.setdefault("worker_init_fn", leave_signals_to_the_run)
         super().__init__(dataset, batch_sampler=batch_sampler, **settings)
@@ -427,6 +516,43 @@ def leave_signals_to_the_run(_worker: int) -> None:
     """Schedulers and torchrun signal whole process groups; a loading process that ended of it would fail the step."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+class _Results(Dataset):
+    """What a task makes of each of its arguments."""
+
+    def __init__(self, task: Callable[[Any], Any], arguments: Sequence[Any]):
+        self.task = task
+        self.arguments = arguments
+
+    def __len__(self) -> int:
+        return len(self.arguments)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.task(self.arguments[index])
+
+
+def run_in_order(task: Callable[[Any], Any], arguments: Sequence[Any], workers: int) -> Iterator[Any]:
+    """Yield what a task makes of its arguments, in their order, made in `workers` processes beside this one.
+
+    Raises:
+        ChildProcessError: a process ended by itself.
+    """
+    loader = PlannedLoader(_Results(task, arguments), batch_size=None, num_workers=workers, collate_fn=_unchanged)
+    try:
+        with errors_as_raised():
+            yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            "a reading process ended by itself, for want of memory perhaps; run again with fewer --workers "
+            "(--dataloader_num_workers in training)"
+        ) from error
+
+
+def _unchanged(result: Any) -> Any:
+    return result
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from monkey.boxes import marked
 from monkey.data.rows import fail, field_of, kind_of, text_of
@@ -31,7 +31,7 @@ ROLES = {
 _ROLES = {name: role for role, names in ROLES.items() for name in names}
 
 SizeOf = Callable[[str, str], tuple[int, int]]
-"""Gives width and height of the picture of a path; its second argument begins the messages of errors."""
+"""Gives width and height of the image of a path; its second argument begins the messages of errors."""
 
 _PLACE = re.compile(r"<image(?:[ _-]?([0-9]{1,4}))?>")
 _OWN_IMAGE = re.compile(r"<img>(.*?)</img>", re.DOTALL)
@@ -79,7 +79,7 @@ def to_our_record(row: Any, where: str, size_of: SizeOf) -> OurRecord:
 
     Raises:
         RowFault: a row that is nearly of a known form; `where` begins the sentence.
-        ValueError, FileNotFoundError: by `size_of`, for the pictures of boxes in pixels.
+        ValueError, FileNotFoundError: by `size_of`, for the images of boxes in pixels.
     """
     if isinstance(row, list):
         fail(where, "the row is a list; give each record a row of its own")
@@ -90,26 +90,7 @@ def to_our_record(row: Any, where: str, size_of: SizeOf) -> OurRecord:
     if form is None:
         found = ", ".join(map(repr, row)) or "none"
         fail(where, f"the key 'conversations' is missing; there are {found}; forms that are read: data/README.md")
-    images, named = _images_of(row, where), []  # those of the record's own keys, and those in its turns
-    turns = [dict(turn) if isinstance(turn, dict) else turn for turn in form.read(row, where, named)]
-    if images and named:
-        fail(where, "images are named both in parts of messages and under a key of the record; name them in one place")
-    images, name, notes = images or named, form.name, []
-    whole = [turn for turn in turns if isinstance(turn, dict) and _is_whole(turn)]
-    own = [path for turn in whole for path in _OWN_IMAGE.findall(turn["value"])]
-    if images and own == images:  # a record of ours that says them twice
-        images, name = [], ""
-    elif images and own:
-        fail(where, "<img> stands in a text beside images that are named otherwise; name all in one way")
-    if _place_boxes(whole):
-        name = name or "InternVL's form (<box>[[x1, y1, x2, y2]]</box>)"
-    _place_objects(row, whole, images or own, where, size_of, notes)
-    if images:
-        _place_images(whole, images, where, notes)
-    else:
-        _refuse_unread_images(row, whole, bool(own), where, notes)
-    record = {key: row[key] for key in ("id", "system") if row.get(key) not in (None, "")}
-    return OurRecord({**record, "conversations": turns}, name, notes)
+    return _Conversion(row, where, size_of).convert(form)
 
 
 # Forms
@@ -210,7 +191,7 @@ def _read_caption(row: Mapping[str, Any], where: str, named: list[str]) -> list[
     image = text_of(row, "img_id", where)
     if not image.strip():
         fail(where, "'img_id' is empty")
-    question = DETAILED_CAPTION_AS_TRAINED.replace(IMAGE_PLACE, _written_image(image))
+    question = DETAILED_CAPTION_AS_TRAINED.replace(IMAGE_PLACE, f"<img>{image}</img>")
     return [_turn("user", question), _turn("assistant", text_of(row, "detailed_caption", where))]
 
 
@@ -274,139 +255,162 @@ def _path_of(value: Any, key: str, where: str) -> str:
     return value
 
 
-def _is_whole(turn: dict[str, Any]) -> bool:
-    """Whether a turn has a role and a text; what is wrong with another is told when the record is read."""
-    return isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
+class _Conversion:
+    """One row on its way to a record of ours: its turns, and what stands in them for images and boxes."""
 
+    def __init__(self, row: Mapping[str, Any], where: str, size_of: SizeOf) -> None:
+        self.row = row
+        self.where = where
+        self.size_of = size_of
+        self.notes: list[str] = []
+        self.turns: list[dict[str, str]] = []
+        """Those that have a role and a text; what is wrong with another is told when the record is read."""
 
-def _said_by(turns: list[dict[str, str]], role: str) -> list[dict[str, str]]:
-    return [turn for turn in turns if role_of(turn["from"]) == role]
+    def convert(self, form: Form) -> OurRecord:
+        images, named = _images_of(self.row, self.where), []  # those of the record's own keys, and those in its turns
+        turns = [dict(turn) if isinstance(turn, dict) else turn for turn in form.read(self.row, self.where, named)]
+        if images and named:
+            self._fail(
+                "images are named both in parts of messages and under a key of the record; name them in one place"
+            )
+        self.turns = [
+            turn
+            for turn in turns
+            if isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("from", "value"))
+        ]
+        images, name = images or named, form.name
+        own = [path for turn in self.turns for path in _OWN_IMAGE.findall(turn["value"])]
+        if images and own == images:  # a record of ours that says them twice
+            images, name = [], ""
+        elif images and own:
+            self._fail("<img> stands in a text beside images that are named otherwise; name all in one way")
+        if self._place_boxes():
+            name = name or "InternVL's form (<box>[[x1, y1, x2, y2]]</box>)"
+        self._place_objects(images or own)
+        if images:
+            self._place_images(images)
+        else:
+            self._refuse_unread_images(bool(own))
+        record = {key: self.row[key] for key in ("id", "system") if self.row.get(key) not in (None, "")}
+        return OurRecord({**record, "conversations": turns}, name, self.notes)
 
+    def _fail(self, sentence: str) -> NoReturn:
+        fail(self.where, sentence)
 
-def _place_boxes(turns: list[dict[str, str]]) -> bool:
-    """Write InternVL's `<box>[[x1, y1, x2, y2], …]</box>`, thousandths too, as ours; return whether one was there."""
+    def _note(self, sentence: str) -> None:
+        self.notes.append(f"{self.where}: {sentence}")
 
-    def ours(match: re.Match) -> str:
-        boxes = re.findall(_CORNERS, match[0])
-        return "".join(f"<box>({left},{top}),({right},{bottom})</box>" for left, top, right, bottom in boxes)
+    def _said_by(self, role: str) -> list[dict[str, str]]:
+        return [turn for turn in self.turns if role_of(turn["from"]) == role]
 
-    changed = 0
-    for turn in turns:
-        turn["value"], count = _BRACKETS.subn(ours, turn["value"])
-        changed += count
-    return changed > 0
+    def _place_boxes(self) -> bool:
+        """Write InternVL's `<box>[[x1, y1, x2, y2], …]</box>`, thousandths too, as ours; return whether any was."""
 
+        def ours(match: re.Match) -> str:
+            boxes = re.findall(_CORNERS, match[0])
+            return "".join(f"<box>({left},{top}),({right},{bottom})</box>" for left, top, right, bottom in boxes)
 
-def _place_objects(
-    row: Mapping[str, Any],
-    turns: list[dict[str, str]],
-    images: list[str],
-    where: str,
-    size_of: SizeOf,
-    notes: list[str],
-) -> None:
-    """Write the names and boxes of ms-swift's `objects` in the places of `<ref-object>` and `<bbox>`."""
-    places = [mark for turn in turns for mark in _OBJECT.findall(turn["value"])]
-    if not places:
-        unread = [key for key in _BOX_KEYS if row.get(key)]
-        if unread:
-            notes.append(f"{where}: {unread[0]!r} is not read, and no <bbox> in the texts stands for a box of it")
-        return
-    objects = field_of(row, "objects", (dict,), where) if row.get("objects") else {}
-    names, boxes = objects.get("ref") or [], objects.get("bbox") or []
-    for mark, given, key in (("<ref-object>", names, "ref"), ("<bbox>", boxes, "bbox")):
-        if not isinstance(given, list) or len(given) != places.count(mark):
-            count = len(given) if isinstance(given, list) else f"no list of {key}"
-            fail(where, f"{places.count(mark)} {mark} in the texts and {count} in 'objects'; give one for each")
-    written = {
-        "<ref-object>": iter([_written_name(name, where) for name in names]),
-        "<bbox>": iter([_written_box(objects, number, images, where, size_of) for number in range(len(boxes))]),
-    }
-    for turn in turns:
-        turn["value"] = _OBJECT.sub(lambda match: next(written[match[0]]), turn["value"])
+        changed = 0
+        for turn in self.turns:
+            turn["value"], count = _BRACKETS.subn(ours, turn["value"])
+            changed += count
+        return changed > 0
 
+    def _place_objects(self, images: list[str]) -> None:
+        """Write the names and boxes of ms-swift's `objects` in the places of `<ref-object>` and `<bbox>`."""
+        places = [mark for turn in self.turns for mark in _OBJECT.findall(turn["value"])]
+        if not places:
+            unread = [key for key in _BOX_KEYS if self.row.get(key)]
+            if unread:
+                self._note(f"{unread[0]!r} is not read, and no <bbox> in the texts stands for a box of it")
+            return
+        objects = field_of(self.row, "objects", (dict,), self.where) if self.row.get("objects") else {}
+        names, boxes = objects.get("ref") or [], objects.get("bbox") or []
+        for mark, given, key in (("<ref-object>", names, "ref"), ("<bbox>", boxes, "bbox")):
+            if not isinstance(given, list) or len(given) != places.count(mark):
+                count = len(given) if isinstance(given, list) else f"no list of {key}"
+                self._fail(f"{places.count(mark)} {mark} in the texts and {count} in 'objects'; give one for each")
+        written = {
+            "<ref-object>": iter([self._written_name(name) for name in names]),
+            "<bbox>": iter([self._written_box(objects, number, images) for number in range(len(boxes))]),
+        }
+        for turn in self.turns:
+            turn["value"] = _OBJECT.sub(lambda match: next(written[match[0]]), turn["value"])
 
-def _written_name(name: Any, where: str) -> str:
-    if not isinstance(name, str) or _MARKUP.search(name):
-        fail(where, f"'ref' in 'objects' must hold names without markup, found {name!r}")
-    return f"<ref>{name}</ref>"
+    def _written_name(self, name: Any) -> str:
+        if not isinstance(name, str) or _MARKUP.search(name):
+            self._fail(f"'ref' in 'objects' must hold names without markup, found {name!r}")
+        return f"<ref>{name}</ref>"
 
-
-def _written_box(objects: Mapping[str, Any], number: int, images: list[str], where: str, size_of: SizeOf) -> str:
-    """One box of `objects`, given in pixels of its image (`bbox_type` "real", the default) or in shares ("norm1")."""
-    box = objects["bbox"][number]
-    if not (isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
-        fail(where, f"'bbox' in 'objects' holds {box!r}; a box is [left, top, right, bottom], and points are not read")
-    kind = objects.get("bbox_type") or "real"
-    if kind == "norm1":
+    def _written_box(self, objects: Mapping[str, Any], number: int, images: list[str]) -> str:
+        """Return a box of `objects`, given in pixels of its image (`bbox_type` "real") or in shares ("norm1")."""
+        box = objects["bbox"][number]
+        if not (isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
+            self._fail(
+                f"'bbox' in 'objects' holds {box!r}; a box is [left, top, right, bottom], and points are not read"
+            )
+        kind = objects.get("bbox_type") or "real"
+        if kind not in ("real", "norm1"):
+            self._fail(f"'bbox_type' is {kind!r}; 'real' (pixels) and 'norm1' (shares of 1) are read")
         width, height = 1, 1
-    elif kind == "real":
-        chosen = objects.get("image_id") or [0] * len(objects["bbox"])
-        index = chosen[number] if isinstance(chosen, list) and number < len(chosen) else None
-        if type(index) is not int or not 0 <= index < len(images):
-            fail(where, f"box {number} of 'objects' is of image {index}, and there are {len(images)} (from 0)")
-        width, height = size_of(images[index], where)
-    else:
-        fail(where, f"'bbox_type' is {kind!r}; 'real' (pixels) and 'norm1' (shares of 1) are read")
-    left, top, right, bottom = box
-    if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
-        fail(where, f"the box {box} in 'objects' is no [left, top, right, bottom] inside of its {width}×{height}")
-    return marked(None, box, (width, height))
+        if kind == "real":
+            chosen = objects.get("image_id") or [0] * len(objects["bbox"])
+            index = chosen[number] if isinstance(chosen, list) and number < len(chosen) else None
+            if type(index) is not int or not 0 <= index < len(images):
+                self._fail(f"box {number} of 'objects' is of image {index}, and there are {len(images)} (from 0)")
+            width, height = self.size_of(images[index], self.where)
+        left, top, right, bottom = box
+        if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
+            self._fail(f"the box {box} in 'objects' is no [left, top, right, bottom] inside of its {width}×{height}")
+        return marked(None, box, (width, height))
 
+    def _place_images(self, images: list[str]) -> None:
+        """Write the images in the places of `<image>` in the users' turns; first of all where there is no place."""
+        users = self._said_by("user")
+        places = [match for turn in users for match in _PLACE.finditer(turn["value"])]
+        answered = any(_PLACE.search(turn["value"]) for turn in self._said_by("assistant"))
+        if answered and len(places) != len(images):
+            self._fail("an answer holds <image>; images stand in the users' turns, for the model writes text alone")
+        if places:
+            order = iter(self._order(places, images))
+            for turn in users:
+                turn["value"] = _PLACE.sub(lambda match: f"<img>{next(order)}</img>", turn["value"])
+        elif users:
+            users[0]["value"] = "".join(f"<img>{path}</img>" for path in images) + "\n" + users[0]["value"]
+            which = "its image is" if len(images) == 1 else f"its {len(images)} images are"
+            self._note(f"no <image> in the users' turns, so {which} put first")
 
-def _place_images(turns: list[dict[str, str]], images: list[str], where: str, notes: list[str]) -> None:
-    """Write the images in the places of `<image>` in the users' turns; first of all where there is no place."""
-    users = _said_by(turns, "user")
-    places = [match for turn in users for match in _PLACE.finditer(turn["value"])]
-    answered = any(_PLACE.search(turn["value"]) for turn in _said_by(turns, "assistant"))
-    if answered and len(places) != len(images):
-        fail(where, "an answer holds <image>; images stand in the users' turns, for the model writes text alone")
-    if places:
-        order = iter(_order_of(places, images, where))
-        for turn in users:
-            turn["value"] = _PLACE.sub(lambda match: _written_image(next(order)), turn["value"])
-    elif users:
-        users[0]["value"] = "".join(map(_written_image, images)) + "\n" + users[0]["value"]
-        which = "its image is" if len(images) == 1 else f"its {len(images)} images are"
-        notes.append(f"{where}: no <image> in the users' turns, so {which} put first")
+    def _order(self, places: list[re.Match], images: list[str]) -> list[str]:
+        """Return the images in the order of their places, which may be numbered from 1 or from 0."""
+        if len(places) != len(images):
+            self._fail(f"{len(places)} <image> in the users' turns and {len(images)} images; give one for each")
+        numbers = [int(place[1]) for place in places if place[1]]
+        if not numbers:
+            return images
+        first = min(numbers)
+        if first > 1 or sorted(numbers) != list(range(first, first + len(images))):
+            written = ", ".join(place[0] for place in places)
+            self._fail(f"the places {written} do not name each of the {len(images)} images once; number them from 1")
+        return [images[number - first] for number in numbers]
 
-
-def _order_of(places: list[re.Match], images: list[str], where: str) -> list[str]:
-    """The images in the order of their places, which may be numbered from 1 or from 0."""
-    if len(places) != len(images):
-        fail(where, f"{len(places)} <image> in the users' turns and {len(images)} images; give one for each")
-    numbers = [int(place[1]) for place in places if place[1]]
-    if not numbers:
-        return images
-    first = min(numbers)
-    if first > 1 or sorted(numbers) != list(range(first, first + len(images))):
-        written = ", ".join(place[0] for place in places)
-        fail(where, f"the places {written} do not name each of the {len(images)} images once; number them from 1")
-    return [images[number - first] for number in numbers]
-
-
-def _refuse_unread_images(
-    row: Mapping[str, Any], turns: list[dict[str, str]], own: bool, where: str, notes: list[str]
-) -> None:
-    """Fail where a row without images under a known key seems to have some; `own`: it names others with `<img>`."""
-    unread = None if own else next((key for key, value in row.items() if value and _IMAGE_KEY.fullmatch(key)), None)
-    places = sum(len(_PLACE.findall(turn["value"])) for turn in _said_by(turns, "user"))
-    if places:
-        hint = f"rename {unread!r} to 'images'" if unread else "name them in 'images', or write <img>path</img>"
-        fail(where, f"{places} <image> in the users' turns and no image for it; {hint}")
-    if unread:
-        fail(where, f"{unread!r} seems to name an image and is not read; rename it to 'images'")
-    media = next((key for key in _OTHER_MEDIA if row.get(key)), None)
-    if media and not own:
-        fail(where, f"{media!r} names {_OTHER_MEDIA[media]}, and only images are trained on; leave such records out")
-    for key, value in row.items():
-        first = value[0] if isinstance(value, list) and value else value
-        if not own and key != "id" and isinstance(first, str) and _IMAGE_FILE.fullmatch(first):
-            notes.append(f"{where}: {key!r} names {first[:80]!r}, which may be an image, and is not read")
-
-
-def _written_image(path: str) -> str:
-    return f"<img>{path}</img>"
+    def _refuse_unread_images(self, own: bool) -> None:
+        """Fail where a row without images under a known key seems to have some; `own`: it names others by `<img>`."""
+        named = None if own else next((key for key in self.row if self.row[key] and _IMAGE_KEY.fullmatch(key)), None)
+        places = sum(len(_PLACE.findall(turn["value"])) for turn in self._said_by("user"))
+        if places:
+            hint = f"rename {named!r} to 'images'" if named else "name them in 'images', or write <img>path</img>"
+            self._fail(f"{places} <image> in the users' turns and no image for it; {hint}")
+        if named:
+            self._fail(f"{named!r} seems to name an image and is not read; rename it to 'images'")
+        if own:
+            return
+        media = next((key for key in _OTHER_MEDIA if self.row.get(key)), None)
+        if media:
+            self._fail(f"{media!r} names {_OTHER_MEDIA[media]}, and only images are trained on; leave such records out")
+        for key, value in self.row.items():
+            first = value[0] if isinstance(value, list) and value else value
+            if key != "id" and isinstance(first, str) and _IMAGE_FILE.fullmatch(first):
+                self._note(f"{key!r} names {first[:80]!r}, which may be an image, and is not read")
 
 
 # Other projects' signs in a text

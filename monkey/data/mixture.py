@@ -19,24 +19,21 @@ import math
 import operator
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from monkey.data.records import BAD, Record, read_record
 from monkey.data.rows import ImagePaths, IndexedRows
+from monkey.files import read_settings_file
 from monkey.journal import digest
-from monkey.settings_files import read_settings_file
+from monkey.provenance import file_digest
 
 MIXTURE_ENDINGS = (".yaml", ".yml")
 RECORD_ENDINGS = (".json", ".jsonl")
 COUNTED = ("measured", "recalled")
-
-_PATHS_KEPT = 20_000
-"""Records between which a sequence forgets the paths it has looked up: a large set names many images."""
-
 
 # The sequence
 
@@ -51,7 +48,8 @@ def open_records(
 
     Args:
         paths: one file or several.
-        image_root: where images are looked up, for sets whose mixture names no root; see `read_records`.
+        image_root: where images are looked up, for sets whose mixture names no root; without one, in each file's own
+            folder and then in the current one.
         root_name: what messages call `image_root`.
         weights: one per path: how often an epoch visits the file; see `Records.epoch`.
 
@@ -62,13 +60,45 @@ def open_records(
     return Records(record_sets(paths, image_root, weights), root_name)
 
 
-class RecordFile(NamedTuple):
-    """One file of a sequence: its records are `records[start:stop]`, visited `weight` times an epoch."""
+class RecordFile:
+    """One file of a sequence: its kept rows are `records[start:stop]`, visited `weight` times an epoch."""
 
-    path: Path
-    start: int
-    stop: int
-    weight: float
+    def __init__(self, one: RecordSet, root_name: str) -> None:
+        self.path = one.path
+        self.weight = one.weight
+        self.rows = IndexedRows(one.path)
+        self.kept = np.arange(len(self.rows))
+        self.start = 0
+        self._images = ImagePaths(one.path, one.image_root, root_name)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self)
+
+    @property
+    def part_length(self) -> int:
+        """Rows that an epoch takes beyond the whole visits; at least one where the weight is no whole number."""
+        part = math.modf(self.weight)[0]
+        return min(len(self), max(1, round(part * len(self)))) if part else 0
+
+    def read(self, row: int) -> Record:
+        source, fields = self.rows[row]
+        return read_record(fields, source, self._images)
+
+    def fingerprint(self) -> list[str]:
+        return [file_digest(self.path), hashlib.sha256(self.kept.tobytes()).hexdigest(), *self._images.roots]
+
+    def describe_form(self) -> list[str]:
+        """Say that the first row is of another project's form, where it is, and what of it may not be meant so."""
+        try:
+            first = self.read(0)
+        except BAD:  # which is told when the row is read for its own sake
+            return []
+        count = "1 record" if len(self) == 1 else f"{len(self):,} records, the first"
+        return [f"{self.path}: {count} in {first.form}, read as ours"] * bool(first.form) + list(first.notes)
 
 
 class Records(Sequence[Record]):
@@ -79,46 +109,41 @@ class Records(Sequence[Record]):
     """
 
     def __init__(self, sets: Sequence[RecordSet], root_name: str = "image_root") -> None:
-        self._files = [_FileOfRecords(one, root_name) for one in sets]
-        found = [one.check_count(len(file)) for one, file in zip(sets, self._files, strict=True)]
-        found += [notice for file in self._files for notice in file.describe_form()]
+        self.files = [RecordFile(one, root_name) for one in sets]
+        found = [one.check_count(len(file)) for one, file in zip(sets, self.files, strict=True)]
+        found += [notice for file in self.files for notice in file.describe_form()]
         self.notices = tuple(notice for notice in found if notice)
         self._count()
 
     def _count(self) -> None:
-        self._starts = np.cumsum([0, *map(len, self._files)])
-
-    @property
-    def files(self) -> list[RecordFile]:
-        bounds = zip(self._files, self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True)
-        return [RecordFile(file.rows.path, start, stop, file.weight) for file, start, stop in bounds]
+        for file, start in zip(self.files, np.cumsum([0, *map(len, self.files)]).tolist(), strict=False):
+            file.start = start
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self.files[-1].stop
 
     def __getitem__(self, index: int) -> Record:
         file, row = self._find(index)
-        return file.record(row)
+        return file.read(row)
 
     def source(self, index: int) -> str:
         """Return where a record stands, without reading it."""
         file, row = self._find(index)
         return file.rows.source(row)
 
-    def _find(self, index: int) -> tuple[_FileOfRecords, int]:
+    def _find(self, index: int) -> tuple[RecordFile, int]:
         """Return the file of a record, and its row there."""
         index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"no record {index}; there are {len(self):,}")
         index %= len(self)
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        file = self._files[number]
-        return file, int(file.kept[index - self._starts[number]])
+        file = next(file for file in self.files if index < file.stop)
+        return file, int(file.kept[index - file.start])
 
     @property
     def epoch_length(self) -> int:
         """Records of one epoch, the same for every epoch."""
-        return sum(int(file.weight) * len(file) + file.part_length for file in self._files)
+        return sum(int(file.weight) * len(file) + file.part_length for file in self.files)
 
     def epoch(self, epoch: int, seed: int) -> np.ndarray:
         """Return the indices of the records of one epoch in the order of training, int64 [epoch_length].
@@ -131,67 +156,26 @@ class Records(Sequence[Record]):
         stable, where its own `shuffle` may change between versions.
         """
         visits = []
-        for number, (file, start) in enumerate(zip(self._files, self._starts[:-1], strict=True)):
-            every = np.arange(start, start + len(file))
+        for number, file in enumerate(self.files):
+            every = np.arange(file.start, file.stop)
             visits += [every] * int(file.weight)
             if file.part_length:
                 places = (epoch * file.part_length + np.arange(file.part_length)) % len(file)
                 visits.append(every[_permutation(len(file), seed, number)][places])
         indices = np.concatenate(visits) if visits else np.empty(0, np.int64)
-        return indices[_permutation(len(indices), seed, epoch, len(self._files))]
+        return indices[_permutation(len(indices), seed, epoch, len(self.files))]
 
     def fingerprint(self) -> str:
         """Return a digest of the files' bytes, of the rows that are kept, and of where their images are looked up."""
-        return digest(files=[file.fingerprint() for file in self._files])
+        return digest(files=[file.fingerprint() for file in self.files])
 
     def leave_out(self, indices: Sequence[int]) -> None:
         """Take records out of the sequence, by the indices that they have now; those behind them move up."""
         stays = np.ones(len(self), bool)
         stays[np.asarray(indices, np.int64)] = False
-        for file, start, stop in zip(self._files, self._starts[:-1], self._starts[1:], strict=True):
-            file.kept = file.kept[stays[start:stop]]
+        for file in self.files:
+            file.kept = file.kept[stays[file.start : file.stop]]
         self._count()
-
-
-class _FileOfRecords:
-    """One file, the rows of it that are kept, and where its images are looked up."""
-
-    def __init__(self, one: RecordSet, root_name: str) -> None:
-        self.rows = IndexedRows(one.path)
-        self.kept = np.arange(len(self.rows))
-        self.weight = one.weight
-        self._images = ImagePaths(one.path, one.image_root, root_name)
-        self._reads = 0
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    @property
-    def part_length(self) -> int:
-        """Rows that an epoch takes beyond the whole visits; at least one where the weight is no whole number."""
-        part = math.modf(self.weight)[0]
-        return min(len(self), max(1, round(part * len(self)))) if part else 0
-
-    def record(self, row: int) -> Record:
-        self._reads += 1
-        if self._reads % _PATHS_KEPT == 0:
-            self._images.forget()
-        source, fields = self.rows[row]
-        return read_record(fields, source, self._images)
-
-    def fingerprint(self) -> list[str]:
-        with open(self.rows.path, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        return [content, hashlib.sha256(self.kept.tobytes()).hexdigest(), *self._images.roots]
-
-    def describe_form(self) -> list[str]:
-        """Say that the first row is of another project's form, where it is, and what of it may not be meant so."""
-        try:
-            first = self.record(0)
-        except BAD:  # which is told when the row is read for its own sake
-            return []
-        count = "1 record" if len(self) == 1 else f"{len(self):,} records, the first"
-        return [f"{self.rows.path}: {count} in {first.form}, read as ours"] * bool(first.form) + list(first.notes)
 
 
 def holds_images(records: Sequence[Record]) -> bool:
@@ -265,9 +249,9 @@ def record_sets(
     sets: list[RecordSet] = []
     for path, weight in zip(paths, weights, strict=True):
         _check_weight(weight, str(path))
-        for one in _read_present_mixture(path) if path.suffix in MIXTURE_ENDINGS else [RecordSet(str(path), path)]:
-            root = one.image_root or (None if image_root is None else Path(image_root))
-            sets.append(RecordSet(one.name, one.path, one.weight * weight, root, one.count, one.counted))
+        found = read_mixture(path, must_exist=True) if path.suffix in MIXTURE_ENDINGS else [RecordSet(str(path), path)]
+        default_root = None if image_root is None else Path(image_root)
+        sets += [replace(one, weight=one.weight * weight, image_root=one.image_root or default_root) for one in found]
     seen: set[str] = set()
     for one in sets:
         real = os.path.realpath(one.path)
@@ -277,23 +261,11 @@ def record_sets(
     return sets
 
 
-def _read_present_mixture(path: Path) -> list[RecordSet]:
-    """Return the sets of a mixture, all of whose files must be there."""
-    sets = read_mixture(path)
-    missing = [one for one in sets if not one.path.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{path}: no file {missing[0].path} for the set {missing[0].name}; {len(missing)} of the mixture's "
-            f"{len(sets)} files are missing"
-        )
-    return sets
-
-
-def read_mixture(path: str | Path) -> list[RecordSet]:
-    """Return the sets that a YAML file lists. Whether their files are there is not looked at.
+def read_mixture(path: str | Path, must_exist: bool = False) -> list[RecordSet]:
+    """Return the sets that a YAML file lists; with `must_exist` all of their files are there.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or sets whose files are missing, with their number.
         ValueError: no YAML, an unknown key, or a value that cannot be, with the set's number and name.
     """
     path = Path(path)
@@ -306,6 +278,12 @@ def read_mixture(path: str | Path) -> list[RecordSet]:
     for number, name in enumerate(names):
         if name in names[:number]:
             raise ValueError(f"{path}: sets {names.index(name) + 1} and {number + 1} are both named {name!r}")
+    missing = [one for one in sets if must_exist and not one.path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{path}: no file {missing[0].path} for the set {missing[0].name}; {len(missing)} of the mixture's "
+            f"{len(sets)} files are missing"
+        )
     return sets
 
 

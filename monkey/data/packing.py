@@ -1,26 +1,39 @@
-"""Which samples share a row: planned from their lengths alone, before a picture is opened.
+"""Which samples share a batch, planned from their lengths alone, and the batch that is made of them.
 
-Samples come in a drawn order. Those about the same picture may form one *unit*, so that the picture is encoded once
-and its tokens stand once. Units are put into rows of at most `budget` tokens: a row opens with the oldest unit that
-waits, then takes, first fit, every one of the next `look_ahead` that still fits. The plan depends on lengths, order
-and settings, nothing else, so a resumed run makes the same rows and takes them up where it stopped.
+Samples come in a drawn order. Those about the same image may form one *unit*, so that the image is encoded once and
+its tokens stand once. Units are put into rows of at most `budget` tokens: a row opens with the oldest unit that waits,
+then takes, first fit, every one of the next `look_ahead` that still fits. The plan depends on lengths, order and
+settings, nothing else, so a resumed run makes the same rows and takes them up where it stopped.
+
+A batch is padded rows or one packed row. Both give what the loss needs as two lists: the positions, counted through the
+flattened batch, that predict a supervised token, and those tokens. So logits are computed there only, and the first
+token of a question behind a shared image is predicted by the image's last.
+
+Shape letters: B rows, T tokens of a row, N supervised tokens, R runs of a packed row.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from monkey.conversation import UNSUPERVISED
+
+if TYPE_CHECKING:
+    from monkey.processing import MonkeyProcessor
 
 SHARING = ("apart", "branches", "turns")
 """What becomes of several records about one image: each for itself; questions behind one image that do not see each
 other; turns of one conversation."""
 
 Unit = tuple[int, ...]
-"""Numbers of the samples that share a picture's tokens; most often one."""
+"""Numbers of the samples that share a image's tokens; most often one."""
 Row = list[Unit]
 
 
@@ -30,9 +43,9 @@ class SampleSizes:
 
     Attributes:
         tokens: [N] length.
-        shared: [N] leading tokens, through the last picture, that samples with the same `prefix` have in common.
-        prefix: [N] number of the sample's prefix; the same for equal pictures and equal tokens up to `shared`.
-        images: [N] pictures.
+        shared: [N] leading tokens, through the last image, that samples with the same `prefix` have in common.
+        prefix: [N] number of the sample's prefix; the same for equal images and equal tokens up to `shared`.
+        images: [N] images.
         supervised: [N] tokens that the loss counts.
     """
 
@@ -60,7 +73,7 @@ class RowSettings:
     Attributes:
         budget: most tokens of a row.
         look_ahead: units that wait to be chosen from.
-        share: put samples about the same picture together, as many as fit.
+        share: put samples about the same image together, as many as fit.
         most_shared: most samples of a unit.
     """
 
@@ -103,31 +116,22 @@ def rows_of(units: Iterator[Unit], sizes: SampleSizes, settings: RowSettings) ->
         ValueError: a unit longer than the budget, with both numbers.
     """
     waiting: list[tuple[Unit, int]] = []
-
-    def refill() -> None:
-        while len(waiting) < settings.look_ahead:
-            unit = next(units, None)
-            if unit is None:
-                return
+    while True:
+        for unit in itertools.islice(units, settings.look_ahead - len(waiting)):
             length = sizes.unit_tokens(unit)
             if length > settings.budget:
                 raise ValueError(f"sample {unit[0]} is {length} tokens long, and a row holds {settings.budget}")
             waiting.append((unit, length))
-
-    while True:
-        refill()
         if not waiting:
             return
-        row: Row = []
-        room = settings.budget
-        left = []
+        row, left, room = [], [], settings.budget
         for unit, length in waiting:
             if length <= room:
                 row.append(unit)
                 room -= length
             else:
                 left.append((unit, length))
-        waiting[:] = left
+        waiting = left
         yield row
 
 
@@ -171,24 +175,16 @@ class RowPlan:
         self.processes = processes
         with _collector_paused():
             rows = list(self._stream(1 if passes is None else passes))
-        if passes is None:
-            self.rows_an_epoch = -(-len(rows) // processes)
-            self._whole = None
-        else:
-            self.rows_an_epoch = -(-len(rows) // (processes * passes))
-            self._whole = _split_last(rows, self.rows_an_epoch * processes * passes)
+        self.rows_an_epoch = -(-len(rows) // (processes * (passes or 1)))
+        self._whole = None if passes is None else _split_last(rows, self.rows_an_epoch * processes * passes)
         self._ahead: Iterator[Row] | None = None
         self._epoch = 0
         self._last: list[Row] = []
 
     def _stream(self, passes: int | None) -> Iterator[Row]:
-        def units() -> Iterator[Unit]:
-            number = 0
-            while passes is None or number < passes:
-                yield from units_of(self._order_of(number), self.sizes, self.settings)
-                number += 1
-
-        return rows_of(units(), self.sizes, self.settings)
+        numbers = itertools.count() if passes is None else range(passes)
+        orders = (units_of(self._order_of(number), self.sizes, self.settings) for number in numbers)
+        return rows_of(itertools.chain.from_iterable(orders), self.sizes, self.settings)
 
     def epoch(self, number: int, process: int = 0) -> list[Row]:
         """Rows of one process in epoch `number`, in the order of its steps."""
@@ -261,3 +257,180 @@ def _split_last(rows: list[Row], wanted: int) -> list[Row]:
             position -= 1
     # Fewer samples than processes: the rest take part in the last step with nothing of their own.
     return rows + [[] for _ in range(wanted - len(rows))]
+
+
+# Batches
+
+Sample = Mapping[str, Any]
+"""`input_ids`, `labels` (lists), `source`, and `pixel_values` [I, 3, H, W] if it has images."""
+
+
+class BadSample(NamedTuple):
+    """Comes in the place of a sample that could not be made: a sentence that names its record."""
+
+    sentence: str
+    of_one_record: bool = True
+    """Whether the other records can still be read."""
+
+
+@dataclass(frozen=True)
+class BatchContents:
+    """What a batch is made of; it stays on the host and is what a run reports.
+
+    Attributes:
+        sources: file and line of each record.
+        supervised: number of supervised tokens.
+        weight: what the batch adds to the divisor of the step's loss: its supervised tokens, or, where each mean
+            counts the same, its means.
+        runs: tokens of each stretch that attends to itself, and of the shared prefix that it also attends to.
+        tokens: tokens that the decoder reads, without padding.
+        slots: tokens that there was room for, padding included.
+        images: images that are encoded.
+        bad: sentences about the samples that were to be in it and could not be made.
+    """
+
+    sources: tuple[str, ...]
+    supervised: int
+    weight: int
+    runs: tuple[tuple[int, int], ...]
+    tokens: int
+    slots: int
+    images: int
+    bad: tuple[BadSample, ...] = ()
+
+
+def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor, equal_means: bool = False) -> dict[str, Any]:
+    """Samples as rows padded to the longest.
+
+    Args:
+        equal_means: the loss is the mean over batches of each one's mean, as the published script has it, not the mean
+            over all supervised tokens: `loss_weights` [N] come with the batch.
+
+    Returns:
+        `input_ids`, `attention_mask` [B, T], `loss_positions`, `loss_targets` [N], `pixel_values` if there are images,
+        and `contents`.
+    """
+    import torch  # not above: what plans rows, and the flags of training, starts without it
+
+    batch = dict(processor.collate(samples))
+    labels = batch.pop("labels")
+    # The first label of a row has no position that predicts it.
+    predicted = labels[:, 1:] != UNSUPERVISED
+    rows, positions = predicted.nonzero(as_tuple=True)
+    lengths = tuple(len(sample["input_ids"]) for sample in samples)
+    supervised = int(predicted.sum())
+    if equal_means:
+        batch["loss_weights"] = torch.full((supervised,), 1 / max(supervised, 1))
+    return {
+        **batch,
+        "loss_positions": rows * labels.shape[1] + positions,
+        "loss_targets": labels[:, 1:][predicted],
+        "contents": BatchContents(
+            sources=tuple(sample["source"] for sample in samples),
+            supervised=supervised,
+            weight=bool(supervised) if equal_means else supervised,
+            runs=tuple((length, 0) for length in lengths),
+            tokens=sum(lengths),
+            slots=labels.numel(),
+            images=len(batch.get("pixel_values", ())),
+        ),
+    }
+
+
+def packed_batch(
+    units: Sequence[Sequence[Sample]], room: int, filler_id: int, equal_means: bool = False
+) -> dict[str, Any]:
+    """Units of samples as one packed row (`monkey.attention`).
+
+    Args:
+        units: samples that share their first `shared` tokens and the images in them, or single samples.
+        room: tokens that the row could have held.
+        filler_id: the one token of a row without samples, which supervises nothing.
+        equal_means: as of `padded_batch`, over samples: what its batches of one sample give.
+
+    Returns:
+        `input_ids`, `position_ids` [1, T], `segments` [R, 4], `loss_positions`, `loss_targets` [N], `pixel_values` if
+        there are images, and `contents`.
+
+    Raises:
+        ValueError: samples of a unit that differ where they should be the same, naming both.
+    """
+    import torch
+
+    row = _Row()
+    for unit in units:
+        row.add(unit)
+    samples = [sample for unit in units for sample in unit]
+    pixels = [unit[0]["pixel_values"] for unit in units if "pixel_values" in unit[0]]
+    batch: dict[str, Any] = {
+        "input_ids": torch.tensor([row.ids or [filler_id]]),
+        "position_ids": torch.tensor([row.positions or [0]]),
+        "segments": torch.tensor(row.segments or [(0, 1, 0, 0)]),
+        "loss_positions": torch.tensor(row.loss_positions, dtype=torch.long),
+        "loss_targets": torch.tensor(row.loss_targets, dtype=torch.long),
+    }
+    if equal_means:
+        batch["loss_weights"] = torch.tensor([1 / count for count in row.supervised for _ in range(count)])
+    if pixels:
+        batch["pixel_values"] = torch.cat(pixels)
+    batch["contents"] = BatchContents(
+        sources=tuple(sample["source"] for sample in samples),
+        supervised=len(row.loss_targets),
+        weight=sum(map(bool, row.supervised)) if equal_means else len(row.loss_targets),
+        runs=tuple((end - start, prefix_end - prefix_start) for start, end, prefix_start, prefix_end in row.segments),
+        tokens=len(row.ids),
+        slots=room,
+        images=len(batch.get("pixel_values", ())),
+    )
+    return batch
+
+
+class _Row:
+    """A packed row as it grows."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.segments: list[tuple[int, int, int, int]] = []
+        self.loss_positions: list[int] = []
+        self.loss_targets: list[int] = []
+        self.supervised: list[int] = []
+        """Supervised tokens of each run."""
+
+    def add(self, unit: Sequence[Sample]) -> None:
+        shared = unit[0]["shared"] if len(unit) > 1 else 0
+        prefix = unit[0]["input_ids"][:shared]
+        prefix_start = len(self.ids)
+        if shared:
+            self._extend(prefix, [UNSUPERVISED] * shared, 0, prefix_start, prefix_start)
+        for sample in unit:
+            if sample["input_ids"][:shared] != prefix:
+                raise ValueError(
+                    f"{sample['source']} and {unit[0]['source']} should share their first {shared} tokens and do not"
+                )
+            self._extend(
+                sample["input_ids"][shared:], sample["labels"][shared:], shared, prefix_start, prefix_start + shared
+            )
+
+    def _extend(
+        self, ids: Sequence[int], labels: Sequence[int], first_position: int, prefix_start: int, prefix_end: int
+    ) -> None:
+        """One run; its first token is predicted by the last of its prefix, if it has one."""
+        start, supervised_before = len(self.ids), len(self.loss_targets)
+        self.ids += ids
+        self.positions += range(first_position, first_position + len(ids))
+        self.segments.append((start, start + len(ids), prefix_start, prefix_end))
+        for offset, label in enumerate(labels):
+            predictor = start + offset - 1 if offset else prefix_end - 1
+            if label != UNSUPERVISED and (offset or prefix_end > prefix_start):
+                self.loss_positions.append(predictor)
+                self.loss_targets.append(label)
+        self.supervised.append(len(self.loss_targets) - supervised_before)
+
+
+def shared_tokens(ids: Sequence[int], labels: Sequence[int], image_end_id: int) -> int:
+    """Leading tokens through the last `</img>`, where nothing up to there is supervised; else 0."""
+    if image_end_id not in ids:
+        return 0
+    end = len(ids) - ids[::-1].index(image_end_id)
+    return end if end < len(ids) and all(label == UNSUPERVISED for label in labels[:end]) else 0

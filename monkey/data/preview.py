@@ -5,6 +5,7 @@ print(draw_pieces(pieces_of(record, processor), in_colour=True))
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,22 +29,16 @@ def pieces_of(record: Record, processor: Any) -> list[Piece]:
 
     ids, labels, _ = processor.encode(record.conversation, labels=True)
     tokenizer = processor.tokenizer
-    pieces, start = [], 0
-    while start < len(ids):
-        stop = start + 1
-        if ids[start] == tokenizer.image_start_id:
-            stop = ids.index(tokenizer.image_end_id, start) + 1
-            pieces.append(Piece(f"{IMAGE_START}×{stop - start - 2}", "image"))
-        else:
-            is_answer = labels[start] != UNSUPERVISED
-            while (
-                stop < len(ids)
-                and (labels[stop] != UNSUPERVISED) == is_answer
-                and ids[stop] != tokenizer.image_start_id
-            ):
-                stop += 1
-            pieces.append(Piece(tokenizer.decode(ids[start:stop]), "answer" if is_answer else "prompt"))
-        start = stop
+    marks, number, is_inside = [], 0, False
+    for token, label in zip(ids, labels, strict=True):
+        if token == tokenizer.image_start_id:
+            is_inside, number = True, number + 1
+        marks.append(("image", number) if is_inside else ("prompt" if label == UNSUPERVISED else "answer", 0))
+        is_inside &= token != tokenizer.image_end_id
+    pieces = []
+    for (kind, _), positions in itertools.groupby(range(len(ids)), key=marks.__getitem__):
+        own = [ids[position] for position in positions]
+        pieces.append(Piece(f"{IMAGE_START}×{len(own) - 2}" if kind == "image" else tokenizer.decode(own), kind))
     return pieces
 
 

@@ -240,16 +240,6 @@ def _read_size(images: ImagePaths, path: str, where: str) -> tuple[int, int]:
     return size
 
 
-def read_records(path: str | Path, image_root: str | Path | None = None, root_name: str = "image_root") -> list[Record]:
-    """Return the conversations of a JSON list or JSONL file.
-
-    Images are looked up in `image_root`, or without one in the file's own folder and then in the current one.
-    `root_name` is what messages call `image_root`: the flag that a program has for it.
-    """
-    images = ImagePaths(Path(path), image_root, root_name)
-    return [read_record(row, source, images) for source, row in IndexedRows(path)]
-
-
 # Evaluation questions
 
 QUESTION_KEYS = ("image", "question", "answer", "question_id")
@@ -282,7 +272,7 @@ def read_questions(
 ) -> list[Question]:
     """Return the questions of an evaluation file, with ids that occur once.
 
-    Images are looked up as in `read_records`.
+    Images are looked up as `ImagePaths` does; `root_name` is what messages call `image_root`.
 
     Args:
         accept_blank: keep a question whose references are all blank, as the published sets have some.

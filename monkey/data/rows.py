@@ -309,7 +309,7 @@ def field_of(row: Any, key: str, types: tuple[type, ...], where: str) -> Any:
     if key not in row:
         fail(where, f"the key {key!r} is missing; there are {', '.join(map(repr, row)) or 'none'}")
     value = row[key]
-    if not isinstance(value, types) or isinstance(value, bool):
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         fail(where, f"{key!r} must be {' or '.join(_KINDS[kind] for kind in types)}, found {kind_of(value)}")
     return value
 
@@ -336,6 +336,9 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 _LONGEST_PATH = 4096
 """Characters; Linux takes no longer path, and the base64 of hardly any image is shorter."""
+
+_PATHS_KEPT = 20_000
+"""Images that are remembered as found; a large set names many."""
 
 NOT_IN_PATHS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What a record cannot name a file by: control characters, ends of lines, and bytes that are not UTF-8."""
@@ -372,14 +375,12 @@ class ImagePaths:
     def find(self, path: str, where: str) -> Path:
         """Return the file that `path` names. `where` begins the message of a ValueError or FileNotFoundError."""
         if path not in self._found:
+            if len(self._found) == _PATHS_KEPT:
+                self._found.clear()
+                self._listed.clear()
             self._refuse_impossible(path, where)
             self._found[path] = self._look_up(path, where)
         return self._found[path]
-
-    def forget(self) -> None:
-        """Look every path up anew; a large set names many images."""
-        self._found.clear()
-        self._listed.clear()
 
     def _refuse_impossible(self, path: str, where: str) -> None:
         if not path.strip():

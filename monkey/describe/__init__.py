@@ -1,7 +1,7 @@
-"""Detailed descriptions of pictures, made of what several experts see (arXiv 2311.06607, "multi-level description
+"""Detailed descriptions of images, made of what several experts see (arXiv 2311.06607, "multi-level description
 generation").
 
-`python -m monkey.describe run --config configs/describe/offline.yaml --images FOLDER --output RUN` makes them; what
-a run leaves is described in records.py. The order of work is the table of stages.py, who does it the table of
-experts.py, and what is kept of what they say is filters.py.
+`python -m monkey.describe run --config configs/describe/offline.yaml --images FOLDER --output RUN` makes them. The
+order of work, with who does it, is the table of pipeline.py; experts.py look at images, filters.py says what is kept of
+what they find (findings.py), prompt.py asks about it, writers.py write, and output.py says what a run leaves.
 """

@@ -4,75 +4,75 @@ The thresholds are those of the published add_all_json.py: regions above 0.4 and
 matching, texts above 0.85 of the reader's confidence, equal captions once where boxes overlap by 0.6.
 
 Two things differ. The published overlap adds one to every width and height, as is done with pixels, but its boxes are
-shares of the picture: nearly any two of them then overlap by more than 0.6, and a caption is kept once wherever it
+shares of the image: nearly any two of them then overlap by more than 0.6, and a caption is kept once wherever it
 stands. Here the overlap is that of the boxes. And the published code compares segments with each other only; here
 equal captions of regions and segments at one place are one too, and the better score stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from monkey.describe.boxes import overlap, rounded
-from monkey.describe.records import (
-    REGION,
-    SEGMENT,
-    TEXT,
-    Candidate,
-    Filtered,
-    Lines,
-    Regions,
-    Scores,
-    SegmentCaptions,
-    Segments,
-)
+from monkey.describe.experts import Expert, ExpertSettings, Item, setting
+from monkey.describe.findings import REGION, SEGMENT, TEXT, Box, Candidate, Filtered, overlap
 
 SCORE, DUPLICATE, EMPTY = "score", "duplicate", "empty"
+REASONS = (SCORE, DUPLICATE, EMPTY)
+
+FILTERED = ("regions", "text", "segments", "segment_captions", "matching")
+"""The stages whose results are filtered."""
 
 
 @dataclass(frozen=True)
-class FilterSettings:
+class Thresholds(ExpertSettings):
     """Scores above these are kept; `overlap` is the intersection over union from which equal captions are one."""
 
-    region_score: float = 0.4
-    segment_score: float = 0.5
-    text_score: float = 0.85
-    overlap: float = 0.6
-
-    def threshold(self, source: str) -> float:
-        return {REGION: self.region_score, SEGMENT: self.segment_score, TEXT: self.text_score}[source]
+    region_score: float = setting(0.4, least=0, most=1)
+    segment_score: float = setting(0.5, least=0, most=1)
+    text_score: float = setting(0.85, least=0, most=1)
+    overlap: float = setting(0.6, least=0, most=1)
 
 
-def filtered(
-    regions: Regions,
-    lines: Lines,
-    segments: Segments,
-    captions: SegmentCaptions,
-    scores: Scores,
-    settings: FilterSettings,
-) -> Filtered:
-    """Every candidate of a picture with what becomes of it: regions, then texts, then segments."""
-    judged = [
-        _by_score(candidate, settings.threshold(candidate.source))
-        for candidate in _candidates(regions, lines, segments, captions, scores)
-    ]
-    return Filtered(tuple(_without_duplicates(judged, settings.overlap)))
+class Filter(Expert):
+    """Judges what the other experts found."""
+
+    Settings = Thresholds
+    needs_image = False
+
+    def find(self, item: Item) -> Filtered:
+        return filter_candidates(item.results, self.settings)
 
 
-def _candidates(
-    regions: Regions, lines: Lines, segments: Segments, captions: SegmentCaptions, scores: Scores
-) -> Iterator[Candidate]:
-    for index, (region, score) in enumerate(zip(regions.regions, scores.regions, strict=True)):
-        yield Candidate(REGION, index, rounded(region.box), region.text.strip(), score)
-    for index, line in enumerate(lines.lines):
-        yield Candidate(TEXT, index, rounded(line.box), line.text.strip(), line.score)
-    matched = zip(segments.segments, captions.texts, scores.segments, strict=True)
-    for index, (segment, text, score) in enumerate(matched):
-        yield Candidate(SEGMENT, index, rounded(segment.box), text.strip(), score)
+def filter_candidates(results: Mapping[str, Any], thresholds: Thresholds) -> Filtered:
+    """Return every candidate of an image with what becomes of it: regions, then texts, then segments.
+
+    Args:
+        results: of the stages FILTERED, by their names.
+    """
+    least = {REGION: thresholds.region_score, TEXT: thresholds.text_score, SEGMENT: thresholds.segment_score}
+    judged = [_judge_score(candidate, least[candidate.source]) for candidate in _candidates(results)]
+    return Filtered(tuple(_drop_duplicates(judged, thresholds.overlap)))
 
 
-def _by_score(candidate: Candidate, threshold: float) -> Candidate:
+def _candidates(results: Mapping[str, Any]) -> Iterator[Candidate]:
+    regions, segments, scores = results["regions"].regions, results["segments"].segments, results["matching"]
+    for index, (region, score) in enumerate(zip(regions, scores.regions, strict=True)):
+        yield Candidate(REGION, index, _rounded(region.box), region.text.strip(), score)
+    for index, line in enumerate(results["text"].lines):
+        yield Candidate(TEXT, index, _rounded(line.box), line.text.strip(), line.score)
+    captioned = zip(segments, results["segment_captions"].texts, scores.segments, strict=True)
+    for index, (segment, text, score) in enumerate(captioned):
+        yield Candidate(SEGMENT, index, _rounded(segment.box), text.strip(), score)
+
+
+def _rounded(box: Box) -> Box:
+    left, top, right, bottom = (round(value, 3) for value in box)
+    return left, top, right, bottom
+
+
+def _judge_score(candidate: Candidate, threshold: float) -> Candidate:
     if not candidate.text:
         return replace(candidate, dropped=EMPTY, because="its text is empty")
     if candidate.score <= threshold:
@@ -80,20 +80,19 @@ def _by_score(candidate: Candidate, threshold: float) -> Candidate:
     return candidate
 
 
-def _without_duplicates(candidates: list[Candidate], least: float) -> list[Candidate]:
-    """Of equal captions at one place the one with the highest score, the first of equal ones; texts among texts."""
+def _drop_duplicates(candidates: Sequence[Candidate], least: float) -> list[Candidate]:
+    """Keep, of equal captions at one place, the one with the highest score; texts are compared among themselves."""
     result = list(candidates)
-    staying: dict[tuple[bool, str], list[int]] = {}
+    kept: dict[tuple[bool, str], list[int]] = {}
     for place in sorted(range(len(result)), key=lambda place: -result[place].score):
         candidate = result[place]
         if candidate.dropped is not None:
             continue
-        equal = staying.setdefault((candidate.source == TEXT, candidate.text.casefold()), [])
-        for other in equal:
-            common = overlap(candidate.box, result[other].box)
+        equal = kept.setdefault((candidate.source == TEXT, candidate.text.casefold()), [])
+        for other in (result[number] for number in equal):
+            common = overlap(candidate.box, other.box)
             if common >= least:
-                same = f"{result[other].source} {result[other].index}"
-                because = f"{same} says the same, and their boxes overlap by {common:.2f}"
+                because = f"{other.source} {other.index} says the same, and their boxes overlap by {common:.2f}"
                 result[place] = replace(candidate, dropped=DUPLICATE, because=because)
                 break
         else:

@@ -1,4 +1,4 @@
-// The browser of pictures.
+// The browser of images.
 (() => {
   const data = JSON.parse(find("data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
@@ -12,7 +12,7 @@
     return made;
   }
 
-  // "WIDTHxHEIGHT:" and the deflated bits of the rows, as monkey/describe/masks.py writes them.
+  // "WIDTHxHEIGHT:" and the deflated bits of the rows, as findings.py writes them.
   async function cellsOf(mask) {
     const [size, packed] = mask.split(":");
     const [width, height] = size.split("x").map(Number);
@@ -90,7 +90,7 @@
   function frameOf(entry, marks) {
     const frame = element("div", "frame picture");
     if (!entry.picture) {
-      frame.append(element("div", "none", "no picture in this page: " + entry.no_picture));
+      frame.append(element("div", "none", "no image in this page: " + entry.no_picture));
       return frame;
     }
     const image = element("img");
@@ -172,7 +172,7 @@
     const text = element("div", "description", description ? description.text || "(empty)" : "no description");
     text.dir = "auto";
     body.append(text);
-    if (entry.caption !== null) body.append(element("div", "caption", "whole picture: " + entry.caption));
+    if (entry.caption !== null) body.append(element("div", "caption", "whole image: " + entry.caption));
     body.append(chipsOf(entry));
     if (entry.candidates.length) body.append(tableOf(entry, marks));
     if (entry.prompt !== null) {
@@ -208,7 +208,7 @@
     );
   }
 
-  const show = pagedList(10, "picture", card, "pictures");
+  const show = pagedList(10, "image", card, "pictures");
   for (const name of ["text", "state", "dropped"]) find(name).addEventListener("input", () => show(filtered()));
   const toggles = [...document.querySelectorAll("input[data-source]"), find("masks"), find("filtered")];
   for (const toggle of toggles) {

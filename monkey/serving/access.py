@@ -97,36 +97,41 @@ def read_origins(text: str) -> list[str]:
     return origins
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, who: str = "server", flags: tuple[str, str] = ("--host", "--port")) -> socket.socket:
     """Take an address, on which nobody is heard before the server runs; port 0 is any that is free.
+
+    Args:
+        who, flags: what wants to listen, and its flags for host and port, as messages name them.
 
     Raises:
         ValueError: nothing can listen there.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"--port is {port}, and a number from 0 to 65535 is needed")
+        raise ValueError(f"{flags[1]} is {port}, and a number from 0 to 65535 is needed")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise ValueError(f"--host {host} is no address of this machine ({error})") from error
+        raise ValueError(f"{flags[0]} {host} is no address of this machine ({error})") from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise cannot_listen(host, port, error) from error
+        raise cannot_listen(host, port, error, who, flags) from error
     return listener
 
 
-def cannot_listen(host: str, port: int, error: OSError) -> ValueError:
+def cannot_listen(
+    host: str, port: int, error: OSError, who: str = "server", flags: tuple[str, str] = ("--host", "--port")
+) -> ValueError:
     """Return what is told of an address that cannot be taken."""
     reasons = {
-        errno.EADDRINUSE: "it is taken; give another with --port",
-        errno.EACCES: "this user may not use it; give one above 1023 with --port",
-        errno.EADDRNOTAVAIL: "this machine has no such address; --host takes one of its own, or 0.0.0.0 for all",
+        errno.EADDRINUSE: f"it is taken; give another with {flags[1]}",
+        errno.EACCES: f"this user may not use it; give one above 1023 with {flags[1]}",
+        errno.EADDRNOTAVAIL: f"this machine has no such address; {flags[0]} takes one of its own, or 0.0.0.0 for all",
     }
-    return ValueError(f"the server cannot listen on port {port} of {host}: {reasons.get(error.errno, error.strerror)}")
+    return ValueError(f"the {who} cannot listen on port {port} of {host}: {reasons.get(error.errno, error.strerror)}")
 
 
 def is_loopback(listener: socket.socket) -> bool:

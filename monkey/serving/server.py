@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,11 +38,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monkey.conversation import TEMPLATES, Template
 from monkey.engine import Engine
+from monkey.processing import TooLong
 from monkey.reply import POLL_SECONDS, Reply
 from monkey.serving.access import Access, base_url, cannot_listen
 from monkey.serving.fetching import Fetcher, image_sources
 from monkey.serving.protocol import ApiError, ChatRequest, Completion, event, parse_request, shown
-from monkey.serving.session import Answerer, PromptTooLong
+from monkey.serving.session import Answerer
 
 OPENED_AT_ONCE = 2
 """Bodies and images that are being taken apart at the same time: one image may take hundreds of megabytes."""
@@ -198,20 +199,19 @@ class Api:
     """Everything that one server knows.
 
     Args:
-        form: how conversations are written where a request does not say; the checkpoint's own when None.
         fetcher: of images at addresses; None fetches none.
         keys, is_loopback: as of `monkey.serving.access.Access`.
         origins: of web pages whose scripts may ask.
-        picture_labels: as of `Answerer.chat`, where a request does not say.
+        form, picture_labels: as of `Answerer.chat`, where a request does not say.
     """
 
     answerer: Answerer
     limits: Limits = Limits()
-    form: Template | None = None
     fetcher: Fetcher | None = None
     keys: Sequence[str] = ()
     is_loopback: bool = True
     origins: Sequence[str] = ()
+    form: Template | None = None
     picture_labels: bool = True
 
     def __post_init__(self):
@@ -220,12 +220,20 @@ class Api:
         self.metrics = Metrics(self.answerer.engine)
         self.created = int(time.time())
         self._opening = ThreadPoolExecutor(OPENED_AT_ONCE, thread_name_prefix="opening")
-        self._reading = ThreadPoolExecutor(self.admission.capacity, thread_name_prefix="reading")
 
     def close(self) -> None:
         """Let go of the threads; answers in progress end with the answerer."""
-        for threads in (self._opening, self._reading):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._opening.shutdown(wait=False, cancel_futures=True)
+
+    def describe_model(self) -> dict[str, Any]:
+        return {
+            "id": self.answerer.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "monkey",  # tells our server from others
+            "forms": list(TEMPLATES),
+            "card": self.answerer.card.as_json(),
+        }
 
     def check_model(self, name: str) -> None:
         if name != self.answerer.name:
@@ -243,7 +251,7 @@ class Api:
         chat = partial(self.answerer.chat, form=request.form or self.form, picture_labels=labels)
         try:
             return request, await in_thread(chat, messages, decoding)
-        except PromptTooLong as error:
+        except TooLong as error:
             raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error
         except (ValueError, FileNotFoundError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from error
@@ -252,21 +260,24 @@ class Api:
 
     async def pieces(self, request: Request, visit: Visit, reply: Reply) -> AsyncIterator[str]:
         """Yield the text of an answer as it comes, as long as it is wanted and in time."""
-        arrived: asyncio.Queue[str | Exception | None] = asyncio.Queue()
-        tell = partial(asyncio.get_running_loop().call_soon_threadsafe, arrived.put_nowait)
-        self._reading.submit(_read, reply, tell)
-        looked = _clock()
-        while (piece := await arrived.get()) is not None:
-            if isinstance(piece, Exception):
-                raise piece
-            if not piece or _clock() >= looked + POLL_SECONDS:  # not at every piece, of which there are very many
-                looked = _clock()
-                await self._check_wanted(request, visit)
-            if piece:
-                visit.first_piece = visit.first_piece or _clock()
-                yield piece
-        if reply.finish_reason == "cancelled":
+        arrived: asyncio.Queue[str | None] = asyncio.Queue()
+        reply.listen(partial(_put_from_thread, asyncio.get_running_loop(), arrived))
+        reminder = asyncio.create_task(_remind(arrived))
+        try:
+            while (piece := await arrived.get()) is not None:
+                if piece:
+                    visit.first_piece = visit.first_piece or _clock()
+                    yield piece
+                else:
+                    await self._check_wanted(request, visit)
+        finally:
+            reminder.cancel()
+        if isinstance(reply.error, MemoryError):
+            raise ApiError(503, str(reply.error), code="out_of_memory")
+        if isinstance(reply.error, CancelledError) or reply.finish_reason == "cancelled":
             raise cut_off()
+        if reply.error is not None:
+            raise reply.error
         visit.outcome = str(reply.finish_reason)
 
     async def _check_wanted(self, request: Request, visit: Visit) -> None:
@@ -289,20 +300,16 @@ def _clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _read(reply: Reply, tell: Callable[[str | Exception | None], Any]) -> None:
-    """Hand an answer over to the event loop, from a thread that may wait for it."""
-    try:
-        for piece in reply:  # an empty one where nothing new came for `POLL_SECONDS`
-            tell(piece)
-        tell(None)
-    except TimeoutError as error:
-        tell(ApiError(504, str(error), code="timeout"))
-    except MemoryError as error:
-        tell(ApiError(503, str(error), code="out_of_memory"))
-    except CancelledError:
-        tell(cut_off())
-    except Exception as error:  # of whatever kind: whoever waits for the answer raises it
-        tell(error)
+def _put_from_thread(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue, piece: str | None) -> None:
+    with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+
+async def _remind(queue: asyncio.Queue) -> None:
+    """Put an empty piece again and again, so that whoever waits for the next gets to look around."""
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        queue.put_nowait("")
 
 
 async def admitted(request: Request) -> AsyncIterator[Visit]:
@@ -326,13 +333,18 @@ async def admitted(request: Request) -> AsyncIterator[Visit]:
         api.metrics.count(visit, _clock())
 
 
+def _api_of(request: Request) -> Api:
+    return request.app.state.api
+
+
+OfServer = Annotated[Api, Depends(_api_of)]
+
 router = APIRouter()
 
 
 @router.post("/v1/chat/completions")
-async def complete(request: Request, visit: Annotated[Visit, Depends(admitted)]) -> Response:
+async def complete(request: Request, api: OfServer, visit: Annotated[Visit, Depends(admitted)]) -> Response:
     """Answer a conversation, whole or as a stream of events."""
-    api: Api = request.app.state.api
     body = await read_body(request, api.limits)
     try:
         async with asyncio.timeout_at(visit.deadline):
@@ -384,38 +396,26 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 @router.get("/v1/models")
-async def list_models(request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_describe_model(request.app.state.api)]})
+async def list_models(api: OfServer) -> Response:
+    return JSONResponse({"object": "list", "data": [api.describe_model()]})
 
 
 @router.get("/v1/models/{name:path}")
-async def show_model(request: Request, name: str) -> Response:
-    request.app.state.api.check_model(name)
-    return JSONResponse(_describe_model(request.app.state.api))
-
-
-def _describe_model(api: Api) -> dict[str, Any]:
-    return {
-        "id": api.answerer.name,
-        "object": "model",
-        "created": api.created,
-        "owned_by": "monkey",  # tells our server from others
-        "forms": list(TEMPLATES),
-        "card": api.answerer.card.as_json(),
-    }
+async def show_model(api: OfServer, name: str) -> Response:
+    api.check_model(name)
+    return JSONResponse(api.describe_model())
 
 
 @router.api_route("/health", methods=["GET", "HEAD"])
-async def health(request: Request) -> Response:
-    api: Api = request.app.state.api
+async def health(api: OfServer) -> Response:
     if api.admission.is_draining:
         return JSONResponse({"status": "ending"}, 503)
     return JSONResponse({"status": "ok", "model": api.answerer.name})
 
 
 @router.get("/metrics")
-async def show_metrics(request: Request) -> Response:
-    return Response(request.app.state.api.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+async def show_metrics(api: OfServer) -> Response:
+    return Response(api.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def build_app(api: Api) -> FastAPI:
@@ -438,28 +438,28 @@ async def _refuse(request: Request, error: ApiError) -> Response:
     return error.response()
 
 
+async def _tell_of_fault(request: Request, error: Exception) -> Response:
+    """Answer where a fault of ours came up, which the log tells and the answer does not."""
+    return ApiError(500, "the server failed at this request; its log says how", code="internal_error").response()
+
+
 async def _refuse_path(request: Request, error: HTTPException) -> Response:
     """Answer who asks for a path that does not exist, or in another way."""
     message = f"{request.method} {shown(request.url.path, 120)}: {error.detail}"
+    headers = error.headers or {}
     if error.status_code == 405:
-        message += f"; use {(error.headers or {}).get('Allow', 'GET or POST')}"
+        message += f"; use {headers.get('Allow', 'GET or POST')}"
         if request.method == "OPTIONS":
             message += ", and start the server with --cors-origins for pages of other origins"
-        refusal = ApiError(405, message, code="method_not_allowed")
+        response = ApiError(405, message, code="method_not_allowed").response()
     else:
         message += (
             "; this server answers POST /v1/chat/completions and lists its model at /v1/models, so a client's base_url "
             f"ends in /v1, as {request.base_url}v1"
         )
-        refusal = ApiError(error.status_code, message, code="not_found")
-    response = refusal.response()
-    response.headers.update(error.headers or {})
+        response = ApiError(error.status_code, message, code="not_found").response()
+    response.headers.update(headers)
     return response
-
-
-async def _tell_of_fault(request: Request, error: Exception) -> Response:
-    """Answer where a fault of ours came up, which the log tells and the answer does not."""
-    return ApiError(500, "the server failed at this request; its log says how", code="internal_error").response()
 
 
 class Border:

@@ -1,13 +1,13 @@
-"""A model that is open for questions: about pictures, one or several, in one turn or many, answers piece by piece.
+"""A model that is open for questions: about images, one or several, in one turn or many, answers piece by piece.
 
     import monkey
 
     with monkey.load("models/small") as model:
         print(model.ask("sign.png", "What does the sign say?").text)
 
-Prompts are made in `serving` from what a user types and nowhere else; it is plain text in them, so `<img>` and
-`<|im_start|>` in a question are characters, never a picture to open or a token of control. Markers of boxes alone are
-tokens: `What is at <box>(520,40),(790,210)</box>?` is read as in training.
+Prompts are made here from what a user types and nowhere else; it is plain text in them, so `<img>` and `<|im_start|>`
+in a question are characters, never an image to open or a control token. Markers of boxes alone are tokens: `What is at
+<box>(520,40),(790,210)</box>?` is read as in training.
 """
 
 from __future__ import annotations
@@ -28,27 +28,13 @@ from PIL import Image
 
 from monkey.checkpoint_card import CheckpointCard, card_of
 from monkey.conversation import Conversation, Template
-from monkey.decoding import FOR_ANSWERS, FOR_DESCRIPTIONS, Decoding, decoding_of
+from monkey.decoding import Decoding, decoding_of
 from monkey.engine import Canvas, Engine, Request, computing_thread
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import Encoded, MonkeyProcessor, TooLong
 from monkey.prompts import after_image, is_prompt
-from monkey.reply import POLL_SECONDS, REPLY_TIMEOUT, Reply
-from monkey.serving.attention_maps import PictureAttention, picture_attentions
-from monkey.serving.checkpoints import processor_of
-
-__all__ = [
-    "FOR_ANSWERS",
-    "FOR_DESCRIPTIONS",
-    "POLL_SECONDS",
-    "Answerer",
-    "Decoding",
-    "Reply",
-    "chosen_device",
-    "default_checkpoint",
-    "load",
-    "open_model",
-]
+from monkey.reply import REPLY_TIMEOUT, Reply
+from monkey.serving.attention_maps import ImageAttention, compute_maps
 
 DEFAULT_CHECKPOINT = "models/small"
 """The model that ships, below the project's own folder: what a program without a checkpoint opens."""
@@ -61,9 +47,12 @@ CACHE_BYTES = 2**30
 
 QUANTIZATIONS = ("4bit",)
 
+WARM_UP_TOKENS = 8
+"""CUDA graphs are recorded in the first few steps."""
+
 
 def default_checkpoint(project: Path) -> Path:
-    """The model that ships, or FileNotFoundError saying what to do: an installed package comes without it."""
+    """Return the model that ships, or raise FileNotFoundError: an installed package comes without it."""
     if (project / DEFAULT_CHECKPOINT).is_dir():
         return project / DEFAULT_CHECKPOINT
     raise FileNotFoundError(
@@ -73,7 +62,7 @@ def default_checkpoint(project: Path) -> Path:
 
 
 def chosen_device(cpu_only: bool) -> tuple[str, str]:
-    """Device of a single model, and the same for people: the GPU if there is one and it is wanted, else the CPU."""
+    """Return the device of a single model, and the same for people: the GPU if there is one and it is wanted."""
     if cpu_only:
         return "cpu", "the CPU, as --cpu-only says"
     if torch.cuda.is_available():
@@ -106,8 +95,8 @@ def load(
         compile: compile the step that writes a token, on CUDA, before this returns, and say how long it took on
             standard error; on a CPU a warning says that nothing is compiled.
         max_rows: requests that are answered at the same time; others wait in line.
-        cache_bytes: of keys and values that are kept for later questions about the same pictures and for
-            conversations that go on; 0 keeps none. By default `CACHE_BYTES`, or a quarter of a GPU's free memory.
+        cache_bytes: of keys and values that are kept for later questions about the same images and for conversations
+            that go on; 0 keeps none. By default `CACHE_BYTES`, or a quarter of a GPU's free memory.
         name: what people call the model; by default the last part of its checkpoint's name.
         grid: rows and columns of windows other than the checkpoint's own; its adapters are placed on them.
 
@@ -118,16 +107,15 @@ def load(
     """
     if max_rows < 1:
         raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
-    dtype = _dtype_of(dtype)
-    place = _place_of(device)
-    processor, card = processor_of(checkpoint, grid), card_of(checkpoint)
+    dtype, place = _read_dtype(dtype), _read_device(device)
+    processor, card = MonkeyProcessor.from_pretrained(checkpoint, grid=grid), card_of(checkpoint)
     thread = computing_thread()
     try:
         if place == "cpu":
             # OpenMP keeps workers for each thread that computed, and slows all of them when they outnumber the cores.
-            model = thread.submit(_opened, checkpoint, place, dtype, quantization, grid).result()
+            model = thread.submit(_open_model, checkpoint, place, dtype, quantization, grid).result()
         else:
-            model = _opened(checkpoint, place, dtype, quantization, grid)
+            model = _open_model(checkpoint, place, dtype, quantization, grid)
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"{checkpoint} does not fit into the memory of {device}; use the CPU, or free memory"
@@ -135,24 +123,14 @@ def load(
     if compile and model.device.type != "cuda":
         warnings.warn(f"compile=True does nothing on {model.device}: only CUDA's decoding is compiled", stacklevel=2)
         compile = False
+    name = name or Path(checkpoint).resolve().name
     answerer = Answerer(
-        model,
-        processor,
-        name=name or Path(checkpoint).resolve().name,
-        max_rows=max_rows,
-        cache_bytes=cache_bytes,
-        compiled=compile,
-        thread=thread,
-        card=card,
+        model, processor, name, max_rows=max_rows, cache_bytes=cache_bytes, compiled=compile, thread=thread, card=card
     )
     if compile:
         print("compiling the step that writes a token", file=sys.stderr, flush=True)
         print(f"compiled in {warm_up(answerer):.0f} seconds", file=sys.stderr, flush=True)
     return answerer
-
-
-WARM_UP_TOKENS = 8
-"""CUDA graphs are recorded in the first few steps."""
 
 
 def warm_up(answerer: Answerer) -> float:
@@ -166,12 +144,7 @@ def warm_up(answerer: Answerer) -> float:
     return time.perf_counter() - start
 
 
-def open_model(checkpoint: str | Path, device: str = "cpu", *, dtype: str | torch.dtype = "auto") -> Answerer:
-    """As `load`, on the CPU unless told."""
-    return load(checkpoint, device, dtype)
-
-
-def _dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:
+def _read_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
     named = getattr(torch, str(dtype), None)
@@ -180,8 +153,8 @@ def _dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:
     return named
 
 
-def _place_of(device: str) -> str:
-    """What the library calls the device: its name, or how to spread a model over several."""
+def _read_device(device: str) -> str:
+    """Return what the library calls the device: its name, or how to spread a model over several."""
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         return "cpu" if not cards else "cuda" if cards == 1 else "sequential"
@@ -193,14 +166,10 @@ def _place_of(device: str) -> str:
     return device
 
 
-def _opened(
-    checkpoint: str | Path,
-    place: str,
-    dtype: str | torch.dtype,
-    quantization: str | None,
-    grid: tuple[int, int] | None,
+def _open_model(
+    checkpoint: str | Path, place: str, dtype: str | torch.dtype, quantization: str | None, grid: Any
 ) -> MonkeyForConditionalGeneration:
-    """The model, packed or not, on its device and in evaluation mode."""
+    """Return the model, packed or not, on its device and in evaluation mode."""
     if quantization is None:
         placement = {} if place == "cpu" else {"device_map": place}
         model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, grid=grid, dtype=dtype, **placement).eval()
@@ -212,21 +181,17 @@ def _opened(
             f"quantization={quantization!r} packs the decoder through bitsandbytes, which is not installed: "
             "pip install bitsandbytes"
         )
-    from monkey.training.quantised import open_four_bit
+    from monkey.quantised import open_four_bit
 
     dtype = torch.bfloat16 if dtype == "auto" else dtype
     return open_four_bit(str(checkpoint), grid=grid, dtype=dtype, device_map=place).eval()
 
 
-PromptTooLong = TooLong
-"""A prompt that does not fit the model, with room for an answer."""
-
-
 class Answerer:
-    """Answers questions about pictures, up to `max_rows` at once, in a thread of its own.
+    """Answers questions about images, up to `max_rows` at once, in a thread of its own.
 
     Callers may be many: their requests join the batch in progress, and wait in line where it is full. What was read of
-    a picture or of a conversation is kept for the next question about it.
+    an image or of a conversation is kept for the next question about it.
 
     Args:
         model: in evaluation mode, on its device.
@@ -256,20 +221,16 @@ class Answerer:
         thread: ThreadPoolExecutor | None = None,
         card: CheckpointCard | None = None,
     ):
-        self.model = model
-        self.processor = processor
-        self.name = name
+        self.model, self.processor, self.name, self.patience = model, processor, name, patience
         self.card = card or CheckpointCard()
         self.for_answers, self.for_descriptions = decoding_of(self.card.answers), decoding_of(self.card.descriptions)
-        self.patience = patience
-        chat_format = getattr(model.generation_config, "chat_format", None)
-        self.form: Template = "chatml" if chat_format == "chatml" else "questions"
+        settings = model.generation_config
+        self.form: Template = "chatml" if getattr(settings, "chat_format", None) == "chatml" else "questions"
         if cache_bytes is None:
-            cache_bytes = CACHE_BYTES
-            if model.device.type == "cuda":
-                cache_bytes = torch.cuda.mem_get_info(model.device)[0] // 4
+            on_gpu = model.device.type == "cuda"
+            cache_bytes = torch.cuda.mem_get_info(model.device)[0] // 4 if on_gpu else CACHE_BYTES
         self.engine = Engine(model, processor, max_rows, cache_bytes, compiled, thread)
-        ends = model.generation_config.eos_token_id
+        ends = settings.eos_token_id
         self._end_ids = {processor.tokenizer.eod_id, *(ends if isinstance(ends, (list, tuple)) else [ends])} - {None}
 
     def __enter__(self) -> Answerer:
@@ -282,21 +243,16 @@ class Answerer:
         """Stop the answers in progress and refuse those in line; nothing can be asked afterwards."""
         self.engine.close()
 
-    @property
-    def max_bytes(self) -> int:
-        """Largest picture file that is opened."""
-        return self.processor.image_processor.max_bytes
-
-    def open_picture(self, source: Any, name: str | None = None) -> Image.Image:
-        """The picture as the model will see it, upright and RGB, before it is stretched to the canvas.
+    def open_image(self, source: Any, name: str | None = None) -> Image.Image:
+        """Return an image as the model will see it, upright and RGB, before it is stretched to the canvas.
 
         Raises:
-            FileNotFoundError, ValueError: as `monkey.images.open_image`, calling the picture `name`.
+            FileNotFoundError, ValueError: as `monkey.images.open_image`, calling the image `name`.
         """
         return self.processor.image_processor.opened(source, name)
 
     def ask(self, images: Any, question: str, decoding: Decoding | None = None) -> Reply:
-        """Answer a question about pictures, with the prompt that answers were trained with.
+        """Answer a question about images, with the prompt that answers were trained with.
 
         Args:
             images: whatever `monkey.images.open_image` takes, or a list of such; an empty list for none.
@@ -307,16 +263,15 @@ class Answerer:
             The answer as it comes. It is being worked on from here on, whether it is read or not.
 
         Raises:
-            FileNotFoundError, ValueError: a picture that cannot be opened, an empty or a too long question.
+            FileNotFoundError, ValueError: an image that cannot be opened, an empty or a too long question.
             RuntimeError: the model was closed.
         """
-        question = question.strip()
-        if not question:
+        if not question.strip():
             raise ValueError("the question is empty")
-        return self._answer(images, self._in_question_prompt(question), decoding or self.for_answers)
+        return self._answer(images, self._in_question_prompt(question.strip()), decoding or self.for_answers)
 
     def describe(self, image: Any, prompt: str | None = None, decoding: Decoding | None = None) -> Reply:
-        """Describe a picture; arguments, result and errors otherwise as of `ask`.
+        """Describe an image; arguments, result and errors otherwise as of `ask`.
 
         Args:
             prompt: what to ask for, plain text; the first that the checkpoint's card has when None.
@@ -329,21 +284,6 @@ class Answerer:
         text = f" {prompt} " if is_prompt(prompt) else self._in_question_prompt(prompt)
         return self._answer(image, text, decoding or self.for_descriptions)
 
-    def _encode(self, messages: Sequence[Mapping[str, Any]], form: Template | None, picture_labels: bool) -> Encoded:
-        """A conversation up to the answer that is asked for, its questions worded as the checkpoint's card says."""
-        conversation = Conversation.from_messages(messages)
-        conversation.check_question()
-        return self.processor.encode(
-            conversation,
-            form or self.form,
-            question_prompt=self.card.question_prompt,
-            picture_labels=picture_labels,
-            add_generation_prompt=True,
-        )
-
-    def _in_question_prompt(self, question: str) -> str:
-        return after_image(self.card.question_prompt).replace("{question}", question)
-
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -354,15 +294,13 @@ class Answerer:
     ) -> Reply:
         """Answer the last message of a conversation; result and errors as of `ask`.
 
-        Where the conversation goes on from one that was asked before, its pictures and earlier turns are not read
-        again.
+        Where the conversation goes on from one that was asked before, its images and earlier turns are not read again.
 
         Args:
             messages: as `Conversation.from_messages` takes them, a user's last: `{"role": …, "content": text | parts}`,
                 a part being `{"type": "text", "text": …}` or `{"type": "image", "image": …}` with whatever
                 `monkey.images.open_image` takes. All content is plain text.
-            form: how it is written, "chatml", "questions" or "plain" (`monkey.conversation`); `self.form` when
-                None.
+            form: how it is written, "chatml", "questions" or "plain" (`monkey.conversation`); `self.form` when None.
             picture_labels: in "chatml", write `Picture n: ` before each image and a line break after it, as Qwen-VL's
                 chat does; False writes the image alone, as published Monkey reads `<img>…</img>`.
         """
@@ -380,33 +318,33 @@ class Answerer:
         form: Template | None = None,
         picture_labels: bool = True,
         layers: Sequence[int] | None = None,
-    ) -> list[PictureAttention]:
-        """Where the resampler's queries and the tokens of an answer look, for each picture of a conversation.
+    ) -> list[ImageAttention]:
+        """Return where the resampler's queries and the tokens of an answer look, for each image of a conversation.
 
-        The pictures and the whole conversation are read once more, between the steps of answers in progress.
+        The images and the whole conversation are read once more, between the steps of answers in progress.
 
         Args:
             messages: as of `chat`, up to the one that was answered. What `ask` was asked is one message of the form
-                "questions" that holds the pictures and the question.
+                "questions" that holds the images and the question.
             answer: what was answered; its tokens are those that its text is read as.
             form, picture_labels: as of `chat`.
             layers: see `monkey.serving.attention_maps.answer_weights`.
 
         Raises:
-            FileNotFoundError, ValueError, RuntimeError: as of `chat`; no picture, or an empty answer.
+            FileNotFoundError, ValueError, RuntimeError: as of `chat`; no image, or an empty answer.
             MemoryError: the device's memory does not suffice.
             TimeoutError: it took longer than `patience` seconds.
         """
         prompt, _, images = self._encode(messages, form, picture_labels)
         if not images:
-            raise ValueError("the conversation has no picture, so there is nothing to look at")
+            raise ValueError("the conversation has no image, so there is nothing to look at")
         if not answer.strip():
-            raise ValueError("the answer is empty, so nothing looked at the picture")
+            raise ValueError("the answer is empty, so nothing looked at the image")
         ids = self.processor.encode(Conversation.from_question([], answer.strip()), any_length=True).ids
         ids = ids[: self._room(prompt, max(1, len(ids)))]
         canvases = torch.from_numpy(np.stack([canvas.pixels for canvas in self._canvases(images)]))
         pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
-        return picture_attentions(self.model, prompt, ids, pixels, layers, self._run_exclusive)
+        return compute_maps(self.model, prompt, ids, pixels, layers, self._run_exclusive)
 
     def _run_exclusive(self, work: Callable[[], Any]) -> Any:
         future = self.engine.run_exclusive(work)
@@ -416,10 +354,20 @@ class Answerer:
             future.cancel()
             raise TimeoutError(f"the model did not come to it within {self.patience:g} seconds") from error
 
+    def _in_question_prompt(self, question: str) -> str:
+        return after_image(self.card.question_prompt).replace("{question}", question)
+
     def _answer(self, images: Any, text: str, decoding: Decoding) -> Reply:
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         ids, _, images = self.processor.encode(Conversation.from_question(images, text))
         return self._submit(ids, images, decoding, self._end_ids)
+
+    def _encode(self, messages: Sequence[Mapping[str, Any]], form: Template | None, picture_labels: bool) -> Encoded:
+        """Encode a conversation up to the answer that is asked for, its questions worded as the card says."""
+        conversation = Conversation.from_messages(messages)
+        conversation.check_question()
+        wording = {"question_prompt": self.card.question_prompt, "picture_labels": picture_labels}
+        return self.processor.encode(conversation, form or self.form, add_generation_prompt=True, **wording)
 
     def _submit(
         self, ids: list[int], images: list[Any], decoding: Decoding, ends: set[int], is_conversation: bool = False
@@ -432,16 +380,16 @@ class Answerer:
         return reply
 
     def _room(self, ids: list[int], wanted: int) -> int:
-        """How many new tokens there are at most, or ValueError where there is room for none."""
+        """Return how many new tokens there are at most, or raise ValueError where there is room for none."""
         limit = self.processor.max_positions
         if len(ids) == limit:
-            raise PromptTooLong(
+            raise TooLong(
                 f"{self.processor.describe_length(ids)}, and the model's {limit:,} leave no room for an answer; "
                 "shorten the question"
             )
         return wanted if limit is None else min(wanted, limit - len(ids))
 
     def _canvases(self, images: Sequence[Any]) -> list[Canvas]:
-        names = ["the picture"] if len(images) == 1 else [f"picture {number}" for number in range(1, len(images) + 1)]
+        names = ["the image"] if len(images) == 1 else [f"image {number}" for number in range(1, len(images) + 1)]
         processor = self.processor.image_processor
         return [Canvas.of(processor.canvas(image, name)) for image, name in zip(images, names, strict=True)]

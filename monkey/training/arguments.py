@@ -28,8 +28,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from monkey.data.mixture import record_sets
 from monkey.data.packing import SHARING, RowSettings
-from monkey.location import refuse_missing
-from monkey.settings_files import parse_settings, read_settings_file
+from monkey.files import parse_settings, read_settings_file, refuse_missing
 from monkey.training.recipes import RECIPES, Recipe, choose_recipe
 
 # What the flags call a group -> its parts of the model.
@@ -46,6 +45,14 @@ def flag(default: Any, description: str) -> Any:
     return field(default=default, metadata={"help": description})
 
 
+def parse_grid(text: str) -> tuple[int, int]:
+    """Return the rows and columns of windows that `--grid` names."""
+    match = re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", text)
+    if match is None:
+        raise ValueError(f"--grid {text} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
+    return int(match[1]), int(match[2])
+
+
 @dataclass
 class ModelArguments:
     """Which weights to start from, and how the image is cut."""
@@ -58,17 +65,8 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.grid is not None and self._match is None:
-            raise ValueError(f"--grid {self.grid} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
-
-    @property
-    def _match(self) -> re.Match[str] | None:
-        return re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", self.grid or "")
-
-    @property
-    def grid_shape(self) -> tuple[int, int] | None:
-        """`--grid` as numbers; None keeps the checkpoint's."""
-        return self._match and (int(self._match[1]), int(self._match[2]))
+        # As numbers; None keeps the checkpoint's.
+        self.grid_shape = None if self.grid is None else parse_grid(self.grid)
 
 
 @dataclass
@@ -393,16 +391,14 @@ def _check_deepspeed(training: Any) -> None:
 
 
 def _check_loggers(training: Any) -> None:
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as KNOWN
-    from transformers.integrations.integration_utils import get_available_reporting_integrations
+    from transformers.integrations import get_available_reporting_integrations
 
-    # The library does not look for flyte.
-    usable = {*get_available_reporting_integrations(), "flyte"}
+    usable = {*get_available_reporting_integrations(), "flyte", "none", "all"}  # the library does not look for flyte
     for name in [training.report_to] if isinstance(training.report_to, str) else training.report_to or ():
-        if name not in {*KNOWN, "none", "all"}:
-            raise ValueError(f"--report_to {name} is no logger: give none or {', '.join(sorted(usable))}")
-        if name in KNOWN and name not in usable:
-            raise ValueError(f"--report_to {name} needs the {name} package, which is not installed: pip install {name}")
+        if name not in usable:
+            raise ValueError(
+                f"--report_to {name} is no logger whose package is installed: give {', '.join(sorted(usable))}"
+            )
 
 
 def _never_reentrant(training: Any) -> None:
@@ -411,17 +407,16 @@ def _never_reentrant(training: Any) -> None:
     The reentrant form gives a layer no gradient when its input needs none, as the window adapters' below a frozen
     vision transformer, and says nothing.
     """
-    settings: dict[str, Any] = {}
     names = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
+    settings: dict[str, Any] = {}
     for name in names:
         given = getattr(training, name, None) or {}
-        given = parse_settings(given.encode(), "JSON", f"--{name}") if isinstance(given, str) else given
-        if str(given.get("use_reentrant", False)).lower() not in ("false", "0"):
+        settings |= parse_settings(given.encode(), "JSON", f"--{name}") if isinstance(given, str) else given
+        if str(settings.get("use_reentrant", False)).lower() not in ("false", "0"):
             raise ValueError(
-                f"--{name} use_reentrant {given['use_reentrant']} would leave the window adapters without a gradient "
-                "below a frozen vision transformer: leave it out, it is always false"
+                f"--{name} use_reentrant {settings['use_reentrant']} would leave the window adapters without a "
+                "gradient below a frozen vision transformer: leave it out, it is always false"
             )
-        settings = given or settings
     for name in names:
         setattr(training, name, {**settings, "use_reentrant": False})
 
@@ -669,35 +664,37 @@ def _check_together(flags: Flags) -> None:
         )
 
 
-_RECIPE = ("recipe", "fix_vit", "use_lora", "q_lora", "published")
-_FROZEN = "the recipe freezes that part: leave it out, or choose another --recipe"
+_DECIDING = {
+    "recipe", "fix_vit", "use_lora", "q_lora", "published", "packing", "deepspeed", "eval_tasks", "eval_strategy",
+    "evaluation_strategy", "save_strategy",
+}  # fmt: skip
+"""Flags that decide whether others have an effect."""
 
 
-def _idle_flags(flags: Flags) -> list[tuple[tuple[str, ...], str, tuple[str, ...]]]:
-    """Return flags that have no effect as the others are: their names, what to do, and the flags that decide it."""
+def _idle_flags(flags: Flags) -> list[tuple[tuple[str, ...], str]]:
+    """Return flags that have no effect as the others are: their names, and what to do."""
     training, idle = flags.training, []
+    rates = {group: (f"{group}_learning_rate", f"{group}_weight_decay") for group in GROUPS}
     if training.deepspeed and "optimizer" in training.hf_deepspeed_config.config:
-        names = tuple(f"{group}_{quantity}" for group in GROUPS for quantity in ("learning_rate", "weight_decay"))
         own = "the DeepSpeed config names an optimizer of its own, which has one rate and one decay for everything: "
-        idle.append((names, f"{own}take 'optimizer' out of the config", ("deepspeed",)))
+        idle.append((sum(rates.values(), ()), f"{own}take 'optimizer' out of the config"))
     for group, parts in GROUPS.items():
         if not flags.recipe.trains & set(parts):
-            idle.append(((f"{group}_learning_rate", f"{group}_weight_decay"), _FROZEN, _RECIPE))
+            advice = "the recipe freezes that part: leave it out, or choose another --recipe"
+            idle.append((rates[group], advice))
     if not flags.recipe.decoder_lora:
         advice = "the recipe gives the decoder no adapters: add --recipe lora-llm, or leave it out"
-        idle.append((("lora_r", "lora_alpha"), advice, _RECIPE))
+        idle.append((("lora_r", "lora_alpha"), advice))
     if not flags.data.packing:
         names = ("pack_tokens", "share_images", "look_ahead", "most_shared")
-        idle.append((names, "it is about packed rows: add --packing True", ("packing",)))
+        idle.append((names, "it is about packed rows: add --packing True"))
     if not flags.run.eval_tasks:
-        idle.append((("eval_limit", "eval_data_root"), "it is about --eval_tasks, and there are none", ("eval_tasks",)))
+        idle.append((("eval_limit", "eval_data_root"), "it is about --eval_tasks, and there are none"))
     if training.eval_strategy == "no":
         names = ("eval_steps", "metric_for_best_model", "greater_is_better")
-        advice = "nothing is evaluated on the way: add --eval_strategy steps"
-        idle.append((names, advice, ("eval_strategy", "evaluation_strategy")))
+        idle.append((names, "nothing is evaluated on the way: add --eval_strategy steps"))
     if training.save_strategy != "steps":
-        advice = "checkpoints are not saved by steps: add --save_strategy steps"
-        idle.append((("save_steps",), advice, ("save_strategy",)))
+        idle.append((("save_steps",), "checkpoints are not saved by steps: add --save_strategy steps"))
     return idle
 
 
@@ -706,8 +703,8 @@ def _refuse_idle(flags: Flags, given: Given) -> None:
 
     A line of a `--config` file may become idle when the command line overrides what decides over it.
     """
-    for names, advice, deciding in _idle_flags(flags):
-        counted = given.words.keys() if given.words.keys() & set(deciding) else flags.named
+    counted = given.words.keys() if given.words.keys() & _DECIDING else flags.named
+    for names, advice in _idle_flags(flags):
         for name in names:
             if name in counted and flags.is_set(name):
                 raise ValueError(f"--{name} would have no effect: {advice}")

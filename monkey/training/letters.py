@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from monkey.data.documents.figures import filled_page
-from monkey.data.documents.page import Letter
+from monkey.data.documents.layout import Letter
 from monkey.data.documents.sets import DOCUMENTS, Settings, draw
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.vision import MonkeyVisionModel

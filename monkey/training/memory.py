@@ -15,7 +15,7 @@ import copy
 import functools
 import json
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
@@ -29,8 +29,9 @@ from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 
 from monkey.configuration import MonkeyConfig
-from monkey.settings_files import read_settings_file
-from monkey.training.recipes import LORA_LINEARS, RECIPES, Recipe, apply_recipe, base_model, choose_recipe, part_of
+from monkey.files import read_settings_file
+from monkey.parts import LORA_LINEARS
+from monkey.training.recipes import RECIPES, Recipe, apply_recipe, base_model, choose_recipe, part_of
 
 GIB, MIB, FP32 = 2**30, 2**20, 4
 CUDA_CONTEXT = 600 * MIB
@@ -47,45 +48,29 @@ RESERVED = "these are tensors; the allocator reserves more: on an H200, 6.9 and 
 # Settings of a plan
 
 
+ZERO_DEFAULTS = {
+    "reduce_bucket_size": 500_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_max_live_parameters": 1_000_000_000,
+    "sub_group_size": 1_000_000_000,
+}
+"""DeepSpeed's own sizes, in elements, of the buffers of `zero_optimization`."""
+
+
+def shipped_zero(stage: int) -> dict[str, Any]:
+    """Return what configs/deepspeed/zero2.json or zero3.json says of buffers; stage 1 is counted as stage 2."""
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "reduce_bucket_size": "auto"}
+    return zero | ({"stage3_prefetch_bucket_size": "auto"} if stage == 3 else {})
+
+
 @dataclass(frozen=True)
-class ZeroSettings:
-    """Sizes, in elements, of what DeepSpeed allocates; its own defaults.
+class StepSize:
+    """What one forward pass holds: images, rows of tokens, and supervised tokens in all rows."""
 
-    Attributes:
-        reduce_bucket: of a buffer that gradients are reduced from; stages 1 and 2 hold two where `overlap`.
-        max_live: stage 3 fetches ahead until this many gathered weights are live.
-    """
-
-    reduce_bucket: int = 500_000_000
-    overlap: bool = True
-    prefetch_bucket: int = 50_000_000
-    max_live: int = 1_000_000_000
-    sub_group: int = 1_000_000_000
-
-    @classmethod
-    def from_config(cls, zero: Mapping[str, Any], hidden_size: int) -> ZeroSettings:
-        """From `zero_optimization` of a DeepSpeed config; `auto` is what transformers puts there."""
-        auto = {"reduce_bucket_size": hidden_size**2, "stage3_prefetch_bucket_size": int(0.9 * hidden_size**2)}
-
-        def elements(name: str, default: int) -> int:
-            value = zero.get(name, default)
-            return auto.get(name, default) if value == "auto" else int(value)
-
-        return cls(
-            elements("reduce_bucket_size", cls.reduce_bucket),
-            bool(zero.get("overlap_comm", zero.get("stage") == 3)),  # DeepSpeed's own default
-            elements("stage3_prefetch_bucket_size", cls.prefetch_bucket),
-            elements("stage3_max_live_parameters", cls.max_live),
-            elements("sub_group_size", cls.sub_group),
-        )
-
-
-def shipped_zero(stage: int, hidden_size: int) -> ZeroSettings:
-    """What configs/deepspeed/zero2.json or zero3.json makes DeepSpeed allocate; stage 1 is counted as stage 2."""
-    config = {"stage": stage, "overlap_comm": True, "reduce_bucket_size": "auto"}
-    if stage == 3:
-        config["stage3_prefetch_bucket_size"] = "auto"
-    return ZeroSettings.from_config(config, hidden_size)
+    images: int
+    rows: int
+    tokens: int
+    supervised: int
 
 
 @dataclass(frozen=True)
@@ -98,7 +83,8 @@ class PlanSettings:
         batch_size: padded samples of a forward pass; 0 where `pack_tokens` makes packed rows.
         questions_per_image, text_tokens, answer_tokens: what a sample is: an image and so many questions behind it,
             each of `text_tokens` tokens, `answer_tokens` of them supervised.
-        images_per_step, supervised_tokens: of one forward pass, where they are known better.
+        largest_step: of the run's own data, where that is known.
+        zero: `zero_optimization` of a DeepSpeed config, for the sizes of buffers.
         evaluation_batch: samples that evaluation generates for at once; 0 for none.
     """
 
@@ -112,13 +98,12 @@ class PlanSettings:
     questions_per_image: int = 1
     text_tokens: int = 50
     answer_tokens: int = 20
-    images_per_step: int | None = None
-    supervised_tokens: int | None = None
+    largest_step: StepSize | None = None
     vision_checkpointing: bool = False
     decoder_checkpointing: bool = False
     lora_rank: int = 32
     optimizer: str = "adamw"
-    zero: ZeroSettings = field(default_factory=ZeroSettings)
+    zero: Mapping[str, Any] = field(default_factory=dict)
     evaluation_batch: int = 0
 
     def __post_init__(self) -> None:
@@ -130,20 +115,17 @@ class PlanSettings:
                 f"--batch-size {self.batch_size} and --pack-tokens {self.pack_tokens}: samples are either padded into "
                 "a batch or packed into a row, so give one of the two"
             )
-        if self.offload != "none" and self.zero_stage < (3 if self.offload == "all" else 1):
+        least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.zero_stage < least:
             raise ValueError(
-                f"--offload {self.offload} needs ZeRO-{3 if self.offload == 'all' else 1} or higher, but the plan has "
-                f"--zero {self.zero_stage}"
+                f"--offload {self.offload} needs ZeRO-{least} or higher, but the plan has --zero {self.zero_stage}"
             )
         if self.recipe.four_bit and self.zero_stage == 3:
             raise ValueError("--zero 3 shards weights before they could be packed in 4 bits: give --zero 2 or 0")
 
     @property
-    def is_autocast(self) -> bool:
-        return self.precision == "bf16" and not self.zero_stage
-
-    @property
     def trained_bytes(self) -> int:
+        """Bytes of a weight that trains, and of its gradient."""
         return 2 if self.precision == "bf16" and self.zero_stage else FP32
 
     @property
@@ -156,58 +138,43 @@ class PlanSettings:
         return self.gpus if self.zero_stage else 1
 
 
-def settings_of_flags(flags: Mapping[str, Any], hidden_size: int, **changes: Any) -> PlanSettings:
+def settings_of_flags(flags: Mapping[str, Any], **changes: Any) -> PlanSettings:
     """Return the settings of a run from its flags, by name; a flag that is missing has the settings' default.
 
     Args:
         flags: as in `configs/training/*.yaml` or `Flags.resolved()`.
-        hidden_size: of the decoder, for what a DeepSpeed config leaves to `auto`.
         changes: fields that override.
 
     Raises:
         ValueError, FileNotFoundError: flags that contradict each other, or a DeepSpeed config that cannot be read.
     """
     recipe = choose_recipe(*(flags.get(name) for name in ("recipe", "fix_vit", "use_lora", "q_lora")))
-    fields: dict[str, Any] = {"recipe": recipe.as_published() if flags.get("published") else recipe}
-    both = bool(flags.get("gradient_checkpointing"))
+    fields: dict[str, Any] = {
+        "recipe": recipe.as_published() if flags.get("published") else recipe,
+        "precision": "bf16" if flags.get("bf16") or flags.get("fp16") else "fp32",
+        "optimizer": "adamw_8bit" if "8bit" in str(flags.get("optim", "")) else "adamw",
+        "lora_rank": flags.get("lora_r") or PlanSettings.lora_rank,
+    }
     for name in ("vision_checkpointing", "decoder_checkpointing"):
-        fields[name] = both if flags.get(name) is None else bool(flags[name])
+        both = flags.get("gradient_checkpointing")
+        fields[name] = bool(both if flags.get(name) is None else flags[name])
     if flags.get("packing") or flags.get("pack_tokens"):
         fields["batch_size"] = 0
         fields["pack_tokens"] = int(flags.get("pack_tokens") or flags.get("model_max_length") or 2048)
     else:
         fields["batch_size"] = int(flags.get("per_device_train_batch_size") or 1)
-    fields["precision"] = "bf16" if flags.get("bf16") or flags.get("fp16") else "fp32"
-    fields["optimizer"] = "adamw_8bit" if "8bit" in str(flags.get("optim", "")) else "adamw"
-    if flags.get("lora_r") is not None:
-        fields["lora_rank"] = flags["lora_r"]
-    if flags.get("deepspeed"):
-        fields |= _zero_fields(flags["deepspeed"], hidden_size)
+    config = flags.get("deepspeed")
+    if config:
+        if isinstance(config, str):
+            config = read_settings_file(config, f"--deepspeed {config}")
+        zero = config.get("zero_optimization", {})
+        on_host = {
+            what: (zero.get(f"offload_{what}") or {}).get("device", "none") != "none" for what in ("param", "optimizer")
+        }
+        fields["offload"] = "all" if on_host["param"] else "optimizer" if on_host["optimizer"] else "none"
+        fields["zero_stage"] = int(zero.get("stage", 0))
+        fields["zero"] = zero
     return PlanSettings(**{**fields, **changes})
-
-
-def _zero_fields(config: str | Mapping[str, Any], hidden_size: int) -> dict[str, Any]:
-    """Return the settings that a DeepSpeed config, or the file of one, decides."""
-    if isinstance(config, str):
-        config = read_settings_file(config, f"--deepspeed {config}")
-    zero = config.get("zero_optimization", {})
-
-    def on_host(key: str) -> bool:
-        return (zero.get(key) or {}).get("device", "none") != "none"
-
-    offload = "all" if on_host("offload_param") else "optimizer" if on_host("offload_optimizer") else "none"
-    stage = int(zero.get("stage", 0))
-    return {"zero_stage": stage, "offload": offload, "zero": ZeroSettings.from_config(zero, hidden_size)}
-
-
-@dataclass(frozen=True)
-class StepSize:
-    """What one forward pass holds: images, rows of tokens, and supervised tokens in all rows."""
-
-    images: int
-    rows: int
-    tokens: int
-    supervised: int
 
 
 def step_size(config: MonkeyConfig, settings: PlanSettings) -> StepSize:
@@ -216,21 +183,19 @@ def step_size(config: MonkeyConfig, settings: PlanSettings) -> StepSize:
     Raises:
         ValueError: `pack_tokens` holds no sample.
     """
+    if settings.largest_step is not None:
+        return settings.largest_step
     span, questions = config.image_tokens + 2, settings.questions_per_image
     sample = span + questions * settings.text_tokens
     rows, tokens, images = settings.batch_size, sample, settings.batch_size
     if settings.pack_tokens:
         rows, tokens, images = 1, settings.pack_tokens, settings.pack_tokens // sample
-        if not images and settings.images_per_step is None:
+        if not images:
             raise ValueError(
                 f"--pack-tokens {tokens} holds no sample: grid={tuple(config.grid)} makes {span} tokens an image, and "
                 f"{questions} question(s) of {settings.text_tokens} tokens make it {sample}"
             )
-    images = images if settings.images_per_step is None else settings.images_per_step
-    supervised = settings.supervised_tokens
-    return StepSize(
-        images, rows, tokens, images * questions * settings.answer_tokens if supervised is None else supervised
-    )
+    return StepSize(images, rows, tokens, images * questions * settings.answer_tokens)
 
 
 # A step on tensors without storage
@@ -254,7 +219,7 @@ def dry_model(
     with torch.device("meta"):
         model: nn.Module = MonkeyForConditionalGeneration(config)
         if recipe.decoder_lora and not config.text_config.adapter_rank:
-            from monkey.training.lora import add_decoder_lora
+            from monkey.adapters import add_decoder_lora
 
             model = add_decoder_lora(model, SimpleNamespace(lora_r=lora_rank, lora_alpha=lora_rank, lora_dropout=0.05))
     apply_recipe(model, recipe)
@@ -369,7 +334,7 @@ def _step_peaks(
     config: str,
     recipe: Recipe,
     size: StepSize,
-    precision: tuple[bool, int, int],
+    precision: tuple[bool, torch.dtype, torch.dtype],
     checkpointing: tuple[bool, bool],
     lora_rank: int,
 ) -> dict[str, float]:
@@ -377,12 +342,11 @@ def _step_peaks(
 
     Gradients are there before, as in every step but the first of an accumulation: each new one is added to them.
     """
-    autocast, *widths = precision
-    trained, frozen = (torch.bfloat16 if width == 2 else torch.float32 for width in widths)
+    autocast, *dtypes = precision
 
     def trace(shallow: MonkeyConfig) -> dict[str, float]:
         with FakeTensorMode():
-            model = dry_model(shallow, recipe, (trained, frozen), checkpointing, lora_rank)
+            model = dry_model(shallow, recipe, tuple(dtypes), checkpointing, lora_rank)
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
@@ -437,41 +401,56 @@ def part_sizes(config: MonkeyConfig, lora_rank: int = 0) -> PartSizes:
     return PartSizes(parts, packable, embedding, max(parameter.numel() for parameter in model.parameters()))
 
 
-def _sums(settings: PlanSettings, sizes: PartSizes) -> tuple[dict[str, int], int]:
+def _sums(config: MonkeyConfig, settings: PlanSettings, sizes: PartSizes) -> tuple[dict[str, int], int]:
     """Return the bytes that are there all the time by line, and those in the host's memory."""
-    stage, offload, width = settings.zero_stage, settings.offload, settings.trained_bytes
+    stage, width = settings.zero_stage, settings.trained_bytes
     trained = sizes.trained(settings.recipe)
     weights = {}
     for part, count in sizes.parts.items():
         packed = sizes.packable if part == "decoder" and settings.recipe.four_bit else 0
         each = width if part in settings.recipe.trains else settings.frozen_bytes
-        weights[f"weights: {part}"] = ((count - packed) * each + packed * FOUR_BIT) / (
-            settings.gpus if stage == 3 else 1
-        )
+        whole = (count - packed) * each + packed * FOUR_BIT
+        weights[f"weights: {part}"] = whole / (settings.gpus if stage == 3 else 1)
     exact = trained if settings.optimizer == "adamw" else 0
     if settings.optimizer == "adamw_8bit" and "decoder" in settings.recipe.trains:
         exact = sizes.embedding
-    gradients = trained * width / (settings.gpus if stage >= 2 else 1)
     states = {
-        "gradients": gradients,
+        "gradients": trained * width / (settings.gpus if stage >= 2 else 1),
         "optimiser moments": (exact * 2 * FP32 + (trained - exact) * EIGHT_BIT_MOMENTS) / settings.shards,
     }
     # ZeRO keeps an fp32 copy of its part, of fp32 weights too, except in stage 3.
     if stage and (stage < 3 or settings.precision == "bf16"):
         states["fp32 master weights"] = trained * FP32 / settings.shards
-    buffers = {}
+    on_host = {**(weights if settings.offload == "all" else {}), **(states if settings.offload != "none" else {})}
+    lines = {**weights, **_buffers(config, settings, sizes), **states}
+    return {name: int(count) for name, count in lines.items() if name not in on_host}, int(sum(on_host.values()))
+
+
+def _elements(zero: Mapping[str, Any], name: str, hidden_size: int) -> int:
+    """Return the size of a DeepSpeed buffer; `auto` is what transformers puts there."""
+    auto = {"reduce_bucket_size": hidden_size**2, "stage3_prefetch_bucket_size": int(0.9 * hidden_size**2)}
+    value = zero.get(name, ZERO_DEFAULTS[name])
+    return auto.get(name, ZERO_DEFAULTS[name]) if value == "auto" else int(value)
+
+
+def _buffers(config: MonkeyConfig, settings: PlanSettings, sizes: PartSizes) -> dict[str, float]:
+    """Return the bytes of what DDP and ZeRO gather and reduce in."""
+    stage, zero, width = settings.zero_stage, settings.zero, settings.trained_bytes
+    trained, hidden = sizes.trained(settings.recipe), config.text_config.hidden_size
+    buffers: dict[str, float] = {}
     if stage == 3:
-        # Fetching ahead stops at `max_live`, but the tensor that crosses it may be the largest of all.
-        live = min(sum(sizes.parts.values()), settings.zero.max_live + sizes.largest)
-        buffers["ZeRO-3 gathered weights"] = (live + settings.zero.prefetch_bucket) * width
+        # Fetching ahead stops at so many, but the tensor that crosses it may be the largest of all.
+        ahead = _elements(zero, "stage3_max_live_parameters", hidden) + sizes.largest
+        live = min(sum(sizes.parts.values()), ahead)
+        prefetched = _elements(zero, "stage3_prefetch_bucket_size", hidden)
+        buffers["ZeRO-3 gathered weights"] = (live + prefetched) * width
     if stage and trained:
-        buckets = 2 if settings.zero.overlap and stage < 3 else 1
-        buffers["ZeRO's reduction buckets"] = settings.zero.reduce_bucket * width * buckets
+        # Stages 1 and 2 hold two where they overlap; without a word DeepSpeed overlaps in stage 3 alone.
+        buckets = 2 if stage < 3 and zero.get("overlap_comm", not zero) else 1
+        buffers["ZeRO's reduction buckets"] = _elements(zero, "reduce_bucket_size", hidden) * width * buckets
     if not stage and settings.gpus > 1:
-        buffers["DDP's reduction buckets"] = gradients
-    on_host = {**(weights if offload == "all" else {}), **(states if offload != "none" else {})}
-    lines = {name: int(count) for name, count in {**weights, **buffers, **states}.items() if name not in on_host}
-    return lines, int(sum(on_host.values()))
+        buffers["DDP's reduction buckets"] = trained * width
+    return buffers
 
 
 def _widened_gradients(settings: PlanSettings, sizes: PartSizes) -> int:
@@ -480,14 +459,14 @@ def _widened_gradients(settings: PlanSettings, sizes: PartSizes) -> int:
         return 0
     part = sizes.trained(settings.recipe) // settings.shards
     if settings.zero_stage == 3:
-        return min(part, settings.zero.sub_group) * FP32
+        return min(part, _elements(settings.zero, "sub_group_size", 0)) * FP32
     return part * (settings.trained_bytes + FP32)
 
 
 def _evaluation(config: MonkeyConfig, settings: PlanSettings) -> int:
     """Return the bytes of generating while training: keys and values, one layer's tensors, last-position logits."""
-    text, vision, batch = config.text_config, config.vision_config, settings.evaluation_batch
-    width = 2 if settings.precision == "bf16" else FP32
+    text, vision = config.text_config, config.vision_config
+    batch, width = settings.evaluation_batch, settings.frozen_bytes
     tokens = batch * (config.image_tokens + 2 + settings.text_tokens)
     patches = batch * config.num_views * vision.patches_per_side**2
     cache = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * tokens * width
@@ -504,7 +483,7 @@ class MemoryPlan:
     """What one GPU holds at the peak of a step.
 
     Attributes:
-        lines: (what, bytes), which add up to the peak.
+        lines: what -> bytes, which add up to the peak.
         sums: bytes of those lines that are sums over parameters, and so are needed whatever a step holds.
         phases: part of a step -> bytes of the whole GPU in it.
         host: bytes in the memory of the machine, per process.
@@ -513,19 +492,24 @@ class MemoryPlan:
     config: MonkeyConfig
     settings: PlanSettings
     sizes: PartSizes
-    lines: tuple[tuple[str, int], ...]
+    lines: dict[str, int]
     sums: int
     phases: dict[str, int]
     host: int
 
     @property
     def total(self) -> int:
-        return sum(count for _, count in self.lines)
+        return sum(self.lines.values())
 
     @property
     def phase(self) -> str:
         """The part of a step that has the peak."""
         return max(self.phases, key=self.phases.__getitem__)
+
+    @property
+    def needs(self) -> str:
+        host = f" and {self.host / GIB:.0f} GiB of host memory per process" if self.host else ""
+        return f"{self.total / GIB:.1f} GiB per GPU{host}"
 
     def fits(self, gpu_gib: float) -> bool:
         return self.total <= gpu_gib * GIB
@@ -547,17 +531,41 @@ def plan(
     recipe, size = settings.recipe, step_size(config, settings)
     has_peft = recipe.decoder_lora and not config.text_config.adapter_rank
     sizes = sizes or part_sizes(config, settings.lora_rank if has_peft else 0)
-    sums, host = _sums(settings, sizes)
-    phases = _step_peaks(
+    lines, host = _sums(config, settings, sizes)
+    lines["CUDA context (assumed)"] = CUDA_CONTEXT
+    if settings.gpus > 1:
+        lines["NCCL (assumed)"] = NCCL_BUFFERS
+    sums = sum(lines.values())
+    phases = _phases(config, settings, size, sizes)
+    lines["a step, at its peak"] = max(phases.values())
+    return MemoryPlan(
+        config,
+        settings,
+        sizes,
+        {name: count for name, count in lines.items() if count},
+        sums,
+        {name: sums + count for name, count in phases.items()},
+        host,
+    )
+
+
+def _phases(config: MonkeyConfig, settings: PlanSettings, size: StepSize, sizes: PartSizes) -> dict[str, int]:
+    """Return the most bytes that each part of a step holds, beside what is there all the time."""
+    dtypes = {2: torch.bfloat16, FP32: torch.float32}
+    measured = _step_peaks(
         config.to_json_string(use_diff=False),
-        recipe,
+        settings.recipe,
         size,
-        (settings.is_autocast, settings.trained_bytes, settings.frozen_bytes),
+        (
+            settings.precision == "bf16" and not settings.zero_stage,
+            dtypes[settings.trained_bytes],
+            dtypes[settings.frozen_bytes],
+        ),
         (settings.vision_checkpointing, settings.decoder_checkpointing),
         settings.lora_rank,
     )
-    phases = {name: int(count) for name, count in phases.items()}
-    if recipe.four_bit:
+    phases = {name: int(count) for name, count in measured.items()}
+    if settings.recipe.four_bit:
         # The backward pass of a packed linear unpacks it.
         text = config.text_config
         unpacked = text.hidden_size * max(text.intermediate_size, text.hidden_size) * 2
@@ -565,48 +573,36 @@ def plan(
     phases["optimiser's step"] = _widened_gradients(settings, sizes)
     if settings.evaluation_batch:
         phases["evaluation"] = _evaluation(config, settings)
-    sums["CUDA context (assumed)"] = CUDA_CONTEXT
-    if settings.gpus > 1:
-        sums["NCCL (assumed)"] = NCCL_BUFFERS
-    always = sum(sums.values())
-    return MemoryPlan(
-        config,
-        settings,
-        sizes,
-        tuple((name, count) for name, count in {**sums, "a step, at its peak": max(phases.values())}.items() if count),
-        always,
-        {name: always + count for name, count in phases.items()},
-        host,
-    )
+    return phases
 
 
 def plan_table(whole: MemoryPlan) -> str:
     """Return the lines of a plan side by side by ZeRO stage, the plan's own marked."""
+    settings, size = whole.settings, step_size(whole.config, whole.settings)
     columns: dict[str, MemoryPlan] = {}
-    own = whole.settings.zero_stage
-    for stage in range(3 if whole.settings.recipe.four_bit else 4):
+    for stage in range(3 if settings.recipe.four_bit else 4):
         name = f"ZeRO-{stage}" if stage else "DDP"
-        if stage == own:
+        if stage == settings.zero_stage:
             columns[f"{name}*"] = whole
             continue
-        zero = shipped_zero(stage, whole.config.text_config.hidden_size) if stage else whole.settings.zero
-        columns[name] = plan(
-            whole.config, whole.settings, sizes=whole.sizes, zero_stage=stage, offload="none", zero=zero
-        )
-    names = list(dict.fromkeys(name for each in columns.values() for name, _ in each.lines))
+        changes = {"zero_stage": stage, "offload": "none", "zero": shipped_zero(stage)}
+        columns[name] = plan(whole.config, settings, sizes=whole.sizes, **changes)
+    names = list(dict.fromkeys(name for each in columns.values() for name in each.lines))
     names.sort(key=lambda name: ("assumed" in name, "step" in name, not name.startswith("weights")))
     width = max(map(len, names))
-    lines = ["MiB".ljust(width) + "".join(f"{name:>12}" for name in columns)]
-    for name in names:
-        cells = [dict(each.lines).get(name) for each in columns.values()]
-        shown = ("-" if cell is None else f"{cell / MIB:,.1f}" for cell in cells)
-        lines.append(name.ljust(width) + "".join(f"{cell:>12}" for cell in shown))
-    settings, size = whole.settings, step_size(whole.config, whole.settings)
+
+    def row(name: str, cells: Iterator[str]) -> str:
+        return name.ljust(width) + "".join(f"{cell:>12}" for cell in cells)
+
+    def of(each: MemoryPlan, name: str) -> str:
+        return f"{each.lines[name] / MIB:,.1f}" if name in each.lines else "-"
+
     host = f"; {whole.host / GIB:.1f} GiB of host memory per process" if whole.host else ""
     return "\n".join(
         [
-            *lines,
-            "GiB".ljust(width) + "".join(f"{each.total / GIB:>12.2f}" for each in columns.values()),
+            row("MiB", iter(columns)),
+            *(row(name, (of(each, name) for each in columns.values())) for name in names),
+            row("GiB", (f"{each.total / GIB:.2f}" for each in columns.values())),
             "whole GPU by phase, GiB: " + ", ".join(f"{k} {v / GIB:.2f}" for k, v in whole.phases.items()),
             f"* this plan: {settings.recipe.name} on {settings.gpus} GPU(s), a forward pass of {size.images} image(s), "
             f"{size.rows * size.tokens} tokens, {size.supervised} supervised; peak in the {whole.phase}{host}",
@@ -615,37 +611,32 @@ def plan_table(whole: MemoryPlan) -> str:
     )
 
 
-# What to do about a plan
+# What to do about a plan that does not fit
 
 
 @dataclass(frozen=True)
 class Advice:
-    """One change and what it gives, on top of the changes before it that are no detour.
+    """One change, on top of the changes before it.
 
     Attributes:
-        is_detour: it helps, but costs so much time and host memory that the changes after it do without it.
+        change: the flag that makes it.
+        plan: what the run needs with it and with those before it.
+        flags: flag -> that flag with its value, of this change and those before it.
     """
 
     change: str
     plan: MemoryPlan
-    is_detour: bool = False
-
-    @property
-    def gives(self) -> str:
-        host = f" and {self.plan.host / GIB:.0f} GiB of host memory per process" if self.plan.host else ""
-        return f"{self.plan.total / GIB:.1f} GiB per GPU{host}"
-
-    def sentence(self, gpu_gib: float) -> str:
-        return f"{self.change}: {self.gives}, {'fits' if self.plan.fits(gpu_gib) else 'still too much'}"
+    flags: dict[str, str]
 
 
 def advice(whole: MemoryPlan, gpu_gib: float) -> list[Advice]:
     """Return changes to a plan that does not fit, in the order in which they cost least, until it fits.
 
-    Each is planned anew on top of those before; one that gives nothing is left out. Empty for a plan that fits.
+    Each is planned anew on top of those before; one that gives nothing is left out. Weights in host memory cost so much
+    time and host memory that the changes after them do without. Empty for a plan that fits.
     """
     steps: list[Advice] = []
-    current = whole
+    current, flags = whole, {}
     for change, fields in _changes(whole):
         if current.fits(gpu_gib):
             break
@@ -653,47 +644,49 @@ def advice(whole: MemoryPlan, gpu_gib: float) -> list[Advice]:
         # Other adapters on the decoder are other parameters.
         counted = settings.recipe.decoder_lora == current.settings.recipe.decoder_lora
         changed = plan(whole.config, settings, sizes=current.sizes if counted else None)
-        if changed.total < current.total:
-            steps.append(Advice(change, changed, is_detour="offload" in fields and not settings.recipe.four_bit))
-            current = current if steps[-1].is_detour else changed
+        if changed.total >= current.total:
+            continue
+        # A flag may have been tried with several values; the last counts.
+        made = flags | {change.split()[0]: change}
+        if "without --deepspeed" in change:
+            made.pop("--deepspeed", None)
+        steps.append(Advice(change, changed, made))
+        if "offload" not in change:
+            current, flags = changed, made
     return steps
 
 
 def _changes(whole: MemoryPlan) -> list[tuple[str, dict[str, Any]]]:
     """Return flags to try, in order, with the fields of the settings that they change."""
     settings, config = whole.settings, whole.config
-    recipe, hidden = settings.recipe, config.text_config.hidden_size
-    changes: list[tuple[str, dict[str, Any]]] = []
-    for part in ("vision", "decoder"):
-        if not getattr(settings, f"{part}_checkpointing"):
-            changes.append((f"--{part}_checkpointing True", {f"{part}_checkpointing": True}))
-    unknown = {"images_per_step": None, "supervised_tokens": None}
+    recipe = settings.recipe
+    changes: list[tuple[str, dict[str, Any]]] = [
+        (f"--{part}_checkpointing True", {f"{part}_checkpointing": True})
+        for part in ("vision", "decoder")
+        if not getattr(settings, f"{part}_checkpointing")
+    ]
     sample = config.image_tokens + 2 + settings.questions_per_image * settings.text_tokens
     for images in (2, 1):
         # Whole blocks of 64, so that one long text does not shut its sample out.
         fewer = -(-images * sample // 64) * 64
         if settings.pack_tokens > fewer:
             change = f"--pack_tokens {fewer} --model_max_length {fewer}"
-            changes.append((change, {"pack_tokens": fewer, **unknown}))
+            changes.append((change, {"pack_tokens": fewer, "largest_step": None}))
     if settings.batch_size > 1:
-        changes.append(("--per_device_train_batch_size 1", {"batch_size": 1, **unknown}))
+        changes.append(("--per_device_train_batch_size 1", {"batch_size": 1, "largest_step": None}))
     if settings.gpus > 1:
         for stage in range(max(settings.zero_stage + 1, 2), 3 if recipe.four_bit else 4):
-            fields = {"zero_stage": stage, "zero": shipped_zero(stage, hidden)}
+            fields = {"zero_stage": stage, "zero": shipped_zero(stage)}
             changes.append((f"--deepspeed configs/deepspeed/zero{stage}.json", fields))
-    if settings.offload != "all" and not recipe.four_bit:
-        fields = {"zero_stage": 3, "zero": shipped_zero(3, hidden), "offload": "all"}
+    if recipe.four_bit:
+        return changes
+    if settings.offload != "all":
+        fields = {"zero_stage": 3, "zero": shipped_zero(3), "offload": "all"}
         changes.append(("--deepspeed configs/deepspeed/zero3_offload.json", fields))
-    for other in (RECIPES["lora-llm"], RECIPES["qlora-llm"]):
-        # LoRA helps where something else than its own parts trains; packing helps any decoder that is not packed.
-        is_narrower = other.four_bit or bool(recipe.trains - other.trains)
-        if other == recipe or recipe.four_bit or not is_narrower:
-            continue
-        without = {"zero_stage": 0, "offload": "none"} if other.four_bit else {}
-        changes.append(
-            (f"--recipe {other.name}{' without --deepspeed' if other.four_bit else ''}", {"recipe": other, **without})
-        )
-    return changes
+    if recipe.trains - RECIPES["lora-llm"].trains:  # something else than LoRA's own parts trains
+        changes.append(("--recipe lora-llm", {"recipe": RECIPES["lora-llm"]}))
+    fields = {"recipe": RECIPES["qlora-llm"], "zero_stage": 0, "offload": "none"}
+    return [*changes, ("--recipe qlora-llm without --deepspeed", fields)]
 
 
 def describe_misfit(whole: MemoryPlan, gpu_gib: float) -> str | None:
@@ -701,21 +694,12 @@ def describe_misfit(whole: MemoryPlan, gpu_gib: float) -> str | None:
     if whole.fits(gpu_gib):
         return None
     steps = advice(whole, gpu_gib)
-    path = [step for step in steps if not step.is_detour]
-    # A flag may have been tried with several values; the last counts.
-    last = {step.change.split()[0]: step.change for step in path}
-    if last.get("--recipe", "").endswith("without --deepspeed"):
-        last.pop("--deepspeed", None)
-    ways = [f"{', '.join(last.values())} ({path[-1].gives})"] if path and path[-1].plan.fits(gpu_gib) else []
-    # A detour is planned on top of the flags before it, and stands in for DeepSpeed's config and for another recipe.
-    kept = [change for flag, change in last.items() if flag not in ("--deepspeed", "--recipe")]
-    detours = [step for step in steps if step.is_detour and step.plan.fits(gpu_gib)]
-    ways += [f"{', '.join([*kept, step.change])} ({step.gives})" for step in detours]
+    ways = [f"{', '.join(step.flags.values())} ({step.plan.needs})" for step in steps if step.plan.fits(gpu_gib)]
     if ways:
-        what = f"change {'; or '.join(ways)}"
+        what = f"change {'; or '.join(reversed(ways))}"
     elif steps:
-        least = min(steps, key=lambda step: step.plan.total)
-        what = f"no flag makes it fit ({least.gives} at the least), so use more or larger GPUs"
+        least = min((step.plan for step in steps), key=lambda changed: changed.total)
+        what = f"no flag makes it fit ({least.needs} at the least), so use more or larger GPUs"
     else:
         what = "no flag makes it smaller, so use more or larger GPUs"
     return (

@@ -1,7 +1,6 @@
 """Recipes: which parts of the model train.
 
-A part is a set of modules, named by their exact paths; every parameter belongs to exactly one part. A recipe is the
-set of parts that train. To add one, add a row.
+A recipe is the set of parts (`monkey.parts`) that train. To add one, add a row.
 
 Names: `full-llm` decoder, resampler, window adapters; `lora-llm` the same with decoder adapters instead of the
 decoder; `qlora-llm` that on a decoder in 4 bits; `adapters-only` the window adapters alone; `everything`;
@@ -18,43 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from monkey.parts import PARTS, base_model, part_of
+
 if TYPE_CHECKING:
     from torch import nn
-
-# Decoder linears that get low-rank adapters: the published c_attn, attn.c_proj, w2 and w1. The MLP's down_proj
-# (published mlp.c_proj) has none.
-LORA_LINEARS = (
-    "model.language_model.layers.*.self_attn.q_proj",
-    "model.language_model.layers.*.self_attn.k_proj",
-    "model.language_model.layers.*.self_attn.v_proj",
-    "model.language_model.layers.*.self_attn.o_proj",
-    "model.language_model.layers.*.mlp.gate_proj",
-    "model.language_model.layers.*.mlp.up_proj",
-)
-
-# Part -> paths of its modules; `*` stands for a layer's number. A parameter goes to the part with the longest path
-# that leads to it, so "model.visual" is what the parts below it leave over.
-PARTS: dict[str, tuple[str, ...]] = {
-    "vision transformer": ("model.visual",),
-    "window adapters": (
-        "model.visual.layers.*.attention.in_adapter",
-        "model.visual.layers.*.attention.out_adapter",
-        "model.visual.layers.*.mlp_adapter",
-    ),
-    "resampler": ("model.visual.resampler",),
-    "position table": ("model.visual.resampler.pos_embed",),
-    "vision projection": ("model.visual.post_layernorm", "model.visual.projection"),
-    "decoder": ("model.language_model", "lm_head"),
-    "decoder adapters": (
-        # PEFT's, put on by --use_lora ...
-        *(f"{linear}.{matrix}" for linear in LORA_LINEARS for matrix in ("lora_A", "lora_B")),
-        # ... and those that the published 24 GB variant was built with.
-        "model.language_model.layers.*.self_attn.qkv_adapter",
-        "model.language_model.layers.*.self_attn.o_adapter",
-        "model.language_model.layers.*.mlp.gate_adapter",
-        "model.language_model.layers.*.mlp.up_adapter",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -145,26 +111,6 @@ class PartCount:
     def __str__(self) -> str:
         state = "[trainable]" if self.trains else "[frozen]"
         return f"{state:<12} {self.part:<18} {self.parameters:>16,}"
-
-
-def part_of(name: str) -> str:
-    """Part that the parameter `name` (as in `named_parameters`) belongs to; ValueError for one that has none."""
-    steps = name.split(".")
-
-    def length(path: str) -> int:
-        wanted = path.split(".")
-        same = all(want == step or (want == "*" and step.isdigit()) for want, step in zip(wanted, steps, strict=False))
-        return len(wanted) if same and len(wanted) <= len(steps) else 0
-
-    longest, part = max((length(path), part) for part, paths in PARTS.items() for path in paths)
-    if longest == 0:
-        raise ValueError(f"parameter {name} lies in no part of monkey.training.recipes.PARTS: add its module there")
-    return part
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The Monkey model itself, below PEFT's wrapper where there is one."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def apply_recipe(model: nn.Module, recipe: Recipe) -> list[PartCount]:

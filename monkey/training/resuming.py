@@ -11,64 +11,133 @@ import filecmp
 import json
 import os
 import pickle
-import random
 import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import TrainerState
+from safetensors import SafetensorError
 from transformers.trainer_pt_utils import safe_globals
 
 from monkey.checkpoint import published_shapes
 from monkey.checkpoint_files import file_shapes
 from monkey.configuration import MonkeyConfig
-from monkey.location import required_file
+from monkey.files import required_file
 from monkey.training.arguments import GROUPS, Flags
 from monkey.training.recipes import Recipe
-from monkey.training.trainer import (
-    BEST,
-    BEST_FILE,
-    SCORES,
-    SCORES_FILE,
-    checkpoint_places,
-    checkpoints,
-    remove_checkpoint,
-)
 
+SCORES, SCORES_FILE = "scores", "scores.json"
+BEST, BEST_FILE = "best", "best.json"
 MAKE_ROOM = "make room, then --resume_from_checkpoint True where checkpoints were saved"
-
 
 _WEIGHT_FILE = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
 )
-
-# Besides the weights, what a run would write over.
 _RUN_FILES = (
-    "config.json",
-    "run.json",
-    "training_log.json",
-    "loss_curve.png",
-    "README.md",
-    "adapter/adapter_config.json",
-)
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
+    "config.json", "run.json", "training_log.json", "loss_curve.png", "README.md", "adapter/adapter_config.json",
+)  # fmt: skip
+"""Besides the weights, what a run would write over."""
 
 _LOGGING_DIR = "TENSORBOARD_LOGGING_DIR"
 
 
+# What lies in the folder
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """Files of `folder` under the names that a checkpoint's weights have."""
+    """Return the files of `folder` under the names that a checkpoint's weights have."""
     return [path for path in folder.iterdir() if _WEIGHT_FILE.fullmatch(path.name)] if folder.is_dir() else []
+
+
+def checkpoint_places(folder: Path) -> list[Path]:
+    """Return what lies where a run would write `checkpoint-N`, by step."""
+    steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    return sorted((path for path, step in steps.items() if step), key=lambda path: int(steps[path][1]))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints that runs left in `folder`, by step; what else is named `checkpoint-…` is not one."""
+    return [path for path in checkpoint_places(folder) if (path / "trainer_state.json").is_file()]
+
+
+def earlier_evaluations(output_dir: Path) -> list[Path]:
+    """Return the folders that evaluations of an earlier run left in `output_dir`: its best checkpoint, its scores."""
+    best = [path for path in [output_dir / BEST] if (path / BEST_FILE).is_file()]
+    scores = [path for path in (output_dir / SCORES).glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return [*best, *sorted(path for path in scores if (path / SCORES_FILE).is_file())]
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint, or only the link where it is one."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    # By another name first: what a killed run leaves of it must not look like a checkpoint.
+    going = folder.with_name(f".{folder.name}.gone.partial")
+    shutil.rmtree(going, ignore_errors=True)
+    os.replace(folder, going)
+    shutil.rmtree(going)
+
+
+def checkpoint_to_resume(flags: Flags) -> Path | None:
+    """Return the folder of `--resume_from_checkpoint`; ValueError where the run would write over an earlier one's."""
+    output_dir, wanted = Path(flags.training.output_dir), flags.training.resume_from_checkpoint
+    _check_writable(output_dir)
+    if flags.training.save_strategy != "no":
+        _refuse_strangers(checkpoint_places(output_dir), "trainer_state.json")
+    if flags.run.eval_tasks:
+        _refuse_strangers(sorted((output_dir / SCORES).glob("step-*")), SCORES_FILE)
+    found = checkpoints(output_dir)
+    if wanted is not None and wanted.lower() != "false":
+        if wanted.lower() == "true":
+            if not found:
+                raise FileNotFoundError(f"--resume_from_checkpoint True: {output_dir} holds no checkpoint-N folder")
+            return found[-1]
+        if not (Path(wanted) / "trainer_state.json").is_file():
+            raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no trainer_state.json in it")
+        return Path(wanted)
+    written = [*weight_files(output_dir), *(output_dir / name for name in _RUN_FILES), *earlier_evaluations(output_dir)]
+    if not flags.training.overwrite_output_dir and (found or any(path.exists() for path in written)):
+        raise ValueError(
+            f"--output_dir {output_dir} holds an earlier run: continue it with --resume_from_checkpoint True, replace "
+            "it with --overwrite_output_dir True, or name another folder"
+        )
+    return None
+
+
+def _refuse_strangers(folders: Sequence[Path], mark: str) -> None:
+    """Raise ValueError for a folder where a run would write one of its own, and that none has written."""
+    for folder in folders:
+        if not (folder / mark).is_file():
+            raise ValueError(
+                f"--output_dir {folder.parent}: {folder.name} in it is no folder of a run (it has no {mark}) and a run "
+                "may need its name: move it away, or name another folder"
+            )
+
+
+def _check_writable(output_dir: Path) -> None:
+    """Raise ValueError where the folder cannot be made or written to."""
+    nearest = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"--output_dir {output_dir}: {nearest} is a file, not a folder: name another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"--output_dir {output_dir}: this user may not write to {nearest}: name another folder")
+
+
+# How a run leaves the folder
+
+
+def clear_folder(flags: Flags, resume_from: Path | None) -> None:
+    """With --overwrite_output_dir, remove an earlier run's checkpoints: a later resume would take the furthest."""
+    if flags.training.process_index == 0 and resume_from is None and flags.training.overwrite_output_dir:
+        output_dir = Path(flags.training.output_dir)
+        for folder in (*checkpoints(output_dir), *earlier_evaluations(output_dir)):
+            remove_checkpoint(folder)
 
 
 def move_into_place(aside: Path, folder: Path) -> None:
@@ -88,71 +157,6 @@ def move_into_place(aside: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_named(output_dir: Path) -> Iterator[None]:
-    """A full disk under whatever else writes, logs for instance, is one sentence that names its file."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        place = error.filename or output_dir
-        raise OSError(f"{place} could not be written ({error.strerror}); {MAKE_ROOM}") from error
-
-
-def checkpoint_to_resume(flags: Flags) -> str | None:
-    """Folder of `--resume_from_checkpoint`, and a refusal to write over an earlier run."""
-    output_dir, wanted = Path(flags.training.output_dir), flags.training.resume_from_checkpoint
-    _check_writable(output_dir)
-    last = str(checkpoints(output_dir)[-1]) if checkpoints(output_dir) else None
-    if flags.training.save_strategy != "no":
-        _refuse_strangers(checkpoint_places(output_dir), "trainer_state.json")
-    if flags.run.eval_tasks:
-        _refuse_strangers(sorted((output_dir / SCORES).glob("step-*")), SCORES_FILE)
-    if wanted is not None and wanted.lower() != "false":
-        if wanted.lower() == "true":
-            if last is None:
-                raise FileNotFoundError(f"--resume_from_checkpoint True: {output_dir} holds no checkpoint-N folder")
-            return last
-        if not (Path(wanted) / "trainer_state.json").is_file():
-            raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no trainer_state.json in it")
-        return wanted
-    written = [*weight_files(output_dir), *(output_dir / name for name in _RUN_FILES), *earlier_evaluations(output_dir)]
-    if not flags.training.overwrite_output_dir and (last is not None or any(path.exists() for path in written)):
-        raise ValueError(
-            f"--output_dir {output_dir} holds an earlier run: continue it with --resume_from_checkpoint True, replace "
-            "it with --overwrite_output_dir True, or name another folder"
-        )
-    return None
-
-
-def _refuse_strangers(folders: Sequence[Path], mark: str) -> None:
-    """Raise ValueError for a folder where a run would write one of its own, and that none has written."""
-    for folder in folders:
-        if not (folder / mark).is_file():
-            raise ValueError(
-                f"--output_dir {folder.parent}: {folder.name} in it is no folder of a run (it has no {mark}) and a run "
-                "may need its name: move it away, or name another folder"
-            )
-
-
-def _check_writable(output_dir: Path) -> None:
-    """ValueError where the folder cannot be made or written to."""
-    nearest = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"--output_dir {output_dir}: {nearest} is a file, not a folder: name another place")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"--output_dir {output_dir}: this user may not write to {nearest}: name another folder")
-
-
-def clear_folder(flags: Flags, resume_from: str | None) -> None:
-    """With --overwrite_output_dir, remove an earlier run's checkpoints: a later resume would take the furthest."""
-    if flags.training.process_index == 0 and resume_from is None and flags.training.overwrite_output_dir:
-        output_dir = Path(flags.training.output_dir)
-        for folder in (*checkpoints(output_dir), *earlier_evaluations(output_dir)):
-            remove_checkpoint(folder)
-
-
-@contextlib.contextmanager
 def logs_inside(output_dir: Path) -> Iterator[None]:
     """TensorBoard's files in the run's folder, one place for a run and its continuations, unless the user named one."""
     if _LOGGING_DIR in os.environ:
@@ -169,115 +173,98 @@ def logs_inside(output_dir: Path) -> Iterator[None]:
 def nothing_left_of_a_false_start(folder: Path) -> Iterator[None]:
     """Remove `folder` when the run stopped before it wrote anything but an empty log."""
     had_logs = (folder / "tensorboard").exists()
-    finished = False
     try:
         yield
-        finished = True
-    finally:
-        if not finished and not had_logs and not checkpoints(folder):
+    except BaseException:
+        if not had_logs and not checkpoints(folder):
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        raise
+    finally:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def earlier_evaluations(output_dir: Path) -> list[Path]:
-    """Return the folders that evaluations of an earlier run left in `output_dir`: its best checkpoint, its scores."""
-    best = Path(output_dir) / BEST
-    scores = [path for path in (Path(output_dir) / SCORES).glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return [
-        *([best] if (best / BEST_FILE).is_file() else []),
-        *sorted(path for path in scores if (path / SCORES_FILE).is_file()),
-    ]
+@contextlib.contextmanager
+def full_disk_named(place: Path, advice: str = MAKE_ROOM) -> Iterator[None]:
+    """Turn a full disk, under any of the libraries that write, into one sentence about `place`: OSError."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        said = _said_by_a_full_disk(error, place)
+        if said is None:
+            raise
+        raise OSError(f"{place} could not be written ({said}); {advice}") from error
+
+
+def _said_by_a_full_disk(error: Exception, place: Path) -> str | None:
+    """Return what an error says of a disk without room; None for any other error."""
+    said = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
+    if isinstance(error, SafetensorError):
+        return said if "I/O error" in said or "IoError" in said else None
+    # torch.save tells of a disk by an error of its archive's writer, or of the end that it cannot write after that.
+    if not any(name in said for name in ("PytorchStreamWriter", "inline_container.cc")):
+        return None
+    nearest = next(path for path in (place, *place.absolute().parents) if path.exists())
+    return f"torch could write no further, {shutil.disk_usage(nearest).free // 2**20:,} MiB are free there"
 
 
 # Going on from a checkpoint
 
-# Which samples make which step.
 _ORDER = (
     "data_path", "data_weights", "seed", "data_seed", "model_max_length", "packing", "pack_tokens",
     "share_images", "look_ahead", "most_shared", "per_device_train_batch_size", "gradient_accumulation_steps",
 )  # fmt: skip
-
-# What the optimiser's state and the schedule's hold, and so bring along.
+"""Flags that say which samples make which step."""
 _KEPT = (
     "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
     *(f"{group}_{quantity}" for group in GROUPS for quantity in ("learning_rate", "weight_decay")),
 )  # fmt: skip
-
+"""Flags whose values the states of optimiser and schedule hold, and so bring along."""
 
 _INSTEAD = "resume from an earlier checkpoint, or copy this one again"
 
-
-def _sets_generators(state: Any) -> bool:
-    """Whether random states can be set; tried on generators that nothing draws from."""
-    random.Random().setstate(state["python"])
-    np.random.RandomState().set_state(state["numpy"])
-    torch.Generator().set_state(state["cpu"])
-    return True
-
-
-def _is_trainer_state(content: Any) -> bool:
-    history = TrainerState(**content).log_history
-    return isinstance(content["global_step"], int) and all(isinstance(entry["step"], int) for entry in history or ())
-
-
-# File of a checkpoint -> whether its content is of the form that a run goes on from.
-_STATES: dict[str, Callable[[Any], bool]] = {
-    "trainer_state.json": _is_trainer_state,
-    "run.json": lambda content: all(
-        isinstance(content.get(name, kind()), kind)
-        for name, kind in {"flags": dict, "recipe": dict, "data": dict, "left_out": list}.items()
-    ),
-    "optimizer.pt": lambda content: (
-        isinstance(content["state"], dict)
-        and all(isinstance(group["params"], list) for group in content["param_groups"])
-    ),
-    "scheduler.pt": lambda content: isinstance(content["last_epoch"], int),
-    "rng_state.pth": _sets_generators,
-    "scaler.pt": lambda content: isinstance(content, dict),
+_STATES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "trainer_state.json": {"global_step": int, "log_history": list},
+    "run.json": {"flags": dict, "recipe": dict, "data": dict, "left_out": list},
+    "optimizer.pt": {"state": dict, "param_groups": list},
+    "scheduler.pt": {"last_epoch": int},
+    "rng_state.pth": {"python": tuple, "numpy": tuple, "cpu": torch.Tensor},
+    "scaler.pt": {},
 }
+"""File of a checkpoint -> what a run reads in it when it goes on."""
 
 
 def check_whole(checkpoint: Path, sharded: bool) -> None:
-    """ValueError or FileNotFoundError for a file of a checkpoint that is damaged, or missing where a run needs it.
+    """Raise ValueError or FileNotFoundError for a file of a checkpoint that is damaged, or missing where it is needed.
 
     Args:
         sharded: DeepSpeed keeps the optimiser's state in files of its own, and looks at them itself.
     """
-    for name in _STATES:
-        if name.endswith(".json") and (checkpoint / name).is_file():
-            _check_state(checkpoint / name, _json(checkpoint / name), _STATES[name])
-    if not sharded:
-        for name in ("optimizer.pt", "scheduler.pt"):
-            if not (checkpoint / name).is_file():
-                raise FileNotFoundError(
-                    f"--resume_from_checkpoint {checkpoint}: there is no {name} in it, without which no run goes on as "
-                    "it was (--save_only_model and --deepspeed write none): start from its weights with "
-                    "--model_name_or_path, or resume with the flags that it was made with"
-                )
-    for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
-        # torch.save writes a zip archive, whose end is its table of contents.
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is not whole: {_INSTEAD}")
-        name = "rng_state.pth" if path.name.startswith("rng_state") else path.name
+    for name in () if sharded else ("optimizer.pt", "scheduler.pt"):
+        if not (checkpoint / name).is_file():
+            raise FileNotFoundError(
+                f"--resume_from_checkpoint {checkpoint}: there is no {name} in it, without which no run goes on as "
+                "it was (--save_only_model and --deepspeed write none): start from its weights with "
+                "--model_name_or_path, or resume with the flags that it was made with"
+            )
+    for path in sorted(checkpoint.iterdir()):
+        name = "rng_state.pth" if re.fullmatch(r"rng_state_\d+\.pth", path.name) else path.name
         if name in _STATES:
-            _check_state(path, _tensors(path), _STATES[name])
+            content = _json(path) if path.suffix == ".json" else _tensors(path)
+            parts = _STATES[name].items()
+            if not (isinstance(content, dict) and all(isinstance(content.get(part), kind) for part, kind in parts)):
+                raise ValueError(f"{path} is not what a run saves there ({type(content).__name__}): {_INSTEAD}")
     if (checkpoint / "adapter_config.json").is_file():
         file_shapes(required_file(checkpoint, "adapter_model.safetensors", "the adapter's weights"))
 
 
-def _check_state(path: Path, content: Any, is_one: Callable[[Any], bool]) -> None:
-    """ValueError for a file that can be read, and holds something else than a run goes on from."""
-    try:
-        good = isinstance(content, dict) and is_one(content)
-    except (TypeError, ValueError, KeyError, IndexError, RuntimeError):  # what is not of its form has no such parts
-        good = False
-    if not good:
-        raise ValueError(f"{path} is not what a run saves there ({type(content).__name__}): {_INSTEAD}")
-
-
 def _tensors(path: Path) -> Any:
-    """Content of a file of `torch.save`; nothing but tensors, numbers and their containers is ever unpickled."""
+    """Read a file of `torch.save`; nothing but tensors, numbers and their containers is ever unpickled."""
+    # torch.save writes a zip archive, whose end is its table of contents.
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not whole: {_INSTEAD}")
     try:
         with safe_globals():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -290,8 +277,21 @@ def _tensors(path: Path) -> Any:
         raise ValueError(f"{path} is not whole ({' '.join(str(error).split())[:200]}): {_INSTEAD}") from None
 
 
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not whole ({error}): {_INSTEAD}") from None
+
+
+def read_record(checkpoint: Path) -> dict[str, Any]:
+    """Return the run's record in a checkpoint; empty where there is none."""
+    path = checkpoint / "run.json"
+    return _json(path) if path.is_file() else {}
+
+
 def is_finished(checkpoint: Path, output_dir: Path, steps: int) -> bool:
-    """Whether `output_dir` holds the end of a run of `steps` steps, made from this checkpoint.
+    """Return whether `output_dir` holds the end of a run of `steps` steps, made from this checkpoint.
 
     The files of an end are moved to their places with config.json as the last. An end of other weights is an earlier
     run's, or of fewer steps.
@@ -305,7 +305,7 @@ def is_finished(checkpoint: Path, output_dir: Path, steps: int) -> bool:
 
 
 def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
-    """A checkpoint's optimiser knows only what its own recipe trained."""
+    """Raise ValueError where the checkpoint was trained by another recipe, whose parts alone its optimiser knows."""
     trained = read_record(checkpoint).get("recipe", {}).get("name", recipe.name)
     if trained != recipe.name:
         raise ValueError(
@@ -315,7 +315,7 @@ def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
 
 
 def refuse_other_model(checkpoint: Path, model: torch.nn.Module) -> None:
-    """ValueError for a checkpoint of another grid or size; an adapter is compared with its base when it is loaded."""
+    """Raise ValueError for a checkpoint of another grid or size; an adapter names its base when it is loaded."""
     if not (checkpoint / "config.json").is_file():
         return
     saved, config = MonkeyConfig.from_pretrained(checkpoint), model.config
@@ -378,16 +378,3 @@ def _training_count(data: Mapping[str, Any], what: str) -> int | None:
 
 def _warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=3)
-
-
-def read_record(checkpoint: Path) -> dict[str, Any]:
-    """The run's record in a checkpoint; empty where there is none."""
-    path = checkpoint / "run.json"
-    return _json(path) if path.is_file() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not whole ({error}): {_INSTEAD}") from None

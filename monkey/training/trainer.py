@@ -16,12 +16,9 @@ import json
 import math
 import os
 import random
-import re
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -29,26 +26,38 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.utils import extract_model_from_parallel
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import GenerationConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from monkey.adapters import load_adapter, save_adapter
 from monkey.checkpoint_card import CheckpointCard
-from monkey.data.batches import BatchContents
-from monkey.data.dataset import SIGNALS, EqualShares, PlannedBatches, PlannedLoader
-from monkey.data.packing import BatchPlan, RowPlan
+from monkey.data.dataset import (
+    SIGNALS,
+    Collator,
+    ConversationDataset,
+    PackedCollator,
+    PlannedBatches,
+    PlannedLoader,
+    Tolerant,
+)
+from monkey.data.packing import BatchContents, BatchPlan, RowPlan
 from monkey.journal import atomic_folder
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import PartArguments
-from monkey.training.lora import load_adapter, save_adapter
+from monkey.training.meter import Meter
+from monkey.training.model_card import write_record
 from monkey.training.recipes import base_model, part_of
-from monkey.training.report import Meter, write_record
-
-SCORES, SCORES_FILE = "scores", "scores.json"
-BEST, BEST_FILE = "best", "best.json"
+from monkey.training.resuming import (
+    BEST,
+    BEST_FILE,
+    SCORES,
+    checkpoints,
+    full_disk_named,
+    remove_checkpoint,
+)
 
 _UNLOGGED = "unlogged loss"
 """Where a checkpoint keeps what the next logged loss is a mean of, besides the steps to come."""
@@ -113,50 +122,6 @@ def shared_folder(path: Path) -> Iterator[Path]:
         yield gathered(partial)[0]
         wait_for_everyone()
     wait_for_everyone()
-
-
-_ARCHIVE_WRITER = ("PytorchStreamWriter", "inline_container.cc")
-
-
-@contextlib.contextmanager
-def writing(place: Path, advice: str) -> Iterator[None]:
-    """A full disk under any of the libraries that write is one sentence, OSError, about `place`."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise  # names a file of its own, and no room would bring it back
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save tells of a disk by an error of its archive's writer, or of the end that it cannot write after that.
-        if isinstance(error, RuntimeError) and not any(name in str(error) for name in _ARCHIVE_WRITER):
-            raise
-        said = " ".join(str(error).split())
-        if isinstance(error, RuntimeError):  # whose words are about positions in an archive
-            nearest = next(path for path in (place, *place.absolute().parents) if path.exists())
-            said = f"torch could write no further, {shutil.disk_usage(nearest).free // 2**20:,} MiB are free there"
-        raise OSError(f"{place} could not be written ({said}); {advice}") from error
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints that runs left in `folder`, by step; what else is named `checkpoint-…` is not one."""
-    return [path for path in checkpoint_places(folder) if (path / "trainer_state.json").is_file()]
-
-
-def checkpoint_places(folder: Path) -> list[Path]:
-    """Return what lies where a run would write `checkpoint-N`, by step."""
-    steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
-    return sorted((path for path, step in steps.items() if step), key=lambda path: int(steps[path][1]))
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint, or only the link where it is one."""
-    if folder.is_symlink():
-        folder.unlink()
-        return
-    # By another name first: what a killed run leaves of it must not look like a checkpoint.
-    going = folder.with_name(f".{folder.name}.gone.partial")
-    shutil.rmtree(going, ignore_errors=True)
-    os.replace(folder, going)
-    shutil.rmtree(going)
 
 
 # What stops a run
@@ -285,17 +250,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-@dataclass(frozen=True)
-class BestRecord:
-    """What `best/best.json` says of the weights beside it."""
-
-    step: int
-    metric: str
-    value: float
-    scores: dict[str, float]
-    """Every score of that evaluation in percent, by its name in the log; none where only a loss was taken."""
-
-
 class BestCheckpoint:
     """The best weights of a run by one metric of its evaluations, in the folder `best`.
 
@@ -308,6 +262,10 @@ class BestCheckpoint:
         greater_is_better: whether it grows as the model gets better.
         fresh: the run begins anew, so the first that it keeps replaces an earlier run's best, whatever its metric.
 
+    Attributes:
+        record: what `best/best.json` says of the weights beside it: `step`, `metric`, `value`, and `scores`, every
+            score of that evaluation in percent by its name in the log. None before the first.
+
     Raises:
         ValueError: a `best` that no run has written, or one that was chosen by another metric.
     """
@@ -316,8 +274,8 @@ class BestCheckpoint:
         self.folder = Path(output_dir) / BEST
         self.metric = f"eval_{metric.removeprefix('eval_')}"
         self._sign = 1.0 if greater_is_better else -1.0
-        found: BestRecord | str | None = None
-        if is_first_process():
+        found: dict[str, Any] | str | None = None
+        if is_first_process() and self.folder.exists():
             try:
                 found = self._opened(fresh)
             except ValueError as error:
@@ -325,7 +283,7 @@ class BestCheckpoint:
         found = gathered(found)[0]
         if isinstance(found, str):
             raise ValueError(found)
-        self.record: BestRecord | None = found
+        self.record = found
 
     def keep(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None]) -> bool:
         """Keep the weights when the metrics are better than those of the kept ones; return whether they are.
@@ -341,23 +299,21 @@ class BestCheckpoint:
                 f"--metric_for_best_model {self.metric} is not among what the evaluation gives: "
                 f"{', '.join(sorted(metrics))}"
             )
-        value = float(metrics[self.metric])
-        better = not math.isnan(value) and (self.record is None or self._sign * value > self._sign * self.record.value)
+        value, best = float(metrics[self.metric]), self.record
+        better = not math.isnan(value) and (best is None or self._sign * value > self._sign * best["value"])
         if not gathered(better)[0]:
             return False
         scores = {name: float(score) for name, score in metrics.items() if name.startswith("eval_score")}
-        record = BestRecord(step, self.metric, value, scores)
+        record = {"step": step, "metric": self.metric, "value": value, "scores": scores}
         with shared_folder(self.folder) as folder:
             save(folder)
             if is_first_process():
-                write_record(folder / BEST_FILE, asdict(record))
+                write_record(folder / BEST_FILE, record)
         self.record = record
         return True
 
-    def _opened(self, fresh: bool) -> BestRecord | None:
+    def _opened(self, fresh: bool) -> dict[str, Any] | None:
         """Return the record of what lies there, None where it does not count."""
-        if not self.folder.exists():
-            return None
         path = self.folder / BEST_FILE
         if not path.is_file():
             raise ValueError(
@@ -367,14 +323,13 @@ class BestCheckpoint:
         if fresh:
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            record = BestRecord(**{field.name: content[field.name] for field in fields(BestRecord)})
-            record = replace(record, step=int(record.step), value=float(record.value), scores=dict(record.scores))
+            record = json.loads(path.read_text(encoding="utf-8"))
+            metric, _, _ = record["metric"], int(record["step"]), float(record["value"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): move {self.folder} away") from None
-        if record.metric != self.metric:
+        if metric != self.metric:
             raise ValueError(
-                f"{self.folder} was chosen by {record.metric}, and this run would choose by {self.metric}: resume with "
+                f"{self.folder} was chosen by {metric}, and this run would choose by {self.metric}: resume with "
                 "the same --metric_for_best_model, or move the folder away"
             )
         return record
@@ -394,25 +349,25 @@ class MonkeyTrainer(Trainer):
         meter: counts what is done.
         evaluator: answers held-out questions at every evaluation.
         best: keeps the weights of the best evaluation.
-        guard: checks that frozen parameters stay.
-        held_out_collator: makes the batches of the held-out loss.
         skip_bad_rows: leave out records that turn out to be bad on the way, instead of stopping.
     """
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        args: TrainingArguments,
+        processor: MonkeyProcessor,
+        train_set: ConversationDataset,
+        eval_set: ConversationDataset | None,
+        *,
         run_record: dict[str, Any],
         card: CheckpointCard,
         parts: PartArguments,
         plan: RowPlan | BatchPlan,
-        meter: Meter | None = None,
+        meter: Meter,
         evaluator: Evaluator | None = None,
         best: BestCheckpoint | None = None,
-        guard: FrozenGuard | None = None,
-        held_out_collator: Any = None,
         skip_bad_rows: bool = False,
-        **kwargs: Any,
     ):
         self._partial: Path | None = None  # of the checkpoint that is being written
         self.run_record = run_record
@@ -422,22 +377,31 @@ class MonkeyTrainer(Trainer):
         self.meter = meter
         self.evaluator = evaluator
         self.best = best
-        self.guard = guard
-        self.held_out_collator = held_out_collator
         self.skip_bad_rows = skip_bad_rows
         self._steps_left_out = 0  # one behind the other, until now
         self._window: list[BatchContents] = []  # of the step that is being made
-        config = kwargs["model"].config
-        use_cache = vars(config).get("use_cache")
-        held_out = kwargs.pop("eval_dataset", None)
-        # The library wants a held-out set wherever it evaluates; here there may be scores alone.
-        super().__init__(*args, eval_dataset=[] if held_out is None else held_out, **kwargs)
-        self.eval_dataset = held_out
+        collator: Any = Collator(processor, parts.published)
+        if isinstance(plan, RowPlan):
+            collator = PackedCollator(processor, plan.settings.budget, parts.published)
+        use_cache = vars(model.config).get("use_cache")
+        super().__init__(
+            model,
+            args,
+            collator,
+            Tolerant(train_set),
+            # The library wants a held-out set wherever it evaluates; here there may be scores alone.
+            eval_dataset=[],
+            processing_class=processor,
+        )
+        self.eval_dataset = None if eval_set is None else Tolerant(eval_set)
+        self.guard, self.stop = FrozenGuard(base_model(model).named_parameters()), StopOnSignal()
+        self.add_callback(self.guard)
+        self.add_callback(self.stop)
         # Trainer turns the cache off in the config, and a checkpoint would keep that; each step turns it off instead.
         if use_cache is None:
-            del config.use_cache
+            del model.config.use_cache
         else:
-            config.use_cache = use_cache
+            model.config.use_cache = use_cache
 
     # Batches
 
@@ -533,8 +497,7 @@ class MonkeyTrainer(Trainer):
         self._window.append(contents)
         if num_items_in_batch is not None and not int(num_items_in_batch):
             raise ValueError(f"step {self.state.global_step + 1} has no supervised token: {_records(self._sources())}")
-        if self.meter is not None:
-            self.meter.count(contents)
+        self.meter.count(contents)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients and self.is_deepspeed_enabled:
             self._window.clear()
@@ -622,9 +585,10 @@ class MonkeyTrainer(Trainer):
                 metrics |= score_metrics(self._scores())
         self.log(metrics)
         if self.best is not None:
-            if self.guard is not None:
-                self.guard.check(self.state.global_step)
-            with writing(self.best.folder, "what was there before still is: make room and continue from a checkpoint"):
+            self.guard.check(self.state.global_step)
+            with full_disk_named(
+                self.best.folder, "what was there before still is: make room and continue from a checkpoint"
+            ):
                 self.best.keep(self.state.global_step, metrics, lambda folder: self.save_model(str(folder)))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -644,10 +608,10 @@ class MonkeyTrainer(Trainer):
     @torch.no_grad()
     def _held_out_loss(self) -> float:
         """Mean over all supervised tokens of the held-out records, over all processes."""
-        shares = EqualShares(
-            len(self.eval_dataset), self.args.eval_batch_size, self.args.process_index, self.args.world_size
-        )
-        loader = PlannedLoader(self.eval_dataset, shares, **self._loader_settings(self.held_out_collator))
+        samples = range(len(self.eval_dataset))
+        shares = BatchPlan(lambda _: samples, self.args.eval_batch_size, self.args.world_size)
+        batches = PlannedBatches(shares, self.args.process_index)
+        loader = PlannedLoader(self.eval_dataset, batches, **self._loader_settings(Collator(self.processing_class)))
         model = self._evaluated_model()
         was_training = model.training
         model.eval()
@@ -678,8 +642,7 @@ class MonkeyTrainer(Trainer):
         """Leave the time within out of the rates of training."""
         start = time.perf_counter()
         yield
-        if self.meter is not None:
-            self.meter.leave_out(time.perf_counter() - start)
+        self.meter.leave_out(time.perf_counter() - start)
 
     def _quiet(self) -> bool | None:
         return True if self.args.disable_tqdm or self.args.process_index else None
@@ -687,7 +650,7 @@ class MonkeyTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "train_loss" in logs and self.state.global_step == self._initial_global_step:
             return  # the library's summary of no step at all
-        if self.meter is not None and "loss" in logs:
+        if "loss" in logs:
             logs = {**logs, **self.meter.since_last(self.args.device)}
         super().log(logs, start_time)
 
@@ -713,14 +676,13 @@ class MonkeyTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write `checkpoint-N` whole: beside its place, then into it."""
         place = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.guard is not None:
-            self.guard.check(self.state.global_step)
+        self.guard.check(self.state.global_step)
         self.state.stateful_callbacks.pop(_UNLOGGED, None)
         if not self._window:  # within a step, the losses of its first batches would come twice
             losses = gathered(self._tr_loss.item())
             self.state.stateful_callbacks[_UNLOGGED] = {"losses": losses, "since": self._globalstep_last_logged}
         advice = "earlier checkpoints are whole: make room and continue with --resume_from_checkpoint True"
-        with self._paused_meter(), writing(place, advice), shared_folder(place) as self._partial:
+        with self._paused_meter(), full_disk_named(place, advice), shared_folder(place) as self._partial:
             try:
                 super()._save_checkpoint(model, trial)
             finally:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from monkey.data.documents import faces
-from monkey.data.documents.page import COLOURS, INKS, PAPERS, SMALLEST, Colour, Page, contrasting
+from monkey.data.documents.layout import COLOURS, INKS, PAPERS, SMALLEST, Colour, Page, contrasting
 from monkey.data.documents.words import Words, article
 
 Entry = tuple[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from monkey.data.documents.page import COLOURS, SMALLEST, Line, Page, contrasting
+from monkey.data.documents.layout import COLOURS, SMALLEST, Line, Page, contrasting
 from monkey.data.documents.words import Words, article
 
 

@@ -26,7 +26,7 @@ from monkey.boxes import GRID
 from monkey.data.documents import faces
 from monkey.data.documents.figures import draw_bars, draw_lines, draw_paragraph, draw_scene, draw_sign, draw_table
 from monkey.data.documents.forms import draw_form, draw_label, draw_receipt, draw_ticket
-from monkey.data.documents.page import INKS, PAPERS, Line, Page, Question
+from monkey.data.documents.layout import INKS, PAPERS, Line, Page, Question
 from monkey.data.documents.words import Words
 from monkey.journal import Journal, json_line, write_atomic, write_json
 from monkey.prompts import IMAGE_PLACE, REGION_QUESTION, VQA_AS_TRAINED
