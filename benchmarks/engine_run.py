@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import threading
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -39,23 +39,27 @@ def run_engine(engine: Engine, prompts: Sequence[Sequence[int]], images: Sequenc
             engine.submit(Request(list(ids), [image], decoding, new_tokens, frozenset()))
             for ids, image in zip(prompts, images, strict=True)
         ]
-        for reply, chunks in zip(replies, stamped, strict=True):
-            reply._chunks = chunks
-    texts = [reply.text for reply in replies]
-    first = max(chunks.moments[0] for chunks in stamped)
-    moments = [moment for chunks in stamped for moment in chunks.moments]
-    tokens = torch.tensor([[int(number) for number in text.split(",")[:-1]] for text in texts])
+        for reply, own in zip(replies, stamped, strict=True):
+            reply.listen(own.note)
+    for reply, own in zip(replies, stamped, strict=True):
+        own.is_over.wait()
+        if reply.error is not None:
+            raise reply.error
+    first = max(own.moments[0] for own in stamped)
+    moments = [moment for own in stamped for moment in own.moments]
+    tokens = torch.tensor([[int(number) for number in own.text.split(",")[:-1]] for own in stamped])
     return Written(tokens, first, max(moments), sum(moment > first for moment in moments))
 
 
-class _Stamped(queue.Queue):
-    """Chunks of an answer, and the moments at which the engine gave them."""
+class _Stamped:
+    """The text of an answer, and the moments at which the engine gave its chunks."""
 
     def __init__(self):
-        super().__init__()
-        self.moments: list[float] = []
+        self.text, self.moments, self.is_over = "", [], threading.Event()
 
-    def put(self, chunk: str | None, *rest) -> None:
-        if chunk is not None:
-            self.moments.append(time.perf_counter())
-        super().put(chunk, *rest)
+    def note(self, chunk: str | None) -> None:
+        if chunk is None:
+            self.is_over.set()
+            return
+        self.moments.append(time.perf_counter())
+        self.text += chunk
