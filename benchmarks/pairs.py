@@ -32,6 +32,7 @@ MODEL = {"width": 512, "layers": 4, "heads": 4, "vocabulary": 4096}
 VISION = {"vision_width": 416, "vision_layers": 2, "vision_heads": 4}
 COMMON = {"device": "cpu", "dtype": "float32", "seed": 0, "grid": (2, 2)}
 CLIENTS, REQUESTS = 8, 16
+_PATHS = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 @contextmanager
 def worker(checkout: Path, kinds: list[str]) -> Iterator[subprocess.Popen]:
     """A process that runs this file with the packages of a checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout), *_PATHS])}
     process = subprocess.Popen(
         [sys.executable, __file__, "--work", *kinds],
         cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
