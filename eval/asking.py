@@ -111,16 +111,23 @@ class Asker:
         return report
 
     def _ask_in_batches(self, requests: Sequence[Request], take: Callable[[Iterable[Answer | Failure]], None]) -> bool:
-        """Ask; whether memory sufficed to the end."""
-        try:
-            for batch in self.backend.batches(requests, self.batch_size):
-                take(self.backend.generate_answers(batch))
+        """Ask; whether memory sufficed to the end.
+
+        Memory that runs out in `batches` is no matter of their size here: that of a shared backend asks all processes,
+        and one alone cannot ask again.
+        """
+        for batch in self.backend.batches(requests, self.batch_size):
+            try:
+                answers = self.backend.generate_answers(batch)
+            except RuntimeError as error:
+                # A backend that needs no model has not imported torch.
+                torch = sys.modules.get("torch")
+                if torch is None or not isinstance(error, torch.OutOfMemoryError):
+                    raise
+                break
+            take(answers)
+        else:
             return True
-        except RuntimeError as error:
-            # A backend that needs no model has not imported torch.
-            torch = sys.modules.get("torch")
-            if torch is None or not isinstance(error, torch.OutOfMemoryError):
-                raise
         # Out of the handler, where the error held the tensors of the batch.
         gc.collect()
         torch.cuda.empty_cache()

@@ -147,7 +147,7 @@ def is_ours(checkpoint: str) -> bool:
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ValueError(
             f"{config}: model_type {kind!r} is neither Monkey's nor that of another model that transformers opens for "
-            "pictures and text"
+            "images and text"
         )
     return False
 

@@ -1,10 +1,10 @@
-"""Reads all that an evaluation will read, before hours of inference: every row, reference, id and picture of the tasks.
+"""Reads all that an evaluation will read, before hours of inference: every row, reference, id and image of the tasks.
 
     python -m eval.check_questions                              # the published tasks, below the current folder
     python -m eval.check_questions textvqa_val,docvqa_test --data-root /data/root --train train.json
     python -m eval.check_questions my.jsonl --metric anls --json report.json
 
-With --train (files of conversations or of questions), pictures that are trained on too are found by their pixels or
+With --train (files of conversations or of questions), images that are trained on too are found by their pixels or
 their bytes; one that was resized or compressed again is not. Exit status: 0 all is well (notes are allowed), 1 there
 are problems, 2 the check could not be made.
 """
@@ -247,7 +247,7 @@ def _check_counts(one: TaskCheck) -> None:
             one.add(INERT, question.source, f"{question.source}: {sentence}")
         first = asked.setdefault((str(question.image), question.question), question.source)
         if first != question.source:
-            sentence = f"{question.source}: asks the same of the same picture as {first}"
+            sentence = f"{question.source}: asks the same of the same image as {first}"
             one.add(ASKED_TWICE, question.source, sentence)
 
 

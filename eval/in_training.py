@@ -24,7 +24,7 @@ from eval.model_backend import ModelBackend, prepare
 from eval.questions import QuestionSet, load_question_set
 from eval.run import RunSettings, run_loaded
 from eval.run_folder import JOURNAL
-from eval.tasks import AS_TRAINED, prompt_form, select_tasks
+from eval.tasks import prompt_form, select_tasks
 from monkey.journal import atomic_folder, write_json
 from monkey.processing import MonkeyProcessor
 from monkey.training.recipes import base_model
@@ -58,10 +58,8 @@ class InTrainingEval:
     Args:
         tasks: names or files, as `evaluate_vqa.py --dataset` takes them; their questions are read now.
         data_root: folder that the tasks' paths and their images start from.
-        limit: questions of each task, drawn with `seed`; None for all.
+        limit: questions of each task that are drawn; None for all.
         batch_size: questions of a batch, in each process.
-        prompt: 'as-trained', 'published' or a file.
-        metric, max_new_tokens: of .jsonl files of the user's own.
         num_workers: processes that open images, beside each process of the run.
 
     Raises:
@@ -74,19 +72,12 @@ class InTrainingEval:
         data_root: Path | None = None,
         limit: int | None = DEFAULT_LIMIT,
         batch_size: int = 4,
-        prompt: str = AS_TRAINED,
-        seed: int = 3407,
-        metric: str | None = None,
-        max_new_tokens: int | None = None,
         num_workers: int = 2,
     ):
-        selected = select_tasks(tasks, metric, max_new_tokens)
-        self._forms = [prompt_form(task, prompt) for task in selected]
-        self.question_sets = [draw(load_question_set(task, data_root), limit, seed) for task in selected]
-        self._settings = RunSettings(
-            folder=Path(), data_root=data_root, prompt=prompt, batch_size=batch_size, limit=limit, seed=seed,
-            show_progress=False,
-        )  # fmt: skip
+        selected = select_tasks(tasks)
+        self._settings = RunSettings(Path(), data_root, batch_size=batch_size, limit=limit, show_progress=False)
+        self._forms = [prompt_form(task, self._settings.prompt) for task in selected]
+        self.question_sets = [draw(load_question_set(task, data_root), limit, self._settings.seed) for task in selected]
         self._num_workers = num_workers
 
     def __str__(self) -> str:

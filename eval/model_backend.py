@@ -8,6 +8,7 @@ special tokens.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Iterable, Sequence
@@ -72,7 +73,7 @@ def prepare(processor: MonkeyProcessor, end_id: int, requests: Sequence[Request]
             ids = processor.encode(request.conversation).ids
             for path in request.images:
                 if path not in canvases:
-                    canvases[path] = Canvas(str(path).encode(), processor.image_processor.canvas(path))
+                    canvases[path] = Canvas(os.fsencode(path), processor.image_processor.canvas(path))
         except (OSError, ValueError) as error:
             failures.append(Failure(request.row, f"{request.question.source}: {error}"))
             continue

@@ -96,12 +96,11 @@ def question_file(task: Task, data_root: Path | None = None) -> Path:
 def load_question_set(
     task: Task,
     data_root: Path | None = None,
-    limit: int | None = None,
     selection: Selection | None = None,
     allow_missing: bool = False,
     digests: bool = True,
 ) -> QuestionSet:
-    """Read and check the questions of a task; `limit` is short for a selection of the first ones.
+    """Read and check the questions of a task.
 
     A row's files lie under `data_root` (default: the current folder). Images of a user's own file are looked up in
     `data_root` when it is given, else beside the file and then in the current folder. A question whose only reference
@@ -121,7 +120,7 @@ def load_question_set(
     questions, missing = read_asked(file, image_root, allow_missing)
     rows_in_file, ids = len(questions), frozenset(str(question.question_id) for question in questions)
     population = tuple(question.answers for question in questions) if needs_whole_set(task.metric) else ()
-    questions = (selection or Selection(limit)).of(questions, file)
+    questions = (selection or Selection()).of(questions, file)
     annotations = None if task.annotations is None else (image_root or Path()) / task.annotations
     if annotations is not None and not annotations.is_file():
         annotations = None

@@ -34,7 +34,7 @@
     loss: (one, other) => gain(one.task, one.row) - gain(other.task, other.row),
   };
 
-  // Whole pictures, worst first by their mean score, so that the questions of one stand together.
+  // Whole images, worst first by their mean score, so that the questions of one stand together.
   function byImage(found) {
     const groups = new Map();
     for (const one of found) {
@@ -93,9 +93,9 @@
   function picture(row, isSame) {
     const box = element("div", "picture");
     if (isSame) {
-      box.append(element("div", "soft small", "the same picture"));
+      box.append(element("div", "soft small", "the same image"));
     } else if (row.picture === null) {
-      box.append(element("div", "none", "no picture in this page"));
+      box.append(element("div", "none", "no image in this page"));
     } else {
       const image = element("img");
       image.src = data.pictures[row.picture];

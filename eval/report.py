@@ -208,7 +208,7 @@ def _describe_limits(chosen: Sequence[Shown], images: Thumbnails, limits: Limits
         parts.append(f"{images.missing} images could not be opened here.")
     if images.left_out:
         parts.append(
-            f"{images.left_out} pictures were left out: this page holds at most {limits.pictures} of them and stops "
+            f"{images.left_out} images were left out: this page holds at most {limits.pictures} of them and stops "
             f"at {limits.picture_bytes / 1e6:g} MB."
         )
     return " ".join([*parts, "Tables and charts count every row."])

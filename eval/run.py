@@ -136,7 +136,7 @@ def run_loaded(
 
 
 def _held(settings: RunSettings) -> Any:
-    return hold(settings.folder / LOCK, "wait for it, give another --save_name")
+    return hold(settings.folder / LOCK, "wait for it, or give another --save_name")
 
 
 def _progress(works: Sequence[TaskWork], settings: RunSettings) -> tqdm:
@@ -191,7 +191,7 @@ def _ask_and_score(
 
     def finish(number: int) -> dict[str, Any]:
         for rank in processes.others:
-            told = processes.hear(f"report/{number}/{rank}", settle)
+            told = processes.hear(f"report/{number}/{rank}", rank, settle)
             works[number].reports += [Report.from_json(told)] if told else []
         results, lines = _score_task(works[number], settings, backend)
         with writing_to(settings.folder):

@@ -236,8 +236,10 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # What writes files whole has put a sentence of its own around the system's.
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise OSError(
-            f"{folder}: results cannot be written ({error.strerror or error}); make room and give the same command "
+            f"{folder}: results cannot be written ({cause.strerror or cause}); make room and give the same command "
             "again, the answers are kept"
         ) from error
 

@@ -161,9 +161,9 @@ def _wilson_applies(units: Units, clusters: int) -> bool:
     return units.is_zero_or_one and (clusters == len(units.sums) or units.value in (0.0, 1.0))
 
 
-def wilson_interval(share: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
     """Return Wilson's score interval of a share of n independent trials."""
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -290,10 +290,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable_difference(standard_error: float, level: float = LEVEL, power: float = POWER) -> float:
-    """Return the true difference that a two-sided test at 1 - level finds with this power."""
+def detectable_difference(standard_error: float) -> float:
+    """Return the true difference that a two-sided test at 1 - LEVEL finds with the probability POWER."""
     normal = NormalDist()
-    return (normal.inv_cdf(0.5 + level / 2) + normal.inv_cdf(power)) * standard_error
+    return (normal.inv_cdf(0.5 + LEVEL / 2) + normal.inv_cdf(POWER)) * standard_error
 
 
 def _cluster_index(labels: Sequence[Hashable]) -> tuple[np.ndarray, int]:
@@ -308,6 +308,6 @@ def _cluster_sums(sums: np.ndarray, index: np.ndarray, clusters: int) -> np.ndar
     return np.stack([np.bincount(index, weights=column, minlength=clusters) for column in sums.T], axis=1)
 
 
-def _percentiles(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

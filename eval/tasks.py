@@ -145,7 +145,7 @@ def _tasks_named(name: str) -> tuple[Task, ...]:
     if name.endswith(OTHER_FILE_ENDINGS):
         raise ValueError(
             f"--dataset {name}: questions of your own are read from .jsonl, a line a question, and .json, a list of "
-            'them, such as {"image": "a.png", "question": "…", "answer": "…", "question_id": 1}; write pictures that '
+            'them, such as {"image": "a.png", "question": "…", "answer": "…", "question_id": 1}; write images that '
             "the table holds as base64 to files"
         )
     if name in GROUPS:

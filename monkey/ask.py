@@ -78,9 +78,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--top-p", type=float, help="share of probability that is sampled from")
     how.add_argument("--seed", type=int, help="of sampling")
     shown = parser.add_argument_group("what is shown")
-    when = shown.add_mutually_exclusive_group()
-    when.add_argument("--stream", action="store_true", help="show the answer as it is written")
-    when.add_argument("--json", action="store_true", help="a line of JSON for each answer")
+    shown.add_argument("--stream", action="store_true", help="show the answer as it is written")
+    shown.add_argument("--json", action="store_true", help="a line of JSON for each answer")
     shown.add_argument("--draw", type=Path, metavar="FILE.png", help="save the image with the answer's boxes on it")
     shown.add_argument("--confidence", action="store_true", help="how sure the model was of its tokens, 0 to 1")
     at_once = add_model_flags(parser)
@@ -110,6 +109,8 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--input and --output go together: a file of questions, and the file for their answers")
     if options.batch_size < 1:
         raise ValueError(f"--batch-size is {options.batch_size}, and at least 1 is needed")
+    if options.stream and options.json:
+        raise ValueError("--stream shows an answer as it is written, and --json when it is whole; choose one")
     if options.input is None:
         if options.image_root is not None:
             raise ValueError("--image-root goes with --input; --image takes any path")
@@ -173,9 +174,9 @@ def ask_all(
     decoding: Decoding,
     asked: Sequence[Asked],
     take: Callable[[Answerer, Asked, Reply], None],
-) -> dict[str, Exception]:
-    """Ask everything, several at once; give each answer to `take` in order; return what went wrong, by source."""
-    faults: dict[str, Exception] = {}
+    fail: Callable[[Asked, Exception], None],
+) -> None:
+    """Ask everything, several at once; give each answer to `take`, or what went wrong to `fail`, in order."""
     waiting: deque[tuple[Asked, Reply | Exception]] = deque()
 
     def settle_first() -> None:
@@ -185,7 +186,7 @@ def ask_all(
                 raise reply
             take(answerer, one, reply)
         except FAULTS as error:
-            faults[one.source] = error
+            fail(one, error)
 
     with open_checkpoint(options, checkpoint) as answerer:
         for one in asked:
@@ -194,7 +195,6 @@ def ask_all(
                 settle_first()
         while waiting:
             settle_first()
-    return faults
 
 
 def begin(answerer: Answerer, asked: Asked, describe: bool, decoding: Decoding) -> Reply | Exception:
@@ -217,18 +217,21 @@ def answer_images(options: argparse.Namespace) -> int:
     asked = list_asked(options)
     checkpoint = find_checkpoint(options)
     decoding = read_decoding(options, card_of(checkpoint))
+    failed: list[Asked] = []
 
     def take(answerer: Answerer, one: Asked, reply: Reply) -> None:
         show(answerer, one, reply, one.source if len(asked) > 1 else "", options)
         if options.draw is not None:
             draw(answerer, reply, one.images[0], options.draw)
 
-    faults = ask_all(options, checkpoint, decoding, asked, take)
-    if faults and len(asked) == 1:
-        raise faults[asked[0].source]
-    for fault in faults.values():
-        print(f"error: {fault}", file=sys.stderr)
-    return EXIT_PARTIAL if faults else 0
+    def fail(one: Asked, error: Exception) -> None:
+        if len(asked) == 1:
+            raise error
+        failed.append(one)
+        print(f"error: {error}", file=sys.stderr)
+
+    ask_all(options, checkpoint, decoding, asked, take, fail)
+    return EXIT_PARTIAL if failed else 0
 
 
 def list_asked(options: argparse.Namespace) -> list[Asked]:
@@ -357,8 +360,10 @@ def answer_file(options: argparse.Namespace) -> int:
                     file.add(row.key, as_json(answerer, reply, row.images))
                     bar.update()
 
-                found = ask_all(options, checkpoint, decoding, pending, take)
-            faults = {source: str(fault) for source, fault in found.items()}
+                def fail(row: Asked, error: Exception) -> None:
+                    faults[row.source] = str(error)
+
+                ask_all(options, checkpoint, decoding, pending, take, fail)
         file.finish(rows, missing | faults)
     print(f"{options.output}: {len(rows):,} rows, {len(pending):,} of them asked now", file=sys.stderr)
     name_faults(faults)

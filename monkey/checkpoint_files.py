@@ -2,7 +2,7 @@
 
 An adapter only means something on the weights that it was trained on, and a name does not tell: folders move, and other
 weights take their place. So `base.json` in an adapter's folder holds the shapes of its base's decoder, which have to
-fit, and a digest of its weight files. Another digest only warns, for a `.bin` may have become safetensors.
+fit, and a digest of samples of its weight files. Another digest only warns, for a `.bin` may have become safetensors.
 """
 
 from __future__ import annotations
@@ -71,8 +71,11 @@ _DECODER_TENSOR = re.compile(
     r"(?:transformer\.(?:wte|ln_f)|lm_head|transformer\.h\.\d+\.(?!.*_lora\.).+)\.(?:weight|bias)"
 )
 
-_DIGESTED_END = 2**20
-"""Bytes of either end of a weight file that its digest is of: a training run changes both."""
+_DIGESTED_PLACES, _DIGESTED_BYTES = 1024, 1024
+"""Places of a weight file, evenly spread, that its digest is of, and bytes of each.
+
+Its ends are not enough: embedding and head lie there, which adapters of the decoder leave as they are.
+"""
 
 
 def weight_files(name: Any, hub: dict[str, Any], variant: str | None = None) -> list[str]:
@@ -223,7 +226,7 @@ class BaseRecord:
     decoder_shapes: str
     """SHA-256 over published names and shapes of the decoder's tensors."""
     weights_digest: str = ""
-    """SHA-256 over sizes and ends of the weight files; empty in older records, which held sampled values."""
+    """SHA-256 over sizes and samples of the weight files; empty in older records, which held sampled values."""
     quantisation: dict[str, Any] | None = None
     """How the base was quantised while training (`monkey.quantised.quantisation_of`), None when it was not."""
 
@@ -255,7 +258,7 @@ def record_base(name: str, config: MonkeyConfig, quantisation: dict[str, Any] | 
         window_adapters=config.window_adapters,
         global_view=config.global_view,
         decoder_shapes=_digest_decoder(files),
-        weights_digest=_digest_ends(files),
+        weights_digest=digest_samples(files),
         quantisation=quantisation,
     )
 
@@ -266,14 +269,16 @@ def _digest_decoder(files: list[str]) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def _digest_ends(files: list[str]) -> str:
+def digest_samples(files: list[str]) -> str:
+    """Return the digest by which a base is known again, without reading all of its weights."""
     digest = hashlib.sha256()
     for path in files:
-        size = os.path.getsize(path)
-        with open(path, "rb") as file:
-            digest.update(f"{size}\n".encode() + file.read(_DIGESTED_END))
-            file.seek(max(0, size - _DIGESTED_END))
-            digest.update(file.read())
+        last = max(0, os.path.getsize(path) - _DIGESTED_BYTES)
+        digest.update(f"{os.path.getsize(path)}\n".encode())
+        with open(path, "rb", buffering=0) as file:
+            for number in range(_DIGESTED_PLACES):
+                file.seek(last * number // (_DIGESTED_PLACES - 1))
+                digest.update(file.read(_DIGESTED_BYTES))
     return digest.hexdigest()
 
 

@@ -43,7 +43,7 @@ def run_program(program: Callable[[], int | None], stopped: str = "stopped") -> 
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print(f"\n{stopped}", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

@@ -91,7 +91,6 @@ class EngineStats:
     requests: int = 0
     images: int = 0
     """Images that went through the vision side."""
-    vision_calls: int = 0
     read_tokens: int = 0
     """Prompt tokens that the decoder computed."""
     reused_tokens: int = 0
@@ -555,7 +554,6 @@ class Engine:
             canvases = torch.from_numpy(np.stack([image.pixels for image in images])).to(self.device)
             pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
             features = self.model.get_image_features(pixels)
-        self.stats.vision_calls += 1
         self.stats.images += len(images)
         for image, own in zip(images, features, strict=True):
             self._features[image.digest] = own.clone()  # no hold on the memory of the others
@@ -579,8 +577,12 @@ class Engine:
             with self._timed("prefill"):
                 last = self._run_prefill(pieces)
         except BaseException:
+            failed = {block for _, block, _ in pieces}
             for _, block, _ in reversed(pieces):
                 self._store.discard(block)
+            for row in self._reading:
+                while row.prefix in failed:  # found in the same pass
+                    row.prefix, row.parts = row.prefix.parent, []
             raise
         for row, block, is_end in pieces:
             row.read += len(block)
@@ -651,7 +653,7 @@ class Engine:
             row.prefix = self._cache.admit(place, rest)
         chosen = self._choose(last, rows)
         for row in rows:
-            self.stats.reused_tokens += len(row.ids) - row.read
+            self.stats.reused_tokens += max(0, len(row.ids) - row.read)  # less than none where reading began again
             self._reading.remove(row)
             self._writing.append(row)
             row.cached = len(row.ids)

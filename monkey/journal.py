@@ -7,6 +7,7 @@ written. A record is found by its key alone, whichever process wrote it, so that
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +19,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
+from filelock import FileLock as LibraryLock
+from filelock import Timeout
 
 PARTIAL = ".partial"
 """End of the names of what is being written and has not come into its place yet."""
@@ -57,6 +59,18 @@ def read_records(path: Path, fields: Mapping[str, type], way_out: str) -> Iterat
                 if record is None:
                     raise ValueError(f"{path}:{number} is damaged; {way_out}")
                 yield record
+
+
+class FileLock(LibraryLock):
+    """The library's lock; where the file system has none, as NFS without its daemon, every file counts as free."""
+
+    def acquire(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().acquire(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            return None
 
 
 class Journal:
@@ -254,9 +268,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         stream.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, sort_keys: bool = False) -> None:
     """Write indented JSON whole or not at all."""
-    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n")
 
 
 @contextmanager
@@ -268,7 +282,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     former = path.with_name(f".{path.name}.{os.getpid()}.former{PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove(partial)
     partial.mkdir()
     try:
         yield partial
@@ -281,8 +295,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 os.replace(former, path)
             raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
+        _remove(partial)
+        _remove(former)
 
 
 def remove_partials(folder: Path) -> None:
@@ -292,7 +306,15 @@ def remove_partials(folder: Path) -> None:
         if not path.exists():
             os.replace(former, path)
     for partial in folder.glob(f".*{PARTIAL}"):
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    """Remove what lies there, if anything does: a folder whole, a link alone. What cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -300,7 +322,6 @@ def hold(
     path: Path,
     busy: str,
     note: Mapping[str, Any] | None = None,
-    timeout: float = 0.0,
     any_host: bool = False,
 ) -> Iterator[bool]:
     """Hold the lock file `path` while the context is open; yield whether its last holder was killed.
@@ -311,15 +332,14 @@ def hold(
     Args:
         busy: what the user can do when another process holds it, the end of a sentence.
         note: what else others may want to know of the holder; see `holder_of`.
-        timeout: seconds to wait for another holder to end; of a killed one the loading processes are waited for.
         any_host: trust the lock alone: what a killed process of another machine left behind refuses nobody.
 
-    Raises ValueError naming process and machine of the holder.
+    The loading processes of a killed holder are waited for. Raises ValueError naming process and machine of the holder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=max(timeout, ORPHAN_GRACE) if _was_killed(_read_holder(path)) else timeout)
+        lock.acquire(timeout=ORPHAN_GRACE if _was_killed(_read_holder(path)) else 0)
     except Timeout:
         raise ValueError(f"{path.parent} is being written by {describe_holder(_read_holder(path))}; {busy}") from None
     try:

@@ -44,9 +44,9 @@ class Reply(Iterator[str]):
         is_closed: whether nobody wants the answer any more.
     """
 
-    def __init__(self, prompt_tokens: int, timeout: float = REPLY_TIMEOUT):
+    def __init__(self, prompt_tokens: int):
         self.prompt_tokens = prompt_tokens
-        self.timeout = timeout
+        self.timeout = REPLY_TIMEOUT
         self.token_ids: list[int] = []
         self.confidence: float | None = None
         self.has_begun = threading.Event()

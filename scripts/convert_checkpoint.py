@@ -65,7 +65,7 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
             content = json.loads(parsed.to_json_string())
             if config == "published":
                 content = published_config(parsed, str(dtype).removeprefix("torch."))
-            write_json(folder / "config.json", content)
+            write_json(folder / "config.json", content, sort_keys=True)
     return target
 
 

@@ -148,6 +148,16 @@ class TestImages:
         assert f"error: {folder / 'IMG_1.HEIC'} is HEIC" in said.err
         assert "left out, as no images by their endings: 1 other file (1 .txt)" in said.err
 
+    def test_what_is_wrong_with_an_image_is_told_in_its_place(self, checkpoint, images, monkeypatch):
+        images[0].write_bytes(b"%PDF-1.7")
+        said = io.StringIO()  # as on a screen, which shows both
+        monkeypatch.setattr(sys, "stdout", said)
+        monkeypatch.setattr(sys, "stderr", said)
+        words = [word for image in (images[0], images[1], images[0]) for word in ("--image", image)]
+        assert run(checkpoint, *words, "--describe", "--max-new-tokens", 4) == cli.EXIT_PARTIAL
+        lines = [line for line in said.getvalue().splitlines() if str(images[0].parent) in line]
+        assert [line.startswith(f"error: {images[0]} is a PDF") for line in lines] == [True, False, True]
+
     def test_a_name_that_is_not_utf_8_is_spelled_out(self, checkpoint, images, capsys):
         odd = os.fsencode(images[0].parent) + b"/\xff.png"
         os.rename(images[2], odd)
@@ -195,6 +205,7 @@ IMAGE = ("--image", "{image}", "What?")
         (("--draw", "{empty}/f.png", "--image", "{image}", *IMAGE), "on one image"),
         (("--draw", "{empty}/f.png", "--image", "{folder}", "What?"), "on one image"),
         (("--draw", "found.jpg", *IMAGE), "must end in .png"),
+        (("--stream", "--json", *IMAGE), "--json when it is whole; choose one"),
         (("--draw", "{empty}/no/f.png", *IMAGE), "does not exist"),
     ],
     ids=str,
@@ -207,12 +218,19 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(words, message, imag
     assert message in refused(capsys, *(word.format(**places) for word in words))
 
 
-@pytest.mark.parametrize("words", [("--devise", "cpu", "What?"), ("--stream", "--json", "What?")], ids=str)
-def test_a_wrong_flag_is_one_sentence(words, capsys):
+def test_a_wrong_flag_is_one_sentence(capsys):
     with pytest.raises(SystemExit) as ended:
-        ask.main(list(words))
+        ask.main(["--devise", "cpu", "What?"])
     assert ended.value.code == cli.EXIT_USAGE
-    assert words[0] in capsys.readouterr().err
+    assert "--devise" in capsys.readouterr().err
+
+
+def test_an_interruption_is_one_line(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert cli.run_program(interrupted, "interrupted") == cli.EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 class TestBoxes:

@@ -5,15 +5,31 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from monkey.journal import remove_partials
+from monkey.training import trainer
 from monkey.training.model_card import write_loss_curve
 from monkey.training.resuming import earlier_evaluations
 from monkey.training.trainer import BestCheckpoint
 from tests.small_processor import refusal
+
+
+@pytest.mark.parametrize(("rank", "writes", "expected"), [(1, False, "first"), (2, True, None), (3, False, "third")])
+def test_each_node_may_have_a_folder_of_its_own(tmp_path, monkeypatch, rank, writes, expected):
+    def gathered(own: Path | None) -> list[Path | None]:
+        folders = [Path("first"), None, Path("third"), None]
+        return [*folders[:rank], own, *folders[rank + 1 :]]
+
+    monkeypatch.setattr(trainer, "gathered", gathered)
+    args = SimpleNamespace(process_index=rank, should_save=writes)
+    with trainer.shared_folder(tmp_path / "out", args) as folder:
+        assert folder == (Path(expected) if expected else folder)
+        assert folder.is_dir() == writes
+    assert (tmp_path / "out").is_dir() == writes
 
 
 class TestBest:

@@ -205,8 +205,8 @@ class TestInPrompts:
         assert [box.label for box in first.boxes] == ["a"]
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "And?"}]
         stats = answerer.engine.stats
-        calls, reused = stats.vision_calls, stats.reused_tokens
+        images, reused = stats.images, stats.reused_tokens
         assert answerer.chat(messages, form=form).text == answer
         assert prompts[1][: len(prompts[0]) + len(ids) - 1] == [*prompts[0], *ids[:-1]]
-        assert stats.vision_calls == calls
+        assert stats.images == images
         assert stats.reused_tokens - reused >= len(prompts[0]) + len(ids) - 2

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monkey.data.check import KINDS, check_data
+from monkey.data.check import KINDS, DataFile, check_data, hash_bytes, read_images, read_rows
 from monkey.data.dataset import run_in_order
-from monkey.data.mixture import open_records
+from monkey.data.mixture import open_records, record_sets
 from monkey.data.preview import Piece, pieces_of
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
@@ -174,6 +174,23 @@ def test_a_list_that_is_no_json_is_one_problem_and_other_files_are_read(folder):
         ("unreadable row", f"{folder / 'bad.json'}:3"),
         ("not of the schema", f"{other}[0]"),
     ]
+
+
+def test_a_row_keeps_its_number_and_the_file_is_kept_once(broken):
+    (one,) = record_sets(broken)
+    rows = list(read_rows(DataFile.open(one), workers=0))
+    assert len({id(row.rows) for row in rows}) == 1
+    assert [row.source for row in rows] == [rows[0].rows.source(index) for index in range(len(rows))]
+    assert not any(str(broken) in part for row in rows for part in row if isinstance(part, str))
+
+
+def test_a_file_is_digested_without_being_read_whole(folder, monkeypatch):
+    path = str(folder / "a.png")
+    expected = hash_bytes(Path(path).read_bytes())
+    monkeypatch.setattr(Path, "read_bytes", lambda self: 1 / 0)
+    read = read_images([path], {"max_bytes": 10}, workers=0)[path]
+    assert read.file == expected
+    assert read.fault is not None
 
 
 class TestLengths:

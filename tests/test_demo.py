@@ -184,7 +184,8 @@ def test_a_description_is_asked_as_trained_and_sampled_as_set(client, answerer, 
     assert answerer.asked[-1] == "Describe."
     assert answerer.decodings[-1].seed is None
     for place, value, sentence in (
-        (6, -1, "Seed must be a number from 0 to 4,294,967,295."),
+        (6, -1, "Seed must be a whole number from 0 to 4,294,967,295."),
+        (6, 1.7, "Seed must be a whole number from 0 to 4,294,967,295."),
         (3, 3, "Temperature must be a number from 0 to 2."),
     ):
         settings = [*PUBLISHED[:place], value, *PUBLISHED[place + 1 :]]
@@ -208,12 +209,13 @@ def test_what_users_and_model_write_is_shown_to_the_letter(client, answerer, add
     assert _sentence(notice).startswith(f"This image cannot be used: {HOSTILE} is not an image")
 
 
-def test_half_a_character_is_asked_as_a_question_mark(address, answerer):
+def test_half_a_character_is_a_sentence_and_a_question_mark_in_a_name(address, answerer):
     (path,) = _upload(address, _png())
     for endpoint in ("ask", "describe"):
-        started = _post(address, endpoint=endpoint, text="a\ud800b", path=path, orig_name="a\ud800.png")
-        assert "event: complete" in _events(address, started, endpoint)
-    assert answerer.asked == ["a?b", "a?b"]
+        started = _post(address, endpoint=endpoint, text="a\ud800b", path=path)
+        assert "half of a character" in _events(address, started, endpoint)
+    assert answerer.asked == []
+    assert "event: complete" in _events(address, _post(address, path=path, orig_name="a\ud800.png"))
 
 
 @pytest.mark.parametrize(
@@ -274,6 +276,24 @@ def test_a_question_that_came_to_nothing_goes_back_into_the_box_with_its_images(
     messages, notice, question, tray = client.predict([photo], "What?", api_name="/ask")
     assert (messages, question, len(tray)) == ([], "What?", 1)
     assert "9,000 tokens" in _sentence(notice)
+
+
+def test_a_retry_that_comes_to_nothing_leaves_the_answer_there(client, answerer, photo, monkeypatch):
+    before, *_ = client.predict([photo], "What?", api_name="/ask")
+    with monkeypatch.context() as patched:
+        patched.setattr(answerer, "chat", lambda *_: (_ for _ in ()).throw(ValueError("too long")))
+        messages, notice, *_ = client.predict("en", *PUBLISHED, api_name="/retry")
+    assert (_texts(messages), _sentence(notice)) == (_texts(before), "The model cannot take this: too long.")
+    assert _texts(client.predict([], "And?", api_name="/ask")[0])[:2] == _texts(before)
+
+
+def test_too_little_memory_for_a_conversation_asks_the_last_question_alone(client, answerer, photo):
+    client.predict([photo], "What?", api_name="/ask")
+    answerer.script = [MemoryError("20 GiB"), "A short one."]
+    messages, notice, *_ = client.predict([], "And?", "en", 0, 1, 512, api_name="/ask")
+    assert _texts(messages)[2:] == ["And?", "A short one."]
+    assert _sentence(notice) == ENGLISH["reduced"].format(limit=128)
+    assert (answerer.told, answerer.decodings[-1].max_new_tokens) == ([], 128)
 
 
 def test_boxes_of_an_answer_are_drawn_on_the_image_and_not_read_out(client, answerer, photo):

@@ -20,6 +20,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install '.[demo]'")
 
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 
 import demo
@@ -32,7 +33,16 @@ from monkey.images import open_image
 from monkey.prompts import DESCRIPTION_PROMPTS
 from monkey.serving import demo as serving
 from monkey.serving import session
-from monkey.serving.demo_answers import Answer, Exchange, ImageStore, KeptImage, as_json, as_markdown, messages_for
+from monkey.serving.demo_answers import (
+    Answer,
+    Exchange,
+    FileSet,
+    ImageStore,
+    KeptImage,
+    as_json,
+    as_markdown,
+    messages_for,
+)
 from monkey.serving.demo_page import EXAMPLES, examples
 from monkey.serving.demo_texts import CHINESE, ENGLISH
 from tests.conftest import random_model
@@ -108,6 +118,18 @@ def test_passwords_come_from_a_flag_a_file_and_the_environment(tmp_path):
             serving.read_people([], file, "")
     with pytest.raises(FileNotFoundError, match=r"--auth-file .*none: no such file"):
         serving.read_people([], tmp_path / "none", "")
+    file.write_bytes("ada:größe\n".encode("latin-1"))
+    for path in (file, tmp_path):
+        with pytest.raises(ValueError, match=rf"^--auth-file {path} cannot be read as text in UTF-8$"):
+            serving.read_people([], path, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names here")
+def test_passwords_come_through_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"  # as of --auth-file <(…)
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=("ada:one\n",), daemon=True).start()
+    assert serving.read_people([], pipe, "") == [("ada", "one")]
 
 
 def _mistake(capsys, *words: str) -> str:
@@ -185,7 +207,11 @@ CONVERSATION = [
 
 
 def test_a_conversation_is_taken_along_as_json_and_markdown():
-    content = json.loads(as_json(CONVERSATION, ["A", "B"]))
+    models = models_of(ScriptedAnswerer("A"), ScriptedAnswerer("B", grid=(1, 2)))
+    models.open()
+    content = json.loads(as_json(CONVERSATION, models.facts()))
+    sizes = {"canvas": [28, 56], "image_tokens": 12, "device": "cpu"}
+    assert content["models"][1] == {"name": "B", "grid": [1, 2], **sizes}
     first, second = content["exchanges"]
     assert first["pictures"] == [{"name": "dog.png", "width": 400, "height": 200}]
     assert first["decoding"] == {"max_new_tokens": 512, "temperature": 0.0, "top_p": 1.0, "seed": None}
@@ -251,6 +277,42 @@ def test_what_people_have_goes_with_them_and_nothing_of_the_others(tmp_path):
     assert other.file.exists()
     store.forget("bob")
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_old_files_are_deleted_while_others_come(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    store, upload = ImageStore(tmp_path), tmp_path / "a.png"
+    Image.new("L", (4, 3)).save(upload)
+    app = serving.Demo(models_of(ScriptedAnswerer()), store).app
+    store.take("ada", upload, "a.png", _open)
+    grown = [
+        [files.add(f"{number}-{len(files)}") for _ in files] for number, files in enumerate(app.temp_file_sets) if files
+    ]
+    assert grown  # gradio walks each in a thread of its own
+    assert {type(files) for files in app.temp_file_sets} == {FileSet}
+    assert any(files is app.upload_file_set for files in app.temp_file_sets)
+    delete_files_created_by_app(app, age=0)
+    assert not any(path.exists() for path in (tmp_path / "images").iterdir())
+    store.add("ada", upload.read_bytes(), "a.png", _open)
+    store.forget("ada")
+    assert not any(str(tmp_path) in name for name in store.files)
+
+
+def test_callers_without_a_session_share_nothing_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    models, upload = models_of(ScriptedAnswerer()), tmp_path / "a.png"
+    models.open()
+    program, owners = serving.Demo(models, ImageStore(tmp_path)), []
+    for _ in range(2):
+        Image.new("L", (4, 3)).save(upload)
+        request, tray = serving.gr.Request(), [{"image": {"path": str(upload)}}]
+        events = program.ask(request, tray, "What?", [], "en", 0, 1, 512, 0.7, 1, 250, 0)
+        (message, *_) = next(events)[program.page.chats[0]]
+        owners.append(Path(message["content"][0]["path"]).name.partition("-")[0])
+        *_, last = events
+        assert last[program.page.conversation][0].answers[0].text == "On 4×3: What?"
+        assert not any((tmp_path / "images").iterdir())
+    assert len(set(owners)) == 2
 
 
 AUDITED = """

@@ -10,6 +10,7 @@ import pytest
 
 from monkey.describe.__main__ import main
 from monkey.describe.counts import MAX_BINS, distribution, draw_sample, statistics_of, values_of
+from monkey.describe.filters import Thresholds
 from monkey.describe.findings import Summary
 from monkey.describe.output import FinishedRun
 from tests.described_run import results_of, write_run
@@ -131,6 +132,10 @@ def test_what_cannot_be_swept_is_refused_with_its_flag(run, tmp_path, capsys):
         assert "error: --overlap" in refusal(capsys, main(["sweep", str(run), f"--overlap={text}"]))
     assert "--sample 0 is too small" in refusal(capsys, main(["sweep", str(run), "--sample", "0"]))
     row = {stage: result for stage, result in results_of(0).items() if stage not in ("filters", "summary")}
+    (tmp_path / "changed").mkdir()
+    changed = write_run(tmp_path / "changed", [results_of(0, settings=Thresholds(region_score=0.2))])
+    message = "filtered again with its own thresholds, signs/000000.png comes out otherwise than in its records"
+    assert message in refusal(capsys, main(["sweep", str(changed)]))
     (tmp_path / "other").mkdir()
     other = write_run(tmp_path / "other", [row])
     assert "has no image that was filtered" in refusal(capsys, main(["sweep", str(other)]))

@@ -102,8 +102,8 @@ def test_descriptions_say_what_the_experts_saw_and_train_with_the_prompt_as_trai
     for (_, text), record in zip(published, records, strict=True):
         question, answer = record.conversation.messages
         assert (question.text, answer.text) == (DETAILED_CAPTION_AS_TRAINED, text)
-        seen = "A heading, a table and a line can be seen."
-        assert text.startswith(f"The picture shows a drawn document. {seen} The words “")
+        seen = "A heading at the top, a table in the middle and a line at the bottom can be seen."
+        assert text.startswith(f"The picture shows a drawn document. {seen} The heading is above the line. The words “")
         assert problems_of(text) == ()
         assert record.images[0].is_file()
 

@@ -292,10 +292,44 @@ class TestLocalModel:
         assert "more than the model's 700" in bad.problem
 
 
-def test_the_rule_lists_what_was_kept_without_digits():
-    box, kept = (0, 0, 1, 1), []
-    for source, text in (("region", "a sign"), ("segment", "a sign"), ("region", "2 poles"), ("text", "BAKERY")):
-        kept.append(Candidate(source, 0, box, text, 0.9))
-    kept.append(Candidate("region", 0, box, "a ghost", 0.1, "score", "too low"))
-    (found,) = Rules(RuleSettings())(items(1, "A shop.", *kept))
-    assert found == Summary("The picture shows a shop. A sign can be seen. The word “BAKERY” can be read.", (), 1)
+def described(*notes: tuple, caption: str = "a shop", **settings: int) -> str:
+    """What the rule writes of notes: their source, box in tenths, and text."""
+    kept = [
+        Candidate(source, number, tuple(side / 10 for side in box), text, 0.9)
+        for number, (source, box, text) in enumerate(notes)
+    ]
+    ghost = Candidate("region", 0, (0, 0, 1, 1), "a ghost", 0.1, "score", "too low")
+    (found,) = Rules(RuleSettings(**settings))(items(1, caption, *kept, ghost))
+    assert (found.problems, found.attempts) == ((), 1)
+    return found.text
+
+
+def test_the_rule_tells_places_a_relation_and_what_is_written():
+    notes = [
+        ("region", (6, 7, 9, 9), "a door"), ("segment", (6, 7, 9, 9), "a gate"), ("region", (0, 0, 3, 2), "A red sign"),
+        ("region", (4, 4, 6, 6), "2 poles"), ("text", (0, 0, 2, 1), "BAKERY"), ("text", (0, 1, 2, 2), "x"),
+        ("text", (0, 1, 2, 2), "1999"), ("text", (0, 2, 2, 3), "BAKERY"), ("text", (0, 2, 2, 3), "OPEN"),
+    ]  # fmt: skip
+    assert described(*notes, caption="A shop.") == (
+        "The picture shows a shop. A red sign at the upper left and a door at the lower right can be seen. "
+        "The red sign is to the left of the door. The words “BAKERY” and “OPEN” can be read. A number is written there."
+    )
+    assert described(*notes, ("text", (0, 2, 2, 3), "7"), most_objects=1, most_words=1) == (
+        "The picture shows a shop. A door at the lower right can be seen. The word “BAKERY” can be read. "
+        "Several numbers are written there."
+    )
+    assert described() == "The picture shows a shop."
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "places", "relation"),
+    [
+        ((4, 0, 6, 2), (4, 7, 6, 9), ("at the top", "at the bottom"), " The sign is above the pole."),
+        ((0, 0, 9, 9), (4, 4, 5, 5), ("that fills most of it", "in the middle"), " The pole lies inside the sign."),
+        ((0, 4, 4, 6), (3, 4, 9, 7), ("at the left", "in the middle"), ""),
+    ],
+)
+def test_the_rule_relates_the_first_object_to_the_last_where_that_is_plain(first, last, places, relation):
+    text = described(("region", last, "a pole"), ("region", first, "a sign"))
+    seen = f"A sign {places[0]} and a pole {places[1]} can be seen."
+    assert text == f"The picture shows a shop. {seen}{relation}"

@@ -133,7 +133,7 @@ def test_a_second_question_about_an_image_reads_its_words_only():
         reply = asked(answerer, 4, max_new_tokens=9)
         assert reply.text == alone(model, *QUESTIONS[4], 9)
         stats = answerer.engine.stats
-        assert (stats.vision_calls, stats.images) == (1, 1)
+        assert stats.images == 1
         slots = 1 + answerer.processor.image_tokens
         assert stats.read_tokens - before == reply.prompt_tokens - slots
         assert stats.reused_tokens == slots
@@ -151,11 +151,11 @@ def test_a_follow_up_reads_what_is_new_and_answers_as_if_all_was_read(form, seq_
             assert first.text == forgetful.chat(messages, short, form=form).text
             messages.append({"role": "assistant", "content": first.text})
             messages.append({"role": "user", "content": question})
-        assert answerer.engine.stats.vision_calls == 1
+        assert answerer.engine.stats.images == 2
         before = answerer.engine.stats.read_tokens
         last = answerer.chat(messages, short, form=form)
         assert last.text == forgetful.chat(messages, short, form=form).text
-        assert answerer.engine.stats.vision_calls == 1
+        assert answerer.engine.stats.images == 2
         # At most an answer whose text is read as other tokens than were written, and the new question.
         if seq_length == 2048:
             assert answerer.engine.stats.read_tokens - before < 40 < last.prompt_tokens
@@ -193,14 +193,20 @@ def _until(condition, seconds: float = 10.0) -> None:
 def test_images_that_wait_go_through_the_vision_side_together(monkeypatch):
     model = model_of()
     held, encode = threading.Event(), model.get_image_features
-    monkeypatch.setattr(model, "get_image_features", lambda pixels: held.wait(10) and encode(pixels))
+    widths: list[int] = []
+
+    def counted(pixels):
+        widths.append(len(pixels))
+        return held.wait(10) and encode(pixels)
+
+    monkeypatch.setattr(model, "get_image_features", counted)
     with opened(model) as answerer:
         replies = [asked(answerer, 0, max_new_tokens=5)]
         _until(lambda: answerer.engine.running == 1)
         replies += [asked(answerer, case, max_new_tokens=5) for case in (1, 5, 6, 0)]
         held.set()
         assert [reply.text for reply in replies] == [alone(model, *QUESTIONS[case], 5) for case in (0, 1, 5, 6, 0)]
-        assert (answerer.engine.stats.images, answerer.engine.stats.vision_calls) == (4, 2)
+        assert widths == [1, 3]
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("20 GiB"), RuntimeError("can't allocate memory: 20 GiB")])
@@ -248,6 +254,27 @@ def test_too_little_memory_for_a_step_costs_one_request_and_no_other(monkeypatch
         assert outcomes.count(True) >= 2
         assert False not in outcomes
         assert asked(answerer, 5, max_new_tokens=12).text == alone(model, *QUESTIONS[5], 12)
+
+
+def test_who_shares_an_image_with_a_pass_that_fails_is_answered_by_the_next(monkeypatch):
+    model = model_of()
+    with opened(model) as answerer:
+        engine = answerer.engine
+        read, errors = engine._run_prefill, [MemoryError("20 GiB")]
+
+        def fails_once(pieces):
+            if len({row for row, _, _ in pieces}) == 2 and errors:
+                raise errors.pop()
+            return read(pieces)
+
+        monkeypatch.setattr(engine, "_run_prefill", fails_once)
+        held = threading.Event()
+        engine.run_exclusive(held.wait)
+        replies = [asked(answerer, case, max_new_tokens=8) for case in (0, 4)]
+        held.set()
+        assert [reply.text for reply in replies] == [alone(model, *QUESTIONS[case], 8) for case in (0, 4)]
+        assert not errors
+        assert engine.stats.reused_tokens == 1 + answerer.processor.image_tokens
 
 
 def test_an_error_of_one_prompt_reaches_its_asker_alone(monkeypatch):

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -233,7 +234,8 @@ class TestLock:
         process.join()
 
     def test_a_second_run_is_refused_and_told_who_holds_the_folder(self, sums, tmp_path, holder):
-        with pytest.raises(ValueError, match=f"being written by process {holder.pid} on {platform.node()}; wait for"):
+        sentence = f"being written by process {holder.pid} on {platform.node()}; wait for it, or give another"
+        with pytest.raises(ValueError, match=sentence):
             run_one(sums, tmp_path / "run")
         assert not (tmp_path / "run" / "sums").exists()
 
@@ -266,6 +268,32 @@ def test_processes_that_cannot_meet_any_more_are_one_sentence():
         Processes(1, 2, Gone()).tell("x", 1)
     with pytest.raises(ValueError, match=r"the 2 processes of WORLD_SIZE cannot meet .*; start with torchrun"):
         Processes.of_environment({"WORLD_SIZE": "2"})
+
+
+def test_what_is_told_may_be_larger_than_a_value_of_the_store():
+    store = dist.TCPStore("127.0.0.1", 0, 1, True)
+    told = {"rows": list(range(200_000)), "keys": ["ä" + "0" * 63] * 200_000}
+    Processes(0, 2, store).tell("share/1", told)
+    assert Processes(1, 2, store, timeout=5.0).hear("share/1") == told
+
+
+def test_a_process_that_is_busy_is_waited_for_and_one_that_is_gone_is_not():
+    store = dist.HashStore()
+
+    def work() -> None:
+        first = Processes(0, 2, store, timeout=0.4)
+        with first.together():
+            time.sleep(2.0)
+            first.tell("questions", True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    second = Processes(1, 2, store, timeout=0.4)
+    with second.together():
+        assert second.hear("questions")
+    thread.join()
+    with pytest.raises(Stopped, match=r"process 1 of the run has waited 0 seconds for process 0 without a sign of it"):
+        second.hear("more")
 
 
 def command_environment(**more: str) -> dict[str, str]:

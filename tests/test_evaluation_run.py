@@ -153,8 +153,23 @@ class TestMemory:
         assert (results["n"], results["missing"]) == (9, [104])
         assert any("sums.jsonl:5: out of memory with this question alone" in line for line in incompleteness(results))
 
+    def test_memory_that_runs_out_while_batches_are_made_ends_the_run(self, sums, tmp_path):
+        """A backend that shares its questions among processes answers there; one process cannot ask again alone."""
+
+        class Shared(EchoBackend):
+            def batches(self, requests, batch_size):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        with pytest.raises(torch.OutOfMemoryError):
+            run_one(sums, tmp_path / "run", Shared)
+
 
 class TestFiles:
+    def test_a_file_that_cannot_be_written_is_one_sentence(self, sums, tmp_path):
+        (tmp_path / "run" / "sums" / "predictions.jsonl" / "in the way").mkdir(parents=True)
+        with pytest.raises(OSError, match=r"sums: results cannot be written \(Is a directory\); make room and give"):
+            run_one(sums, tmp_path / "run")
+
     def test_files_do_not_tell_in_how_many_starts_they_were_made(self, sums, tmp_path):
         whole, parts = tmp_path / "whole", tmp_path / "parts"
         run_one(sums, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -10,7 +11,17 @@ import sys
 
 import pytest
 
-from monkey.journal import Journal, atomic_file, atomic_folder, digest, hold, holder_of, read_records, write_atomic
+from monkey.journal import (
+    Journal,
+    atomic_file,
+    atomic_folder,
+    digest,
+    hold,
+    holder_of,
+    read_records,
+    remove_partials,
+    write_atomic,
+)
 
 
 def row(key: str, value: int = 0) -> dict:
@@ -129,6 +140,36 @@ class TestWholeFiles:
             (folder / "three").write_text(str(1 // 0))
         assert os.listdir(tmp_path / "out") == ["two"]
         assert os.listdir(tmp_path) == ["out"]
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows lets only administrators make links")
+    def test_a_link_to_a_folder_is_replaced_and_what_it_leads_to_stays(self, tmp_path):
+        (tmp_path / "real").mkdir()
+        (tmp_path / "real" / "kept").touch()
+        (tmp_path / "out").symlink_to("real")
+        with atomic_folder(tmp_path / "out") as folder:
+            (folder / "new").touch()
+        assert sorted(os.listdir(tmp_path)) == ["out", "real"]
+        assert os.listdir(tmp_path / "out") == ["new"]
+        (tmp_path / ".out.1.former.partial").symlink_to("real")
+        remove_partials(tmp_path)
+        assert sorted(os.listdir(tmp_path)) == ["out", "real"]
+        assert os.listdir(tmp_path / "real") == ["kept"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_the_file_system_has_no_locks_every_file_is_free(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with Journal(tmp_path / "done.jsonl") as journal, Journal(tmp_path / "done.jsonl") as other:
+        journal.append([row("a")])
+        other.refresh()
+        assert "a" in other
+    with hold(tmp_path / "run.lock", "wait"):
+        assert holder_of(tmp_path / "run.lock") is None
 
 
 class TestHolding:

@@ -22,7 +22,7 @@ from monkey.adapters import (
     with_adapter,
 )
 from monkey.checkpoint import published_names
-from monkey.checkpoint_files import read_base_record
+from monkey.checkpoint_files import digest_samples, read_base_record
 from monkey.configuration import MonkeyConfig
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.quantised import (
@@ -117,6 +117,14 @@ class TestBaseRecord:
         with_adapter(open_four_bit(str(copy)) if form == "quantised" else opened(copy), adapter)
         said = f"{adapter} is an adapter of {base}, and the weight files of {copy} are others"
         assert (said in caplog.text) == is_told
+
+    def test_weights_that_are_others_between_the_ends_of_a_file_are_others(self, tmp_path):
+        content = bytearray(5 * 2**20)
+        (tmp_path / "base").write_bytes(content)
+        content[2 * 2**20 : 3 * 2**20] = b"1" * 2**20
+        (tmp_path / "merged").write_bytes(content)
+        base, merged, again = (digest_samples([str(tmp_path / name)]) for name in ("base", "merged", "base"))
+        assert base == again != merged
 
     def test_a_record_of_an_earlier_release_opens(self, base, tmp_path):
         trained = adapted(opened(base))

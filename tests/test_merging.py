@@ -204,6 +204,7 @@ class TestTheFolder:
         assert "of the window adapters" in printed
         assert "the logits changed by at most" in printed
         record = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert list(record) == sorted(record)
         assert (record["seed"], record["merge"]["linears"]) == (3, 12)
         card = (tmp_path / "out" / "README.md").read_text()
         assert "`lora-llm`" in card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -104,6 +105,14 @@ def test_an_image_that_does_not_open_fails_all_its_questions_and_leaves_the_othe
     *failures, first, second = answers_of(backend, [*failing, *requests[1:]], batch_size=2)
     assert [(one.row, "broken.png" in one.reason) for one in failures] == [(3, True), (4, True), (5, True)]
     assert [first, second] == answers_of(backend, requests[1:], batch_size=2)
+
+
+def test_an_image_may_have_a_name_that_is_not_utf8(asked, backend, tmp_path):
+    task, requests = asked
+    image = tmp_path / os.fsdecode(b"\xff.png")
+    image.write_bytes(requests[0].question.image.read_bytes())
+    renamed = Request(task, replace(requests[0].question, image=image), FORM)
+    assert answers_of(backend, [renamed], 1) == answers_of(backend, requests[:1], 1)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,7 @@ def test_rows_of_train_are_drawn_by_a_rule_that_does_not_depend_on_luck(release,
 def test_an_official_question_of_estvqa_needs_its_image_named(release, root):
     official_releases.estvqa_official(release)
     (release / "test_images.json").unlink()
-    with pytest.raises(ValueError, match=r"which picture question 0 is about; write test_images\.json into"):
+    with pytest.raises(ValueError, match=r"which image question 0 is about; write test_images\.json into"):
         prepare("estvqa_official", release, root, allow_count=True)
     rows = json.loads((release / "annotations/test.json").read_text())
     nested = [{"image": f"{row['question_id']}.jpg", "annotation": [row]} for row in rows]
@@ -266,6 +267,14 @@ def test_pages_are_found_however_they_are_named(name, release, root):
     picture(release / "pngs" / name)
     prepare("deepform", release, root, allow_count=True)
     assert (root / lines(root, "deepform")[0]["image"]).is_file()
+
+
+def test_a_folder_of_pages_that_leads_out_of_the_release_is_refused(release, root, tmp_path):
+    official_releases.deepform(release)
+    shutil.move(release / "png", tmp_path / "elsewhere")
+    (release / "png").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"png leads out of .*; give a folder that holds it as --src"):
+        prepare("deepform", release, root, allow_count=True)
 
 
 def test_table_questions_undo_escapes_and_have_the_canonical_answers_of_the_tagged_files(release, root):
@@ -459,7 +468,7 @@ def change_humans(release: Path, *rows: dict) -> None:
         (ROW | {"label": []}, r"test_human\.json\[1\]: 'label' is an empty list"),
         (ROW | {"label": ["a", {}]}, r"test_human\.json\[1\]: 'label\[1\]' must be a text .* found an object"),
         (ROW | {"imgname": "../../../x.png"}, r"test_human\.json\[1\]: .*leads out of"),
-        (ROW | {"imgname": "http://example.org/x.png"}, r"test_human\.json\[1\]: .*leads out of|no picture"),
+        (ROW | {"imgname": "http://example.org/x.png"}, r"test_human\.json\[1\]: .*leads out of|no image"),
         (ROW | {"imgname": "link.png"}, "leads out of"),
         ({"imgname": "human.png", "query": "?"}, r"\[1\]: the key 'label' is missing; there are 'imgname', 'query'"),
     ],
@@ -480,11 +489,11 @@ def test_missing_and_broken_images_and_empty_references_are_counted(release, roo
     without_image = [ROW | {"imgname": name} for name in ("gone.png", "page.png", "gone.png")]
     change_humans(release, ROW | {"label": ""}, *without_image)
     (release / "ChartQA Dataset/test/png/page.png").write_text("<html>not found</html>")
-    with pytest.raises(FileNotFoundError, match=r"\[1\]: no picture .*gone\.png.*; 2 pictures .*--allow-missing"):
+    with pytest.raises(FileNotFoundError, match=r"\[1\]: no image .*gone\.png.*; 2 images .*--allow-missing"):
         prepare("chartqa", release, root, allow_count=True)
     assert main(command("chartqa", release, root, "--allow-missing")) == 0
     said = capsys.readouterr().out
-    assert "2 pictures are missing or cannot be opened, and 3 questions were left out" in said
+    assert "2 images are missing or cannot be opened, and 3 questions were left out" in said
     assert "1 questions have no reference with text" in said
     manifest = json.loads((root / "data/chartqa/chartqa.manifest.json").read_text())
     assert (manifest["questions_without_picture"], manifest["pictures_missing"]) == (3, 2)
@@ -536,5 +545,5 @@ def test_command_says_what_is_needed_and_what_was_made_and_under_which_terms(rel
     official_releases.vizwiz(release)
     assert main(command("vizwiz_val", release, root)) == 0
     said = capsys.readouterr().out
-    for text in ("2 questions of 4,319, 2 pictures", "answer_id", "CC BY 4.0 (as remembered", "vizwiz.org"):
+    for text in ("2 questions of 4,319, 2 images", "answer_id", "CC BY 4.0 (as remembered", "vizwiz.org"):
         assert text in said

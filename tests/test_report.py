@@ -210,7 +210,7 @@ class TestLimits:
             assert small.size == (320, 213)
         assert len(thumbnails(shown, Limits(picture_bytes=1), tmp_path).uris) == 1
         text = page_of(run, limits=Limits(pictures=4), image_root=tmp_path).text
-        assert "2 pictures were left out: this page holds at most 4 of them and stops at 12 MB." in text
+        assert "2 images were left out: this page holds at most 4 of them and stops at 12 MB." in text
 
     def test_images_that_cannot_be_opened_are_counted(self, run, tmp_path):
         assert "6 images could not be opened here." in page_of(run).text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import shutil
 import warnings
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from finetune_multitask import main
-from monkey.training.resuming import check_whole
+from monkey.training.resuming import check_whole, full_disk_named, writing
 from tests.training_start import log, losses, train, with_records, words_of
 
 SAVE = ("--save_strategy", "steps", "--save_steps", "1", "--report_to", "none")
@@ -81,6 +83,56 @@ def test_a_state_of_another_form_is_refused_by_name_and_never_executed(saved, tm
         check_whole(checkpoint, sharded=False)
     assert "\n" not in str(caught.value)
     assert not planted.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("trainer_state.json", {"unknown": 1}),
+        ("trainer_state.json", {"log_history": [{"loss": 1.0}]}),
+        ("optimizer.pt", {"param_groups": [{"lr": 1.0}]}),
+        ("rng_state.pth", {"python": (1, 2)}),
+        ("rng_state.pth", {"cpu": torch.zeros(3)}),
+    ],
+)
+def test_a_state_that_could_not_be_gone_on_from_is_refused_before(saved, tmp_path, name, change):
+    shutil.copytree(saved["full-llm"], tmp_path / "checkpoint-1")
+    path = tmp_path / "checkpoint-1" / name
+    if path.suffix == ".json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    else:
+        torch.save({**torch.load(path, weights_only=False), **change}, path)
+    with pytest.raises(ValueError, match=rf"{name} is not what a run saves there"):
+        check_whole(path.parent, sharded=False)
+
+
+def test_the_record_of_an_older_version_has_fewer_fields(saved, tmp_path):
+    shutil.copytree(saved["full-llm"], tmp_path / "checkpoint-1")
+    path = tmp_path / "checkpoint-1" / "run.json"
+    record = json.loads(path.read_text())
+    del record["left_out"]
+    path.write_text(json.dumps(record))
+    check_whole(path.parent, sharded=False)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EROFS])
+def test_what_keeps_a_checkpoint_from_being_written_is_a_sentence_with_the_way_out(number):
+    with (
+        pytest.raises(OSError, match=rf"^checkpoint-2 could not be written \({os.strerror(number)}\); make room"),
+        writing(Path("checkpoint-2"), "make room"),
+    ):
+        raise OSError(number, os.strerror(number), ".checkpoint-2.partial/optimizer.pt")
+    with pytest.raises(FileNotFoundError, match=r"train\.json"), writing(Path("checkpoint-2"), "make room"):
+        raise FileNotFoundError("train.json: no such file")
+
+
+def test_a_full_disk_is_named_by_the_file_that_met_it():
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "elsewhere/cache")
+    with pytest.raises(OSError, match=r"^elsewhere/cache could not be written"), full_disk_named(Path("out")):
+        raise error
+    with pytest.raises(PermissionError) as caught, full_disk_named(Path("out")):
+        raise PermissionError(errno.EACCES, "denied")
+    assert caught.value.strerror == "denied"
 
 
 def test_the_state_of_another_optimiser_is_refused(start, saved, tmp_path):

@@ -66,6 +66,17 @@ def test_any_row_by_its_number_with_its_source(tmp_path):
                 rows[index]
 
 
+def test_a_place_in_one_long_line_is_counted_without_holding_the_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "LINES_BLOCK", 2**16)
+    path = write(tmp_path, "rows.json", "[" + '"é",' + " " * 2**22 + "x]")
+    tracemalloc.start()
+    with pytest.raises(MalformedRows, match=rf":1: malformed JSON at column {2**22 + 6}: "):
+        IndexedRows(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
 def test_a_byte_order_mark_is_no_part_of_the_rows(tmp_path):
     for path in write_both(tmp_path, ROWS):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from eval.backends import Failure, Request
 from eval.in_training import InTrainingEval, _SharedBackend, draw
 from eval.model_backend import ModelBackend
-from eval.questions import load_question_set
+from eval.questions import Selection, load_question_set
 from eval.run import RunSettings, run
 from eval.tasks import AS_TRAINED, Task, prompt_form, select_tasks
 from monkey.adapters import add_decoder_lora
@@ -54,6 +54,8 @@ def _write_questions(folder: Path, count: int = 7, name: str = "colours.jsonl") 
         lines.append({"image": f"images/{number}.png", "question": question, "answer": "?", "question_id": number})
     path = folder / name
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    task = f'file = "{name}"\nmetric = "accuracy"\nmax_new_tokens = {NEW_TOKENS}\n'
+    path.with_suffix(".toml").write_text(task, encoding="utf-8")
     return path
 
 
@@ -63,12 +65,12 @@ def questions(tmp_path) -> Path:
 
 
 def _evaluator(path: Path, **changes):
-    settings = {"metric": "accuracy", "max_new_tokens": NEW_TOKENS, "batch_size": 2, "num_workers": 0, **changes}
-    return InTrainingEval(str(path), **settings)
+    """Of the task beside a file of questions."""
+    return InTrainingEval(str(path.with_suffix(".toml")), **{"batch_size": 2, "num_workers": 0, **changes})
 
 
 def _task(path: Path) -> Task:
-    (task,) = select_tasks(str(path), "accuracy", NEW_TOKENS)
+    (task,) = select_tasks(str(path.with_suffix(".toml")))
     return task
 
 
@@ -295,7 +297,8 @@ class TestProcesses:
         """Else one would wait for ever for the others' part of a sharded weight."""
         task = _task(questions)
         form = prompt_form(task, AS_TRAINED)
-        requests = [Request(task, question, form) for question in load_question_set(task, limit=count).questions]
+        chosen = load_question_set(task, selection=Selection(limit=count))
+        requests = [Request(task, question, form) for question in chosen.questions]
         asked, kept = [], []
         for rank in range(size):
             batches = []

@@ -197,6 +197,12 @@ class TestModels:
                 reply = client._client.get(server.url.replace("/v1", path), follow_redirects=False)
                 assert reply.json()["data"][0]["id"] == "tiny"
 
+    def test_what_can_be_read_can_be_asked_for_its_head(self, server):
+        with server.client() as client:
+            for path in ("/v1/models", "/v1/models/tiny", "/metrics", "/health"):
+                reply = client._client.head(server.url.replace("/v1", path))
+                assert (reply.status_code, reply.content) == (200, b""), path
+
     def test_another_model_or_path_or_method_is_told_what_there_is(self, server):
         error = refusal(server, kind=openai.NotFoundError, extra_body={"model": "gpt-9"})
         assert (error["code"], error["param"]) == ("model_not_found", "model")
@@ -276,7 +282,7 @@ class TestRefusals:
             ([{"role": "user"}], "messages.0.content"),
             ([{"role": "user", "content": None}], "messages.0.content"),
             ([{"role": "user", "content": {"type": "text", "text": "x"}}], "messages.0.content"),
-            ([{"role": "system", "content": [image_part("data:")]}], "messages.0.content"),
+            ([{"role": "system", "content": [image_part("data:")]}], "messages.0.content.0.type"),
             ([{"role": "user", "content": ["x"]}], "messages.0.content.0"),
             ([{"role": "user", "content": [{"type": "video", "url": "x"}]}], "messages.0.content.0"),
             ([{"role": "user", "content": [{"type": "text"}]}], "messages.0.content.0.text"),
@@ -304,6 +310,40 @@ class TestRefusals:
         messages = [{"role": "system", "content": asking("x", 0)}, {"role": "user", "content": "x"}]
         assert "only a user's message" in refusal(server, extra_body={"messages": messages})["message"]
         assert "max_completion_tokens" in refusal(server, max_tokens=3, max_completion_tokens=4)["message"]
+        error = refusal(server, extra_body={"messages": [{"role": "user"}]})
+        assert error["message"] == "messages.0.content: it is missing, and a text or a list of parts is needed"
+        assert error["code"] == "missing_required_parameter"
+        for stop in (["a"] * 5, "a" * 257):
+            error = refusal(server, extra_body={"stop": stop})
+            assert error["message"].endswith(", and up to 4 texts of 256 characters are taken")
+            assert error["code"] == "unsupported_value"
+
+    @pytest.mark.parametrize(
+        ("body", "known"),
+        [
+            ({"nope": 1}, "model, messages, stream"),
+            ({"stream_options": {"nope": 1}}, "include_usage, include_obfuscation"),
+            ({"messages": [{"role": "user", "content": "x", "nope": 1}]}, "role, refusal, content are"),
+            ({"messages": [{"role": "user", "content": [{**text_part("x"), "nope": 1}]}]}, "(type, text are"),
+            (
+                {"messages": [{"role": "user", "content": [{**image_part("x"), "nope": 1}]}]},
+                "(type, image_url, detail are",
+            ),
+            (
+                {
+                    "messages": [
+                        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "nope": 1}}]}
+                    ]
+                },
+                "(url, detail are",
+            ),
+        ],
+        ids=str,
+    )
+    def test_a_field_that_is_not_known_is_told_beside_those_that_are(self, server, body, known):
+        error = refusal(server, extra_body=body)
+        assert (error["code"], error["param"].rpartition(".")[2]) == ("unknown_parameter", "nope")
+        assert known in error["message"]
 
     @pytest.mark.parametrize(("text", "words"), [("why " * 600, "the 512 allowed"), ("a" * 200_001, "200,000 allowed")])
     def test_a_prompt_that_is_too_long_is_refused_as_clients_know_it(self, server, text, words):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
@@ -11,9 +14,11 @@ import pytest
 
 from monkey.serving import access
 from monkey.serving import server as program
+from monkey.serving.fetching import Fetcher
+from monkey.serving.protocol import parse_request
 from monkey.serving.server import Limits
 from monkey.serving.session import Answerer
-from tests.running_server import asking, connected, held, received, running, sent, talkative_model, until
+from tests.running_server import asking, connected, held, image_part, received, running, sent, talkative_model, until
 from tests.small_processor import small_processor
 
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -280,6 +285,36 @@ class TestEnding:
             for answer in answers:
                 with pytest.raises(openai.InternalServerError, match="the server ended before the answer did"):
                     answer.result()
+
+    def test_stopping_waits_for_no_body_no_fetch_and_no_opening(self, serving, monkeypatch):
+        open_now, asked = threading.Event(), []
+
+        def opened_late(body, *limits):
+            asked.append(body)
+            return parse_request(body, *limits) if b"image_url" in body or open_now.wait(60) else None
+
+        async def found_late(host, port):
+            asked.append(host)
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr(program, "parse_request", opened_late)
+        server = serving(fetcher=Fetcher(["a.example"], 10**6, resolve=found_late), keys=("k",))
+        key, image = "Authorization: Bearer k\r\n", image_part("http://a.example/a.png")
+        waiting = [
+            sent(server, b"{", head=key, length=100),
+            sent(server, b"{", length=10**6),  # is refused, and read on for a second
+            sent(server, {**HELLO, "messages": [{"role": "user", "content": [image]}]}, head=key),
+            sent(server, HELLO, head=key),
+        ]
+        until(lambda: server.api.admission.in_flight == 3 and len(asked) == 3)
+        begun = time.monotonic()
+        server.interrupt()
+        server.interrupt()
+        answers = [received(connection) for connection in waiting]
+        assert time.monotonic() - begun < program.GRACE / 2
+        open_now.set()
+        assert [status for status, *_ in answers] == [503, 401, 503, 503]
+        assert all(b"shutting_down" in said for status, _, said in answers if status == 503)
 
     def test_answers_that_are_cut_off_are_not_taken_for_whole(self, serving):
         server = serving()

@@ -96,7 +96,8 @@ def test_a_grid_that_cannot_be_is_one_sentence(base, tmp_path, capsys, flags, me
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_is_there_is_not_written_over(base, tmp_path):
+def test_a_folder_that_holds_something_is_not_written_over(base, tmp_path):
+    (tmp_path / "kept.txt").touch()
     with pytest.raises(ValueError, match="exists already"):
         set_grid(base, tmp_path, (2, 2))
     with pytest.raises(ValueError, match="exists already"):

@@ -138,9 +138,8 @@ def test_the_flags_read_off_the_librarys_source_are_those_that_it_has():
 
 
 def test_the_choices_that_scripts_spell_out_are_those_there_are():
-    from monkey.training.merging import BASE_PRECISIONS, DTYPES, LAYOUTS
+    from monkey.adapters import DTYPES
 
-    assert (BASE_PRECISIONS, LAYOUTS) == (("full", "4bit"), ("ours", "published"))
     assert sorted(DTYPES) == ["bfloat16", "float16", "float32"]
 
 

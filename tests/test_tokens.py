@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,8 @@ def test_tokens_that_the_code_would_make_otherwise_are_not_taken_up(data, encode
     assert (prepared(data).tokens.ids == expected).all()
     (tokens.folder / "ids.npy").unlink()
     assert (prepared(data).tokens.ids == expected).all()
+    (tokens.folder / "ids.npy").write_bytes(b"")
+    assert (prepared(data).tokens.ids == expected).all()
 
 
 def test_a_picture_that_went_is_told_though_its_tokens_are_kept(data):
@@ -101,10 +104,30 @@ def test_a_picture_that_went_is_told_though_its_tokens_are_kept(data):
     assert len(dataset) == len(dataset.tokens) == COUNT - len(range(1, COUNT, 3))
 
 
+def test_a_picture_that_went_is_told_though_no_header_is_looked_at(data):
+    prepared(data)
+    data.with_name("a.png").write_bytes(b"")
+    prepared(data)
+    data.with_name("b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train\.json\[1\], turn 0: no picture b\.png"):
+        prepared(data)
+
+
 def test_boxes_in_pixels_are_encoded_by_every_run(data):
     messages = [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "<bbox>"}]
     write(data, [{"messages": messages, "images": ["a.png"], "objects": {"bbox": [[20, 10, 100, 50]]}}])
     assert prepared(data).tokens.folder is None
+
+
+def test_the_cache_needs_no_home_where_its_place_is_named(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: 1 / 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", "users")
+    monkeypatch.setenv("MONKEY_CACHE", "own")
+    assert cache_folder() == Path("own")
+    monkeypatch.delenv("MONKEY_CACHE")
+    assert cache_folder() == Path("users/monkey")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path(os.path.expanduser("~/.cache/monkey"))
 
 
 def test_where_they_cannot_be_kept_the_run_goes_on_and_says_so(data, monkeypatch):

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 from finetune_multitask import main
 from monkey.adapters import add_decoder_lora
 from monkey.configuration import MonkeyConfig
-from monkey.data.dataset import Collator, errors_as_raised
+from monkey.data.dataset import Collator, ConversationDataset, errors_as_raised
+from monkey.data.mixture import open_records
+from monkey.data.rows import MissingImage
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import Encoded, MonkeyProcessor
 from monkey.quantised import open_four_bit
@@ -159,6 +161,17 @@ class TestSamples:
         with pytest.raises(ValueError, match=r"3\.png") as caught, errors_as_raised():
             list(loader)
         assert str(caught.value).startswith(f"{moved.data}[3]: ")
+        assert "\n" not in str(caught.value)
+
+    def test_an_error_of_our_own_kind_keeps_its_sentence_too(self, start, tmp_path):
+        moved = with_records(start, tmp_path, *start.records)
+        (moved.folder / "3.png").unlink()
+        processor = MonkeyProcessor.from_pretrained(moved.base)
+        dataset = ConversationDataset(open_records(moved.data), processor, max_length=2048)
+        loader = DataLoader(dataset, batch_size=4, collate_fn=Collator(processor), num_workers=1)
+        with pytest.raises(MissingImage) as caught, errors_as_raised():
+            list(loader)
+        assert str(caught.value).startswith(f"{moved.data}[3]")
         assert "\n" not in str(caught.value)
 
 

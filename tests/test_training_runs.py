@@ -137,6 +137,19 @@ class TestBadRecords:
         moved.data.write_text(json.dumps(good))
         assert losses(folder) == losses(train(moved, tmp_path / "good", *self.SKIP, *more))
 
+    def test_the_self_test_and_the_size_of_the_cache_pass_over_them_too(self, start, tmp_path, capsys):
+        bad = conversation("<img>10.png</img> What colour? Answer: ", "red")
+        moved = with_records(start, tmp_path, bad, *start.records[:2], bad, start.records[2])
+        processor = MonkeyProcessor.from_pretrained(start.base)
+        skip = ("--skip_bad_rows", "True", "--cache_images", "True")
+        for more, count, left in ((("--overfit", "2"), 2, [0]), ((), 3, [0, 3])):
+            chosen = training_samples(parse_flags(words_of(moved, tmp_path / "out", *skip, *more)), processor)
+            assert len(chosen) == count
+            assert all(f"train.json[{number}]" in one for number, one in zip(left, chosen.left_out, strict=True))
+            assert f"left out: {chosen.left_out[0]}" in capsys.readouterr().out
+        with pytest.raises(FileNotFoundError, match=r"10\.png"):
+            training_samples(parse_flags(words_of(moved, tmp_path / "out", "--overfit", "2")), processor)
+
     @pytest.mark.parametrize("more", [(), (*PACKED, "--dataloader_num_workers", "2")], ids=["padded", "packed"])
     def test_what_is_met_on_the_way_is_left_out_and_the_rest_of_its_batch_trains(self, start, tmp_path, more):
         moved = with_records(start, tmp_path, *start.records)
@@ -404,7 +417,7 @@ class TestWholeRuns:
             train(start, tmp_path / "short", *words, "--max_steps", "1", "--report_to", "none")
 
     def test_what_cannot_fit_the_gpu_stops_the_run_before_it_starts(self, start, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("monkey.training.finetune._room", lambda flags: 1e-3)
+        monkeypatch.setattr("monkey.training.finetune.gpu_gib", lambda device: 1e-3)
         with pytest.raises(ValueError, match=r"--recipe full-llm as set needs about .* GiB.*--ignore_memory_plan True"):
             train(start, tmp_path / "out", "--max_steps", "1")
         assert not (tmp_path / "out").exists()

@@ -35,10 +35,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--src", type=Path, metavar="DIR", help="folder that holds the unpacked release")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="the data root to write below (.)")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--copy", action="store_true", help="copy pictures; this is the default")
-    how.add_argument("--link", action="store_true", help="make hard links to pictures instead")
+    how.add_argument("--copy", action="store_true", help="copy images; this is the default")
+    how.add_argument("--link", action="store_true", help="make hard links to images instead")
     parser.add_argument("--allow-count", action="store_true", help="go on with another number of questions")
-    parser.add_argument("--allow-missing", action="store_true", help="leave out questions without a picture that opens")
+    parser.add_argument("--allow-missing", action="store_true", help="leave out questions without an image that opens")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there with other content")
     parser.add_argument("--list", action="store_true", help="the tasks, what each needs and where that is")
     return parser
@@ -63,10 +63,10 @@ def report(name: str, manifest: dict[str, Any], out: Path) -> str:
     """Return what was written, and what to know about it."""
     expected = manifest["questions_expected"]
     counts = f"{manifest['questions']:,} questions" + (f" of {expected:,}" if expected is not None else "")
-    lines = [f"wrote {out / TASKS[name].file}: {counts}, {manifest['pictures']:,} pictures"]
+    lines = [f"wrote {out / TASKS[name].file}: {counts}, {manifest['pictures']:,} images"]
     if manifest["pictures_missing"]:
         lines.append(
-            f"{manifest['pictures_missing']:,} pictures are missing or cannot be opened, and "
+            f"{manifest['pictures_missing']:,} images are missing or cannot be opened, and "
             f"{manifest['questions_without_picture']:,} questions were left out with them; the first: "
             f"{manifest['pictures_missing_first'][0]}"
         )

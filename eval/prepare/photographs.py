@@ -133,12 +133,12 @@ def _upright_images(release: Release) -> Callable[[str, str], SourceImage]:
     turns = _read_turns(release, path) if path is not None else {}
     if path is None:
         release.statements.append(
-            f"pictures are as released: there is no {_ROTATIONS} of Open Images, whose column Rotation says which "
+            f"images are as released: there is no {_ROTATIONS} of Open Images, whose column Rotation says which "
             "are stored turned; the evaluator turns by EXIF orientation alone"
         )
     else:
         release.statements.append(
-            f"pictures that {path.name} lists as turned were turned upright and written as JPEG of quality 100"
+            f"images that {path.name} lists as turned were turned upright and written as JPEG of quality 100"
         )
 
     def find(image_id: str, where: str) -> SourceImage:

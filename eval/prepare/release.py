@@ -172,9 +172,16 @@ class Release:
         return path.read_text(encoding="utf-8-sig").split()
 
     def names(self, folder: str) -> list[str]:
-        """Return the names in a folder of the release, sorted; none where there is no such folder."""
+        """Return the names in a folder of the release, sorted; none where there is no such folder.
+
+        Raises ValueError where it leads out of the release.
+        """
         path = self.folder / folder
-        return sorted(one.name for one in path.iterdir()) if path.is_dir() else []
+        if not path.is_dir():
+            return []
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise ValueError(f"{path} leads out of {self.folder}; give a folder that holds it as --src")
+        return sorted(one.name for one in path.iterdir())
 
     def image(
         self,
@@ -187,7 +194,7 @@ class Release:
         """Return the image under the first of the names that is a file. `target` is relative to the data root."""
         names = list(names)
         if ".." in PurePosixPath(target).parts or PurePosixPath(target).is_absolute():
-            raise ValueError(f"{where}: {names[0]} leads out of the folder of the pictures")
+            raise ValueError(f"{where}: {names[0]} leads out of the folder of the images")
         return SourceImage(target, self.find(*names, where=where), names[0], change, changed)
 
 

@@ -77,7 +77,7 @@ def estvqa_official(release: Release) -> Iterator[PreparedRow]:
         name = row.text("image") if "image" in row.value else images.get(str(question_id))
         if name is None:
             raise ValueError(
-                f"{row.where}: nothing says which picture question {question_id} is about; write {_IMAGE_LIST} into "
+                f"{row.where}: nothing says which image question {question_id} is about; write {_IMAGE_LIST} into "
                 f'{release.folder}: a list of {{"question_id": …, "image": "name.jpg"}}'
             )
         question, answer = row.text("question"), row.text_or_texts("answer")
@@ -123,7 +123,7 @@ def _draw(release: Release, rows: Sequence[PreparedRow], whence: str) -> list[Pr
 
     chosen = sorted(sorted(range(len(rows)), key=lot)[:ROWS])
     release.statements += (
-        f"{len(chosen):,} {whence}: those with the smallest SHA-256 of picture, question and number, in the file's "
+        f"{len(chosen):,} {whence}: those with the smallest SHA-256 of image, question and number, in the file's "
         "order; ids count from 0",
         "these are NOT the published rows, which were drawn at random from the same training set: do not compare "
         "single scores with published ones; give a prediction file of the OCRBench authors (STVQA.json, "

@@ -74,7 +74,7 @@ def prepare(
     faults = _find_image_faults(read)
     if faults and not allow_missing:
         raise FileNotFoundError(
-            f"{next(iter(faults.values()))}; {len(faults):,} pictures are missing or cannot be opened, and "
+            f"{next(iter(faults.values()))}; {len(faults):,} images are missing or cannot be opened, and "
             "--allow-missing leaves their questions out"
         )
     rows = [row for row in read if row.image.target not in faults]
@@ -145,14 +145,14 @@ def _find_image_faults(rows: Sequence[PreparedRow]) -> dict[str, str]:
 
 def _find_fault(image: SourceImage) -> str | None:
     if image.source is None:
-        return f"no picture {image.looked_for} in the release"
+        return f"no image {image.looked_for} in the release"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PIL, about what it can read nevertheless
             # The header alone: asking a PNG for its orientation decodes it, which takes minutes for 12,000 pages.
             Image.open(image.source, formats=FORMATS).close()
     except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
-        return f"{image.source} cannot be opened as a picture ({error})"
+        return f"{image.source} cannot be opened as an image ({error})"
     return None
 
 
@@ -160,7 +160,7 @@ def _refuse_other_count(task: Task, found: int, left_out: int, allow_count: bool
     if found == 0:
         raise ValueError(f"{task.name}: the release gives no question")
     if not allow_count and task.n_expected not in (None, found):
-        without = f" ({left_out:,} more have no picture)" if left_out else ""
+        without = f" ({left_out:,} more have no image)" if left_out else ""
         raise ValueError(
             f"{task.name}: the release gives {found:,} questions{without}, and {task.n_expected:,} are expected; "
             "--allow-count goes on with these"
@@ -266,7 +266,7 @@ class StagedFiles:
 def _add_images(files: StagedFiles, rows: Sequence[PreparedRow], link: bool) -> int:
     """Add every image once; return how many there are."""
     images = {row.image.target: row.image for row in rows}
-    for image in tqdm(images.values(), desc="pictures", unit="picture", leave=False, disable=None):
+    for image in tqdm(images.values(), desc="images", unit="image", leave=False, disable=None):
         if image.change is None:
             files.add(image.target, Path(os.path.realpath(image.source)), link)
             continue

@@ -225,6 +225,7 @@ def check_data(
     held_out = rows[len(trained) :]
     found += [finding for row in rows for finding in row.findings]
     found += [*itertools.chain(*map(_find_repeated_ids, read)), *_find_no_images(trained, opened)]
+    longest = max(rows, key=lambda row: row.tokens, default=None)
     paths = list(dict.fromkeys(path for row in rows for path in row.images))
     images: dict[str, ImageRead] = {}
     if "images" not in skipped:
@@ -238,7 +239,7 @@ def check_data(
         files=[file.describe(own) for file, own in zip(opened, read, strict=True)],
         findings=found,
         images=len(paths),
-        longest=max(((row.tokens, row.source) for row in rows), key=lambda pair: pair[0], default=(0, "")),
+        longest=(longest.tokens, longest.source) if longest is not None else (0, ""),
         skipped=skipped,
         previews=_make_previews(opened, trained, processor, preview),
     )
@@ -398,9 +399,9 @@ def _holds_questions(rows: IndexedRows) -> bool:
 
 
 class RowRead(NamedTuple):
-    """What was found in one row."""
+    """What was found in one row. Its place is a number, for a set has millions of rows and few with a finding."""
 
-    source: str
+    index: int
     findings: Sequence[Finding] = ()
     images: Sequence[str] = ()
     """Paths of those that are there."""
@@ -409,6 +410,12 @@ class RowRead(NamedTuple):
     tokens: int = 0
     form: str = ""
     question_id: int | str | None = None
+    rows: IndexedRows | None = None
+    """The file, once for all of its rows."""
+
+    @property
+    def source(self) -> str:
+        return self.rows.source(self.index)
 
 
 CountTokens = Callable[[Record], tuple[int, Finding | None]]
@@ -419,7 +426,7 @@ def read_rows(file: DataFile, count_tokens: CountTokens | None = None, workers: 
     examine = partial(_examine_rows, file, count_tokens)
     for row in _run(examine, range(len(file.rows)), 256, 20_000, workers, "reading rows", "row"):
         # Each path once in memory, however many rows show it.
-        yield row._replace(images=[sys.intern(path) for path in row.images])
+        yield row._replace(rows=file.rows, images=tuple(sys.intern(path) for path in row.images))
 
 
 def _examine_rows(file: DataFile, count_tokens: CountTokens | None, numbers: range) -> list[RowRead]:
@@ -433,9 +440,9 @@ def _examine_row(file: DataFile, index: int, images: ImagePaths, count_tokens: C
         _, row = file.rows[index]
         if file.holds_questions:
             question = read_question(index, row, source, images)
-            return RowRead(source, images=[str(question.image)], question_id=question.question_id)
+            return RowRead(index, images=(str(question.image),), question_id=question.question_id)
     except BAD as fault:
-        return RowRead(source, [Finding(kind_of_fault(fault), source, str(fault))])
+        return RowRead(index, (Finding(kind_of_fault(fault), source, str(fault)),))
     record, faults = examine_record(row, source, images)
     findings = [Finding(kind_of_fault(fault), source, str(fault)) for fault in faults]
     findings += [Finding(NOT_READ, source, note) for note in record.notes]
@@ -445,7 +452,7 @@ def _examine_row(file: DataFile, index: int, images: ImagePaths, count_tokens: C
     if not faults and (finding is None or finding.kind == TOO_LONG):
         said = [(message.role, message.text) for message in record.conversation.messages]
         turns = hash_bytes(repr(said).encode())
-    return RowRead(source, findings, [str(path) for path in record.images], turns, tokens, record.form)
+    return RowRead(index, tuple(findings), tuple(map(str, record.images)), turns, tokens, record.form)
 
 
 def kind_of_fault(fault: Exception) -> str:
@@ -535,14 +542,18 @@ def _read_image(path: str, settings: dict[str, Any]) -> ImageRead:
     except ValueError as error:
         fault = Finding(BROKEN, path, str(error))
     try:
-        return ImageRead(pixels, hash_bytes(Path(path).read_bytes()), fault)
+        with open(path, "rb") as file:  # never whole in memory: one that is refused may be of any size
+            return ImageRead(pixels, hashlib.file_digest(file, new_digest).digest(), fault)
     except OSError:  # which `fault` says already
         return ImageRead(pixels, b"", fault)
 
 
+new_digest = partial(hashlib.blake2b, digest_size=16)
+"""16 bytes: among 10⁹ contents, two different ones agree with a probability of 10⁻²¹."""
+
+
 def hash_bytes(content: bytes) -> bytes:
-    """Return 16 bytes: among 10⁹ contents, two different ones agree with a probability of 10⁻²¹."""
-    return hashlib.blake2b(content, digest_size=16).digest()
+    return new_digest(content).digest()
 
 
 def _run(

@@ -43,8 +43,11 @@ from monkey.journal import atomic_folder, digest
 from monkey.processing import UNSUPERVISED, Encoded, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""What a scheduler sends before it kills: SIGTERM, and SIGUSR1 where asked to warn early. SIGINT is Ctrl-C."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+"""What a scheduler sends before it kills: SIGTERM, and SIGUSR1 where asked to warn early (Windows has none).
+
+SIGINT is Ctrl-C.
+"""
 
 _PROBES = 8
 """Samples that are encoded again where kept tokens are taken up, lest they were made by another tokenizer's code."""
@@ -62,8 +65,8 @@ _ARRAYS = ("ids", "supervised", "ends", "shared", "prefix", "images")
 
 def cache_folder() -> Path:
     """Return the folder of what can be made again: `$MONKEY_CACHE`, else `monkey` in the user's cache."""
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MONKEY_CACHE") or users / "monkey")
+    named, of_user = os.environ.get("MONKEY_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(named or Path(of_user or os.path.expanduser("~/.cache")) / "monkey")
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Tokens:
         """Map what was kept into memory; None where nothing was."""
         try:
             arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS]
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):  # EOFError: an empty file, as a power cut may leave it
             return None
         return cls(*arrays, pad_id, image_tokens, folder)
 
@@ -263,12 +266,12 @@ class ConversationDataset(Dataset):
         """Make `tokens` of every record, or take those that an earlier run has kept; bad records are in `bad`.
 
         Args:
-            check_images: read every record and each image's header, even where tokens were kept.
+            check_images: read each image's header; that a record names images which are there is always looked at.
             workers: processes that read records beside this one.
         """
         folder = self._tokens_folder()
         tokens = self.take_up(folder) if folder is not None else None
-        if tokens is not None and check_images:
+        if tokens is not None:
             self._read_all(False, check_images, workers)
             tokens = None if self.bad else tokens
         if tokens is None:
@@ -432,6 +435,27 @@ class Tolerant(Dataset):
         return [*(self.dataset[good] if good else ()), *bad]
 
 
+def first_readable(records: Sequence[Record], count: int, skip_bad: bool) -> tuple[list[Record], list[str]]:
+    """Return the first `count` records, and with `skip_bad` the sentences of bad ones among them that are passed over.
+
+    Raises what is wrong with a bad record where none may be skipped, and ValueError where none can be read.
+    """
+    chosen: list[Record] = []
+    passed: list[str] = []
+    for number in range(len(records)):
+        if len(chosen) == count:
+            break
+        try:
+            chosen.append(records[number])
+        except BAD as error:
+            if not skip_bad:
+                raise
+            passed.append(str(error))
+    if not chosen:
+        raise ValueError(f"all {len(passed):,} records are bad; the first: {passed[0]}")
+    return chosen, passed
+
+
 def _bad_sample(error: Exception, source: str) -> BadSample:
     return BadSample(_describe(error, source), not isinstance(error, ChangedFile))
 
@@ -508,6 +532,16 @@ class PlannedLoader(DataLoader):
         settings.setdefault("worker_init_fn", leave_signals_to_the_run)
         super().__init__(dataset, batch_sampler=batch_sampler, **settings)
 
+    def __iter__(self) -> Iterator[Any]:
+        if not self.num_workers or not hasattr(signal, "pthread_sigmask"):  # as on Windows
+            return super().__iter__()
+        # A process that a signal reaches before it has learnt to leave it to the run would end of it.
+        unheld = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unheld)
+
     def set_epoch(self, number: int) -> None:
         self.batch_sampler.set_epoch(number)
 
@@ -516,6 +550,8 @@ def leave_signals_to_the_run(_worker: int) -> None:
     """Schedulers and torchrun signal whole process groups; a loading process that ended of it would fail the step."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class _Results(Dataset):
@@ -564,4 +600,7 @@ def errors_as_raised() -> Iterator[None]:
         message = str(error)
         if "\nOriginal Traceback" not in message:
             raise
-        raise type(error)(message.rpartition(f"\n{type(error).__name__}: ")[2].strip()) from error
+        kind = type(error)
+        # A traceback names builtin errors alone without their module.
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise kind(message.rpartition(f"\n{name}: ")[2].strip()) from error

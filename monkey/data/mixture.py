@@ -140,13 +140,8 @@ class Records(Sequence[Record]):
         file = next(file for file in self.files if index < file.stop)
         return file, int(file.kept[index - file.start])
 
-    @property
-    def epoch_length(self) -> int:
-        """Records of one epoch, the same for every epoch."""
-        return sum(int(file.weight) * len(file) + file.part_length for file in self.files)
-
     def epoch(self, epoch: int, seed: int) -> np.ndarray:
-        """Return the indices of the records of one epoch in the order of training, int64 [epoch_length].
+        """Return the indices of the records of one epoch in the order of training, int64, as many in every one.
 
         A file of weight w is visited floor(w) times whole. For the rest, an epoch takes its fraction of the file's
         rows, the next epoch the ones after these, round a circle whose order is drawn from the seed: so every row is

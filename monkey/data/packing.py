@@ -33,7 +33,7 @@ SHARING = ("apart", "branches", "turns")
 other; turns of one conversation."""
 
 Unit = tuple[int, ...]
-"""Numbers of the samples that share a image's tokens; most often one."""
+"""Numbers of the samples that share an image's tokens; most often one."""
 Row = list[Unit]
 
 
@@ -62,7 +62,7 @@ class SampleSizes:
         return own if len(unit) == 1 else own - (len(unit) - 1) * self.shared.item(unit[0])
 
     def unit_images(self, unit: Unit) -> int:
-        """Pictures that are encoded for a unit."""
+        """Images that are encoded for a unit."""
         return int(self.images[unit[0]])
 
 
@@ -171,7 +171,6 @@ class RowPlan:
         self.sizes = sizes
         self.settings = settings
         self._order_of = order_of
-        self._passes = passes
         self.processes = processes
         with _collector_paused():
             rows = list(self._stream(1 if passes is None else passes))

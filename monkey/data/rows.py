@@ -242,15 +242,16 @@ def _after_mark(read: _Read) -> int:
 
 def _place(path: Path, offset: int) -> tuple[int, int]:
     """Line and column, in characters of UTF-8, both from 1, of a byte. Reads the file up to there, block by block."""
-    line, last_line = 1, b""
+    line = column = 1
     with open(path, "rb") as file:
         left = offset - file.seek(_after_mark(lambda _, size: file.read(size)))
         while left > 0 and (block := file.read(min(LINES_BLOCK, left))):
             left -= len(block)
             line += block.count(b"\n")
-            last_line = block if b"\n" in block else last_line + block
-            last_line = last_line[last_line.rfind(b"\n") + 1 :]
-    return line, len(last_line.decode("utf-8", "ignore")) + 1
+            column = 1 if b"\n" in block else column
+            rest = np.frombuffer(block, np.uint8)[block.rfind(b"\n") + 1 :]
+            column += int(np.count_nonzero((rest & 0xC0) != 0x80))  # bytes that begin a character
+    return line, column
 
 
 def _malformed(path: Path, offset: int, reason: str) -> MalformedRows:

@@ -219,6 +219,7 @@ def write_sweep(flags: argparse.Namespace) -> int:
     own, images = own_thresholds(run), draw_sample(run, flags.sample, flags.seed)
     if not images:
         raise ValueError(f"{run.folder} has no image that was filtered; problems.jsonl says why")
+    check_records(run, images, own)
     rows = list(sweep(images, own, ranges))
     print(sweep_table(rows), end="")
     stream = io.StringIO()
@@ -272,6 +273,16 @@ def draw_sample(run: FinishedRun, size: int, seed: int) -> list[ImageRun]:
     images = tqdm(run.images(), total=len(run), desc="reading", unit="image", disable=None)
     filtered = (image for image in images if "filters" in image)
     return heapq.nsmallest(size, filtered, key=lambda one: hashlib.sha256(f"{seed}/{one.digest}".encode()).hexdigest())
+
+
+def check_records(run: FinishedRun, images: Sequence[ImageRun], own: Mapping[str, float]) -> None:
+    """Raise ValueError where the run's own thresholds do not give what its records hold."""
+    for image in images:
+        if filter_candidates(image.results, Thresholds(**own)) != image["filters"]:
+            raise ValueError(
+                f"{run.folder}: filtered again with its own thresholds, {image['images'].file} comes out otherwise "
+                "than in its records; run it again with this version first"
+            )
 
 
 def sweep(

@@ -27,7 +27,7 @@ from monkey.describe.experts import (
     one_line,
     setting,
 )
-from monkey.describe.findings import TEXT, Result, Summary
+from monkey.describe.findings import TEXT, Box, Candidate, Result, Summary, area, overlap
 from monkey.describe.prompt import problems_of, prompt_parts, write_complaint, write_prompt
 
 Message = dict[str, str]
@@ -279,30 +279,88 @@ class RuleSettings(SummarySettings):
 
 
 class Rules(Writer):
-    """The caption, the objects that were found, and the words that were read, one after another: no model is asked.
+    """The caption, the main objects with their places, one relation, and the words that can be read: no model is asked.
 
     Notes with digits are left out, as the rules of a description forbid them.
     """
 
     Settings = RuleSettings
-    version = 2
 
     def answer(self, items: Sequence[Item], conversations: Sequence[list[Message]]) -> list[str | Failure]:
         return [self._write(item) for item in items]
 
     def _write(self, item: Item) -> str:
-        kept = [candidate for candidate in item.results["filters"].kept if not re.search(r"\d", candidate.text)]
-        notes = list(dict.fromkeys(one.text for one in kept if one.source != TEXT))[: self.settings.most_objects]
-        words = dict.fromkeys(one.text for one in kept if one.source == TEXT and len(one.text) > 1)
-        quoted = [f"“{word}”" for word in list(words)[: self.settings.most_words]]
+        kept = item.results["filters"].kept
+        objects = _choose_objects([one for one in kept if one.source != TEXT], self.settings.most_objects)
         caption = re.sub(r"^(?:An?|The)\b", lambda article: article[0].lower(), item.results["caption"].text)
         said = [f"The picture shows {caption.rstrip('.')}."]
-        if notes:
-            listed = _listed(notes)
-            said.append(f"{listed[0].upper()}{listed[1:]} can be seen.")
-        if quoted:
-            said.append(f"The {'words' if len(quoted) > 1 else 'word'} {_listed(quoted)} can be read.")
+        if objects:
+            listed = _listed([f"{one.text} {_place(one.box)}" for one in objects])
+            said.append(f"{_capital(listed)} can be seen.")
+        said += _relate(objects)
+        said += _tell_texts([one.text for one in kept if one.source == TEXT], self.settings.most_words)
         return " ".join(said)
+
+
+_DIGIT = re.compile(r"\d")
+_SAME, _FILLS = 0.8, 0.6
+"""Overlap from which two notes are on one object, and share of the image from which an object fills it."""
+
+_PLACES = (
+    ("at the upper left", "at the top", "at the upper right"),
+    ("at the left", "in the middle", "at the right"),
+    ("at the lower left", "at the bottom", "at the lower right"),
+)
+
+
+def _choose_objects(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
+    """Return the largest objects, one of each place, in reading order."""
+    chosen: list[Candidate] = []
+    for one in sorted(candidates, key=lambda one: -area(one.box)):
+        told = not _DIGIT.search(one.text) and one.text not in ("a number", "a word")
+        if told and all(overlap(one.box, other.box) < _SAME for other in chosen):
+            chosen.append(one)
+    return sorted(chosen[:most], key=lambda one: (round(one.box[1], 1), one.box[0]))
+
+
+def _place(box: Box) -> str:
+    if area(box) > _FILLS:
+        return "that fills most of it"
+    across, down = (min(2, int((box[side] + box[side + 2]) / 2 * 3)) for side in (0, 1))
+    return _PLACES[down][across]
+
+
+def _relate(objects: Sequence[Candidate]) -> list[str]:
+    """Say where the first object is, seen from the last, where that is plain."""
+    if len(objects) < 2 or objects[0].text == objects[-1].text:
+        return []
+    (first, one), (last, other) = (
+        (re.sub(r"^(?:an?|the)\s+", "the ", found.text, flags=re.IGNORECASE), found.box)
+        for found in (objects[0], objects[-1])
+    )
+    if one[2] <= other[0]:
+        return [f"{_capital(first)} is to the left of {last}."]
+    if one[3] <= other[1]:
+        return [f"{_capital(first)} is above {last}."]
+    is_inside = one[0] <= other[0] and one[1] <= other[1] and one[2] >= other[2] and one[3] >= other[3]
+    return [f"{_capital(last)} lies inside {first}."] if is_inside else []
+
+
+def _tell_texts(texts: Sequence[str], most: int) -> list[str]:
+    """Tell the words that can be read, each once; numbers are mentioned only."""
+    words = [text for text in dict.fromkeys(texts) if len(text) > 1 and not _DIGIT.search(text)][:most]
+    number = sum(1 for text in texts if _DIGIT.search(text))
+    said = []
+    if words:
+        quoted = _listed([f"“{word}”" for word in words])
+        said.append(f"The {'words' if len(words) > 1 else 'word'} {quoted} can be read.")
+    if number:
+        said.append("A number is written there." if number == 1 else "Several numbers are written there.")
+    return said
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _listed(entries: Sequence[str]) -> str:

@@ -66,11 +66,6 @@ class ImageAttention:
     share: float
 
     @property
-    def view_shares(self) -> np.ndarray:
-        """[V]: the part of `share` that goes to each view."""
-        return self.answer.sum(axis=(1, 2))
-
-    @property
     def queries_on_windows(self) -> np.ndarray:
         """[rows·n, columns·n], the windows as they lie on the canvas; sums to 1."""
         return self._on_windows(self.queries)

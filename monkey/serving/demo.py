@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import signal
 import tempfile
 import time
@@ -30,9 +31,11 @@ from monkey.serving.access import Access, bind
 from monkey.serving.attention_maps import draw_heat, draw_views
 from monkey.serving.demo_answers import (
     FAULTS,
+    REDUCED_NEW_TOKENS,
     Answer,
     Choice,
     Exchange,
+    FileSet,
     ImageStore,
     KeptImage,
     Models,
@@ -101,8 +104,16 @@ class Demo:
             self._connect_answers(answers_at_once)
             self._connect_conversation()
             self._connect_images()
-        self.app.temp_file_sets.append(images.files)  # of which gradio deletes what is old
+        self._list_files()
         self.app.queue(max_size=LONGEST_LINE)
+
+    def _list_files(self) -> None:
+        """Tell gradio which files it deletes when they are old; its own plain sets would stop it while they grow."""
+        self.app.upload_file_set = FileSet()
+        self.app.temp_file_sets = [self.app.upload_file_set, self.images.files]
+        for block in self.app.blocks.values():
+            block.temp_files = FileSet(block.temp_files)
+            self.app.temp_file_sets.append(block.temp_files)
 
     def _connect_answers(self, at_once: int) -> None:
         """Connect what makes the models answer, and what ends it."""
@@ -143,11 +154,10 @@ class Demo:
         for button in page.to_try:
             button.click(None, button, page.question, js="(question) => question")
             button.click(None, js=view.SHOW_COMPOSER)
-        for button, do, kind, name in (
-            (page.markdown, self.markdown, "text/markdown", "conversation.md"),
-            (page.json, self.json, "application/json", "conversation.json"),
+        for button, do, given, kind, name in (
+            (page.markdown, self.markdown, [page.conversation, page.language], "text/markdown", "conversation.md"),
+            (page.json, self.json, [page.conversation], "application/json", "conversation.json"),
         ):
-            given = [page.conversation, page.language]
             button.click(do, given, page.taken_along, **OF_THE_PAGE).then(
                 None, page.taken_along, js=view.DOWNLOAD % (kind, name)
             )
@@ -188,18 +198,18 @@ class Demo:
         settings: Sequence[Any], is_description: bool,
     ) -> Iterator[dict]:  # fmt: skip
         """Give the page after every piece of an answer, or with what is wrong with the question."""
-        person = _person(request)
-        try:
-            asked = _checked_question(text, "no_prompt" if is_description else "no_question", language)
-            decoding = self._decoding(settings, is_description, language)
-            images = self._images(person, tray, language)
-            if not images and not last_images(conversation):
-                raise Refusal(say(language, "no_image"))
-        except Refusal as refusal:
-            yield self._show(conversation, language, str(refusal))
-        else:
-            exchange = Exchange(asked, tuple(images), decoding, is_description, [])
-            yield from self._converse(person, conversation, exchange, language)
+        with self._person(request) as person:
+            try:
+                asked = _checked_question(text, "no_prompt" if is_description else "no_question", language)
+                decoding = self._decoding(settings, is_description, language)
+                images = self._images(person, tray, language)
+                if not images and not last_images(conversation):
+                    raise Refusal(say(language, "no_image"))
+            except Refusal as refusal:
+                yield self._show(conversation, language, str(refusal))
+            else:
+                exchange = Exchange(asked, tuple(images), decoding, is_description, [])
+                yield from self._converse(person, conversation, exchange, conversation, language)
 
     def retry(self, request: gr.Request, conversation: list[Exchange], language: Any, *settings: Any) -> Iterator[dict]:
         """Answer the last question once more, with the settings of now."""
@@ -212,11 +222,14 @@ class Demo:
             yield self._show(conversation, language, str(refusal))
         else:
             again = replace(last, decoding=decoding, answers=[])
-            yield from self._converse(_person(request), conversation[:-1], again, language)
+            with self._person(request) as person:
+                yield from self._converse(person, conversation[:-1], again, conversation, language)
 
-    def _converse(self, person: str, before: list[Exchange], exchange: Exchange, language: Any) -> Iterator[dict]:
+    def _converse(
+        self, person: str, earlier: list[Exchange], exchange: Exchange, before: list[Exchange], language: Any
+    ) -> Iterator[dict]:
         """Give the conversation as the answers grow, or `before` and the question where there is none in the end."""
-        page, conversation = self.page, [*before, exchange]
+        page, conversation = self.page, [*earlier, exchange]
         exchange.answers = [Answer() for _ in self.models.choices]
         boxes = {} if exchange.is_description else {page.question: ""}
         yield {**self._show(conversation, language), page.tray: [], **boxes}
@@ -241,7 +254,9 @@ class Demo:
 
     def _faults(self, exchange: Exchange, language: Any) -> Iterator[str]:
         for place, answer in enumerate(exchange.answers):
-            if answer.fault is not None:
+            if answer.is_reduced and answer.fault is None:
+                yield self._name(place, say(language, "reduced", limit=REDUCED_NEW_TOKENS))
+            elif answer.fault is not None:
                 text = next(text for kind, text in FAULTS.items() if isinstance(answer.fault, kind))
                 yield self._name(place, say(language, text, reason=answer.fault))
 
@@ -281,18 +296,19 @@ class Demo:
 
     def leave(self, request: gr.Request) -> None:
         """Delete the images of somebody who goes."""
-        self.images.forget(_person(request))
+        self.images.forget(request.session_hash or "")
 
     # Images
 
     def take(self, request: gr.Request, tray: Any, language: Any) -> dict:
         """Keep the images that have just come into the tray, and say what is wrong with the others."""
         faults, kept = [], []
-        for file in _files(tray):
-            try:
-                kept.append(self._keep(_person(request), file, language))
-            except Refusal as refusal:
-                faults.append(str(refusal))
+        with self._person(request) as person:
+            for file in _files(tray):
+                try:
+                    kept.append(self._keep(person, file, language))
+                except Refusal as refusal:
+                    faults.append(str(refusal))
         if len(kept) > MOST_IMAGES:
             faults.append(say(language, "many_images", count=len(kept), limit=MOST_IMAGES))
         shown = view.tray_of(kept[:MOST_IMAGES])
@@ -302,34 +318,38 @@ class Demo:
         """Put an example into the tray, and its question into the box."""
         path, question = view.examples()[chosen.index]
         again = {self.page.examples: gr.Gallery(selected_index=None)}  # it can be chosen once more
-        try:
-            kept = self._images(_person(request), tray, language, more=1)
-        except Refusal as refusal:
-            return {**again, self.page.notice: view.notice_of(str(refusal))}
-        kept.append(self.images.add(_person(request), path.read_bytes(), path.name, self.models.open_image))
+        with self._person(request) as person:
+            try:
+                kept = self._images(person, tray, language, more=1)
+            except Refusal as refusal:
+                return {**again, self.page.notice: view.notice_of(str(refusal))}
+            kept.append(self.images.add(person, path.read_bytes(), path.name, self.models.open_image))
         shown = {self.page.tray: view.tray_of(kept), self.page.question: question}
         return {**again, **shown, self.page.notice: view.notice_of("")}
 
     def show_views(self, request: gr.Request, tray: Any, conversation: list[Exchange], language: Any) -> dict:
         """Draw the views of the images of the tray, or of those that were shown last."""
         shown, counts = [], []
-        try:
-            images = self._images(_person(request), tray, language) or last_images(conversation)
-            if not images:
-                raise Refusal(say(language, "sees_nothing"))
-            for place, answerer in enumerate(self._open_models(language)):
-                config = answerer.model.config
-                for image in images:
-                    width, height = image.size
-                    caption = say(language, "views_of", name=image.name, width=width, height=height)
-                    sheet = draw_views(self._open_kept(image, language), config)
-                    shown.append((sheet, self._name(place, caption)))
-                tokens = {"tokens": config.image_tokens, "total": len(images) * config.image_tokens}
-                sizes = {"windows": config.num_windows, "side": config.window_size, "views": config.num_views}
-                counts.append(self._name(place, say(language, "sees_counts", images=len(images), **sizes, **tokens)))
-        except Refusal as refusal:
-            shown, counts = [], [str(refusal)]
-        return self._look(request, shown, counts)
+        with self._person(request) as person:
+            try:
+                images = self._images(person, tray, language) or last_images(conversation)
+                if not images:
+                    raise Refusal(say(language, "sees_nothing"))
+                for place, answerer in enumerate(self._open_models(language)):
+                    config = answerer.model.config
+                    for image in images:
+                        width, height = image.size
+                        caption = say(language, "views_of", name=image.name, width=width, height=height)
+                        sheet = draw_views(self._open_kept(image, language), config)
+                        shown.append((sheet, self._name(place, caption)))
+                    tokens = {"tokens": config.image_tokens, "total": len(images) * config.image_tokens}
+                    sizes = {"windows": config.num_windows, "side": config.window_size, "views": config.num_views}
+                    counts.append(
+                        self._name(place, say(language, "sees_counts", images=len(images), **sizes, **tokens))
+                    )
+            except Refusal as refusal:
+                shown, counts = [], [str(refusal)]
+            return self._look(person, shown, counts)
 
     def show_heat(self, request: gr.Request, conversation: list[Exchange], language: Any) -> dict:
         """Draw where the models looked for their last answers, on the images that were shown last."""
@@ -346,7 +366,8 @@ class Demo:
             shown, counts = [], [str(refusal)]
         except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
             shown, counts = [], [say(language, "busy_heat", reason=error)]
-        return self._look(request, shown, counts)
+        with self._person(request) as person:
+            return self._look(person, shown, counts)
 
     def _heat(
         self, answerer: Answerer, place: int, conversation: list[Exchange], language: Any
@@ -369,9 +390,8 @@ class Demo:
         confidence = say(language, "confidence", confidence=answer.confidence) if is_sure else ""
         return say(language, "answer_counts", name=name, **tokens) + confidence
 
-    def _look(self, request: gr.Request, shown: Sequence[tuple[Image.Image, str]], counts: Sequence[str]) -> dict:
+    def _look(self, person: str, shown: Sequence[tuple[Image.Image, str]], counts: Sequence[str]) -> dict:
         """Give what is inside, as files of whoever asked."""
-        person = _person(request)
         try:
             files = [(self.images.draw(person, image), caption) for image, caption in shown]
         except FileNotFoundError:  # cleared meanwhile
@@ -380,11 +400,21 @@ class Demo:
 
     # The page
 
+    @contextlib.contextmanager
+    def _person(self, request: gr.Request) -> Iterator[str]:
+        """Give the name of a session; whoever calls without one has a name for this call, and is forgotten after it."""
+        person = request.session_hash or secrets.token_hex(8)
+        try:
+            yield person
+        finally:
+            if not request.session_hash:
+                self.images.forget(person)
+
     def markdown(self, conversation: list[Exchange], language: Any) -> str:
         return as_markdown(conversation, self.models.names, language)
 
-    def json(self, conversation: list[Exchange], language: Any) -> str:
-        return as_json(conversation, self.models.names)
+    def json(self, conversation: list[Exchange]) -> str:
+        return as_json(conversation, self.models.facts())
 
     def status(self, language: Any) -> list:
         """Tell about the models, and whether they are to be asked for again."""
@@ -439,8 +469,10 @@ class Demo:
         for value, (name, field, least, most, step) in zip((*sampling, settings[6]), view.SETTINGS, strict=True):
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-                raise Refusal(say(language, "bad_number", name=say(language, name), least=least, most=most))
+            is_within = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+            if not is_within or (step == 1 and value != int(value)):
+                text = "bad_whole_number" if step == 1 else "bad_number"
+                raise Refusal(say(language, text, name=say(language, name), least=least, most=most))
             chosen[field] = int(value) if step == 1 else value
         try:
             return replace(decoding_of(card.descriptions if is_description else card.answers), **chosen)
@@ -449,23 +481,20 @@ class Demo:
 
 
 def _checked_question(text: Any, missing: str, language: Any) -> str:
-    """Return the text without white space around it, or raise Refusal where there is none or too much."""
-    text = _spell_out(text.strip()) if isinstance(text, str) else ""
+    """Return the text without white space around it, or raise Refusal where there is none, too much or half of it."""
+    text = text.strip() if isinstance(text, str) else ""
     if not text:
         raise Refusal(say(language, missing))
     if len(text) > view.LONGEST_QUESTION:
         raise Refusal(say(language, "long_question", length=len(text), limit=view.LONGEST_QUESTION))
+    if text != _spell_out(text):
+        raise Refusal(say(language, "half_character"))
     return text
 
 
 def _spell_out(text: Any) -> str:
     """Return a text with question marks for halves of characters, which nothing can write."""
     return str(text).encode("utf-8", "replace").decode()
-
-
-def _person(request: gr.Request) -> str:
-    """Return the name of a session; programs that call without one share one, and know no name of another's image."""
-    return request.session_hash or ""
 
 
 def _files(value: Any) -> list[dict]:
@@ -546,14 +575,17 @@ def read_people(given: Sequence[str], file: Path | None, environment: str) -> li
         environment: the same lines, of the variable MONKEY_DEMO_AUTH.
 
     Raises:
-        ValueError: something that is not `user:password`, named by its place and never by its text.
+        ValueError: something that is not `user:password`, named by its place and never by its text, or no text.
         FileNotFoundError: no such file.
     """
     texts = [("--auth", text) for text in given]
     if file is not None:
-        if not file.is_file():
-            raise FileNotFoundError(f"--auth-file {file}: no such file")
-        in_file = _read_lines(file.read_text(encoding="utf-8", errors="replace"), str(file))
+        try:
+            in_file = _read_lines(file.read_text(encoding="utf-8"), str(file))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"--auth-file {file}: no such file") from None
+        except (OSError, UnicodeDecodeError):  # the second names a byte of a password
+            raise ValueError(f"--auth-file {file} cannot be read as text in UTF-8") from None
         if not in_file:
             raise ValueError(f"--auth-file {file} names nobody; write user:password on a line")
         texts += in_file

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 LONGEST_SHOWN_SIDE = 1200
 """Pixels of the longer side of what the page shows of an image; the model reads the image itself."""
+
+REDUCED_NEW_TOKENS = 128
+"""Longest answer where memory did not suffice for all that was asked."""
 
 LOSSLESS_PIXELS = 512 * 512
 """Up to here an image is shown as PNG; larger ones as JPEG."""
@@ -57,10 +60,10 @@ class Choice:
         Raises:
             FileNotFoundError, ValueError: no such checkpoint, or one whose settings and vocabulary cannot be read.
         """
-        from monkey.serving.checkpoints import processor_of
+        from monkey.processing import MonkeyProcessor
         from monkey.serving.session import load
 
-        images = processor_of(checkpoint, grid).image_processor
+        images = MonkeyProcessor.from_pretrained(checkpoint, grid=grid).image_processor
         name = Path(checkpoint).resolve().name + (f" {grid[0]}×{grid[1]}" if grid else "")
         card = card_of(checkpoint)
         return cls(name, images, lambda: load(checkpoint, device, max_rows=max_rows, name=name, grid=grid), card)
@@ -116,6 +119,15 @@ class Models:
         for answerer in self.answerers:
             answerer.close()
 
+    def facts(self) -> list[dict[str, Any]]:
+        """Return for programs what the open models are."""
+        told = []
+        for name, answerer in zip(self.names, self.answerers, strict=False):
+            config, device = answerer.model.config, str(answerer.model.device)
+            sizes = {"canvas": list(config.canvas_size), "image_tokens": config.image_tokens}
+            told.append({"name": name, "grid": list(config.grid), **sizes, "device": device})
+        return told
+
     def open_image(self, content: bytes, name: str) -> Image.Image:
         """Return an uploaded image, upright and RGB, under the limits of every model; errors as of `open_image`."""
         return open_image(content, **self._opening, name=name)
@@ -148,6 +160,13 @@ class _Owner:
     """Where they were uploaded, and when: gradio puts equal files of all people into one place."""
 
 
+class FileSet(set[str]):
+    """A set that may grow while somebody walks it, as gradio does in a thread of its own to delete what is old."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(super().__iter__()))
+
+
 class ImageStore:
     """Keeps each person's images apart from the others', until the person is forgotten.
 
@@ -160,7 +179,7 @@ class ImageStore:
     def __init__(self, folder: Path):
         self._folder, self._own = folder, folder / "images"
         self._owners: dict[str, _Owner] = {}
-        self.files: set[str] = set()
+        self.files = FileSet()
 
     def take(self, person: str, upload: Path, name: str, opened: Callable[[bytes, str], Image.Image]) -> KeptImage:
         """Keep an uploaded file for a person. The upload stays as long, since the page may still be fetching it.
@@ -212,6 +231,7 @@ class ImageStore:
                         upload.unlink()
             for path in self._folder.rglob(f"{owner.token}*"):
                 path.unlink(missing_ok=True)
+            self.files.difference_update({name for name in self.files if owner.token in name})
 
     def _write(self, person: str, ending: str, write: Callable[[Path], Any]) -> Path:
         owner = self._owners.get(person)
@@ -223,6 +243,7 @@ class ImageStore:
             if self._owners.get(person) is owner:
                 return path
             path.unlink(missing_ok=True)  # forgotten meanwhile
+            self.files.discard(str(path))
         raise FileNotFoundError("the images were deleted")
 
 
@@ -235,6 +256,7 @@ class Answer:
         is_finished: nothing will be added.
         is_stopped: somebody stopped it before its end.
         fault: why it came to no end.
+        is_reduced: the memory sufficed for the question by itself alone, and a short answer.
         drawn: a file of the last image with the answer's boxes on it.
         prompt_tokens, new_tokens: of the whole prompt with its images, and of the answer.
         confidence: see `monkey.reply`.
@@ -244,6 +266,7 @@ class Answer:
     is_finished: bool = False
     is_stopped: bool = False
     fault: BaseException | None = None
+    is_reduced: bool = False
     drawn: str | None = None
     prompt_tokens: int = 0
     new_tokens: int = 0
@@ -312,25 +335,40 @@ def grow_answers(answerers: Sequence[Answerer], conversation: Sequence[Exchange]
 
 
 def _speak(answerer: Answerer, place: int, conversation: Sequence[Exchange]) -> Iterator[None]:
-    answer = conversation[-1].answers[place]
+    """Answer the last question; where the memory does not suffice, once more by itself and shorter."""
+    last, answer = conversation[-1], conversation[-1].answers[place]
     try:
-        messages = messages_for(conversation, place, answerer.form)
-        with closing(answerer.chat(messages, conversation[-1].decoding)) as reply:
-            for piece in reply:
-                answer.text += piece
-                yield
-            answer.prompt_tokens, answer.new_tokens = reply.prompt_tokens, reply.new_tokens
-            answer.confidence = reply.confidence
+        try:
+            yield from _write(answerer, place, conversation)
+        except MemoryError:
+            answer.text, answer.is_reduced = "", True
+            shorter = replace(last.decoding, max_new_tokens=min(last.decoding.max_new_tokens, REDUCED_NEW_TOKENS))
+            yield from _write(answerer, place, [replace(last, images=last_images(conversation), decoding=shorter)])
     except tuple(FAULTS) as error:
         answer.fault = error
     answer.is_finished = True
 
 
-def as_json(conversation: Sequence[Exchange], names: Sequence[str]) -> str:
-    """Return everything that was asked and answered, with boxes in pixels of the upright image."""
+def _write(answerer: Answerer, place: int, conversation: Sequence[Exchange]) -> Iterator[None]:
+    answer, messages = conversation[-1].answers[place], messages_for(conversation, place, answerer.form)
+    with closing(answerer.chat(messages, conversation[-1].decoding)) as reply:
+        for piece in reply:
+            answer.text += piece
+            yield
+        answer.prompt_tokens, answer.new_tokens = reply.prompt_tokens, reply.new_tokens
+        answer.confidence = reply.confidence
+
+
+def as_json(conversation: Sequence[Exchange], models: Sequence[dict[str, Any]]) -> str:
+    """Return everything that was asked and answered, with boxes in pixels of the upright image.
+
+    Args:
+        models: what is told of each model, see `Models.facts`.
+    """
     time = datetime.now(UTC).isoformat(timespec="seconds")
+    names = [model["name"] for model in models]
     exchanges = [_record(conversation[: end + 1], names) for end in range(len(conversation))]
-    content = {"monkey": monkey.__version__, "time": time, "models": list(names), "exchanges": exchanges}
+    content = {"monkey": monkey.__version__, "time": time, "models": list(models), "exchanges": exchanges}
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 

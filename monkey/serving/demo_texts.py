@@ -88,10 +88,16 @@ ENGLISH = {
     "long_question": "The question has {length:,} characters, more than the {limit:,} allowed. Shorten it.",
     "nothing_to_repeat": "There is no question yet that could be repeated.",
     "refused": "The model cannot take this: {reason}.",
+    "half_character": "The text holds half of a character, which nothing can read. Type it again.",
     "bad_number": "{name} must be a number from {least:,} to {most:,}.",
+    "bad_whole_number": "{name} must be a whole number from {least:,} to {most:,}.",
+    "reduced": (
+        "The memory of the machine did not suffice for the whole conversation, so the last question was asked by "
+        "itself, for an answer of up to {limit} tokens."
+    ),
     "out_of_memory": (
-        "The memory of the machine did not suffice for this answer. Give fewer images, clear the conversation, or try "
-        "again later."
+        "The memory of the machine did not suffice for this answer, even by itself and short. Give fewer images, clear "
+        "the conversation, or try again later."
     ),
     "timed_out": "The model took too long and was stopped: {reason}.",
     "closed": "The demo is ending; the model answers no more questions.",
@@ -176,8 +182,11 @@ CHINESE = {
     "long_question": "问题有 {length:,} 个字符，超过了 {limit:,} 个的上限，请缩短。",
     "nothing_to_repeat": "还没有可以重复的问题。",
     "refused": "模型无法处理：{reason}。",
+    "half_character": "文字中有半个字符，无法读取，请重新输入。",
     "bad_number": "{name}须为 {least:,} 到 {most:,} 之间的数。",
-    "out_of_memory": "机器内存不足，无法完成这个回答。请减少图片、清空对话，或稍后再试。",
+    "bad_whole_number": "{name}须为 {least:,} 到 {most:,} 之间的整数。",
+    "reduced": "机器内存不足以处理整个对话，因此只单独回答了最后一个问题，回答最长 {limit} 个 token。",
+    "out_of_memory": "机器内存不足，即使单独、简短地回答也无法完成。请减少图片、清空对话，或稍后再试。",
     "timed_out": "模型用时过长，已停止：{reason}。",
     "closed": "演示即将结束，模型不再回答问题。",
 }

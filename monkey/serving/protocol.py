@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import unquote
 
 from pydantic import (
@@ -33,6 +33,9 @@ from starlette.responses import JSONResponse
 from monkey.conversation import Template
 from monkey.decoding import Decoding
 from monkey.reply import Reply
+
+MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
+"""OpenAI's number of stop texts; and how long one may be, since each is looked for at every token."""
 
 MAX_TEXT = 200_000
 """Characters of all messages together, far more than a model reads."""
@@ -233,25 +236,14 @@ class Message(_Lenient):
         if content is None and message.data.get("role") == "assistant":
             content = message.data.get("refusal") or ""
         if content is None:
-            raise PydanticCustomError("missing", "it is missing")
+            raise PydanticCustomError("missing", "it is missing, and a text or a list of parts is needed")
         return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-    @field_validator("content")
-    @classmethod
-    def _check_images(cls, content: list[Part], message: ValidationInfo) -> list[Part]:
-        if message.data.get("role") != "user" and any(isinstance(part, ImagePart) for part in content):
-            raise PydanticCustomError("unsupported_value", "only a user's message can hold an image")
-        return content
 
 
 class StreamOptions(_Lenient):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
     continuous_usage_stats: Literal[False] | None = None
-
-
-Stop = Annotated[str, Field(max_length=256)]
-"""Each is looked for at every token."""
 
 
 class ChatRequest(_Lenient):
@@ -268,7 +260,7 @@ class ChatRequest(_Lenient):
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    stop: list[Stop] = Field([], max_length=4)
+    stop: list[str] = Field([])
     seed: int | None = None
     form: Template | None = None
     picture_labels: bool | None = None
@@ -335,6 +327,14 @@ class ChatRequest(_Lenient):
         if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
             why = f"max_completion_tokens {self.max_completion_tokens}; give one"
             raise unsupported("max_tokens", self.max_tokens, why)
+        for number, message in enumerate(self.messages):
+            for place, part in enumerate(message.content):
+                if isinstance(part, ImagePart) and message.role != "user":
+                    name = f"messages.{number}.content.{place}.type"
+                    raise unsupported(name, part.type, "only a user's message can hold an image")
+        if len(self.stop) > MAX_STOPS or any(len(text) > MAX_STOP_CHARACTERS for text in self.stop):
+            why = f"up to {MAX_STOPS} texts of {MAX_STOP_CHARACTERS} characters are taken"
+            raise unsupported("stop", self.stop, why)
         if (count := len(self.urls)) > max_images:
             message = f"the messages hold {count} images, more than the {max_images} allowed (--max-pictures)"
             raise ApiError(400, message, param="messages", code="too_many_images")
@@ -375,18 +375,30 @@ def _refusal_of(error: ValidationError, body: bytes) -> ApiError:
         del place[4:5]  # the type of a part, which stands between its number and its field
     param, name = ".".join(place), place[-1] if place else ""
     if kind == "extra_forbidden" and name not in WAYS_OUT:
+        known = ", ".join(_model_at(first["loc"]).model_fields)
         message = f"{shown(param)} is not known to this server, and might change the answer; leave it out"
-        known = f" ({', '.join(ChatRequest.model_fields)} are known)" if param == name else ""
-        return ApiError(400, message + known, param=param, code="unknown_parameter")
+        return ApiError(400, f"{message} ({known} are known)", param=param, code="unknown_parameter")
     if kind in ("extra_forbidden", "unsupported_value"):
         return unsupported(param, value, WAYS_OUT.get(name, message))
-    if "content" in place[-2:]:
+    if "content" in place[-2:] and kind != "missing":
         tag = first.get("ctx", {}).get("tag")
         message = f"{f'a part of type {shown(tag)} is not taken; ' if tag else ''}content is {_PARTS}"
     code = "missing_required_parameter" if kind == "missing" else "invalid_value"
     if kind.endswith("_type"):
         code = "invalid_type"
     return ApiError(400, f"{param or 'the body'}: {message}", param=param or None, code=code)
+
+
+def _model_at(place: tuple[int | str, ...]) -> type[_Lenient]:
+    """Return the model that a field belongs to: `messages, 0, content, 0, text, lang` to `TextPart`."""
+    if len(place) < 3:
+        return ChatRequest if len(place) == 1 else StreamOptions
+    if len(place) < 6:
+        return Message
+    if len(place) > 6:
+        return ImageAddress
+    parts = TextPart, RefusalPart, ImagePart
+    return next(part for part in parts if place[4] in get_args(part.model_fields["type"].annotation))
 
 
 def _why_not_utf8(body: bytes) -> str | None:

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -69,6 +69,8 @@ GRACE = 5
 """Seconds that the end of the server waits for answers to be read, and for threads after a second signal."""
 
 HISTOGRAM_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+GETS = ["GET", "HEAD"]
 
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """The second has a proxy in between pass each event on at once."""
@@ -122,6 +124,7 @@ class Admission:
         self.capacity, self.at_once = capacity, at_once
         self.in_flight = 0
         self.is_draining = self.is_stopped = False
+        self._deadlines: set[asyncio.Timeout] = set()
         self._seconds: deque[float] = deque(maxlen=32)
 
     @contextmanager
@@ -140,6 +143,23 @@ class Admission:
             self._seconds.append(time.monotonic() - begun)  # not of one that was refused, which takes no time
         finally:
             self.in_flight -= 1
+
+    @asynccontextmanager
+    async def deadline(self, time: float) -> AsyncIterator[None]:
+        """Raise TimeoutError in the block at a time of the event loop, or as soon as nobody is waited for."""
+        async with asyncio.timeout_at(0 if self.is_stopped else time) as timeout:
+            self._deadlines.add(timeout)
+            try:
+                yield
+            finally:
+                self._deadlines.discard(timeout)
+
+    def stop(self) -> None:
+        """Wait for nobody any longer; called in the event loop."""
+        self.is_stopped = True
+        for timeout in self._deadlines:
+            if not timeout.expired():
+                timeout.reschedule(0)
 
     def retry_after(self) -> int:
         """Return in how many seconds a place is likely free: as answers of late took, shared among those at once."""
@@ -281,14 +301,14 @@ class Api:
         visit.outcome = str(reply.finish_reason)
 
     async def _check_wanted(self, request: Request, visit: Visit) -> None:
-        if self.admission.is_stopped:
-            raise cut_off()
-        if _clock() > visit.deadline:
+        if self.admission.is_stopped or _clock() > visit.deadline:
             raise self.too_late()
         if await request.is_disconnected():
             raise ClientDisconnect
 
     def too_late(self) -> ApiError:
+        if self.admission.is_stopped:
+            return cut_off()
         return ApiError(504, f"the answer took longer than the {self.limits.seconds:g} seconds allowed", code="timeout")
 
 
@@ -345,9 +365,9 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def complete(request: Request, api: OfServer, visit: Annotated[Visit, Depends(admitted)]) -> Response:
     """Answer a conversation, whole or as a stream of events."""
-    body = await read_body(request, api.limits)
+    body = await read_body(request, api)
     try:
-        async with asyncio.timeout_at(visit.deadline):
+        async with api.admission.deadline(visit.deadline):
             asked, reply = await api.submit(body)
     except TimeoutError:
         raise api.too_late() from None
@@ -372,55 +392,58 @@ async def _events(visit: Visit, completion: Completion, first: str, pieces: Asyn
         yield event(error.body)
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, api: Api) -> bytes:
     """Read a request's body of JSON.
 
     Raises:
-        ApiError: too long, too slow, or not said to be JSON: browsers send that to no other site unasked.
+        ApiError: too long, too slow, cut off by the server's end, or not said to be JSON: browsers send that to no
+            other site unasked.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "the body must come as `Content-Type: application/json`", code="content_type")
-    seconds = min(limits.body_seconds, limits.seconds)
+    limits, seconds = api.limits, min(api.limits.body_seconds, api.limits.seconds)
     body = bytearray()
     try:
-        async with asyncio.timeout(seconds):
+        async with api.admission.deadline(_clock() + seconds):
             async for part in request.stream():
                 body += part
                 if len(body) > limits.body_bytes:
                     message = f"the request is longer than the {limits.body_bytes:,} bytes allowed (--max-body-mib)"
                     raise ApiError(413, message, code="body_too_large")
     except TimeoutError:
+        if api.admission.is_stopped:
+            raise cut_off() from None
         raise ApiError(408, f"the body did not arrive within {seconds:g} seconds", code="timeout") from None
     return bytes(body)
 
 
-@router.get("/v1/models")
+@router.api_route("/v1/models", methods=GETS)
 async def list_models(api: OfServer) -> Response:
     return JSONResponse({"object": "list", "data": [api.describe_model()]})
 
 
-@router.get("/v1/models/{name:path}")
+@router.api_route("/v1/models/{name:path}", methods=GETS)
 async def show_model(api: OfServer, name: str) -> Response:
     api.check_model(name)
     return JSONResponse(api.describe_model())
 
 
-@router.api_route("/health", methods=["GET", "HEAD"])
+@router.api_route("/health", methods=GETS)
 async def health(api: OfServer) -> Response:
     if api.admission.is_draining:
         return JSONResponse({"status": "ending"}, 503)
     return JSONResponse({"status": "ok", "model": api.answerer.name})
 
 
-@router.get("/metrics")
+@router.api_route("/metrics", methods=GETS)
 async def show_metrics(api: OfServer) -> Response:
     return Response(api.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def build_app(api: Api) -> FastAPI:
     middleware = [
-        Middleware(Border, limits=api.limits),
+        Middleware(Border, limits=api.limits, admission=api.admission),
         Middleware(Access, keys=api.keys, is_loopback=api.is_loopback),
     ]
     if api.origins:
@@ -472,8 +495,8 @@ class Border:
     times the allowed bytes and for the seconds that a body has, until it pauses; it holds no place.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits):
-        self.app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, limits: Limits, admission: Admission):
+        self.app, self._limits, self._admission = app, limits, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deadline = _clock() + self._limits.seconds
@@ -506,7 +529,7 @@ class Border:
     async def _discard(self, receive: Receive) -> None:
         left = DISCARDED * self._limits.body_bytes
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.body_seconds):
+            async with self._admission.deadline(_clock() + self._limits.body_seconds):
                 while left > 0:
                     message = await asyncio.wait_for(receive(), PAUSE_SECONDS)
                     if not message.get("more_body", False):
@@ -559,7 +582,8 @@ class Server(uvicorn.Server):
         self._admission.is_draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        self._admission.is_stopped = self._is_urgent
+        if self._is_urgent:
+            self._admission.stop()
         if self._admission.is_draining and (not self._admission.in_flight or self._is_urgent):
             self.should_exit = True
         self._part_with_lingering()

@@ -368,10 +368,22 @@ def _check_taken(training: Any) -> None:
             raise ValueError(f"--{name} {value} is not taken: {instead}")
     if training.save_strategy == "best":
         raise ValueError(f"--save_strategy best is not taken: {_NOT_TAKEN['load_best_model_at_end'][1]}")
-    for name in ("fsdp_config", "accelerator_config", "lr_scheduler_kwargs"):
+    for name in ("deepspeed", "fsdp_config", "accelerator_config", "lr_scheduler_kwargs"):
         value = getattr(training, name, None)
         if isinstance(value, str) and (value.startswith("{") or name == "lr_scheduler_kwargs"):
-            parse_settings(value.encode(), "JSON", f"--{name}")  # the library does not say which flag is malformed
+            # The library does not say which flag is malformed.
+            content = parse_settings(value.encode(), "JSON", f"--{name}")
+            if name == "accelerator_config":
+                _check_accelerator(content)
+
+
+def _check_accelerator(content: Mapping[str, Any]) -> None:
+    from transformers.trainer_pt_utils import AcceleratorConfig
+
+    known = [one.name for one in dataclasses.fields(AcceleratorConfig)]
+    for name in content:
+        if name not in known:
+            raise ValueError(f"--accelerator_config: there is no setting {name}; the known ones are {', '.join(known)}")
 
 
 def _check_deepspeed(training: Any) -> None:
@@ -391,14 +403,15 @@ def _check_deepspeed(training: Any) -> None:
 
 
 def _check_loggers(training: Any) -> None:
-    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations import integration_utils as library
 
-    usable = {*get_available_reporting_integrations(), "flyte", "none", "all"}  # the library does not look for flyte
+    # The library does not look for flyte, and the last two are no loggers.
+    usable = {*library.get_available_reporting_integrations(), "flyte", "none", "all"}
     for name in [training.report_to] if isinstance(training.report_to, str) else training.report_to or ():
+        if name not in {*library.INTEGRATION_TO_CALLBACK, *usable}:
+            raise ValueError(f"--report_to {name} is no logger: give none or {', '.join(sorted(usable - {'none'}))}")
         if name not in usable:
-            raise ValueError(
-                f"--report_to {name} is no logger whose package is installed: give {', '.join(sorted(usable))}"
-            )
+            raise ValueError(f"--report_to {name} needs the {name} package, which is not installed: pip install {name}")
 
 
 def _never_reentrant(training: Any) -> None:
@@ -580,7 +593,7 @@ def given_flags(words: Sequence[str]) -> Given:
     config = named.pop("config", None)
     given = Given(named, read_config(config[-1]) if config else {})
     for name, advice in _MISSING.items():
-        if not given[name]:
+        if not any(given[name]):
             raise ValueError(f"--{name} is missing: {advice}")
     return given
 
@@ -615,9 +628,13 @@ def parse_flags(words: Sequence[str]) -> Flags:
     parser.add_argument("--config")
     all_words = [*_words_of(given.file, parser), *words]
     try:
-        *groups, training, _config = parser.parse_args_into_dataclasses(all_words, look_for_args_file=False)
+        *groups, training, _config, stray = parser.parse_args_into_dataclasses(
+            all_words, return_remaining_strings=True, look_for_args_file=False
+        )
     except TypeError as error:  # the library's, of a setting that an object of JSON should not have
         raise ValueError(f"a flag of JSON has what it cannot have: {error}") from error
+    if stray:
+        raise ValueError(f"command line: {stray[0]} belongs to no flag; the name of a flag begins with --")
     for group in groups:
         check_ranges(group)
     model, data, lora, parts, run = groups
@@ -664,37 +681,44 @@ def _check_together(flags: Flags) -> None:
         )
 
 
-_DECIDING = {
-    "recipe", "fix_vit", "use_lora", "q_lora", "published", "packing", "deepspeed", "eval_tasks", "eval_strategy",
-    "evaluation_strategy", "save_strategy",
-}  # fmt: skip
-"""Flags that decide whether others have an effect."""
+_RECIPE = ("recipe", "fix_vit", "use_lora", "q_lora", "published")
 
 
-def _idle_flags(flags: Flags) -> list[tuple[tuple[str, ...], str]]:
-    """Return flags that have no effect as the others are: their names, and what to do."""
+class _Idle(NamedTuple):
+    """Flags that have no effect as the others are."""
+
+    names: tuple[str, ...]
+    deciding: tuple[str, ...]
+    """Flags that decide over these."""
+    advice: str
+
+
+def _idle_flags(flags: Flags) -> list[_Idle]:
     training, idle = flags.training, []
     rates = {group: (f"{group}_learning_rate", f"{group}_weight_decay") for group in GROUPS}
     if training.deepspeed and "optimizer" in training.hf_deepspeed_config.config:
         own = "the DeepSpeed config names an optimizer of its own, which has one rate and one decay for everything: "
-        idle.append((sum(rates.values(), ()), f"{own}take 'optimizer' out of the config"))
+        idle.append(_Idle(sum(rates.values(), ()), ("deepspeed",), f"{own}take 'optimizer' out of the config"))
     for group, parts in GROUPS.items():
         if not flags.recipe.trains & set(parts):
             advice = "the recipe freezes that part: leave it out, or choose another --recipe"
-            idle.append((rates[group], advice))
+            idle.append(_Idle(rates[group], _RECIPE, advice))
     if not flags.recipe.decoder_lora:
         advice = "the recipe gives the decoder no adapters: add --recipe lora-llm, or leave it out"
-        idle.append((("lora_r", "lora_alpha"), advice))
+        idle.append(_Idle(("lora_r", "lora_alpha"), _RECIPE, advice))
     if not flags.data.packing:
         names = ("pack_tokens", "share_images", "look_ahead", "most_shared")
-        idle.append((names, "it is about packed rows: add --packing True"))
+        idle.append(_Idle(names, ("packing",), "it is about packed rows: add --packing True"))
     if not flags.run.eval_tasks:
-        idle.append((("eval_limit", "eval_data_root"), "it is about --eval_tasks, and there are none"))
+        names, advice = ("eval_limit", "eval_data_root"), "it is about --eval_tasks, and there are none"
+        idle.append(_Idle(names, ("eval_tasks",), advice))
     if training.eval_strategy == "no":
         names = ("eval_steps", "metric_for_best_model", "greater_is_better")
-        idle.append((names, "nothing is evaluated on the way: add --eval_strategy steps"))
+        advice = "nothing is evaluated on the way: add --eval_strategy steps"
+        idle.append(_Idle(names, ("eval_strategy", "evaluation_strategy"), advice))
     if training.save_strategy != "steps":
-        idle.append((("save_steps",), "checkpoints are not saved by steps: add --save_strategy steps"))
+        advice = "checkpoints are not saved by steps: add --save_strategy steps"
+        idle.append(_Idle(("save_steps",), ("save_strategy",), advice))
     return idle
 
 
@@ -703,8 +727,8 @@ def _refuse_idle(flags: Flags, given: Given) -> None:
 
     A line of a `--config` file may become idle when the command line overrides what decides over it.
     """
-    counted = given.words.keys() if given.words.keys() & _DECIDING else flags.named
-    for names, advice in _idle_flags(flags):
+    for names, deciding, advice in _idle_flags(flags):
+        counted = given.words.keys() if given.words.keys() & set(deciding) else flags.named
         for name in names:
             if name in counted and flags.is_set(name):
                 raise ValueError(f"--{name} would have no effect: {advice}")

@@ -26,7 +26,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from monkey.adapters import add_decoder_lora, merge_peft, open_adapted
 from monkey.checkpoint_card import card_of
-from monkey.data.dataset import ConversationDataset, errors_as_raised
+from monkey.data.dataset import ConversationDataset, errors_as_raised, first_readable
 from monkey.data.mixture import Records, holds_images, open_records
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Record
@@ -51,6 +51,7 @@ from monkey.training.meter import Meter, StepFlops, count_flops, device_peak
 from monkey.training.model_card import run_record, write_loss_curve, write_model_card, write_record
 from monkey.training.recipes import PartCount, apply_recipe, base_model, recipe_table
 from monkey.training.resuming import (
+    MAKE_ROOM,
     check_whole,
     checkpoint_to_resume,
     clear_folder,
@@ -64,6 +65,7 @@ from monkey.training.resuming import (
     refuse_other_recipe,
     warn_of_other_flags,
     warn_of_other_threads,
+    writing,
 )
 from monkey.training.trainer import (
     BestCheckpoint,
@@ -150,7 +152,8 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
             trainer.evaluate()
         # Before the merged checkpoint is written, for which one process leaves ZeRO-3's setting.
         report = _overfit_report(trainer, flags, train_set, processor) if flags.run.overfit else None
-        _save(trainer, flags, output_dir)
+        with writing(output_dir, MAKE_ROOM):
+            _save(trainer, flags, output_dir)
         if report is not None:
             report.check()
     return output_dir
@@ -160,12 +163,14 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
 
 
 def training_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDataset:
-    """Return the samples of `--data_path`; with `--overfit N` the first N records alone."""
+    """Return the samples of `--data_path`; with `--overfit N` the first N records that can be read alone."""
     data = flags.data
     records = open_records(data.data_path, data.image_root, "--image_root", data.data_weights)
     _print_notices(flags, records)
-    chosen = [records[index] for index in range(min(flags.run.overfit, len(records)))] if flags.run.overfit else records
-    return _samples(flags, " ".join(data.data_path), chosen, processor, data.packing)
+    passed: list[str] = []
+    if flags.run.overfit:
+        records, passed = first_readable(records, flags.run.overfit, data.skip_bad_rows)
+    return _samples(flags, " ".join(data.data_path), records, processor, data.packing, passed)
 
 
 def held_out_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDataset:
@@ -183,19 +188,29 @@ def _print_notices(flags: Flags, told: Records | ConversationDataset) -> None:
 
 
 def _samples(
-    flags: Flags, path: str, records: Sequence[Record], processor: MonkeyProcessor, packing: bool
+    flags: Flags,
+    path: str,
+    records: Sequence[Record],
+    processor: MonkeyProcessor,
+    packing: bool,
+    passed: Sequence[str] = (),
 ) -> ConversationDataset:
-    """Return records as samples: encoded now unless they are met as they come, which a plan or a list cannot do."""
+    """Return records as samples: encoded now unless they are met as they come, which a plan or a list cannot do.
+
+    Args:
+        passed: sentences about records that were left out before.
+    """
     data = flags.data
     is_first = flags.training.process_index == 0
     dataset = ConversationDataset(
         records, processor, data.model_max_length, data.cache_images, data.sharing, data.skip_bad_rows
     )
-    if data.cache_images and is_first:
-        print(f"--cache_images: up to {dataset.cache_bytes() / 2**20:,.0f} MiB for {path} in each loading process")
+    dataset.left_out += passed
     if packing or data.skip_bad_rows or not data.lazy_preprocess:
         _prepare_together(flags, dataset)
         dataset.leave_out(dataset.bad)
+    if data.cache_images and is_first:
+        print(f"--cache_images: up to {dataset.cache_bytes() / 2**20:,.0f} MiB for {path} in each loading process")
     _print_notices(flags, dataset)
     for sentence in dataset.left_out if is_first else ():
         print(f"left out: {sentence}")
@@ -286,7 +301,7 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
 
     What a step holds besides is an estimate, about which a warning is said.
     """
-    room = _room(flags)
+    room = gpu_gib(flags.training.device)
     if room is None:
         return None
     changes: dict[str, Any] = {"gpus": flags.training.world_size}
@@ -302,11 +317,6 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
     if sentence is not None:
         warnings.warn(f"{sentence}; the run starts, and may run out of memory", stacklevel=2)
     return memory
-
-
-def _room(flags: Flags) -> float | None:
-    """Return the GiB of this process's GPU; None on a CPU."""
-    return gpu_gib() if flags.training.device.type == "cuda" else None
 
 
 def _record(
@@ -361,7 +371,7 @@ def _trainer(
         metric = training.metric_for_best_model or ("eval_score" if evaluator is not None else "eval_loss")
         greater = training.greater_is_better
         greater = "loss" not in metric if greater is None else greater
-        best = BestCheckpoint(output_dir, metric, greater, fresh=resume_from is None)
+        best = BestCheckpoint(output_dir, metric, greater, fresh=resume_from is None, args=training)
     meter = Meter(*_flops(flags, model), device_peak(training.device, dtype, flags.run.peak_tflops))
     # `set_checkpointing` has done it, part by part.
     training.activation_checkpointing = training.gradient_checkpointing = False
@@ -425,7 +435,7 @@ def _save(trainer: MonkeyTrainer, flags: Flags, output_dir: Path) -> None:
     """Write the trained checkpoint, its record, log and curve beside their place, then move them in."""
     final, log = output_dir / f".final{PARTIAL}", trainer.state.log_history
     is_adapter = hasattr(trainer.model, "peft_config")
-    with shared_folder(final) as folder:
+    with shared_folder(final, trainer.args) as folder:
         trainer.save_model(str(folder / "adapter" if is_adapter else folder))
         wait_for_everyone()
         if trainer.args.should_save:

@@ -708,6 +708,7 @@ def describe_misfit(whole: MemoryPlan, gpu_gib: float) -> str | None:
     )
 
 
-def gpu_gib() -> float | None:
-    """Return the GiB of the visible CUDA device, None without one."""
-    return torch.cuda.mem_get_info()[1] / GIB if torch.cuda.is_available() else None
+def gpu_gib(device: torch.device | None = None) -> float | None:
+    """Return the GiB of the visible CUDA device; None without one, and where `device` is of another kind."""
+    is_there = torch.cuda.is_available() if device is None else device.type == "cuda"
+    return torch.cuda.mem_get_info()[1] / GIB if is_there else None

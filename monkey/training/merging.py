@@ -23,9 +23,6 @@ from monkey.parts import part_of
 from monkey.processing import MonkeyProcessor
 from monkey.training.model_card import write_model_card
 
-LAYOUTS = ("ours", "published")
-BASE_PRECISIONS = ("full", "4bit")
-
 PROBE_TOKENS = 32
 
 # What the published code's own tokenizer_config.json says.
@@ -192,14 +189,14 @@ def _check_output(output: Path, overwrite: bool, *sources: Any) -> None:
 def _write(model: MonkeyForConditionalGeneration, merge: Merge, output: Path) -> None:
     """Write checkpoint, processor, record and cards."""
     source = Path(merge.adapter)
-    record = {**_json_beside(source, "run.json"), "merge": asdict(merge)}
+    record = {**read_json(checkpoint_file(source, "run.json")), "merge": asdict(merge)}
     with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         _processor(merge, model.config).save_pretrained(folder)
         if merge.layout == "published":
-            write_json(folder / "config.json", published_config(model.config, merge.dtype))
-            write_json(folder / "tokenizer_config.json", _PUBLISHED_TOKENIZER)
-        write_json(folder / "run.json", record)
+            write_json(folder / "config.json", published_config(model.config, merge.dtype), sort_keys=True)
+            write_json(folder / "tokenizer_config.json", _PUBLISHED_TOKENIZER, sort_keys=True)
+        write_json(folder / "run.json", record, sort_keys=True)
         # The base may have moved from where an adapter without a card remembers it.
         card_of(source if (source / CARD_FILE).is_file() else merge.base).write(folder)
         write_model_card(folder, record, scores=None, base=merge.base, log_history=_history(source))
@@ -210,12 +207,7 @@ def _history(source: Path) -> list[dict[str, Any]]:
     log = (source.parent if source.name == "adapter" else source) / "training_log.json"
     if log.is_file():
         return json.loads(log.read_text(encoding="utf-8"))
-    return _json_beside(source, "trainer_state.json").get("log_history", [])
-
-
-def _json_beside(source: Path, name: str) -> dict[str, Any]:
-    """Return the JSON object in a file of a folder, or an empty one where there is no such file."""
-    return read_json(source / name) if (source / name).is_file() else {}
+    return read_json(checkpoint_file(source, "trainer_state.json")).get("log_history", [])
 
 
 def _processor(merge: Merge, config: MonkeyConfig) -> MonkeyProcessor:

@@ -11,27 +11,32 @@ import filecmp
 import json
 import os
 import pickle
+import random
 import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
+from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from monkey.checkpoint import published_shapes
 from monkey.checkpoint_files import file_shapes
 from monkey.configuration import MonkeyConfig
 from monkey.files import required_file
+from monkey.journal import PARTIAL
 from monkey.training.arguments import GROUPS, Flags
 from monkey.training.recipes import Recipe
 
 SCORES, SCORES_FILE = "scores", "scores.json"
 BEST, BEST_FILE = "best", "best.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAKE_ROOM = "make room, then --resume_from_checkpoint True where checkpoints were saved"
 
 _WEIGHT_FILE = re.compile(
@@ -49,7 +54,7 @@ _LOGGING_DIR = "TENSORBOARD_LOGGING_DIR"
 # What lies in the folder
 
 
-def weight_files(folder: Path) -> list[Path]:
+def written_weights(folder: Path) -> list[Path]:
     """Return the files of `folder` under the names that a checkpoint's weights have."""
     return [path for path in folder.iterdir() if _WEIGHT_FILE.fullmatch(path.name)] if folder.is_dir() else []
 
@@ -78,7 +83,7 @@ def remove_checkpoint(folder: Path) -> None:
         folder.unlink()
         return
     # By another name first: what a killed run leaves of it must not look like a checkpoint.
-    going = folder.with_name(f".{folder.name}.gone.partial")
+    going = folder.with_name(f".{folder.name}.gone{PARTIAL}")
     shutil.rmtree(going, ignore_errors=True)
     os.replace(folder, going)
     shutil.rmtree(going)
@@ -101,7 +106,8 @@ def checkpoint_to_resume(flags: Flags) -> Path | None:
         if not (Path(wanted) / "trainer_state.json").is_file():
             raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no trainer_state.json in it")
         return Path(wanted)
-    written = [*weight_files(output_dir), *(output_dir / name for name in _RUN_FILES), *earlier_evaluations(output_dir)]
+    files = [*written_weights(output_dir), *(output_dir / name for name in _RUN_FILES)]
+    written = [*files, *earlier_evaluations(output_dir)]
     if not flags.training.overwrite_output_dir and (found or any(path.exists() for path in written)):
         raise ValueError(
             f"--output_dir {output_dir} holds an earlier run: continue it with --resume_from_checkpoint True, replace "
@@ -147,7 +153,7 @@ def move_into_place(aside: Path, folder: Path) -> None:
     """
     folder.mkdir(exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
-    for stale in weight_files(folder):
+    for stale in written_weights(folder):
         stale.unlink()
     for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == "config.json"):
         if entry.is_dir():
@@ -185,22 +191,35 @@ def nothing_left_of_a_false_start(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_disk_named(place: Path, advice: str = MAKE_ROOM) -> Iterator[None]:
-    """Turn a full disk, under any of the libraries that write, into one sentence about `place`: OSError."""
+def full_disk_named(output_dir: Path) -> Iterator[None]:
+    """Turn a full disk, under whatever writes to the run's folder or elsewhere, into one sentence: OSError."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        said = _said_by_a_full_disk(error, place)
+        place = getattr(error, "filename", None) or output_dir
+        said = _said_by_a_disk(error, output_dir)
+        if said is None or (isinstance(error, OSError) and error.errno not in _FULL):
+            raise
+        raise OSError(f"{place} could not be written ({said}); {MAKE_ROOM}") from error
+
+
+@contextlib.contextmanager
+def writing(place: Path, advice: str) -> Iterator[None]:
+    """Turn what keeps `place` from being written, a full disk or anything else, into one sentence about it: OSError."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        said = _said_by_a_disk(error, place)
         if said is None:
             raise
         raise OSError(f"{place} could not be written ({said}); {advice}") from error
 
 
-def _said_by_a_full_disk(error: Exception, place: Path) -> str | None:
-    """Return what an error says of a disk without room; None for any other error."""
+def _said_by_a_disk(error: Exception, place: Path) -> str | None:
+    """Return what an error says of a disk that could not be written to; None for any other error."""
     said = " ".join(str(error).split())
-    if isinstance(error, OSError):
-        return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
+    if isinstance(error, OSError):  # of a file that is not there the error says all
+        return None if isinstance(error, FileNotFoundError) else error.strerror or said
     if isinstance(error, SafetensorError):
         return said if "I/O error" in said or "IoError" in said else None
     # torch.save tells of a disk by an error of its archive's writer, or of the end that it cannot write after that.
@@ -225,15 +244,40 @@ _KEPT = (
 
 _INSTEAD = "resume from an earlier checkpoint, or copy this one again"
 
-_STATES: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "trainer_state.json": {"global_step": int, "log_history": list},
-    "run.json": {"flags": dict, "recipe": dict, "data": dict, "left_out": list},
-    "optimizer.pt": {"state": dict, "param_groups": list},
-    "scheduler.pt": {"last_epoch": int},
-    "rng_state.pth": {"python": tuple, "numpy": tuple, "cpu": torch.Tensor},
-    "scaler.pt": {},
+
+def _is_trainer_state(content: Any) -> bool:
+    history = TrainerState(**content).log_history
+    return isinstance(content["global_step"], int) and all(isinstance(entry["step"], int) for entry in history or ())
+
+
+def _is_record(content: Any) -> bool:
+    kinds = {"flags": dict, "recipe": dict, "data": dict, "left_out": list}  # older versions have fewer of them
+    return all(isinstance(content.get(name, kind()), kind) for name, kind in kinds.items())
+
+
+def _is_optimizer(content: Any) -> bool:
+    return isinstance(content["state"], dict) and all(
+        isinstance(one["params"], list) for one in content["param_groups"]
+    )
+
+
+def _sets_generators(content: Any) -> bool:
+    """Whether random states can be set; tried on generators that nothing draws from."""
+    random.Random().setstate(content["python"])
+    np.random.RandomState().set_state(content["numpy"])
+    torch.Generator().set_state(content["cpu"])
+    return True
+
+
+_STATES: dict[str, Callable[[Any], bool]] = {
+    "trainer_state.json": _is_trainer_state,
+    "run.json": _is_record,
+    "optimizer.pt": _is_optimizer,
+    "scheduler.pt": lambda content: isinstance(content["last_epoch"], int),
+    "rng_state.pth": _sets_generators,
+    "scaler.pt": lambda _: True,
 }
-"""File of a checkpoint -> what a run reads in it when it goes on."""
+"""File of a checkpoint -> whether its content, an object, is of the form that a run goes on from."""
 
 
 def check_whole(checkpoint: Path, sharded: bool) -> None:
@@ -253,8 +297,11 @@ def check_whole(checkpoint: Path, sharded: bool) -> None:
         name = "rng_state.pth" if re.fullmatch(r"rng_state_\d+\.pth", path.name) else path.name
         if name in _STATES:
             content = _json(path) if path.suffix == ".json" else _tensors(path)
-            parts = _STATES[name].items()
-            if not (isinstance(content, dict) and all(isinstance(content.get(part), kind) for part, kind in parts)):
+            try:
+                is_one = isinstance(content, dict) and _STATES[name](content)
+            except (TypeError, ValueError, KeyError, IndexError, RuntimeError):  # other content has no such parts
+                is_one = False
+            if not is_one:
                 raise ValueError(f"{path} is not what a run saves there ({type(content).__name__}): {_INSTEAD}")
     if (checkpoint / "adapter_config.json").is_file():
         file_shapes(required_file(checkpoint, "adapter_model.safetensors", "the adapter's weights"))
@@ -299,7 +346,7 @@ def is_finished(checkpoint: Path, output_dir: Path, steps: int) -> bool:
     if _json(checkpoint / "trainer_state.json")["global_step"] < steps or not (output_dir / "config.json").is_file():
         return False
     is_adapter = (checkpoint / "adapter_config.json").is_file()
-    names = ["adapter_model.safetensors"] if is_adapter else [path.name for path in weight_files(checkpoint)]
+    names = ["adapter_model.safetensors"] if is_adapter else [path.name for path in written_weights(checkpoint)]
     end = output_dir / "adapter" if is_adapter else output_dir
     return all((end / name).is_file() and filecmp.cmp(checkpoint / name, end / name, shallow=False) for name in names)
 

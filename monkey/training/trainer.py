@@ -55,8 +55,8 @@ from monkey.training.resuming import (
     BEST_FILE,
     SCORES,
     checkpoints,
-    full_disk_named,
     remove_checkpoint,
+    writing,
 )
 
 _UNLOGGED = "unlogged loss"
@@ -114,12 +114,21 @@ def wait_for_everyone() -> None:
         dist.barrier()
 
 
+def _writes(args: TrainingArguments | None) -> bool:
+    """Whether this process writes what one does for all, or with `--save_on_each_node` for those of its node."""
+    return is_first_process() if args is None else args.should_save
+
+
 @contextlib.contextmanager
-def shared_folder(path: Path) -> Iterator[Path]:
-    """As `monkey.journal.atomic_folder`, for a folder that all processes of a run write to."""
+def shared_folder(path: Path, args: TrainingArguments | None = None) -> Iterator[Path]:
+    """As `monkey.journal.atomic_folder`, for a folder that all processes of a run write to.
+
+    One process makes it for all, with `--save_on_each_node` one of each node for those behind it in the order of ranks.
+    """
+    rank = 0 if args is None else args.process_index
     with contextlib.ExitStack() as stack:
-        partial = stack.enter_context(atomic_folder(path)) if is_first_process() else None
-        yield gathered(partial)[0]
+        partial = stack.enter_context(atomic_folder(path)) if _writes(args) else None
+        yield [folder for folder in gathered(partial)[: rank + 1] if folder is not None][-1]
         wait_for_everyone()
     wait_for_everyone()
 
@@ -261,6 +270,7 @@ class BestCheckpoint:
         metric: a name in the log, with or without its `eval_`.
         greater_is_better: whether it grows as the model gets better.
         fresh: the run begins anew, so the first that it keeps replaces an earlier run's best, whatever its metric.
+        args: the run's, which say what processes write; without them the first does.
 
     Attributes:
         record: what `best/best.json` says of the weights beside it: `step`, `metric`, `value`, and `scores`, every
@@ -270,9 +280,10 @@ class BestCheckpoint:
         ValueError: a `best` that no run has written, or one that was chosen by another metric.
     """
 
-    def __init__(self, output_dir: Path, metric: str, greater_is_better: bool, fresh: bool = False):
+    def __init__(self, output_dir: Path, metric: str, greater_is_better: bool, fresh: bool = False, args: Any = None):
         self.folder = Path(output_dir) / BEST
         self.metric = f"eval_{metric.removeprefix('eval_')}"
+        self._args = args
         self._sign = 1.0 if greater_is_better else -1.0
         found: dict[str, Any] | str | None = None
         if is_first_process() and self.folder.exists():
@@ -305,9 +316,9 @@ class BestCheckpoint:
             return False
         scores = {name: float(score) for name, score in metrics.items() if name.startswith("eval_score")}
         record = {"step": step, "metric": self.metric, "value": value, "scores": scores}
-        with shared_folder(self.folder) as folder:
+        with shared_folder(self.folder, self._args) as folder:
             save(folder)
-            if is_first_process():
+            if _writes(self._args):
                 write_record(folder / BEST_FILE, record)
         self.record = record
         return True
@@ -586,9 +597,7 @@ class MonkeyTrainer(Trainer):
         self.log(metrics)
         if self.best is not None:
             self.guard.check(self.state.global_step)
-            with full_disk_named(
-                self.best.folder, "what was there before still is: make room and continue from a checkpoint"
-            ):
+            with writing(self.best.folder, "what was there before still is: make room and continue from a checkpoint"):
                 self.best.keep(self.state.global_step, metrics, lambda folder: self.save_model(str(folder)))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -682,7 +691,7 @@ class MonkeyTrainer(Trainer):
             losses = gathered(self._tr_loss.item())
             self.state.stateful_callbacks[_UNLOGGED] = {"losses": losses, "since": self._globalstep_last_logged}
         advice = "earlier checkpoints are whole: make room and continue with --resume_from_checkpoint True"
-        with self._paused_meter(), full_disk_named(place, advice), shared_folder(place) as self._partial:
+        with self._paused_meter(), writing(place, advice), shared_folder(place, self.args) as self._partial:
             try:
                 super()._save_checkpoint(model, trial)
             finally:
