@@ -4,8 +4,8 @@
 
 At small sizes a GPU waits for them: each takes some 5 µs of Python and driver, whatever it computes. They are counted
 as PyTorch dispatches them on a CPU, views left out, on models of two depths, whose difference is the layers'. Nothing
-is timed, and the counts are those of any size; CUDA has one kernel for each norm, which counts as 8 here, so that a
-layer's token takes 14 fewer. A compiled step (`--compile`, CUDA graphs) launches its graph once instead.
+is timed, and the counts are those of any size; CUDA has two kernels for each norm, which counts as 8 here, so that a
+layer's token takes 12 fewer. A compiled step (`--compile`, CUDA graphs) launches its graph once instead.
 """
 
 from __future__ import annotations
