@@ -27,6 +27,7 @@ from PIL import Image
 
 from benchmarks.measure import arguments, finish, report, seconds
 from benchmarks.published import PublishedMonkey
+from benchmarks.random_weights import made_on
 from eval.backends import Request, growth
 from eval.model_backend import ModelBackend
 from eval.tasks import AS_TRAINED, prompt_form, select_tasks
@@ -73,7 +74,8 @@ def build(options, tokenizer: QwenTokenizer) -> MonkeyForConditionalGeneration:
         },
         image_start_id=tokenizer.image_start_id,
     )
-    model = MonkeyForConditionalGeneration(config).to(options.device, getattr(torch, options.dtype)).eval()
+    with made_on(options.device, getattr(torch, options.dtype)):
+        model = MonkeyForConditionalGeneration(config).eval()
     for module in model.modules():
         if isinstance(module, WindowAdapter):
             torch.nn.init.normal_(module.up, std=0.02)

@@ -3,11 +3,12 @@
     python -m benchmarks.full_size --recipe lora-llm --output outputs/full_size/lora-llm.json
     python -m benchmarks.full_size --recipe full-llm --pack-tokens 8192 --questions 4
 
-`benchmarks/training_gpu.sh` runs the recipes one after another. Rows are packed as the trainer packs them, images are
-random canvases that lie on the device already (reading images is the loader's, and not measured here). Precision is
-the trainer's for recipes with a frozen decoder: frozen weights in bf16, trained ones in fp32, autocast. `full-llm` and
-`everything` hold all weights, gradients and Adam's moments in bf16, which fits one GPU: DeepSpeed's fp32 copies would
-need several. FLOPs are counted by `monkey.training.meter.count_flops`; recomputation counts in HFU only.
+`benchmarks/gpu.sh` runs the recipes one after another. Rows are packed as the trainer packs them, images are documents
+that lie on the device already (reading images is the loader's, and not measured here). Precision is the trainer's for
+recipes with a frozen decoder: frozen weights in bf16, trained ones in fp32, autocast. `full-llm` and `everything` hold
+weights and gradients in bf16 and Adam's moments in bf16 or, with `--optimizer adamw_8bit`, in 8 bits, which fits one
+GPU: DeepSpeed's fp32 copies would need several. FLOPs are counted by `monkey.training.meter.count_flops`;
+recomputation counts in HFU only.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from typing import Any
 import torch
 
 from benchmarks.measure import finish
-from benchmarks.random_weights import random_model, tiny_config
+from benchmarks.random_weights import document_canvases, random_model, tiny_config
 from benchmarks.training import draw, packed_rows
-from monkey import MonkeyConfig
+from monkey import MonkeyConfig, MonkeyImageProcessor
 from monkey.adapters import add_decoder_lora
 from monkey.quantised import keep_trained_in_float32
 from monkey.training.arguments import PartArguments
@@ -41,7 +42,7 @@ def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
     """The model as a run of the recipe holds it, and whether its steps need autocast."""
     recipe = RECIPES[options.recipe]
     config = tiny_config() if options.tiny else MonkeyConfig(grid=tuple(options.grid))
-    model: Any = random_model(config, options.device, recipe.four_bit, options.folder)
+    model: Any = random_model(config, options.device, "4bit" if recipe.four_bit else None)
     if recipe.decoder_lora:
         model = add_decoder_lora(model, SimpleNamespace(lora_r=32, lora_alpha=32, lora_dropout=0.05))
     apply_recipe(model, recipe)
@@ -58,6 +59,23 @@ def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
     return model.train(), autocast
 
 
+def show_documents(units: list[list[dict[str, Any]]], config: MonkeyConfig, device: str) -> None:
+    """Put a document in the place of each image of `units`."""
+    processor = MonkeyImageProcessor.from_config(config)
+    for unit, canvas in zip(units, document_canvases(config, len(units)), strict=True):
+        pixels = processor.normalised(torch.from_numpy(canvas)[None].to(device)).to(torch.bfloat16)
+        for sample in unit:
+            sample["pixel_values"] = pixels
+
+
+def make_optimiser(name: str, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(parameters, lr=1e-5)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="lora-llm")
@@ -69,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--decoder-checkpointing", action="store_true")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a model of nothing, to try the program on a CPU")
-    parser.add_argument("--folder", type=Path, help="place for the weights that a recipe in 4 bits packs")
+    parser.add_argument("--optimizer", choices=("adamw", "adamw_8bit"), default="adamw", help="8 bits: bitsandbytes")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args(argv)
     options.dtype, options.seed = "bfloat16", 0
@@ -81,9 +99,11 @@ def main(argv: list[str] | None = None) -> int:
     config = base_model(model).config
     span = config.image_tokens + 2
     options.images = max(1, options.pack_tokens // (span + 70 * options.questions))
-    rows, filled = packed_rows(draw(options, config, options.questions), options, keep_contents=True)
+    units = draw(options, config, options.questions)
+    show_documents(units, config, options.device)
+    rows, filled = packed_rows(units, options, keep_contents=True)
     contents = [row.pop("contents") for row in rows]
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    optimiser = make_optimiser(options.optimizer, [p for p in model.parameters() if p.requires_grad])
     again = options.vision_checkpointing, options.decoder_checkpointing
     counters = [count_flops(config, RECIPES[options.recipe], checkpointing=kind) for kind in ((False, False), again)]
     flops = [sum(counter.of(one) for one in contents) for counter in counters]
@@ -129,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
             decoder_checkpointing=options.decoder_checkpointing,
         )
         figures["planned_gib"] = planned.total / 2**30
-    settings = {name: value for name, value in vars(options).items() if name not in ("output", "folder")}
+    settings = {name: value for name, value in vars(options).items() if name != "output"}
     result = {"benchmark": "full_size", "figures": figures, "settings": settings, "versions": package_versions()}
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)

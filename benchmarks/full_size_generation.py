@@ -2,11 +2,11 @@
 
     python -m benchmarks.full_size_generation --output outputs/full_size/generation.json
     python -m benchmarks.full_size_generation --compile
-    python -m benchmarks.full_size_generation --quantization 4bit --folder outputs/full_size/random
+    python -m benchmarks.full_size_generation --quantization 4bit
 
-`benchmarks/generate_gpu.sh` runs the three. Weights are random: no answer means anything, and speed and memory are
-those of the published ones. With 4 bits they are written to `--folder` first (19.4 GB, taken away again afterwards)
-and opened from there, as a checkpoint is. Decoding is the engine's, behind `monkey.ask`, the demo and the server.
+`benchmarks/gpu.sh` runs the three. Weights are random and made on the device: no answer means anything, and speed and
+memory are those of the published ones. Images are documents. Decoding is the engine's, behind `monkey.ask`, the demo
+and the server.
 
 Figures: `vision_images_per_second`, `first_token_seconds` (from pixels) and `tokens_per_second` after it, by how many
 images or requests at once; `peak_gb` and `reserved_gb` (10^9 bytes) of one request about one image, weights included.
@@ -28,18 +28,10 @@ import torch
 
 from benchmarks.engine_run import TOKENS_AS_NUMBERS, run_engine
 from benchmarks.measure import finish, seconds
-from benchmarks.random_weights import random_model, tiny_config
+from benchmarks.random_weights import PACKINGS, document_canvases, random_model, tiny_config
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor
 from monkey.engine import Canvas, Engine
 from monkey.training.model_card import package_versions
-
-TARGETS = {
-    "vision_images_per_second": 28,
-    "tokens_per_second": 220,
-    "tokens_per_second_4bit": 450,
-    "peak_gb": 22.5,
-}
-"""What an H200 should reach at 896×896: the first at its best batch, the second and third at batch 1."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,8 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="compile the step that writes a token")
-    parser.add_argument("--quantization", choices=("4bit",), help="pack the decoder's weights")
-    parser.add_argument("--folder", type=Path, help="place for the weights that 4 bits are made of")
+    parser.add_argument("--quantization", choices=PACKINGS, help="pack the decoder's weights (bitsandbytes, torchao)")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a model of nothing, to try the program on a CPU")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
@@ -66,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
     config = tiny_config() if options.tiny else MonkeyConfig(grid=tuple(options.grid))
-    model = random_model(config, options.device, bool(options.quantization), options.folder).eval()
+    model = random_model(config, options.device, options.quantization).eval()
     figures = measured(model, options)
     if cuda:
         figures["device"] = torch.cuda.get_device_name()
@@ -74,7 +65,6 @@ def main(argv: list[str] | None = None) -> int:
     result = {
         "benchmark": "full_size_generation",
         "figures": figures,
-        "targets_on_an_h200": TARGETS,
         "settings": settings,
         "versions": package_versions(),
     }
@@ -91,7 +81,7 @@ def measured(model: MonkeyForConditionalGeneration, options: argparse.Namespace)
     config, device = model.config, options.device
     height, width = (side * config.window_size for side in config.grid)
     numbers = np.random.default_rng(0)
-    canvases = numbers.integers(0, 256, (max(*options.images, *options.requests), 3, height, width), dtype=np.uint8)
+    canvases = np.stack(document_canvases(config, max(*options.images, *options.requests)))
     image_processor = MonkeyImageProcessor(size={"height": height, "width": width})
     processor = SimpleNamespace(tokenizer=TOKENS_AS_NUMBERS, image_processor=image_processor)
     figures: dict[str, Any] = {"vision_images_per_second": {}, "first_token_seconds": {}, "tokens_per_second": {}}

@@ -30,6 +30,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from benchmarks.engine_run import TOKENS_AS_NUMBERS, Written, run_engine
 from benchmarks.measure import arguments, finish, largest_difference, peak_bytes, report
 from benchmarks.published import PublishedMonkey
+from benchmarks.random_weights import made_on
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
 from monkey.engine import Canvas, Engine
@@ -52,7 +53,9 @@ def build(options) -> MonkeyForConditionalGeneration:
         },
         image_start_id=options.vocabulary - 8,
     )
-    return MonkeyForConditionalGeneration(config).to(options.device, getattr(torch, options.dtype)).eval()
+    with made_on(options.device, getattr(torch, options.dtype)):
+        model = MonkeyForConditionalGeneration(config).eval()
+    return model
 
 
 def prompts(model, batch: int, options) -> dict[str, torch.Tensor]:

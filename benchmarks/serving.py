@@ -6,9 +6,10 @@
         --vocabulary 151936 --vision-width 1664 --vision-layers 48 --vision-heads 16
 
 Two servers on loopback, each in a process of its own, hold the same model with random weights: one answers a request
-after the other (`--max-rows 1`), the other up to `--rows` at once. 1, 4 and 16 clients each send the next request as
-soon as they have an answer. Every answer has `--new-tokens` tokens and is compared with that of the request asked
-alone: a lost or another answer ends the benchmark (in fp32; elsewhere, answers that rounding changed are counted).
+after the other (`--max-rows 1`), the other up to `--rows` at once. 1, 4 and 16 clients (or `--clients`) each send the
+next request as soon as they have an answer. Every answer has `--new-tokens` tokens and is compared with that of the
+request asked alone: a lost or another answer ends the benchmark (in fp32; elsewhere, answers that rounding changed are
+counted).
 
 `fresh` requests show an image each that nothing is known of; `known` ones ask about images that were read before.
 Ratios, by clients: `fresh_throughput_4` batched / one at a time in requests a second, `fresh_p95_4` one at a time /
@@ -29,7 +30,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
@@ -48,7 +49,6 @@ from monkey.serving.access import base_url, bind
 from monkey.serving.server import Api, Limits, serve
 from monkey.serving.session import Answerer
 
-CLIENTS = (1, 4, 16)
 CACHES = {"fresh": 0, "known": None}
 """Bytes of keys and values that a server keeps, by what is asked; None for as many as it does by itself."""
 
@@ -56,10 +56,11 @@ PATIENCE = 600.0
 
 
 class Load(NamedTuple):
-    """What a run of some clients came to."""
+    """What a run of some clients came to; `firsts` are the seconds to the first text of each answer."""
 
     seconds: float
     latencies: list[float]
+    firsts: Sequence[float] = ()
 
     @property
     def throughput(self) -> float:
@@ -70,8 +71,14 @@ class Load(NamedTuple):
         return sorted(self.latencies)[math.ceil(0.95 * len(self.latencies)) - 1]
 
     def figures(self) -> dict[str, float]:
-        named = {"requests_per_second": self.throughput, "median_seconds": statistics.median(self.latencies)}
-        return {name: round(value, 4) for name, value in {**named, "p95_seconds": self.p95}.items()}
+        named = {
+            "requests_per_second": self.throughput,
+            "median_seconds": statistics.median(self.latencies),
+            "p95_seconds": self.p95,
+        }
+        if self.firsts:
+            named["first_text_seconds"] = statistics.median(self.firsts)
+        return {name: round(value, 4) for name, value in named.items()}
 
 
 def run_server(options: argparse.Namespace, max_rows: int, cache_bytes: int | None, sender: Any) -> None:
@@ -86,7 +93,7 @@ def run_server(options: argparse.Namespace, max_rows: int, cache_bytes: int | No
         bind("127.0.0.1", 0) as listening,
     ):
         sender.send(base_url(listening))
-        serve(Api(answerer, Limits(queue=max(CLIENTS))), listening)
+        serve(Api(answerer, Limits(queue=max(options.clients))), listening)
 
 
 @contextmanager
@@ -134,7 +141,7 @@ def bodies(options: argparse.Namespace) -> list[bytes]:
         url = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
         question = QUESTIONS[number % len(QUESTIONS)]
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
-        request = {"model": "benchmark", "max_tokens": options.new_tokens, "temperature": 0}
+        request = {"model": "benchmark", "max_tokens": options.new_tokens, "temperature": 0, "stream": True}
         made.append(json.dumps({**request, "messages": [{"role": "user", "content": content}]}).encode())
     return made
 
@@ -143,33 +150,44 @@ class Client:
     """One connection to a server."""
 
     def __init__(self, url: str):
+        self.first = math.nan
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
 
     def ask(self, body: bytes) -> str:
+        """Return the text of an answer; `first` is then the seconds to the first of it."""
+        begun, self.first, text = time.perf_counter(), math.nan, []
         self._connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
         reply = self._connection.getresponse()
-        content = reply.read()
         if reply.status != 200:
-            raise SystemExit(f"error: a request was lost: the server answers {reply.status} {content[:300]!r}")
-        return json.loads(content)["choices"][0]["message"]["content"]
+            raise SystemExit(f"error: a request was lost: the server answers {reply.status} {reply.read()[:300]!r}")
+        for line in reply:
+            if line.startswith(b"data: {"):
+                chunk = json.loads(line[6:])
+                if "choices" not in chunk:
+                    raise SystemExit(f"error: a request was lost: the server answers {line[:300]!r}")
+                text += [choice["delta"].get("content") or "" for choice in chunk["choices"]]
+                if any(text) and math.isnan(self.first):
+                    self.first = time.perf_counter() - begun
+        return "".join(text)
 
 
 def run_load(url: str, requests: list[bytes], clients: int, total: int) -> tuple[Load, list[tuple[int, str]]]:
     """`total` requests, in turn, by so many clients at once; and each one's number among `requests` with its answer."""
     numbers = count()  # taking the next is one step of the interpreter, so no two clients get the same
 
-    def work(_: int) -> list[tuple[int, str, float]]:
+    def work(_: int) -> list[tuple[int, str, float, float]]:
         client, done = Client(url), []
         while (number := next(numbers)) < total:
             begun = time.perf_counter()
             text = client.ask(requests[number % len(requests)])
-            done.append((number % len(requests), text, time.perf_counter() - begun))
+            done.append((number % len(requests), text, time.perf_counter() - begun, client.first))
         return done
 
     begun = time.perf_counter()
     with ThreadPoolExecutor(clients) as threads:
         done = [one for each in threads.map(work, range(clients)) for one in each]
-    return Load(time.perf_counter() - begun, [latency for *_, latency in done]), [(n, text) for n, text, _ in done]
+    latencies, firsts = [latency for *_, latency, _ in done], [first for *_, first in done]
+    return Load(time.perf_counter() - begun, latencies, firsts), [(number, text) for number, text, *_ in done]
 
 
 def check(answers: list[tuple[int, str]], expected: list[str], total: int, options: argparse.Namespace) -> None:
@@ -189,10 +207,10 @@ def measure(kind: str, options: argparse.Namespace, ratios: dict[str, float]) ->
     requests, figures = bodies(options), {}
     with servers(options, CACHES[kind]) as (one, batched):
         expected = [Client(one).ask(request) for request in requests]
-        run_load(batched, requests, max(CLIENTS), len(requests))
+        run_load(batched, requests, max(options.clients), len(requests))
         if len(set(expected)) < 2:
             raise SystemExit("error: all answers are one, so that their being equal says nothing; take another --seed")
-        for clients in CLIENTS:
+        for clients in options.clients:
             pairs = []
             for _ in range(options.repeats):
                 loads = []
@@ -232,6 +250,7 @@ def main(argv: list[str] | None = None) -> int:
         "--pictures", type=int, default=24, help="more than the clients, so that none is asked twice at once"
     )
     parser.add_argument("--requests", type=int, default=24, help="of a run of some clients")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="at once, one load after another")
     parser.add_argument("--rows", type=int, default=8, help="answers at once of the batched server")
     parser.add_argument("--kinds", nargs="+", choices=tuple(CACHES), default=list(CACHES))
     parser.set_defaults(repeats=3)

@@ -34,6 +34,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.measure import arguments, compare, peak_bytes, report, seconds
 from benchmarks.published import PublishedMonkey
+from benchmarks.random_weights import made_on
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
 from monkey.data.packing import RowSettings, SampleSizes, fill_rate, packed_batch, rows_of, units_of
@@ -90,7 +91,8 @@ def configuration(options) -> MonkeyConfig:
 def build(config: MonkeyConfig, options) -> MonkeyForConditionalGeneration:
     """A model with random weights whose adapters matter, set to train as `full-llm`."""
     torch.manual_seed(options.seed)
-    model = MonkeyForConditionalGeneration(config).to(options.device, getattr(torch, options.dtype)).train()
+    with made_on(options.device, getattr(torch, options.dtype)):
+        model = MonkeyForConditionalGeneration(config).train()
     for module in model.modules():
         if isinstance(module, WindowAdapter):
             torch.nn.init.normal_(module.up, std=0.02)

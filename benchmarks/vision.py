@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import arguments, compare, largest_difference, matmul_rate, peak_bytes, report
 from benchmarks.published import PublishedMonkey
+from benchmarks.random_weights import made_on
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
 from monkey.vision import WindowAdapter
@@ -43,7 +44,8 @@ def build(options) -> MonkeyForConditionalGeneration:
         },
         image_start_id=982,
     )
-    model = MonkeyForConditionalGeneration(config).to(options.device, getattr(torch, options.dtype)).eval()
+    with made_on(options.device, getattr(torch, options.dtype)):
+        model = MonkeyForConditionalGeneration(config).eval()
     for module in model.modules():
         if isinstance(module, WindowAdapter):
             torch.nn.init.normal_(module.up, std=0.02)

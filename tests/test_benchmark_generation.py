@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -63,26 +60,3 @@ def test_full_size_runs_at_no_size(capsys, tmp_path):
 def test_what_cannot_be_measured_is_said(words, message, capsys):
     assert full_size_generation.main(words) == 2
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("word", "status"), [("--help", 0), ("--nothing", 2)])
-def test_the_script_explains_itself(word, status):
-    script = Path(generate.__file__).with_name("generate_gpu.sh")
-    done = subprocess.run(["bash", str(script), word], capture_output=True, text=True, check=False)
-    assert done.returncode == status
-    assert "FOLDER" in done.stdout or "is no folder" in done.stderr
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_the_script_needs_a_gpu(tmp_path):
-    script = Path(generate.__file__).with_name("generate_gpu.sh")
-    done = subprocess.run(
-        ["bash", str(script), str(tmp_path / "figures")],
-        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "torch sees no CUDA device here" in done.stderr
-    assert not (tmp_path / "figures").exists()

@@ -35,7 +35,12 @@ def test_every_request_is_sent_once_and_every_answer_belongs_to_its_own():
     options = SimpleNamespace(dtype="float32")
     requests = [
         json.dumps(
-            {"model": "tiny", "max_tokens": 6, "messages": [{"role": "user", "content": asking(f"{number}?", number)}]}
+            {
+                "model": "tiny",
+                "max_tokens": 6,
+                "stream": True,
+                "messages": [{"role": "user", "content": asking(f"{number}?", number)}],
+            }
         ).encode()
         for number in range(4)
     ]

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -115,28 +111,3 @@ def test_the_full_size_program_runs_at_a_tiny_size(capsys, tmp_path, recipe):
 def test_without_a_gpu_it_says_so(capsys):
     assert full_size.main([]) == 2
     assert "torch sees no CUDA device here" in capsys.readouterr().err
-
-
-def _script(*words: str, python: str) -> subprocess.CompletedProcess:
-    script = Path(training.__file__).with_name("training_gpu.sh")
-    environment = {**os.environ, "PYTHON": python, "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(["bash", str(script), *words], env=environment, capture_output=True, text=True, check=False)
-
-
-def test_the_script_says_its_use_and_refuses_a_machine_without_a_gpu(tmp_path):
-    assert "training_gpu.sh [FOLDER]" in _script("--help", python=sys.executable).stdout
-    done = _script(str(tmp_path / "figures"), python=sys.executable)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: torch sees no CUDA device here")
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "figures").exists()
-
-
-def test_a_recipe_that_fails_is_named_and_the_others_are_taken(tmp_path):
-    python = tmp_path / "python"
-    python.write_text('#!/usr/bin/env bash\ncase "$*" in *adapters-only*) exit 1 ;; esac\n')
-    python.chmod(0o755)
-    done = _script(str(tmp_path / "figures"), python=str(python))
-    assert done.returncode == 1
-    assert "no figures of adapters-only;" in done.stderr
-    assert done.stdout.splitlines()[-1] == "== lora-llm-896x1344"

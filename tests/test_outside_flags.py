@@ -7,6 +7,10 @@ import pytest
 from tests.golden.outside.observed import flags, recorded
 
 REMOVED: dict[str, dict[str, str]] = {
+    **{
+        f"python -m benchmarks.{name}": {"--folder": "random weights are packed where they lie, no file is written"}
+        for name in ("full_size", "full_size_generation")
+    },
     "finetune_multitask.py": dict.fromkeys(
         ("--cache-tokens", "--cache_tokens"), "tokens are always kept, in a cache folder beside the data set's digest"
     ),
@@ -14,6 +18,8 @@ REMOVED: dict[str, dict[str, str]] = {
 """Program -> flag -> why it went on purpose, in a sentence; the flag "*" is the whole program."""
 
 ADDED: dict[str, dict[str, str]] = {
+    "python -m benchmarks.full_size": {"--optimizer": "one GPU holds full-llm with Adam's moments in 8 bits"},
+    "python -m benchmarks.serving": {"--clients": "a GPU is asked by 64 clients"},
     "scripts/plan_memory.py": {"--quiet": "launchers want the exit status alone, without tracing steps for a table"},
 }
 """Program -> flag -> what it is for, where it came later."""
