@@ -86,7 +86,7 @@ def _pack_in_four_bits(model: MonkeyForConditionalGeneration, device: str) -> No
 def document_canvases(config: MonkeyConfig, count: int) -> list[np.ndarray]:
     """The project's documents on the model's canvas, uint8 [3, H, W], again from the first where there are no more.
 
-    Noise or zeros would flatter: their arithmetic takes less power, and a card's clock follows its power.
+    Blank images would flatter: zeros take less power to multiply, and a card's clock follows its power.
     """
     processor = MonkeyImageProcessor.from_config(config)
     paths = sorted(DOCUMENTS.rglob("*.*"))
