@@ -31,7 +31,7 @@ KINDS = ("vision", "decode", "training", "evaluation", "serving")
 MODEL = {"width": 512, "layers": 4, "heads": 4, "vocabulary": 4096}
 VISION = {"vision_width": 416, "vision_layers": 2, "vision_heads": 4}
 COMMON = {"device": "cpu", "dtype": "float32", "seed": 0, "grid": (2, 2)}
-CLIENTS, REQUESTS = 8, 16
+CLIENTS, REQUESTS = 4, 8
 _PATHS = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
@@ -195,11 +195,12 @@ def _evaluation(stack: ExitStack) -> Iterator[Callable[[], dict[str, float]]]:
 def _serving(stack: ExitStack) -> Iterator[Callable[[], dict[str, float]]]:
     from benchmarks import serving
 
-    options = SimpleNamespace(**COMMON, **MODEL, **VISION, new_tokens=16, rows=8, pictures=18, clients=[CLIENTS])
+    sizes = {"new_tokens": 16, "rows": CLIENTS, "pictures": REQUESTS, "clients": [CLIENTS]}
+    options = SimpleNamespace(**COMMON, **MODEL, **VISION, **sizes)
     requests = serving.bodies(options)
     for kind, cache_bytes in serving.CACHES.items():
         _, url = stack.enter_context(serving.servers(options, cache_bytes))
-        yield partial(_timed, f"serving_{kind}", lambda url=url: serving.run_load(url, requests, CLIENTS, REQUESTS))
+        yield partial(_timed, f"serving_{kind}", partial(serving.run_load, url, requests, CLIENTS, REQUESTS))
 
 
 if __name__ == "__main__":
