@@ -6,13 +6,16 @@ turns every view into the same number of tokens.
 
 Method: Monkey, arXiv 2311.06607, section 3.1; transformer: OpenCLIP ViT-bigG; resampler: Qwen-VL, arXiv 2308.12966.
 
-Shape letters: I images, V views, W windows, N patches of a view, C vision width, Q queries, D decoder width,
-r adapter rank. Inside the transformer views come first, [V, I, N, C], so that the windows are one contiguous slice.
+Shape letters: I images, V views of all images, N patches of a view, C vision width, Q queries, D decoder width,
+r adapter rank. Inside an encoder the views of a batch lie by adapter set, [V, N, C]: all windows that pass through the
+first set, then those of the second, and so on, and at the end the global views, which pass through none. Each set's
+windows are one contiguous slice; `counts` says how many there are of each.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +35,7 @@ def views(pixel_values: torch.Tensor, config: MonkeyConfig) -> torch.Tensor:
         config: gives the grid and the window size in pixels.
 
     Returns:
-        [V, I, 3, window, window]: the windows row by row, then (if `config.global_view`) the canvas shrunk
+        [views of one, I, 3, window, window]: the windows row by row, then (if `config.global_view`) the canvas shrunk
         bicubically without antialiasing, as published.
 
     Raises:
@@ -88,21 +91,31 @@ class WindowAdapter(nn.Module):
         self.up = nn.Parameter(torch.empty(config.num_adapters, out_features, rank))
         self.scale = nn.Parameter(torch.empty(config.num_adapters, 1))
 
-    def add_to_windows(self, output: torch.Tensor, x: torch.Tensor, num_windows: int) -> torch.Tensor:
-        """Add the adapters' products of `x` [V, I, N, in] to `output` [V, I, N, out], in place, for its windows.
+    def add_to_windows(self, output: torch.Tensor, x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Add the adapters' products of `x` [V, N, in] to `output` [V, N, out], in place, for its windows.
 
         Args:
-            num_windows: how many of the views, the first ones, are windows.
+            counts: how many of the views, from the first on, pass through each set; none through it in a pass of
+                global views alone.
         """
-        if not num_windows:
+        total = sum(counts)
+        if not total:
             return output
-        windows = x[:num_windows].flatten(1, 2)
-        down = self.down.expand(num_windows, -1, -1)
-        up = (self.up * self.scale[..., None]).expand(num_windows, -1, -1)
-        low = torch.bmm(F.dropout(windows, self.dropout, self.training), down.transpose(1, 2))
-        # Autocast leaves in-place operations alone, so their types are made equal here.
-        product = low.to(output.dtype), up.transpose(1, 2).to(output.dtype)
-        output[:num_windows].flatten(1, 2).baddbmm_(*product)
+        low_rank = F.dropout(x[:total], self.dropout, self.training)
+        up = (self.up * self.scale[..., None]).transpose(1, 2)
+        if len(set(counts)) == 1:
+            windows = low_rank.unflatten(0, (len(counts), -1)).flatten(1, 2)
+            low = torch.bmm(windows, self.down.transpose(1, 2))
+            # Autocast leaves in-place operations alone, so their types are made equal here.
+            product = low.to(output.dtype), up.to(output.dtype)
+            output[:total].unflatten(0, (len(counts), -1)).flatten(1, 2).baddbmm_(*product)
+            return output
+        start = 0
+        for down, up_of_set, count in zip(self.down, up, counts, strict=True):
+            own = slice(start, start + count)
+            low = low_rank[own].flatten(0, 1) @ down.T
+            output[own].flatten(0, 1).addmm_(low.to(output.dtype), up_of_set.to(output.dtype))
+            start += count
         return output
 
     def reset_parameters(self) -> None:
@@ -129,16 +142,16 @@ class MonkeyVisionAttention(nn.Module):
         self.in_adapter = _window_adapter(config, vision.hidden_size, 3 * vision.hidden_size, vision.adapter_rank)
         self.out_adapter = _window_adapter(config, vision.hidden_size, vision.hidden_size, vision.adapter_rank)
 
-    def forward(self, x: torch.Tensor, num_windows: int) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         projected = self.in_proj(x)
         if self.in_adapter is not None:
-            projected = self.in_adapter.add_to_windows(projected, x, num_windows)
-        query, key, value = rearrange(projected, "v i n (h q d) -> q (v i) h n d", h=self.num_heads, q=3)
+            projected = self.in_adapter.add_to_windows(projected, x, counts)
+        query, key, value = rearrange(projected, "v n (h q d) -> q v h n d", h=self.num_heads, q=3)
         attended = F.scaled_dot_product_attention(query, key, value)
-        attended = rearrange(attended, "(v i) h n d -> v i n (h d)", v=x.shape[0])
+        attended = rearrange(attended, "v h n d -> v n (h d)")
         output = self.out_proj(attended)
         if self.out_adapter is not None:
-            output = self.out_adapter.add_to_windows(output, attended, num_windows)
+            output = self.out_adapter.add_to_windows(output, attended, counts)
         return output
 
 
@@ -153,7 +166,7 @@ class MonkeyVisionMLP(nn.Module):
 
 
 class MonkeyVisionLayer(GradientCheckpointingLayer):
-    """Pre-norm block on [V, I, N, C]; the MLP's adapter reads the residual before the second norm."""
+    """Pre-norm block on [V, N, C]; the MLP's adapter reads the residual before the second norm."""
 
     def __init__(self, config: MonkeyConfig):
         super().__init__()
@@ -164,12 +177,12 @@ class MonkeyVisionLayer(GradientCheckpointingLayer):
         self.mlp = MonkeyVisionMLP(vision)
         self.mlp_adapter = _window_adapter(config, vision.hidden_size, vision.hidden_size, vision.mlp_adapter_rank)
 
-    def forward(self, x: torch.Tensor, num_windows: int) -> torch.Tensor:
-        """One block on [V, I, N, C], whose first `num_windows` views have adapters."""
-        x = x + self.attention(self.layernorm1(x), num_windows)
+    def forward(self, x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """One block on [V, N, C], whose first views pass through the adapter sets, `counts` through each."""
+        x = x + self.attention(self.layernorm1(x), counts)
         output = x + self.mlp(self.layernorm2(x))
         if self.mlp_adapter is not None:
-            output = self.mlp_adapter.add_to_windows(output, x, num_windows)
+            output = self.mlp_adapter.add_to_windows(output, x, counts)
         return output
 
 
@@ -233,51 +246,77 @@ class Resampler(nn.Module):
         return self.attention(self.ln_q(self.query) + self.pos_embed, key, value)
 
 
-class MonkeyVisionModel(nn.Module):
-    """Views, transformer, resampler: canvases [I, 3, H, W] to tokens [I, V·Q, D]."""
+class VisionModel(nn.Module):
+    """Canvases [I, 3, H, W] to tokens by views, encoder and resampler. A subclass is an encoder with its adapters."""
 
     def __init__(self, config: MonkeyConfig):
         super().__init__()
         self.config = config
+        self.build_encoder(config)
         vision, width = config.vision_config, config.text_config.hidden_size
+        self.resampler = Resampler(config)
+        self.post_layernorm = nn.LayerNorm(width, eps=vision.layer_norm_eps)
+        self.projection = nn.Parameter(torch.empty(width, width))
+
+    def build_encoder(self, config: MonkeyConfig) -> None:
+        """Make the modules of the encoder."""
+        raise NotImplementedError
+
+    def encode(self, pixels: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Return the patches' features [V, N, C] of views [V, 3, window, window], which lie by adapter set.
+
+        Where the shared encoder is frozen, gradients end at the window adapters, so the global views, which have none,
+        are encoded outside the graph: they keep no activations and have no backward pass below the resampler.
+
+        Args:
+            counts: windows of each adapter set, of the first set first; what is left at the end is global views.
+        """
+        raise NotImplementedError
+
+    def shared_part_trains(self) -> bool:
+        """Whether gradients are wanted for anything of the encoder except window adapters."""
+        raise NotImplementedError
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Features of the windows, row by row, then of the global view: [I, views of one · Q, D]."""
+        pixels = views(pixel_values, self.config)
+        num_views, num_images = pixels.shape[:2]
+        num_windows = self.config.num_windows
+        sets = max(1, self.config.num_adapters)
+        features = self.encode(pixels.flatten(0, 1), [num_windows // sets * num_images] * sets)
+        tokens = self.post_layernorm(self.resampler(features)) @ self.projection
+        return rearrange(tokens, "(v i) q d -> i (v q) d", v=num_views)
+
+
+class MonkeyVisionModel(VisionModel):
+    """The published encoder, OpenCLIP ViT-bigG, with a set of adapters for each window."""
+
+    def build_encoder(self, config: MonkeyConfig) -> None:
+        vision = config.vision_config
         self.patch_embedding = nn.Conv2d(
             vision.num_channels, vision.hidden_size, vision.patch_size, stride=vision.patch_size, bias=False
         )
         self.position_embedding = nn.Parameter(torch.empty(vision.num_positions, vision.hidden_size))
         self.pre_layernorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
         self.layers = nn.ModuleList([MonkeyVisionLayer(config) for _ in range(vision.num_hidden_layers)])
-        self.resampler = Resampler(config)
-        self.post_layernorm = nn.LayerNorm(width, eps=vision.layer_norm_eps)
-        self.projection = nn.Parameter(torch.empty(width, width))
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features of the windows, row by row, then of the global view: [I, V·Q, D].
-
-        Where the shared transformer is frozen, gradients end at the window adapters, so the global view, which has
-        none, is encoded outside the graph: it keeps no activations and has no backward pass below the resampler.
-        """
-        # The global view is shrunk at the pixels' own precision, then everything is cast to the weights'.
-        pixels = views(pixel_values, self.config).to(self.patch_embedding.weight.dtype)
-        num_views, num_images = pixels.shape[:2]
-        x = self.patch_embedding(pixels.flatten(0, 1)).flatten(2).transpose(1, 2)
+    def encode(self, pixels: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        # The global view was shrunk at the pixels' own precision.
+        x = self.patch_embedding(pixels.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         x = self.pre_layernorm(x + grow_positions(self.position_embedding, x.shape[1]))
-        x = x.unflatten(0, (num_views, num_images))
-        num_windows = self.config.num_windows
+        total = sum(counts)
         # A slice of what trains nothing has no graph; with all views in one pass it would join that of the windows.
-        outside = x[num_windows:] if torch.is_grad_enabled() and not self.shared_part_trains() else x[:0]
-        x = x[: num_views - outside.shape[0]]
+        outside = x[total:] if torch.is_grad_enabled() and not self.shared_part_trains() else x[:0]
+        x = x[: x.shape[0] - outside.shape[0]]
         for layer in self.layers:
-            x = layer(x, num_windows)
+            x = layer(x, counts)
             if outside.shape[0]:
                 # Layer by layer, so that a sharded layer is gathered once for both.
                 with torch.no_grad():
-                    outside = layer(outside, 0)
-        x = torch.cat([x, outside])
-        tokens = self.post_layernorm(self.resampler(x.flatten(0, 1))) @ self.projection
-        return rearrange(tokens, "(v i) q d -> i (v q) d", v=num_views)
+                    outside = layer(outside, ())
+        return torch.cat([x, outside])
 
     def shared_part_trains(self) -> bool:
-        """Whether gradients are wanted for anything at or below the transformer's layers except window adapters."""
         embedding = [self.patch_embedding.weight, self.position_embedding, *self.pre_layernorm.parameters()]
         return any(parameter.requires_grad for parameter in embedding) or any(
             parameter.requires_grad for name, parameter in self.layers.named_parameters() if "_adapter." not in name

@@ -224,7 +224,7 @@ class TestNoWastedWork:
         hook = visual.layers[0].register_forward_hook(lambda _m, _a, output: views.append(output))
         visual(_image(4)).sum().backward()
         hook.remove()
-        assert [(tuple(view.shape[:2]), view.requires_grad) for view in views] == [((2, 1), True), ((1, 1), False)]
+        assert [(len(view), view.requires_grad) for view in views] == [(2, True), (1, False)]
         outside = {n: p.grad.clone() for n, p in visual.named_parameters() if p.grad is not None}
 
         visual.zero_grad()
