@@ -99,8 +99,9 @@ def run_server(options: argparse.Namespace, max_rows: int, cache_bytes: int | No
 @contextmanager
 def servers(options: argparse.Namespace, cache_bytes: int | None) -> Iterator[list[str]]:
     """Addresses of the one that answers one at a time and of the batched one."""
-    # Forked, a process would inherit locks that threads of this one hold.
-    context = multiprocessing.get_context("spawn")
+    # Forked from this process, they would inherit locks that its threads hold; so from one that imports the libraries.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.serving"])
     processes, receivers = [], []
     try:
         for max_rows in (1, options.rows):

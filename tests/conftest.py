@@ -1,24 +1,30 @@
-"""Shared by all tests: two threads, no network, the recorded figures, and tiny models."""
+"""Shared by all tests: no network, the recorded figures, and tiny models.
+
+What hands files of tests to processes imports this too and runs none, so torch is imported where it is used.
+"""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from monkey.configuration import MonkeyConfig
-from monkey.modeling import MonkeyForConditionalGeneration
+if TYPE_CHECKING:
+    import torch
+
+    from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 
 GOLDEN = Path(__file__).parent / "golden"
-CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
-CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+CLIP_MEAN = 0.48145466, 0.4578275, 0.40821073
+CLIP_STD = 0.26862954, 0.26130258, 0.27577711
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -29,6 +35,22 @@ def cache_folder(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_certificates(tmp_path_factory):
+    """No test asks anybody who has one, and each client of httpx would read the machine's, which takes it 40 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SSL_CERT_FILE", raising=False)
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def libraries_are_no_garbage():
+    """Take what has been imported out of the collector's sight: the trainer collects in each run, 0.3 s otherwise."""
+    gc.collect()
+    gc.freeze()
+
+
 class Golden:
     """Figures recorded from the published implementation, and the checkpoint they were recorded with."""
 
@@ -36,20 +58,24 @@ class Golden:
     checkpoint = GOLDEN / "checkpoint"
 
     def __init__(self):
+        from safetensors.torch import load_file
+
         self.cases = json.loads((GOLDEN / "cases.json").read_text(encoding="utf-8"))
         self.tensors = load_file(GOLDEN / "cases.safetensors")
 
     def pixels(self, *names: str) -> torch.Tensor:
         """Normalised 896×896 canvases [n, 3, 896, 896], by plain Pillow, apart from the project's processor."""
         import numpy as np
+        import torch
         from PIL import Image
 
+        mean, std = (torch.tensor(channels)[:, None, None] for channels in (CLIP_MEAN, CLIP_STD))
         canvases = []
         for name in names:
             with Image.open(GOLDEN / "images" / name) as image:
                 resized = image.convert("RGB").resize((896, 896), Image.Resampling.BICUBIC)
             tensor = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-            canvases.append((tensor - CLIP_MEAN) / CLIP_STD)
+            canvases.append((tensor - mean) / std)
         return torch.stack(canvases)
 
 
@@ -61,11 +87,15 @@ def golden() -> Golden:
 @pytest.fixture(scope="session")
 def golden_model(golden) -> MonkeyForConditionalGeneration:
     """The published-layout checkpoint, in fp32 and evaluation mode. Read-only: tests that change it open their own."""
+    from monkey import MonkeyForConditionalGeneration
+
     return MonkeyForConditionalGeneration.from_pretrained(golden.checkpoint)
 
 
 def tiny_config(**changes) -> MonkeyConfig:
     """A Monkey of a few thousand parameters; keywords override fields, nested ones by `vision_`/`text_` prefix."""
+    from monkey import MonkeyConfig
+
     vision = {
         "window_size": 28,
         "patch_size": 7,
@@ -99,6 +129,10 @@ def tiny_config(**changes) -> MonkeyConfig:
 
 def random_model(config: MonkeyConfig, seed: int = 0) -> MonkeyForConditionalGeneration:
     """A model whose every tensor, adapters and biases included, is random and matters to the output."""
+    import torch
+
+    from monkey import MonkeyForConditionalGeneration
+
     torch.manual_seed(seed)
     model = MonkeyForConditionalGeneration(config).eval()
     with torch.no_grad():
@@ -126,6 +160,8 @@ def prompt_ids(config: MonkeyConfig, *parts: int | list[int]) -> list[int]:
 
 def left_padded(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
     """Batch of ids and attention mask [B, T], padded on the left."""
+    import torch
+
     length = max(map(len, rows))
     return {
         "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows]),
@@ -133,5 +169,9 @@ def left_padded(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
     }
 
 
-# A fixture; down here because its module builds on this one.
-from tests.training_start import start  # noqa: E402, F401
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> SimpleNamespace:
+    """What runs of the trainer start from, by `training_start.write_start`."""
+    from tests.training_start import write_start
+
+    return write_start(tmp_path_factory.mktemp("start"))

@@ -1,6 +1,4 @@
-"""Several runs of the trainer, one after another, in each of the processes that torchrun started.
-
-    torchrun --standalone --nproc_per_node 2 -m tests.distributed_run JOBS.json
+"""Several runs of the trainer, one after another, in each of several processes with the variables that torchrun sets.
 
 JOBS.json lists runs as the words of `finetune_multitask.py`. Starting processes costs more than a tiny run does, so
 the tests give many to one launch. Process R writes JOBS.R.json: for each run null, or the sentence that it ended with.
@@ -11,12 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 
-import torch
-
-from finetune_multitask import main as program
 from monkey.training.arguments import parse_flags
 from monkey.training.finetune import Stopped, finetune
 
@@ -38,23 +32,7 @@ def run(words: list[str]) -> str | None:
     return None
 
 
-def run_apart(words: list[str], said: Path, threads: int) -> None:
-    """The whole program in a process that a test has forked, in a session of its own; what it says goes to a file."""
-    os.setsid()
-    with said.open("w") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    sys.stdout.reconfigure(line_buffering=True)
-    # With another number of threads sums are added up in another order.
-    torch.set_num_threads(threads)
-    sys.exit(program(words))
-
-
 def main(jobs: Path) -> None:
     without_compiler()
     ended = [run(words) for words in json.loads(jobs.read_text(encoding="utf-8"))]
     jobs.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(ended), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

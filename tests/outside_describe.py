@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from tests import forked
 from tests.outside_doors import DOCUMENTS, PATIENCE, environment, sha256
 
 GOOD = "A page hangs from a rail. It is large."
@@ -108,9 +109,8 @@ WORDS = ["-m", "monkey.describe", "run", "--config", "config.yaml", "--images", 
 
 def run(folder: Path) -> None:
     """The whole run of a folder."""
-    ended = subprocess.run(
-        [sys.executable, *WORDS], cwd=folder, env=environment(), capture_output=True, text=True, timeout=PATIENCE
-    )
+    (folder / "said").mkdir()
+    ended = forked.run(WORDS, folder, environment(), folder / "said", PATIENCE)
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 

@@ -15,9 +15,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ROOT / "tests" / "golden" / "outside"
@@ -67,30 +70,33 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, **own, "PYTHONPATH": path, **more}
 
 
-def run_program(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """A program from the repository's root, to its end: `*.sh` by bash, all else (`x.py`, `-m x`) by this Python."""
+def run_program(*words: str | Path, fresh: bool = False, **more: str) -> subprocess.CompletedProcess[str]:
+    """A program from the repository's root, to its end: `*.sh` by bash, all else (`x.py`, `-m x`) by this Python.
+
+    Args:
+        fresh: by an interpreter of its own, which `*.sh` starts in any case; else in a process that has the libraries.
+    """
     words = tuple(map(str, words))
-    command = ["bash" if words[0].endswith(".sh") else sys.executable, *words]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    if words[0].endswith(".sh") or fresh:
+        command = ["bash" if words[0].endswith(".sh") else sys.executable, *words]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        return forked.run(words, ROOT, environment(**more), Path(folder), PATIENCE)
 
 
-def succeeded(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+def succeeded(*words: str | Path, fresh: bool = False, **more: str) -> subprocess.CompletedProcess[str]:
     """`run_program`, which must end with exit status 0."""
-    ended = run_program(*words, **more)
+    ended = run_program(*words, fresh=fresh, **more)
     assert ended.returncode == 0, f"{words}: {ended.returncode}\n{ended.stdout[-2000:]}\n{ended.stderr[-4000:]}"
     return ended
 
 
 @contextlib.contextmanager
-def program_at_work(*words: str | Path, log: Path, **more: str) -> Iterator[subprocess.Popen[str]]:
+def program_at_work(*words: str | Path, log: Path, **more: str) -> Iterator[forked.Forked]:
     """A program that runs until the block ends; what it says goes to `log`."""
-    with log.open("w") as told:
-        program = subprocess.Popen(
-            [sys.executable, *map(str, words)],
-            cwd=ROOT, env=environment(**more), stdout=told, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+    program = forked.start(forked.run_words, [*map(str, words)], cwd=ROOT, env=environment(**more), stdout=log)
     try:
         yield program
     finally:
@@ -108,7 +114,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until_open(url: str, program: subprocess.Popen, log: Path) -> None:
+def wait_until_open(url: str, program: forked.Forked, log: Path) -> None:
     """Until the address answers 200; RuntimeError where the program has ended or takes too long."""
     import time
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import httpx
 import openai
 import torch
 from PIL import Image
@@ -47,9 +46,7 @@ class Running:
         return self.api.answerer.engine
 
     def client(self, key: str = "none") -> openai.OpenAI:
-        # Without certificates, which take longer to read than most of these answers.
-        http = httpx.Client(verify=False, timeout=PATIENCE)
-        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=PATIENCE, http_client=http)
+        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=PATIENCE)
 
     def ask(self, content, **fields):
         """The completion of one message, or all chunks of it."""

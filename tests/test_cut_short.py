@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -20,28 +19,27 @@ import torch
 from finetune_multitask import main
 from monkey.training.resuming import checkpoints, is_finished, warn_of_other_threads
 from monkey.training.trainer import MonkeyTrainer
-from tests.distributed_run import run_apart
+from tests import forked
+from tests.outside_doors import ROOT
 from tests.training_start import PACKED, SAVE, log, losses, same_weights, train, words_of
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["monkey.training.finetune"])  # once, for it takes seconds
 
 
 @contextlib.contextmanager
-def _started(words: list[str], said: Path) -> Iterator[multiprocessing.Process]:
-    """The program in a process and a session of its own; what it says goes to a file."""
+def _started(words: list[str], said: Path) -> Iterator[forked.Forked]:
+    """The program in a process of its own; what it says goes to a file."""
     said.touch()
-    process = PROCESSES.Process(target=run_apart, args=(words, said, torch.get_num_threads()))
-    process.start()
+    # With another number of threads sums are added up in another order.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    program = ["finetune_multitask.py", *words]
+    process = forked.start(forked.run_words, program, cwd=ROOT, env=environment, stdout=said)
     yield process
-    process.join(300)
-    assert not process.is_alive()
+    process.wait(300)
 
 
-def _wait_for(condition, process: multiprocessing.Process, said: Path) -> None:
+def _wait_for(condition, process: forked.Forked, said: Path) -> None:
     end = time.monotonic() + 300
     while not condition():
-        assert process.is_alive(), said.read_text()
+        assert process.poll() is None, said.read_text()
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -77,7 +75,7 @@ class TestCutShort:
             _wait_for(lambda: "'loss'" in said.read_text(), process, said)
             # To the loading processes too, as schedulers and torchrun send it.
             os.killpg(process.pid, signal.SIGTERM)
-        assert process.exitcode == 128 + signal.SIGTERM
+        assert process.returncode == 128 + signal.SIGTERM
         (saved,) = checkpoints(output)
         assert f"stopped by SIGTERM after step {saved.name.removeprefix('checkpoint-')}; {saved}" in said.read_text()
         assert not (output / "model.safetensors").exists()

@@ -70,7 +70,7 @@ def test_ask_from_a_file(checkpoint, tmp_path):
 
 def test_ask_from_the_command_line_as_the_readme_does():
     image = DOCUMENTS / "images" / "heldout" / "000020.jpg"
-    ended = succeeded("-m", "monkey.ask", "--image", image, "What is the total?")
+    ended = succeeded("-m", "monkey.ask", "--image", image, "What is the total?", fresh=True)
     assert ended.stdout == "81.30\n"
 
 

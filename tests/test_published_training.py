@@ -18,7 +18,6 @@ from monkey.training.finetune import batch_plan, finetune, training_samples
 from monkey.training.recipes import apply_recipe
 from monkey.training.trainer import MonkeyTrainer
 from tests.training_start import NO_DROPOUT, conversation, losses, with_records, words_of
-from tests.training_start import start as start
 
 STEPS = 3
 DECAY = 0.5

@@ -8,25 +8,26 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from eval.tasks import GROUPS
+from scripts import stages
 from scripts.quickstart import TASKS, main, table
+from tests.test_small_model import in_process
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.slow
-def test_quickstart_chain_goes_from_drawing_to_scores(tmp_path):
-    command = [sys.executable, "-m", "scripts.quickstart", "--output", str(tmp_path / "run")]
+def test_quickstart_chain_goes_from_drawing_to_scores(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(stages, "subprocess", SimpleNamespace(run=in_process))
     for _ in range(2):  # the second replaces what the first made
-        done = subprocess.run(
-            [*command, "--pictures", "12", "--heldout", "4", "--steps", "2"],
-            cwd=REPOSITORY, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+        capfd.readouterr()
+        assert main(["--output", str(tmp_path / "run"), "--pictures", "12", "--heldout", "4", "--steps", "2"]) == 0
+    lines = capfd.readouterr().out.splitlines()
     assert any(line.startswith("mean of tasks") and "→" in line for line in lines)
     assert any(line.strip().endswith(f"demo.py -c {tmp_path}/run/finetuned --compare models/small") for line in lines)
     run = tmp_path / "run"

@@ -23,6 +23,7 @@ from eval.run import RunSettings, run
 from eval.tasks import AS_TRAINED, Task, prompt_form, select_tasks
 from monkey.adapters import add_decoder_lora
 from monkey.training.trainer import BestCheckpoint, MonkeyTrainer, undisturbed
+from tests import forked
 from tests.conftest import random_model
 from tests.small_processor import refusal, small_config, small_processor
 
@@ -275,7 +276,8 @@ def _processes(rank: int, size: int, folder: str, wrapped: bool) -> None:
 class TestProcesses:
     def test_two_processes_share_the_questions_and_agree(self, tmp_path):
         _write_questions(tmp_path / "data")
-        torch.multiprocessing.spawn(_processes, (2, str(tmp_path), True), nprocs=2)
+        forked.start_server()
+        torch.multiprocessing.start_processes(_processes, (2, str(tmp_path), True), nprocs=2, start_method="forkserver")
         scoring = scoring_of(
             _evaluator(tmp_path / "data" / "colours.jsonl", limit=5), small_processor(), tmp_path / "alone"
         )

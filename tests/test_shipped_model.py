@@ -107,7 +107,7 @@ def test_shipped_weights_give_the_stated_score(tmp_path):
 
 
 def test_the_fixed_subset_is_the_same_each_time_and_its_score_is_kept(base, tmp_path, capsys, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("scripts.fixed_subset.PICTURES", 4)
+    monkeypatch.setattr("scripts.fixed_subset.PICTURES", 2)
     folder = tmp_path / "copy"
     folder.mkdir()
     for path in base.iterdir():

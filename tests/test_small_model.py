@@ -208,7 +208,7 @@ def test_a_base_that_is_a_monkey_already_is_refused(base, tmp_path, capsys):
     assert "is no base: it has 4 windows, 4 adapter sets" in capsys.readouterr().err
 
 
-def _in_process(words: list[str], **_settings) -> SimpleNamespace:
+def in_process(words: list[str], **_settings) -> SimpleNamespace:
     """A step of `scripts.stages` without the seconds that an interpreter of its own takes to import the libraries."""
     _, program, *words = words
     module = f"{words.pop(0)}.__main__" if program == "-m" else program.removesuffix(".py").replace("/", ".")
@@ -218,7 +218,7 @@ def _in_process(words: list[str], **_settings) -> SimpleNamespace:
 @pytest.mark.slow
 def test_stages_and_study_run_from_nothing_and_again(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(stages, "subprocess", SimpleNamespace(run=_in_process))
+    monkeypatch.setattr(stages, "subprocess", SimpleNamespace(run=in_process))
     monkeypatch.setattr("scripts.learn_letters.HELD_OUT", 8)
     # One of the six sets of questions, whose answers are what takes the time.
     monkeypatch.setattr(train_small_model, "EVALUATED", "documents_heldout")

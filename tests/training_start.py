@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -34,10 +33,8 @@ def conversation(question: str, answer: str) -> dict:
     }
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> SimpleNamespace:
-    """A tiny 2×2 checkpoint whose every tensor matters, and twelve records: ten with a picture, two without."""
-    folder = tmp_path_factory.mktemp("start")
+def write_start(folder: Path) -> SimpleNamespace:
+    """Write a tiny 2×2 checkpoint whose every tensor matters, and twelve records: ten with a picture, two without."""
     config = small_config(grid=(2, 2))
     random_model(config).save_pretrained(folder / "base")
     MonkeyProcessor.from_config(config, QwenTokenizer(CHECKPOINT / "qwen.tiktoken")).save_pretrained(folder / "base")

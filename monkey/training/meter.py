@@ -76,7 +76,7 @@ def _count_flops(config: str, recipe: Recipe, lora_rank: int, checkpointing: tup
                 marks["end"] = _counts(counter)
         return _by_part(marks)
 
-    flops = by_depth(trace, whole)
+    flops = by_depth(trace, whole, depth=1)  # each layer after the first adds the same
     token, pair = flops["decoder"] / size.tokens, flops["attention"] / size.tokens**2
     return StepFlops(flops["vision"], token, pair, flops["loss"])
 

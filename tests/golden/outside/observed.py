@@ -10,8 +10,6 @@ import contextlib
 import html
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +22,6 @@ from tests.outside_doors import (
     ROOT,
     SMALL,
     encode_records,
-    environment,
     finetune,
     in_runs,
     sha256,
@@ -56,11 +53,7 @@ def recorded(name: str) -> Any:
 
 def flags() -> dict[str, Any]:
     """Program -> flag -> default."""
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "outside_flags.py")],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, check=True, timeout=600,
-    )  # fmt: skip
-    return json.loads(ended.stdout.replace(str(ROOT), "."))
+    return json.loads(succeeded("tests/outside_flags.py").stdout.replace(str(ROOT), "."))
 
 
 # Token ids, labels, losses
@@ -314,15 +307,17 @@ EVALUATION = ("--metric", "anls", "--batch-size", "8", "--num-workers", "0", "--
 
 
 def evaluated(folder: Path, processes: int = 1) -> dict[str, Any]:
-    """What `bash eval/eval.sh` leaves of the 200 questions: its files' sums, the answers, and the results.
+    """What `evaluate_vqa.py` leaves of the 200 questions: its files' sums, the answers, and the results.
 
-    Versions and the revision in results.json are taken out; its bytes must otherwise be those of its content.
+    `eval/eval.sh` starts it where it runs in several processes. Versions and the revision in results.json are taken
+    out; its bytes must otherwise be those of its content.
     """
-    succeeded(
-        "eval/eval.sh", "models/small", "run", QUESTIONS.relative_to(ROOT), *EVALUATION,
-        "--data-root", DOCUMENTS.relative_to(ROOT), "--output-dir", folder,
-        NPROC_PER_NODE=str(processes),
-    )  # fmt: skip
+    words = (*EVALUATION, "--data-root", DOCUMENTS.relative_to(ROOT), "--output-dir", folder)
+    file = QUESTIONS.relative_to(ROOT)
+    if processes == 1:
+        succeeded("evaluate_vqa.py", "--checkpoint", "models/small", "--save_name", "run", "--dataset", file, *words)
+    else:
+        succeeded("eval/eval.sh", "models/small", "run", file, *words, NPROC_PER_NODE=str(processes))
     return files_of_run(folder / "run", QUESTIONS.stem)
 
 
