@@ -1,0 +1,358 @@
+"""Images of any shape: which grid an image lies on, and that a ragged batch is each of its images alone."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image, ImageFile
+
+from monkey.configuration import MonkeyConfig, published_config
+from monkey.conversation import Conversation, Message, Text
+from monkey.conversation import Image as ImagePart
+from monkey.image_processing import MonkeyImageProcessor, choose_grid
+from monkey.images import image_size, open_image
+from monkey.processing import MonkeyProcessor, TooLong, span_lengths
+from monkey.tokenization import QwenTokenizer
+from tests.conftest import tiny_config
+from tests.small_processor import CHECKPOINT, END, START, small_config, small_processor
+
+SIDE = 448
+
+
+def up_to(count: int) -> tuple[tuple[int, int], ...]:
+    return MonkeyConfig(grids=f"up-to-{count}").allowed_grids
+
+
+# Configuration
+
+
+def test_a_set_of_grids_is_written_out_and_counted():
+    config = MonkeyConfig(grids="up-to-4")
+    assert config.allowed_grids == ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (1, 4), (2, 2), (4, 1))
+    assert (config.is_ragged, config.grid, config.image_tokens) == (True, (2, 2), config.tokens_of((2, 2)))
+    assert config.tokens_of((1, 3)) == 4 * config.vision_config.num_queries
+    assert MonkeyConfig(grids=[[2, 1], [1, 1], [2, 1]], global_view=False).allowed_grids == ((1, 1), (2, 1))
+    fixed = MonkeyConfig(grid=(2, 3))
+    assert (fixed.is_ragged, fixed.allowed_grids) == (False, ((2, 3),))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"grids": []}, "grids=[] is empty; give 'up-to-6' for all of at most six windows"),
+        ({"grids": "upto6"}, "grids='upto6' is no set of grids; give 'up-to-6'"),
+        ({"grids": "up-to-0"}, "grids='up-to-0' is no set of grids"),
+        ({"grids": "up-to-2000"}, "grids='up-to-2000' has grids of more than 1,024 windows"),
+        ({"grids": [[1, 2], [0, 1]]}, "grids[1]=[0, 1] is not (rows, columns)"),
+        ({"grids": [[40, 40]]}, "grids[0]=[40, 40] has more than 1,024 windows"),
+        ({"fit": "crop"}, "fit='crop' is not one of 'stretch', 'pad'"),
+        ({"grid_set": "up-to-6"}, "no field 'grid_set'"),
+    ],
+)
+def test_mistakes_about_grids_are_named(fields, message):
+    with pytest.raises(ValueError) as caught:
+        MonkeyConfig(**fields)
+    assert message in str(caught.value)
+
+
+def test_configs_with_grids_are_read_back_and_the_published_one_has_no_new_field(tmp_path):
+    for fields in ({"grids": "up-to-6", "fit": "pad"}, {"grids": [[1, 2], [2, 1]]}, {"fit": "pad"}, {}):
+        config = tiny_config(**fields)
+        config.save_pretrained(tmp_path)
+        for again in (MonkeyConfig.from_pretrained(tmp_path), MonkeyConfig.from_dict(published_config(config))):
+            assert again.allowed_grids == config.allowed_grids
+            assert (again.fit, again.is_ragged) == (config.fit, config.is_ragged)
+        written = (tmp_path / "config.json").read_text()
+        assert ('"grids"' in written, '"fit"' in written) == ("grids" in fields, "fit" in fields)
+    moved = MonkeyConfig.from_pretrained(tmp_path, grids="up-to-2", fit="pad")
+    assert (moved.allowed_grids, moved.fit) == (((1, 1), (1, 2), (2, 1)), "pad")
+
+
+# The choice of a grid
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "grid"),
+    [
+        ((448, 448), 6, (1, 1)),
+        ((896, 896), 6, (2, 2)),
+        ((500, 2000), 6, (1, 4)),  # wide
+        ((2000, 500), 6, (4, 1)),  # tall
+        ((448, 2688), 6, (1, 6)),
+        ((1754, 1240), 4, (2, 2)),  # a page on 2×2, though 2×1 is as near
+        ((1754, 1240), 6, (3, 2)),
+        ((1240, 1754), 6, (2, 3)),
+        ((900, 2000), 6, (2, 3)),  # nearer to 1×2, which shows a fifth of its pixels
+        ((4000, 2000), 6, (3, 2)),
+        ((2000, 2000), 6, (2, 2)),  # 2×3 would show as much, stretched
+        ((20, 20), 6, (1, 1)),  # tiny
+        ((40, 400), 6, (1, 6)),  # tiny, but of a shape
+        ((300, 450), 6, (2, 3)),
+        ((633, 633), 6, (1, 1)),  # has half of the pixels of 2×2, less a few
+        ((634, 634), 6, (2, 2)),
+        ((500, 500), 2, (1, 1)),
+        ((1, 30000), 6, (1, 6)),
+    ],
+)
+def test_the_grid_that_distorts_and_loses_least(size, most, grid):
+    assert choose_grid(size, up_to(most), SIDE) == grid
+
+
+def test_ties_go_to_fewer_windows_and_fewer_rows():
+    assert choose_grid((300, 300), ((2, 1), (1, 2)), SIDE) == (1, 2)
+    assert choose_grid((300, 300), ((3, 3), (2, 2)), SIDE) == (2, 2)
+    assert choose_grid((440, 300), ((1, 2), (2, 1)), SIDE) == (2, 1)
+
+
+def test_small_images_get_the_nearest_ratio_as_internvl_chooses():
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(1, SIDE // 2, (200, 2)).tolist():
+        grid = choose_grid((height, width), up_to(9), SIDE)
+        distances = {g: abs(math.log(height * g[1] / width / g[0])) for g in up_to(9)}
+        assert distances[grid] == pytest.approx(min(distances.values()), abs=1e-12)
+
+
+def test_turning_an_image_turns_its_grid():
+    generator = np.random.default_rng(1)
+    for height, width in generator.integers(1, 3000, (200, 2)).tolist():
+        one, other = (choose_grid(size, up_to(8), SIDE) for size in ((height, width), (width, height)))
+        assert one == other[::-1] or height == width
+
+
+# Images on their canvases
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def test_pixels_of_one_grid_are_as_published_and_saved_without_a_new_setting():
+    processor = MonkeyImageProcessor.from_config(MonkeyConfig())
+    image = picture(300, 500)
+    expected = np.asarray(image.resize((896, 896), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert (processor.canvas(image) == expected).all()
+    assert set(processor([image])) == {"pixel_values"}
+    assert processor.place((300, 500)) == (None, (896, 896), (896, 896))
+    assert set(processor.to_dict()) == {
+        *("size", "image_mean", "image_std", "apply_exif", "published_pixels", "max_bytes", "max_pixels"),
+        "image_processor_type",
+    }
+
+
+def test_windows_of_a_batch_lie_one_image_after_the_other_row_by_row():
+    config = tiny_config(grids="up-to-6")
+    processor = MonkeyImageProcessor.from_config(config)
+    images = [picture(30, 90), picture(80, 40), picture(10, 10)]
+    inputs = processor(images, return_tensors="pt")
+    assert inputs["image_grids"].tolist() == [[1, 3], [2, 1], [1, 1]]
+    assert inputs["pixel_values"].shape == (6, 3, 28, 28)
+    wide, tall, small = (torch.from_numpy(processor.pixels(image)) for image in images)
+    expected = [wide[:, :, :28], wide[:, :, 28:56], wide[:, :, 56:], tall[:, :28], tall[:, 28:], small]
+    assert torch.equal(inputs["pixel_values"], torch.stack(expected))
+    cut = processor.cut([processor.canvas(image) for image in images])
+    assert torch.equal(processor.normalised(torch.from_numpy(cut["pixel_values"])), inputs["pixel_values"])
+
+
+@pytest.mark.parametrize("size", [(50, 20), (20, 50), (33, 33), (1, 400), (400, 1), (7, 3)])
+@pytest.mark.parametrize("grids", [None, "up-to-4"])
+def test_a_padded_image_keeps_its_ratio_at_the_top_left(size, grids):
+    processor = MonkeyImageProcessor.from_config(tiny_config(grids=grids, fit="pad"))
+    image = picture(*size)
+    grid, canvas, inner = processor.place(size)
+    assert (grid is None) == (grids is None)
+    scale = min(canvas[0] / size[0], canvas[1] / size[1])
+    assert all(abs(inner[axis] - max(1, size[axis] * scale)) <= 0.5 for axis in (0, 1))
+    assert inner[0] == canvas[0] or inner[1] == canvas[1]
+    pixels = processor.canvas(image)
+    expected = np.asarray(image.resize(inner[::-1], Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert pixels.shape == (3, *canvas)
+    assert (pixels[:, : inner[0], : inner[1]] == expected).all()
+    mean = np.round(255 * np.array(processor.image_mean))[:, None, None]
+    around = np.ones(canvas, bool)
+    around[: inner[0], : inner[1]] = False
+    assert (np.where(around, pixels, mean) == mean).all()
+    assert abs(processor.pixels(image)[:, around]).max(initial=0) < 0.01
+
+
+def test_max_windows_leaves_out_larger_grids():
+    processor = MonkeyImageProcessor.from_config(tiny_config(grids="up-to-6"))
+    small = processor.limit_windows(2)
+    assert (processor.place((90, 150)).grid, small.place((90, 150)).grid) == ((2, 3), (1, 2))
+    assert small.limit_windows(None).to_dict() == processor.to_dict()
+    with pytest.raises(ValueError, match=r"max_windows=0 |max_windows is 0"):
+        processor.limit_windows(0)
+    with pytest.raises(ValueError, match=r"max_windows=3, and the smallest grid of grids=\[\[2, 2\]\] has 4"):
+        MonkeyImageProcessor.from_config(tiny_config(grids=[[2, 2]])).limit_windows(3)
+    with pytest.raises(ValueError, match=r"max_windows=3: all images lie on one grid"):
+        MonkeyImageProcessor.from_config(tiny_config()).limit_windows(3)
+
+
+def test_settings_are_saved_and_opened(tmp_path):
+    processor = MonkeyImageProcessor.from_config(tiny_config(grids=[[1, 2], [2, 1]], fit="pad"), max_windows=2)
+    processor.save_pretrained(tmp_path)
+    again = MonkeyImageProcessor.from_pretrained(tmp_path)
+    assert again.to_dict() == processor.to_dict()
+    assert (again.canvas(picture(30, 50)) == processor.canvas(picture(30, 50))).all()
+    (tmp_path / "preprocessor_config.json").unlink()
+    tiny_config(grids="up-to-4", fit="pad").save_pretrained(tmp_path)
+    from_model = MonkeyImageProcessor.from_pretrained(tmp_path)
+    assert from_model.to_dict() == MonkeyImageProcessor.from_config(tiny_config(grids="up-to-4", fit="pad")).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grids": "up-to-2"}, "window_size is None"),
+        ({"grids": [], "window_size": 28}, "grids=[] is empty"),
+        ({"grids": "up-to-1000", "window_size": 448}, "more than the 100,000,000"),
+        ({"fit": "crop"}, "fit='crop' is not one of"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(ValueError) as caught:
+        MonkeyImageProcessor(**settings)
+    assert message in str(caught.value)
+
+
+# The size of an image, from its header
+
+
+def saved(image: Image.Image, kind: str, orientation: int, where: str = "before") -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    image.save(file, kind, exif=exif)
+    content = file.getvalue()
+    if where == "behind":
+        start = content.index(b"eXIf") - 4
+        length = struct.unpack(">I", content[start : start + 4])[0] + 12
+        chunk, rest = content[start : start + length], content[:start] + content[start + length :]
+        content = rest[:-12] + chunk + rest[-12:]
+    return content
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("apply_exif", [True, False])
+def test_the_size_in_the_header_is_that_of_the_opened_image(kind, orientation, apply_exif, tmp_path):
+    content = saved(picture(20, 30), kind, orientation)
+    (tmp_path / "image").write_bytes(content)
+    opened = open_image(content, apply_exif=apply_exif)
+    sources = (content, tmp_path / "image", io.BytesIO(content), Image.open(io.BytesIO(content)), opened)
+    for source in sources:
+        assert image_size(source, apply_exif=apply_exif) == (opened.height, opened.width), source
+
+
+def test_exif_behind_the_pixels_of_a_png_is_seen_and_no_other_png_is_decoded(monkeypatch, tmp_path):
+    plain, turned = picture(20, 30), saved(picture(20, 30), "PNG", 6, "behind")
+    assert image_size(turned) == (open_image(turned).height, open_image(turned).width) == (30, 20)
+    plain.save(tmp_path / "plain.png")
+    decoded = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decoded.append(self) or load(self))
+    assert image_size(tmp_path / "plain.png") == (20, 30)
+    assert not decoded
+    assert image_size(turned) == (30, 20)
+    assert decoded
+
+
+def test_arrays_have_sizes_and_what_cannot_be_read_is_refused_in_the_words_of_opening(tmp_path):
+    assert image_size(np.zeros((3, 5, 7), np.uint8)) == (5, 7)
+    (tmp_path / "no.png").write_text("text")
+    for source in (tmp_path / "no.png", tmp_path / "gone.png", tmp_path, b"", "https://example.org/a.png", 7):
+        with pytest.raises((ValueError, FileNotFoundError, TypeError)) as opening:
+            open_image(source)
+        with pytest.raises(type(opening.value)) as measuring:
+            image_size(source)
+        assert str(measuring.value) == str(opening.value)
+
+
+# Processor
+
+
+def ragged_processor(**fields) -> MonkeyProcessor:
+    """One window of 28 pixels and the global view on the base grid; four tokens a view."""
+    config = small_config()
+    config.grids, config.fit = fields.pop("grids", "up-to-4"), fields.pop("fit", "stretch")
+    return MonkeyProcessor.from_config(config, QwenTokenizer(CHECKPOINT / "qwen.tiktoken"), **fields)
+
+
+def spans(ids) -> list[int]:
+    """Slots of each image among ids."""
+    return [length - 2 for length in span_lengths(list(ids), START, END)]
+
+
+def test_an_image_has_as_many_slots_as_its_grid_makes(tmp_path):
+    processor = ragged_processor()
+    picture(30, 90).save(tmp_path / "wide.png")
+    wide, square = tmp_path / "wide.png", picture(28, 28)
+    batch = processor(text=["<img></img> a <img></img>", "<img>b.png</img>"], images=[wide, square, wide], padding=True)
+    assert [spans(row) for row in batch["input_ids"].tolist()] == [[16, 8], [16]]
+    assert batch["image_grids"].tolist() == [[1, 3], [1, 1], [1, 3]]
+    assert batch["pixel_values"].shape == (7, 3, 28, 28)
+    message = {"role": "user", "content": [{"type": "image", "image": square}, {"type": "image", "image": wide}]}
+    chat = processor.apply_chat_template([message], tokenize=True, return_dict=True, add_generation_prompt=True)
+    assert spans(chat["input_ids"][0].tolist()) == [8, 16]
+    assert chat["image_grids"].tolist() == [[1, 1], [1, 3]]
+    assert processor.model_input_names == ["input_ids", "attention_mask", "pixel_values", "image_grids"]
+    turns = [{"role": "user", "text": "<img></img> What?"}, {"role": "assistant", "text": "that"}]
+    samples = [processor.encode_conversation(turns, image) for image in (wide, square)]
+    collated = processor.collate(samples)
+    assert [spans(row) for row in collated["input_ids"].tolist()] == [[16], [8]]
+    assert (collated["image_grids"].tolist(), len(collated["pixel_values"])) == ([[1, 3], [1, 1]], 4)
+
+
+def test_images_are_measured_by_their_headers_alone_and_on_one_grid_not_at_all(monkeypatch, tmp_path):
+    picture(30, 90).save(tmp_path / "wide.jpg")
+    conversation = Conversation.from_question([tmp_path / "wide.jpg"], "What?")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert spans(ragged_processor().encode(conversation).ids) == [16]
+    monkeypatch.setattr(Image, "open", None)
+    assert spans(small_processor().encode(conversation).ids) == [8]
+
+
+def test_a_limit_on_windows_is_one_of_slots_and_pixels():
+    processor, image = ragged_processor(), picture(30, 90)
+    limited = processor.limit_windows(2)
+    inputs = limited(text="<img></img> a", images=image)
+    assert (spans(inputs["input_ids"][0].tolist()), inputs["image_grids"].tolist()) == ([12], [[1, 2]])
+    assert spans(processor(text="<img></img> a", images=image)["input_ids"][0].tolist()) == [16]
+
+
+def test_images_that_are_not_given_or_not_readable_are_named():
+    processor = ragged_processor()
+    with pytest.raises(ValueError, match="image 1 of the question is not given, and how many tokens it has depends"):
+        processor.encode(Conversation.from_prompt("<img></img> a"), name="the question")
+    with pytest.raises(ValueError, match="image 2 of text 1 is not an image that can be read"):
+        processor(text="a", images=[picture(5, 5), b"no image"])
+    with pytest.raises(ValueError, match=r"has 2 placeholders in its text for 1 images"):
+        processor.encode(
+            Conversation((Message("user", (ImagePart(picture(5, 5)), Text("<img></img>", trusted=True))),))
+        )
+    with pytest.raises(TooLong, match=r"the prompt is 31 tokens long with its 2 images of 10 to 18, more than the 20"):
+        processor.encode(Conversation.from_question([picture(30, 90), picture(5, 5)], "What"), max_length=20)
+
+
+def test_a_processor_with_grids_is_saved_and_opened_and_moved(tmp_path):
+    config = small_config()
+    config.grids, config.fit = "up-to-4", "pad"
+    config.save_pretrained(tmp_path)
+    processor = MonkeyProcessor.from_config(config, QwenTokenizer(CHECKPOINT / "qwen.tiktoken"))
+    processor.save_pretrained(tmp_path)
+    again = MonkeyProcessor.from_pretrained(tmp_path)
+    assert again.to_dict() == processor.to_dict()
+    assert [again.tokens_of(grid) for grid in ((1, 1), (2, 2))] == [config.tokens_of((1, 1)), config.tokens_of((2, 2))]
+    moved = MonkeyProcessor.from_pretrained(tmp_path, grids="up-to-2", fit="stretch")
+    assert (moved.image_processor.allowed_grids[-1], moved.image_processor.fit) == ((2, 1), "stretch")
+    small_config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"processor_config.json has grids=.*, and config.json makes it None"):
+        MonkeyProcessor.from_pretrained(tmp_path)
+    fixed = small_processor()
+    fixed.save_pretrained(tmp_path)
+    assert not {"window_tokens", "grids", "fit"} & set((tmp_path / "processor_config.json").read_text().split('"'))
