@@ -29,8 +29,10 @@ import torch
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
+from monkey.boxes import WHOLE, Share
 from monkey.configuration import MonkeyConfig
 from monkey.decoding import Decoding, choose_tokens, make_generator
+from monkey.image_processing import MonkeyImageProcessor
 from monkey.kv_cache import KVCache, Prefill, PrefixBlock, PrefixStore
 from monkey.language import find_ntk_alpha
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
@@ -52,15 +54,29 @@ IMAGES_AT_ONCE = 4
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """An image as the model sees it, uint8 [3, H, W], and what tells it from others: the digest of its pixels, say."""
+    """An image as the model sees it, uint8 [3, H, W], and what tells it from others: the digest of its pixels, say.
+
+    The image covers a `share` of it, which boxes in answers are moved by.
+    """
 
     digest: bytes
     pixels: np.ndarray
+    share: Share = WHOLE
 
     @classmethod
-    def of(cls, pixels: np.ndarray) -> Canvas:
+    def of(cls, pixels: np.ndarray, share: Share = WHOLE) -> Canvas:
         """Return a canvas with the SHA-256 of its pixels."""
-        return cls(hashlib.sha256(np.ascontiguousarray(pixels)).digest(), pixels)
+        return cls(hashlib.sha256(np.ascontiguousarray(pixels)).digest(), pixels, share)
+
+    @classmethod
+    def read(
+        cls, image: Any, processor: MonkeyImageProcessor, name: str | None = None, digest: bytes | None = None
+    ) -> Canvas:
+        """Return the canvas of an image; the arguments are those of `MonkeyImageProcessor.canvas`."""
+        pixels, share = processor.canvas(image, name), WHOLE
+        if processor.fit == "pad":
+            share = processor.place(processor.measure(image, name)).share
+        return cls.of(pixels, share) if digest is None else cls(digest, pixels, share)
 
 
 @dataclass(eq=False)
@@ -174,10 +190,11 @@ def _make_row(request: Request, reply: Reply, config: MonkeyConfig, processor: M
     for image, (start, end) in zip(request.images, spans, strict=True):
         cache_keys[start:end] = [image.digest] * (end - start)
     decoding = request.decoding
+    share = request.images[-1].share if request.images else WHOLE
     return _Row(
         request,
         weakref.ref(reply),
-        Detokenizer(processor.tokenizer, decoding.stop, decoding.keep_markers),
+        Detokenizer(processor.tokenizer, decoding.stop, decoding.keep_markers, share),
         make_generator(decoding, device),
         find_ntk_alpha(len(request.ids), config.text_config),
         spans,

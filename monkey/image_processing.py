@@ -26,6 +26,7 @@ from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from monkey.boxes import Share
 from monkey.configuration import Grid, MonkeyConfig, check_fit, expand_grids
 from monkey.files import check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
 from monkey.images import MAX_BYTES, MAX_PIXELS, image_size, open_image
@@ -63,6 +64,11 @@ class Placement(NamedTuple):
     """Height and width of the canvas in pixels."""
     inner: tuple[int, int]
     """Height and width of the image on it, from the top left; the whole canvas where images are stretched."""
+
+    @property
+    def share(self) -> Share:
+        """Parts of the canvas's width and height that the image covers, by which its boxes are moved."""
+        return self.inner[1] / self.canvas[1], self.inner[0] / self.canvas[0]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from monkey import image_processing
+from monkey.boxes import to_canvas
 from monkey.checkpoint_files import read_base_record
 from monkey.configuration import MonkeyConfig, expand_grids
 from monkey.conversation import UNSUPERVISED, Conversation, attach_images, write
@@ -30,7 +31,7 @@ from monkey.files import (
     read_json,
     required_file,
 )
-from monkey.image_processing import SHAPE_SETTINGS, MonkeyImageProcessor, MonkeyImageSettings
+from monkey.image_processing import SHAPE_SETTINGS, MonkeyImageProcessor, MonkeyImageSettings, Placement
 from monkey.tokenization import QwenTokenizer
 
 __all__ = ["UNSUPERVISED", "Encoded", "MonkeyImageProcessor", "MonkeyProcessor", "TooLong", "register"]
@@ -237,6 +238,7 @@ class MonkeyProcessor(ProcessorMixin):
             raise ValueError(f"truncation={truncation!r} is not True or False")
         if labels:
             conversation.check_answers()
+        conversation = self._with_boxes_on_canvases(conversation, name)
         written = write(conversation, template, **form)
         slots = self._slots(conversation.images, name)
         ids: list[int] = []
@@ -278,15 +280,27 @@ class MonkeyProcessor(ProcessorMixin):
         """Slots of every image of a conversation, or those of each in turn where they differ."""
         if not self.image_processor.is_ragged:
             return self.image_tokens
-        counts = []
+        places = self._places(images, name, "how many tokens it has depends on its size")
+        counts = [self.tokens_of(place.grid) for place in places]
+        # Placeholders that are too many are counted, and told, by whoever asks.
+        return itertools.chain(counts, itertools.repeat(self.image_tokens))
+
+    def _with_boxes_on_canvases(self, conversation: Conversation, name: str | None) -> Conversation:
+        """Return a conversation with its boxes, which are of the images, on the canvases; see `monkey.boxes`."""
+        texts = (message.text for message in conversation.messages)
+        if self.image_processor.fit == "stretch" or not any("</box>" in text or "</quad>" in text for text in texts):
+            return conversation
+        places = self._places(conversation.images, name, "where its boxes lie on the canvas depends on its size")
+        return to_canvas(conversation, [place.share for place in places])
+
+    def _places(self, images: Sequence[Any], name: str | None, reason: str) -> list[Placement]:
+        places = []
         for number, image in enumerate(images, start=1):
             called = f"image {number}{f' of {name}' if name else ''}"
             if image is None:
-                raise ValueError(f"{called} is not given, and how many tokens it has depends on its size")
-            size = self.image_processor.measure(image, called)
-            counts.append(self.tokens_of(self.image_processor.place(size).grid))
-        # Placeholders that are too many are counted, and told, by whoever asks.
-        return itertools.chain(counts, itertools.repeat(self.image_tokens))
+                raise ValueError(f"{called} is not given, and {reason}")
+            places.append(self.image_processor.place(self.image_processor.measure(image, called)))
+        return places
 
     def __call__(
         self,
