@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -92,12 +91,12 @@ def choose_grid(size: tuple[int, int], grids: tuple[Grid, ...], window_size: int
     """
     height, width = size
 
-    def suit(grid: Grid) -> tuple[Fraction, int, int]:
+    def suit(grid: Grid) -> tuple[float, int, int]:
         rows, columns = grid
-        stretched = Fraction(height * columns, width * rows)
-        shape = min(stretched, 1 / stretched)
-        shown = shape * rows * columns * window_size**2 / (height * width)
-        return shape * min(Fraction(1), 2 * shown), -rows * columns, -rows
+        inner, outer = sorted((height * columns, width * rows))
+        shown, pixels = 2 * inner * rows * columns * window_size**2, outer * height * width
+        # One division of whole numbers, so that grids that suit alike are equal.
+        return inner * min(shown, pixels) / (outer * pixels), -rows * columns, -rows
 
     return max(grids, key=suit)
 

@@ -16,9 +16,10 @@ from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
 from monkey.image_processing import MonkeyImageProcessor, choose_grid
 from monkey.images import image_size, open_image
+from monkey.modeling import image_slots
 from monkey.processing import MonkeyProcessor, TooLong, span_lengths
 from monkey.tokenization import QwenTokenizer
-from tests.conftest import tiny_config
+from tests.conftest import left_padded, random_model, tiny_config
 from tests.small_processor import CHECKPOINT, END, START, small_config, small_processor
 
 SIDE = 448
@@ -110,17 +111,17 @@ def test_ties_go_to_fewer_windows_and_fewer_rows():
 
 
 def test_small_images_get_the_nearest_ratio_as_internvl_chooses():
-    generator = np.random.default_rng(0)
-    for height, width in generator.integers(1, SIDE // 2, (200, 2)).tolist():
-        grid = choose_grid((height, width), up_to(9), SIDE)
-        distances = {g: abs(math.log(height * g[1] / width / g[0])) for g in up_to(9)}
+    generator, grids = np.random.default_rng(0), up_to(9)
+    for height, width in generator.integers(1, SIDE // 2, (100, 2)).tolist():
+        grid = choose_grid((height, width), grids, SIDE)
+        distances = {g: abs(math.log(height * g[1] / width / g[0])) for g in grids}
         assert distances[grid] == pytest.approx(min(distances.values()), abs=1e-12)
 
 
 def test_turning_an_image_turns_its_grid():
-    generator = np.random.default_rng(1)
-    for height, width in generator.integers(1, 3000, (200, 2)).tolist():
-        one, other = (choose_grid(size, up_to(8), SIDE) for size in ((height, width), (width, height)))
+    generator, grids = np.random.default_rng(1), up_to(8)
+    for height, width in generator.integers(1, 3000, (100, 2)).tolist():
+        one, other = (choose_grid(size, grids, SIDE) for size in ((height, width), (width, height)))
         assert one == other[::-1] or height == width
 
 
@@ -356,3 +357,230 @@ def test_a_processor_with_grids_is_saved_and_opened_and_moved(tmp_path):
     fixed = small_processor()
     fixed.save_pretrained(tmp_path)
     assert not {"window_tokens", "grids", "fit"} & set((tmp_path / "processor_config.json").read_text().split('"'))
+
+
+# Vision
+
+GRIDS = [(1, 3), (2, 2), (1, 1), (3, 1), (2, 2), (1, 2)]
+WINDOWS = [rows * columns for rows, columns in GRIDS]
+
+
+@pytest.fixture(scope="module")
+def ragged_model():
+    # Past `seq_length`, a batch's rotary growth is that of its longest row.
+    return random_model(tiny_config(grids="up-to-4", text_seq_length=512))
+
+
+def random_windows(grids=GRIDS, seed: int = 0) -> torch.Tensor:
+    total = sum(rows * columns for rows, columns in grids)
+    return torch.randn(total, 3, 28, 28, generator=torch.Generator().manual_seed(seed))
+
+
+def canvas_of(windows: torch.Tensor, grid) -> torch.Tensor:
+    lines = windows.unflatten(0, grid).unbind(0)
+    return torch.cat([torch.cat(list(line.unbind(0)), dim=-1) for line in lines], dim=-2)[None]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{}, {"window_adapters": "shared"}, {"window_adapters": "none"}, {"grid": (1, 3)}])
+@pytest.mark.parametrize("global_view", [True, False])
+def test_images_on_the_base_grid_have_the_features_of_the_fixed_path(fields, global_view):
+    model = random_model(tiny_config(global_view=global_view, **fields))
+    grid, count = model.config.grid, 3
+    windows = random_windows([grid] * count)
+    canvases = torch.cat([canvas_of(own, grid) for own in windows.split(math.prod(grid))])
+    fixed = model.get_image_features(canvases)
+    ragged = model.get_image_features(windows, torch.tensor([grid] * count))
+    torch.testing.assert_close(ragged, fixed.flatten(0, 1), rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+def test_features_of_a_ragged_batch_are_those_of_each_image_alone(ragged_model):
+    windows, config = random_windows(), ragged_model.config
+    together = ragged_model.get_image_features(windows, GRIDS).split([config.tokens_of(grid) for grid in GRIDS])
+    for grid, own, features in zip(GRIDS, windows.split(WINDOWS), together, strict=True):
+        torch.testing.assert_close(features, ragged_model.get_image_features(own, [grid]), rtol=1e-5, atol=1e-5)
+        # And of the image as a model on that grid has it, whose adapters come from the same cells.
+        moved = random_model(tiny_config(grid=grid))
+        for name, parameter in moved.named_parameters():
+            source = ragged_model.get_parameter(name)
+            parameter.copy_(source[config.adapter_sets(grid)] if "_adapter." in name else source)
+        expected = moved.get_image_features(canvas_of(own, grid))[0]
+        torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_window_passes_through_the_adapter_of_the_base_cell_under_its_centre(ragged_model):
+    model, windows = random_model(tiny_config(grids="up-to-4")), random_windows()
+    before = model.get_image_features(windows, GRIDS)
+    cells = [cell for grid in GRIDS for cell in [*model.config.adapter_sets(grid), None]]
+    assert model.config.adapter_sets((1, 3)) == [2, 3, 3]
+    for cell in range(4):
+        for layer in model.model.visual.layers:
+            layer.mlp_adapter.scale[cell] += 1
+        after = model.get_image_features(windows, GRIDS)
+        moved = (after - before).unflatten(0, (len(cells), -1)).abs().amax(dim=(1, 2)) > 0
+        assert moved.tolist() == [own == cell for own in cells]
+        before = after
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_gradients_of_a_ragged_batch_are_the_sum_of_those_alone(frozen, checkpointing):
+    model = random_model(tiny_config(grids="up-to-4", vision_adapter_dropout=0.0)).train()
+    if frozen:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = "_adapter." in name or "resampler" in name
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    windows = random_windows()
+
+    def gradients(runs) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        for own, grids in runs:
+            model.get_image_features(own, grids).square().sum().backward()
+        return {name: p.grad.clone() for name, p in model.model.visual.named_parameters() if p.grad is not None}
+
+    together = gradients([(windows, GRIDS)])
+    alone = gradients([(own, [grid]) for own, grid in zip(windows.split(WINDOWS), GRIDS, strict=True)])
+    assert together.keys() == alone.keys()
+    assert any("_adapter." in name for name in together)
+    for name, gradient in together.items():
+        torch.testing.assert_close(gradient, alone[name], rtol=1e-4, atol=1e-4 * float(alone[name].abs().max()))
+
+
+def test_global_views_of_a_ragged_batch_stay_outside_the_graph():
+    model = random_model(tiny_config(grids="up-to-4"))
+    visual = model.model.visual
+    for name, parameter in visual.named_parameters():
+        parameter.requires_grad = "_adapter." in name
+    seen = []
+    for layer in visual.layers:
+        layer.register_forward_hook(lambda module, inputs, output: seen.append((len(output), output.requires_grad)))
+    model.get_image_features(random_windows(), GRIDS)
+    assert seen == [(sum(WINDOWS), True), (len(GRIDS), False)] * len(visual.layers)
+
+
+@pytest.mark.parametrize(
+    ("windows", "grids", "message"),
+    [
+        (random_windows(), GRIDS[:-1], "pixel_values has shape [17, 3, 28, 28], but image_grids=[[1, 3], [2, 2]"),
+        (torch.zeros(2, 3, 28, 29), [(1, 2)], "of 28-pixel windows need [2, 3, 28, 28]; take both from one processor"),
+        (torch.zeros(2, 3, 28, 28), [(0, 2)], "image_grids[0]=(0, 2) is not (rows, columns)"),
+        (
+            torch.zeros(2, 3, 28, 28),
+            None,
+            "needs [images, 3, 56, 56]; windows of images on other grids need image_grids",
+        ),
+    ],
+)
+def test_windows_that_do_not_fit_their_grids_are_refused(ragged_model, windows, grids, message):
+    with pytest.raises(ValueError) as caught:
+        ragged_model.get_image_features(windows, grids)
+    assert message in str(caught.value)
+
+
+# Spans
+
+
+def ragged_ids(config: MonkeyConfig, *parts) -> list[int]:
+    """Token ids of a prompt: lists are text, a grid is an image's span."""
+    ids: list[int] = []
+    for part in parts:
+        if isinstance(part, tuple):
+            part = [config.image_start_id, *[config.image_pad_id] * config.tokens_of(part), config.image_end_id]
+        ids += part
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("parts", "grids", "message"),
+    [
+        (
+            [[1], (1, 2)],
+            [(1, 3)],
+            "prompt 0: the image span at token 1 has 12 slots, but image 0 on grid=(1, 3) makes 16",
+        ),
+        ([(1, 2), (1, 3)], [(1, 3), (1, 2)], "prompt 0: the image span at token 0 has 12 slots, but image 0"),
+        ([(1, 2), [4]], [(1, 2), (1, 1)], "the prompts hold 1 image places, but 2 images were given"),
+        ([(1, 2), (1, 1)], [(1, 2)], "the prompts hold 2 image places, but 1 images were given"),
+    ],
+)
+def test_spans_that_are_not_those_of_the_grids_are_refused(parts, grids, message):
+    config = tiny_config(grids="up-to-4")
+    ids = torch.tensor([ragged_ids(config, *parts)])
+    with pytest.raises(ValueError) as caught:
+        image_slots(ids, config, len(grids), torch.tensor(grids))
+    assert message in str(caught.value)
+
+
+def test_spans_of_a_fixed_grid_are_each_as_long_as_its_images():
+    config = tiny_config()
+    one, other = ([config.image_start_id, *[7] * count, config.image_end_id] for count in (19, 21))
+    with pytest.raises(ValueError, match="the image span at token 0 has 19 slots, but grid=\\(2, 2\\) makes 20 tokens"):
+        image_slots(torch.tensor([one + other]), config, 2)
+
+
+@torch.no_grad()
+def test_a_batch_of_ragged_prompts_says_what_each_says_alone(ragged_model):
+    config, windows = ragged_model.config, random_windows()
+    prompts = [[[5], (1, 3), [6, 7], (2, 2), [8]], [(1, 1), [9]], [[3, 4, 5]], [(3, 1), (2, 2), (1, 2), [10]]]
+    rows = [ragged_ids(config, *parts) for parts in prompts]
+    batch = left_padded(rows, 0)
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    images = {"pixel_values": windows, "image_grids": torch.tensor(GRIDS)}
+    together = ragged_model.generate(**batch, **images, **settings)[:, batch["input_ids"].shape[1] :]
+    features = ragged_model.get_image_features(windows, torch.tensor(GRIDS))
+    reused = ragged_model.generate(**batch, image_features=features, image_grids=images["image_grids"], **settings)
+    assert torch.equal(reused[:, batch["input_ids"].shape[1] :], together)
+    # Beams see each prompt's own images, several times over.
+    beams = ragged_model.generate(**batch, **images, **settings, num_beams=2, num_return_sequences=2)
+    own, grids = list(windows.split(WINDOWS)), list(GRIDS)
+    for number, (row, parts) in enumerate(zip(rows, prompts, strict=True)):
+        count = sum(isinstance(part, tuple) for part in parts)
+        alone = {"input_ids": torch.tensor([row])}
+        if count:
+            alone |= {"pixel_values": torch.cat(own[:count]), "image_grids": torch.tensor(grids[:count])}
+        del own[:count], grids[:count]
+        assert ragged_model.generate(**alone, **settings)[0, len(row) :].tolist() == together[number].tolist()
+        searched = ragged_model.generate(**alone, **settings, num_beams=2, num_return_sequences=2)[:, len(row) :]
+        assert torch.equal(searched, beams[2 * number : 2 * number + 2, batch["input_ids"].shape[1] :])
+
+
+def test_the_loss_of_a_ragged_batch_is_that_of_its_rows(ragged_model):
+    config, windows = ragged_model.config, random_windows()
+    rows = [ragged_ids(config, (1, 3), [5, 6], (2, 2), [7, 8, 9]), ragged_ids(config, *GRIDS[2:], [4, 5])]
+    labels = [[-100] * (len(row) - 3) + row[-3:] for row in rows]
+    length = max(map(len, rows))
+    batch = {
+        "input_ids": torch.tensor([row + [0] * (length - len(row)) for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
+        "labels": torch.tensor([row + [-100] * (length - len(row)) for row in labels]),
+    }
+    with torch.no_grad():
+        together = ragged_model(**batch, pixel_values=windows, image_grids=GRIDS).loss
+        parts = (
+            ragged_model(
+                input_ids=torch.tensor([row]), labels=torch.tensor([label]), pixel_values=own, image_grids=grids
+            ).loss
+            for row, label, own, grids in zip(rows, labels, windows.split([7, 10]), (GRIDS[:2], GRIDS[2:]), strict=True)
+        )
+        assert float(together) == pytest.approx(float(sum(parts)) / 2, rel=1e-5)
+
+
+def test_features_without_their_grids_and_grids_of_other_features_are_refused(ragged_model):
+    ids = torch.tensor([ragged_ids(ragged_model.config, (1, 2), [4])])
+    with pytest.raises(ValueError, match=r"image_features has shape \[12, 48\], which needs image_grids"):
+        ragged_model(input_ids=ids, image_features=torch.zeros(12, 48))
+    with pytest.raises(ValueError, match=r"image_features has shape \[8, 48\], but image_grids=.* make 12 tokens"):
+        ragged_model(input_ids=ids, image_features=torch.zeros(8, 48), image_grids=[(1, 2)])
+
+
+def test_a_blank_image_weighs_nothing_and_gives_every_vision_parameter_a_gradient():
+    model = random_model(tiny_config(grids="up-to-4"))
+    ids = {"input_ids": torch.tensor([[4, 5, 6]]), "labels": torch.tensor([[4, 5, 6]])}
+    loss = model(**ids, blank_pixel_values=torch.zeros(1, 3, 28, 28)).loss
+    assert torch.equal(loss, model(**ids).loss)
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.model.visual.named_parameters() if p.requires_grad}
+    assert all(gradient is not None and not gradient.any() for gradient in gradients.values())
