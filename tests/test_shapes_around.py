@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from monkey import cli, configuration
 from monkey.boxes import WHOLE, BoxStream, located, to_canvas, to_image
+from monkey.cli import grid_set
+from monkey.configuration import expand_grids
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
 from monkey.data.documents.sets import Settings, draw, write_set
 from monkey.reply import Detokenizer
+from monkey.training.arguments import parse_flags
+from monkey.training.memory import PlanSettings, StepSize, plan, step_size
+from scripts import plan_memory
+from tests.conftest import tiny_config
 from tests.small_processor import small_processor
 
 HALF_WIDTH, QUARTER_HEIGHT = (0.5, 1.0), (1.0, 0.25)
@@ -151,3 +160,102 @@ class TestDrawnDocuments:
     def test_a_ratio_that_cannot_be_drawn_is_refused(self, ratio, sentence):
         with pytest.raises(ValueError, match=sentence):
             Settings(0, 224, {"heldout": 1}, {"scene": 1}, ratios=(ratio,)).check()
+
+
+SMALL = Path(__file__).resolve().parents[1] / "models" / "small"
+
+GRIDS = [[1, 2], [2, 1], [2, 2], [1, 4]]
+"""A set of grids: 2, 2, 4 and 4 windows."""
+
+
+class TestFlags:
+    @pytest.mark.parametrize(
+        ("text", "grids"), [("up-to-6", "up-to-6"), (" 1x2,2x1, 2x2 ", [(1, 2), (2, 1), (2, 2)]), ("3x1", [(3, 1)])]
+    )
+    def test_a_set_of_grids_is_read_from_a_flag(self, text, grids):
+        assert grid_set(text) == grids
+        assert expand_grids(grid_set(text))
+
+    @pytest.mark.parametrize("text", ["", "up-to-0", "up-to-", "6", "2,2", "0x2", "1x2;2x1", "1x2x3"])
+    def test_what_is_no_set_is_refused(self, text):
+        with pytest.raises(argparse.ArgumentTypeError, match="no set of grids; write up-to-6"):
+            grid_set(text)
+
+    def test_the_two_fits_are_those_of_the_configuration(self):
+        assert cli.FITS == configuration.FITS
+
+    def test_training_opens_with_the_layout_of_its_flags(self, tmp_path):
+        needed = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", str(tmp_path), "--use_cpu", "True"]
+        flags = parse_flags([*needed, "--grid", "2,2", "--grids", "1x2,2x1", "--fit", "pad"])
+        assert flags.model.layout == {"grid": (2, 2), "grids": [(1, 2), (2, 1)], "fit": "pad"}
+        assert parse_flags(needed).model.layout == {"grid": None, "grids": None, "fit": None}
+        for words, sentence in (
+            (("--grids", "2,2"), "--grids 2,2 is no set"),
+            (("--fit", "crop"), "--fit crop is unkn"),
+        ):
+            with pytest.raises(ValueError, match=sentence):
+                parse_flags([*needed, *words])
+
+    def test_a_config_file_may_list_grids(self, tmp_path):
+        (tmp_path / "c.yaml").write_text("grids: [1x2, 2x1]\nfit: pad\n")
+        words = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", str(tmp_path), "--use_cpu", "True"]
+        assert parse_flags(["--config", str(tmp_path / "c.yaml"), *words]).model.grid_set == [(1, 2), (2, 1)]
+
+
+class TestPlan:
+    @pytest.fixture
+    def config(self):
+        return tiny_config(grid=(2, 2), grids="up-to-4", vision_num_queries=4)
+
+    def test_a_packed_row_has_the_most_views_that_fit(self, config):
+        def best(room: int) -> int:
+            """By trying every image for the first."""
+            choices = [(config.tokens_of(grid) + 2 + 5, math.prod(grid) + 1) for grid in config.allowed_grids]
+            return max((views + best(room - tokens) for tokens, views in choices if tokens <= room), default=0)
+
+        for room in (15, 22, 31, 40, 60):
+            size = step_size(config, PlanSettings(batch_size=0, pack_tokens=room, text_tokens=5))
+            assert size.windows + size.images == best(room)
+            assert size.tokens == room
+
+    def test_padded_samples_all_have_the_largest_grid(self, config):
+        size = step_size(config, PlanSettings(batch_size=3, text_tokens=5))
+        assert (size.images, size.windows, size.tokens) == (3, 12, 5 * 4 + 2 + 5)
+
+    def test_one_grid_is_planned_as_before(self):
+        config = tiny_config(grid=(2, 2))
+        settings = PlanSettings(batch_size=0, pack_tokens=100, text_tokens=5, answer_tokens=2)
+        assert step_size(config, settings) == StepSize(images=3, rows=1, tokens=100, supervised=6)
+
+    def test_a_row_that_holds_no_sample_is_refused_with_the_smallest_grid(self, config):
+        with pytest.raises(ValueError, match=r"grid=\(1, 1\) makes 10 tokens an image, .* make it 60"):
+            step_size(config, PlanSettings(batch_size=0, pack_tokens=59))
+
+    def test_a_step_is_measured_by_its_windows(self, config):
+        few, many = (
+            plan(config, largest_step=StepSize(2, 1, 64, 4, windows)).phases["vision's forward"] for windows in (2, 8)
+        )
+        fixed = plan(tiny_config(grid=(2, 2)), largest_step=StepSize(2, 1, 64, 4)).phases["vision's forward"]
+        assert few < many
+        assert many == pytest.approx(fixed, rel=0.1)
+
+    def test_the_program_plans_for_a_set_of_grids(self, capsys):
+        words = [
+            "--checkpoint",
+            str(SMALL),
+            "--recipe",
+            "lora-llm",
+            "--gpu-memory",
+            "24",
+            "--batch-size",
+            "1",
+            "--json",
+        ]
+        plan_memory.main([*words, "--grid", "2,2"])
+        fixed = json.loads(capsys.readouterr().out)
+        plan_memory.main([*words, "--grids", "up-to-6"])
+        ragged = json.loads(capsys.readouterr().out)
+        assert (fixed["images"], "windows" in fixed, ragged["windows"]) == (1, False, 6)
+        assert len(ragged["grids"]) == 14
+        assert ragged["tokens"] == fixed["tokens"] + 2 * 49
+        assert ragged["phases"]["vision's forward"] > fixed["phases"]["vision's forward"]
