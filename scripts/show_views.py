@@ -50,10 +50,10 @@ def show(options: argparse.Namespace) -> None:
     else:
         config = monkey.MonkeyConfig(**{name: value for name, value in layout.items() if value is not None})
 
-    from monkey.serving.attention_maps import draw_views
+    from monkey.serving.attention_maps import draw_views, grid_of
 
     draw_views(image, config, attention).save(options.output, optimize=True)
-    grid = monkey.MonkeyImageProcessor.from_config(config).place((image.height, image.width)).grid or config.grid
+    grid = grid_of(image.size, config)
     views = math.prod(grid) + int(config.global_view)
     print(f"{options.output}: {views} views, {config.tokens_of(grid)} tokens")
 

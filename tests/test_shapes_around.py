@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import itertools
 import json
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import evaluate_vqa
+from eval.backends import Request
+from eval.model_backend import ModelBackend
+from eval.tables import notes
+from eval.tasks import PromptForm, select_tasks
 from monkey import cli, configuration
 from monkey.boxes import WHOLE, BoxStream, located, to_canvas, to_image
 from monkey.cli import grid_set
-from monkey.configuration import expand_grids
+from monkey.configuration import MonkeyConfig, expand_grids
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
 from monkey.data.documents.sets import Settings, draw, write_set
+from monkey.data.records import read_questions
+from monkey.decoding import Decoding
+from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.reply import Detokenizer
+from monkey.serving.attention_maps import draw_heat, draw_views, read_image
+from monkey.serving.protocol import ApiError
+from monkey.serving.server import Api
+from monkey.serving.session import Answerer
+from monkey.tokenization import QwenTokenizer
 from monkey.training.arguments import parse_flags
 from monkey.training.memory import PlanSettings, StepSize, plan, step_size
-from scripts import plan_memory
-from tests.conftest import tiny_config
-from tests.small_processor import small_processor
+from scripts import plan_memory, show_views
+from tests.conftest import random_model, tiny_config
+from tests.running_server import data_uri
+from tests.small_processor import CHECKPOINT, END, small_config, small_processor
 
 HALF_WIDTH, QUARTER_HEIGHT = (0.5, 1.0), (1.0, 0.25)
 
@@ -259,3 +279,226 @@ class TestPlan:
         assert len(ragged["grids"]) == 14
         assert ragged["tokens"] == fixed["tokens"] + 2 * 49
         assert ragged["phases"]["vision's forward"] > fixed["phases"]["vision's forward"]
+
+
+def shaped(fit: str = "pad", grids="up-to-4", **changes) -> SimpleNamespace:
+    """A tiny model that puts each image on a grid of its own, with a processor of the golden vocabulary."""
+    content = {**small_config(grid=(2, 2)).to_dict(), "grids": grids, "fit": fit, **changes}
+    config = MonkeyConfig.from_dict(content)
+    processor = MonkeyProcessor.from_config(config, QwenTokenizer(CHECKPOINT / "qwen.tiktoken"))
+    return SimpleNamespace(config=config, model=random_model(config), processor=processor)
+
+
+@pytest.fixture(scope="module")
+def any_shape() -> SimpleNamespace:
+    return shaped()
+
+
+WIDE, TALL = Image.new("RGB", (120, 30), "red"), Image.new("RGB", (14, 112), "blue")
+"""Four windows in a row, all covered; and four one below the other, of which the image covers half across."""
+
+
+def answering(answerer: Answerer, text: str, monkeypatch) -> None:
+    """Let a model write a text, token by token, and end."""
+    ids = answerer.processor.tokenizer.encode_text(text)
+    script = itertools.cycle([*ids, answerer.processor.tokenizer.eod_id])
+    monkeypatch.setattr(answerer.engine, "_choose", lambda last, rows: ([next(script)], [0.0]))
+
+
+class TestAsking:
+    @pytest.fixture
+    def answerer(self, any_shape):
+        with Answerer(any_shape.model, any_shape.processor) as answerer:
+            yield answerer
+
+    def test_a_question_may_limit_the_windows_of_its_images(self, answerer):
+        decoding, tokens = Decoding(max_new_tokens=2), answerer.model.config.tokens_of
+        (whole, limited) = (answerer.ask([WIDE, TALL], "What?", decoding, max_windows=limit) for limit in (None, 2))
+        assert whole.prompt_tokens - limited.prompt_tokens == 2 * (tokens((1, 4)) - tokens((1, 2)))
+        assert [len(reply.text) > 0 for reply in (whole, limited)]
+
+    @pytest.mark.parametrize(("limit", "sentence"), [(1, "the smallest grid of .* has 2"), (0, "max_windows")])
+    def test_a_limit_below_every_grid_is_refused(self, limit, sentence):
+        made = shaped(grids=GRIDS)
+        with Answerer(made.model, made.processor) as answerer, pytest.raises(ValueError, match=sentence):
+            answerer.ask(WIDE, "What?", max_windows=limit)
+
+    def test_a_limit_where_all_images_have_one_grid_is_refused(self):
+        refused = pytest.raises(ValueError, match="puts every image on 1×1 windows; leave it out")
+        with Answerer(random_model(small_config()), small_processor()) as answerer, refused:
+            answerer.ask(WIDE, "What?", max_windows=2)
+
+    def test_no_question_gets_more_windows_than_the_model_was_opened_with(self, any_shape):
+        with Answerer(any_shape.model, any_shape.processor.limit_windows(2)) as answerer:
+            assert answerer.limited_processor(3).image_processor.max_windows == 2
+            assert answerer.limited_processor(1).image_processor.max_windows == 1
+
+    def test_boxes_of_an_answer_are_the_images_and_come_back_as_the_model_wrote_them(self, answerer, monkeypatch):
+        answering(answerer, "<ref>it</ref><box>(250,0),(500,500)</box>", monkeypatch)
+        question = {"role": "user", "content": [{"type": "image", "image": TALL}, {"type": "text", "text": "Where?"}]}
+        reply = answerer.chat([question])
+        assert reply.text == "<ref>it</ref><box>(500,0),(1000,500)</box>"
+        assert [box.in_pixels(TALL.size) for box in reply.boxes] == [(7, 0, 14, 56)]
+        read = answerer.engine.stats.read_tokens
+        talk = [question, {"role": "assistant", "content": reply.text}, {"role": "user", "content": "And?"}]
+        again = answerer.chat(talk)
+        assert again.text
+        # All of the first turn was kept: what is read is the new question and what ended the answer.
+        assert answerer.engine.stats.read_tokens - read <= again.prompt_tokens - reply.prompt_tokens
+
+    def test_a_box_in_a_question_is_read_on_the_canvas(self, any_shape):
+        processor, text = any_shape.processor, "At <box>(500,0),(1000,500)</box>?"
+        encode = processor.tokenizer.encode_text
+        written = "At <box>(250,0),(500,500)</box>?"
+        ids = processor.encode(Conversation.from_question([TALL], text)).ids
+        assert ids[ids.index(END) + 1 :] == encode(written)
+        turns = [{"role": "user", "text": "<img></img> Where?"}, {"role": "assistant", "text": text[3:]}]
+        sample = processor.encode(Conversation.from_turns(turns, [TALL]), labels=True)
+        supervised = [label for label in sample.labels if label != UNSUPERVISED]
+        assert supervised == [*encode(written[3:]), processor.tokenizer.eod_id]
+
+    def test_a_server_takes_the_limit_by_request_and_names_the_field(self, answerer):
+        def asked(**fields) -> Any:
+            image = {"type": "image_url", "image_url": {"url": data_uri(WIDE)}}
+            messages = [{"role": "user", "content": [image, {"type": "text", "text": "What?"}]}]
+            body = {"model": answerer.name, "messages": messages, "max_tokens": 1, **fields}
+            try:
+                _, reply = asyncio.run(api.submit(json.dumps(body).encode()))
+            except ApiError as error:
+                return error.param, error.code
+            return reply.prompt_tokens
+
+        api = Api(answerer)
+        tokens = answerer.model.config.tokens_of
+        assert asked() - asked(max_windows=2) == tokens((1, 4)) - tokens((1, 2))
+        assert asked(max_windows=None) == asked()
+        assert asked(max_windows=0) == ("max_windows", "invalid_value")
+        assert asked(max_windows="2") == ("max_windows", "invalid_type")
+        with Answerer(random_model(small_config()), small_processor(), answerer.name) as fixed:
+            api = Api(fixed)
+            assert asked(max_windows=2) == ("max_windows", "unsupported_value")
+
+
+class TestWhereItLooks:
+    @torch.no_grad()
+    def test_windows_lie_row_by_row_whatever_their_adapters(self):
+        made = shaped(grids="up-to-9")
+        for name, parameter in made.model.named_parameters():
+            if name.endswith("adapter.up"):  # what is left is the same for every window
+                parameter.zero_()
+        windows = torch.randn(9, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+        assert made.config.adapter_sets((3, 3)) != sorted(made.config.adapter_sets((3, 3)))
+        _, weights = read_image(made.model, windows, [(3, 3)])
+        assert len(weights) == 10
+        for number in range(9):
+            _, alone = read_image(made.model, windows[number : number + 1], [(1, 1)])
+            torch.testing.assert_close(weights[number], alone[0])
+
+    def test_the_maps_of_an_image_have_its_own_grid_and_what_it_covers(self, any_shape):
+        with Answerer(any_shape.model, any_shape.processor) as answerer:
+            content = [
+                *({"type": "image", "image": image} for image in (WIDE, TALL)),
+                {"type": "text", "text": "What?"},
+            ]
+            wide, tall = answerer.attention_maps([{"role": "user", "content": content}], "this")
+            limited, _ = answerer.attention_maps([{"role": "user", "content": content}], "this", max_windows=2)
+        assert (wide.grid, tall.grid, limited.grid) == ((1, 4), (4, 1), (1, 2))
+        assert (wide.covered, tall.covered) == ((1.0, 1.0), (0.5, 1.0))
+        assert [len(one.answer) for one in (wide, tall, limited)] == [5, 5, 3]
+        for one in (wide, tall):
+            assert one.answer.sum() == pytest.approx(one.share)
+            assert one.answer_on_windows.shape == (one.grid[0] * 2, one.grid[1] * 2)
+
+    def test_heat_in_the_padding_is_not_drawn(self):
+        heat = np.zeros((40, 40), np.float32)
+        heat[:, 30:] = 1
+        assert np.array_equal(np.asarray(draw_heat(TALL, heat, covered=(0.5, 1.0))), np.asarray(TALL))
+        drawn = np.asarray(draw_heat(TALL, heat)) != np.asarray(TALL)
+        assert drawn[:, 11:].any()
+
+    def test_views_are_those_of_the_images_grid(self, any_shape):
+        wide, tall, limited = (
+            draw_views(image, any_shape.config, max_windows=limit)
+            for image, limit in ((WIDE, None), (TALL, None), (WIDE, 2))
+        )
+        assert wide.width > limited.width > tall.width
+        assert tall.height > wide.height == limited.height
+
+    def test_the_program_tells_views_and_tokens_of_the_image(self, tmp_path, capsys):
+        WIDE.save(tmp_path / "wide.png")
+        words = [str(tmp_path / "wide.png"), str(tmp_path / "views.png"), "--grids", "up-to-4"]
+        assert show_views.main(words) == 0
+        assert "views.png: 5 views, 1280 tokens" in capsys.readouterr().out
+
+
+class TestEvaluation:
+    @pytest.fixture(scope="class")
+    def folder(self, any_shape, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("shapes")
+        any_shape.model.save_pretrained(folder / "model")
+        any_shape.processor.save_pretrained(folder / "model")
+        rows = []
+        for number, image in enumerate((WIDE, TALL, WIDE)):
+            image.save(folder / f"{number}.png")
+            row = {"image": f"{number}.png", "question": "it", "question_id": number}
+            rows.append({**row, "answer": "<box>(500,0),(1000,500)</box>"})
+        (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return folder
+
+    def evaluate(self, folder, name: str, *words: str) -> dict:
+        model = ["--checkpoint", str(folder / "model"), "--device", "cpu", "--num-workers", "0"]
+        task = ["--dataset", str(folder / "asked.jsonl"), "--metric", "box_overlap", "--max-new-tokens", "4"]
+        output = ["--output-dir", str(folder / "result"), "--save-name", name]
+        assert evaluate_vqa.main([*model, *task, *output, *words]) == 0
+        return json.loads((folder / "result" / name / "asked" / "results.json").read_text())
+
+    def resumed(self, folder, name: str) -> int:
+        line = (folder / "result" / name / "timing.jsonl").read_text().splitlines()[-1]
+        return json.loads(line)["tasks"]["asked"]["resumed"]
+
+    def test_results_say_which_grids_were_used_and_runs_do_not_mix(self, folder):
+        results = self.evaluate(folder, "mine")
+        assert results["grids"] == {"1x4": 2, "4x1": 1}
+        assert (results["settings"]["grids"], results["settings"]["fit"]) == ("up-to-4", "pad")
+        assert any("2 1x4, 1 4x1" in sentence for sentence in notes(results))
+        lines = (folder / "result" / "mine" / "asked" / "predictions.jsonl").read_text().splitlines()
+        assert [json.loads(line)["grid"] for line in lines] == ["1x4", "4x1", "1x4"]
+        self.evaluate(folder, "mine")
+        assert self.resumed(folder, "mine") == 3
+        limited = self.evaluate(folder, "mine", "--max-windows", "2")
+        assert self.resumed(folder, "mine") == 0
+        assert (limited["grids"], limited["settings"]["max_windows"]) == ({"1x2": 2, "2x1": 1}, 2)
+        stretched = self.evaluate(folder, "mine", "--fit", "stretch")
+        assert "fit" not in stretched["settings"]
+        assert self.resumed(folder, "mine") == 0
+
+    def test_one_grid_is_recorded_as_before(self, folder):
+        backend = ModelBackend.around(random_model(small_config()).eval(), small_processor(), "x")
+        assert not {"grids", "fit", "max_windows"} & set(backend.settings)
+        assert backend.image_grids([folder / "0.png"]) == {}
+
+    def test_boxes_are_scored_as_those_of_the_image(self, folder, any_shape, monkeypatch):
+        backend = ModelBackend.around(any_shape.model, any_shape.processor, "x", num_workers=0)
+        tokenizer = any_shape.processor.tokenizer
+        ids = tokenizer.encode_text("<box>(250,0),(500,500)</box>")
+        monkeypatch.setattr(backend.engine, "run_greedily", lambda requests: [ids for _ in requests])
+        (task,) = select_tasks(str(folder / "asked.jsonl"), "box_overlap", 40)
+        form = PromptForm("file", "<img></img> {question}")
+        questions = read_questions(folder / "asked.jsonl")
+        (batch,) = backend.batches([Request(task, question, form) for question in questions], 3)
+        answers = {answer.row: answer.raw for answer in backend.generate_answers(batch)}
+        assert answers == {0: "(250,0),(500,500)", 1: "(500,0),(1000,500)", 2: "(250,0),(500,500)"}
+
+    def test_a_limit_for_one_grid_is_refused_and_one_for_an_adapter_too(self, folder, capsys):
+        words = [
+            "--checkpoint",
+            str(SMALL),
+            "--save-name",
+            "x",
+            "--output-dir",
+            str(folder / "none"),
+            "--max-windows",
+            "2",
+        ]
+        assert evaluate_vqa.main([*words, "--dataset", str(folder / "asked.jsonl"), "--metric", "anls"]) == 2
+        assert "max_windows=2: all images lie on one grid" in capsys.readouterr().err

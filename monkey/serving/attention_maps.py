@@ -315,9 +315,8 @@ def draw_views(
     """
     size = max(config.window_size, SMALLEST_VIEW)
     label = max(16, size // 16)
-    limit = {} if max_windows is None else {"max_windows": max_windows}
-    processor = MonkeyImageProcessor.from_config(config, **limit)
-    grid = processor.place((image.height, image.width)).grid or config.grid
+    processor = MonkeyImageProcessor.from_config(config, max_windows=max_windows)
+    grid = grid_of(image.size, config, max_windows)
     rows, columns = grid
     adapters = config.adapter_sets(grid)
     cell = size + MARGIN, size + MARGIN + label
@@ -337,6 +336,12 @@ def draw_views(
         sheet.paste(view, (left, top + label))
         draw.rectangle((left - 1, top + label - 1, left + size, top + label + size), outline="black")
     return sheet
+
+
+def grid_of(size: tuple[int, int], config: MonkeyConfig, max_windows: int | None = None) -> Grid:
+    """Return rows and columns of the windows that a model of `config` gets of an image of a width and height."""
+    processor = MonkeyImageProcessor.from_config(config, max_windows=max_windows)
+    return processor.place(size[::-1]).grid or config.grid
 
 
 def _make_views(image: Image.Image, config: MonkeyConfig, processor: MonkeyImageProcessor) -> list[Image.Image]:

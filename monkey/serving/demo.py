@@ -28,7 +28,7 @@ from monkey.boxes import drawn, located
 from monkey.decoding import Decoding, decoding_of
 from monkey.serving import demo_page as view
 from monkey.serving.access import Access, bind
-from monkey.serving.attention_maps import draw_heat, draw_views
+from monkey.serving.attention_maps import draw_heat, draw_views, grid_of
 from monkey.serving.demo_answers import (
     FAULTS,
     REDUCED_NEW_TOKENS,
@@ -350,7 +350,7 @@ class Demo:
         config, sheets, windows, total = answerer.model.config, [], 0, 0
         for kept in images:
             image = self._open_kept(kept, language)
-            grid = answerer.processor.image_processor.place((image.height, image.width)).grid or config.grid
+            grid = grid_of(image.size, config)
             rows, columns = grid
             windows, total = windows + rows * columns, total + config.tokens_of(grid)
             sizes = {"name": kept.name, "width": kept.size[0], "height": kept.size[1]}
