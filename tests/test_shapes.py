@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +16,17 @@ from PIL import ExifTags, Image, ImageFile
 from monkey.configuration import MonkeyConfig, published_config
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
+from monkey.data.dataset import Collator, ConversationDataset, PackedCollator
+from monkey.data.mixture import open_records
+from monkey.decoding import Decoding
+from monkey.engine import Canvas, Engine, Request
 from monkey.image_processing import MonkeyImageProcessor, choose_grid
 from monkey.images import image_size, open_image
 from monkey.modeling import image_slots
 from monkey.processing import MonkeyProcessor, TooLong, span_lengths
 from monkey.tokenization import QwenTokenizer
 from tests.conftest import left_padded, random_model, tiny_config
-from tests.small_processor import CHECKPOINT, END, START, small_config, small_processor
+from tests.small_processor import CHECKPOINT, END, PAD, START, small_config, small_processor
 
 SIDE = 448
 
@@ -584,3 +590,160 @@ def test_a_blank_image_weighs_nothing_and_gives_every_vision_parameter_a_gradien
     loss.backward()
     gradients = {name: p.grad for name, p in model.model.visual.named_parameters() if p.requires_grad}
     assert all(gradient is not None and not gradient.any() for gradient in gradients.values())
+
+
+# Data and batches
+
+
+def written_records(folder: Path, orient: int = 1) -> Path:
+    """Records about a wide, a tall and a square image, of two of them and of none; the tall one is turned by EXIF."""
+    picture(30, 90).save(folder / "wide.png")
+    (folder / "tall.jpg").write_bytes(saved(picture(40, 80), "JPEG", orient))
+    picture(20, 20).save(folder / "small.png")
+    rows = [
+        ("<img>wide.png</img> What is it? Answer: ", "a wide one"),
+        ("<img>wide.png</img> How wide is it? Answer: ", "very"),
+        ("<img>tall.jpg</img><img>small.png</img> Which is tall? Answer: ", "the first"),
+        ("Say yes. Answer: ", "yes"),
+        ("<img>small.png</img> And this? Answer: ", "small"),
+        ("<img>wide.png</img> Is it? Answer: ", "yes"),
+    ]
+    said = [[{"from": "user", "value": q}, {"from": "assistant", "value": a}] for q, a in rows]
+    (folder / "train.json").write_text(json.dumps([{"conversations": turns} for turns in said]))
+    return folder / "train.json"
+
+
+def open_dataset(path: Path, processor: MonkeyProcessor, **settings) -> ConversationDataset:
+    return ConversationDataset(open_records(path), processor, 256, **settings)
+
+
+def test_kept_tokens_are_those_of_the_encoder_and_know_the_slots_of_each_image(tmp_path, monkeypatch):
+    monkeypatch.setenv("MONKEY_CACHE", str(tmp_path / "cache"))
+    path, processor = written_records(tmp_path, orient=6), ragged_processor()
+    plain, first, second = (open_dataset(path, processor, sharing="branches") for _ in range(3))
+    first.prepare(check_images=False)
+    second.prepare(check_images=True)
+    assert first.tokens.folder == second.tokens.folder
+    assert second.tokens.slots.tolist() == [16, 16, 12, 8, 8, 16]
+    assert second.tokens.sizes.tokens.tolist() == [len(sample["input_ids"]) for sample in plain]
+    assert second.tokens.sizes.slots.tolist() == [16, 16, 20, 0, 8, 16]
+    for dataset in (first, second):
+        for sample, expected in zip(dataset, plain, strict=True):
+            assert sample.keys() == expected.keys()
+            assert (sample["input_ids"], sample["labels"]) == (expected["input_ids"], expected["labels"])
+            for name in ("pixel_values", "image_grids"):
+                assert name not in sample or torch.equal(sample[name], expected[name])
+    assert plain[2]["image_grids"].tolist() == [[2, 1], [1, 1]]
+    (unit,) = [[sample.get("image_grids") for sample in second[0, 1, 5]]]
+    assert (unit[0].tolist(), unit[1:]) == ([[1, 3]], [None, None])
+    assert second.cache_bytes() == 3 * 28 * 28 * (3 + 2 + 1)
+    other = open_dataset(path, ragged_processor(grids="up-to-2"), sharing="branches")
+    other.prepare(check_images=False)
+    assert (other.tokens.folder != first.tokens.folder, other.tokens.slots.tolist()) == (True, [12, 12, 12, 8, 8, 12])
+
+
+def test_tokens_on_one_grid_are_kept_as_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("MONKEY_CACHE", str(tmp_path / "cache"))
+    path = written_records(tmp_path)
+    dataset = open_dataset(path, small_processor())
+    dataset.prepare(check_images=False)
+    names = {file.name for file in dataset.tokens.folder.iterdir()}
+    assert names == {f"{name}.npy" for name in ("ids", "supervised", "ends", "shared", "prefix", "images")}
+    again = open_dataset(path, small_processor())
+    again.prepare(check_images=False)
+    assert [again.tokens.sample(number)["input_ids"].count(PAD) for number in range(6)] == [8, 8, 16, 0, 8, 8]
+
+
+def test_an_image_that_was_exchanged_for_one_of_another_shape_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MONKEY_CACHE", str(tmp_path / "cache"))
+    dataset = open_dataset(written_records(tmp_path), ragged_processor())
+    dataset.prepare(check_images=False)
+    picture(90, 30).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"train\.json\[4\]: .*small\.png has another size than when its tokens were"):
+        dataset[4]
+
+
+def test_packed_rows_with_shared_prefixes_have_the_loss_and_gradients_of_each_sample_alone(tmp_path):
+    processor = ragged_processor()
+    config = small_config()
+    config.grids = "up-to-4"
+    model = random_model(config).train()
+    dataset = open_dataset(written_records(tmp_path), processor, sharing="branches")
+    dataset.prepare(check_images=False)
+
+    def gradients(batches) -> tuple[float, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        total = 0.0
+        for batch in batches:
+            inputs = {name: tensor for name, tensor in batch.items() if name != "contents"}
+            inputs["pixel_values"] = processor.image_processor.normalised(batch["pixel_values"])
+            loss = model(**inputs, num_items_in_batch=1).loss
+            loss.backward()
+            total += loss.item()
+        return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    for module in model.modules():
+        if hasattr(module, "dropout"):
+            module.dropout = 0.0
+    units = [dataset[0, 1, 5], dataset[(2,)], dataset[(4,)]]
+    packed = PackedCollator(processor, 256)(units)
+    assert (packed["contents"].images, packed["contents"].windows) == (4, 3 + 2 + 1 + 1)
+    assert packed["image_grids"].tolist() == [[1, 3], [1, 2], [1, 1], [1, 1]]
+    padded = Collator(processor)([dataset[number] for number in (0, 2, 4)])
+    assert (padded["contents"].images, padded["contents"].windows) == (4, 7)
+    together, own = gradients([packed])
+    alone, each = gradients([Collator(processor)([dataset[number]]) for number in (0, 1, 5, 2, 4)])
+    assert together == pytest.approx(alone, rel=1e-5)
+    for name, gradient in own.items():
+        torch.testing.assert_close(gradient, each[name], rtol=1e-3, atol=1e-4 * float(each[name].abs().max()))
+
+
+# Engine
+
+
+def request_of(processor: MonkeyProcessor, images, text: str, limit: int = 6) -> Request:
+    ids = processor.encode(Conversation.from_question(images, text)).ids
+    canvases = [Canvas.of(processor.image_processor.canvas(image)) for image in images]
+    return Request(ids, canvases, Decoding(limit), limit, frozenset([processor.tokenizer.eod_id]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("in_step", [False, True])
+def test_the_engine_answers_about_images_of_any_shape_as_generate_does(in_step, monkeypatch):
+    processor, config = ragged_processor(), small_config()
+    config.grids = "up-to-4"
+    model = random_model(config)
+    wide, tall, small = picture(30, 90, 1), picture(80, 40, 2), picture(10, 10, 3)
+    asked = [([wide], " What? "), ([tall, wide], " Which? "), ([], " Hello "), ([wide], " Who? "), ([small], " And? ")]
+    requests = [request_of(processor, images, text) for images, text in asked]
+    limited = processor.limit_windows(2)
+    requests.append(request_of(limited, [wide], " What? "))
+    if in_step:
+        monkeypatch.setattr("monkey.engine.is_sharded", lambda model: True)
+    engine = Engine(model, processor, max_rows=4)
+    answers = engine.run_greedily(requests)
+    for number, ((images, text), answer) in enumerate(zip([*asked, ([wide], " What? ")], answers, strict=True)):
+        own = limited if number == len(asked) else processor
+        inputs = own(images=images or None, text=text, inert_text=True)
+        assert inputs["input_ids"][0].tolist() == requests[number].ids
+        expected = model.generate(**inputs, max_new_tokens=6, do_sample=False, min_new_tokens=1)
+        assert answer == expected[0, inputs["input_ids"].shape[1] :].tolist(), number
+    if not in_step:
+        # The wide image is encoded once on its own grid and once on fewer windows, and read once where it comes first.
+        assert (engine.stats.images, engine.stats.reused_tokens) == (4, 1 + processor.tokens_of((1, 3)))
+    assert len({tuple(answers[0]), tuple(answers[-1])}) == 2
+
+
+def test_a_canvas_of_other_windows_than_its_span_is_refused():
+    processor, config = ragged_processor(), small_config()
+    config.grids = "up-to-4"
+    engine = Engine(random_model(config), processor)
+    request = request_of(processor, [picture(30, 90)], "What?")
+    request.images = [Canvas.of(processor.image_processor.canvas(picture(10, 10)))]
+    with pytest.raises(ValueError, match=r"has 16 slots, but image 0 on grid=\(1, 1\) makes 8 tokens"):
+        engine.submit(request)
+
+
+def test_canvases_of_one_colour_and_other_shapes_are_told_apart():
+    one, other = (Canvas.of(np.zeros((3, *size), np.uint8)) for size in ((28, 56), (56, 28)))
+    assert one.digest != other.digest
