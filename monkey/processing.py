@@ -285,10 +285,14 @@ class MonkeyProcessor(ProcessorMixin):
         # Placeholders that are too many are counted, and told, by whoever asks.
         return itertools.chain(counts, itertools.repeat(self.image_tokens))
 
+    def moves_boxes(self, conversation: Conversation) -> bool:
+        """Return whether the text of a conversation is read otherwise for other sizes of its images."""
+        texts = (message.text for message in conversation.messages)
+        return self.image_processor.fit == "pad" and any("</box>" in text or "</quad>" in text for text in texts)
+
     def _with_boxes_on_canvases(self, conversation: Conversation, name: str | None) -> Conversation:
         """Return a conversation with its boxes, which are of the images, on the canvases; see `monkey.boxes`."""
-        texts = (message.text for message in conversation.messages)
-        if self.image_processor.fit == "stretch" or not any("</box>" in text or "</quad>" in text for text in texts):
+        if not self.moves_boxes(conversation):
             return conversation
         places = self._places(conversation.images, name, "where its boxes lie on the canvas depends on its size")
         return to_canvas(conversation, [place.share for place in places])

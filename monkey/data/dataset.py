@@ -362,6 +362,7 @@ class ConversationDataset(Dataset):
             lengths=[self.max_length, self.processor.max_positions],
             is_joined=self.sharing == "turns",
             **(shapes if images.is_ragged else {}),
+            **({"fit": images.fit} if images.fit != "stretch" else {}),
         )
         return cache_folder() / "tokens" / name
 
@@ -414,7 +415,8 @@ class _PartReader:
             for arrays, array in zip((ids, supervised, slots), tokens, strict=True):
                 arrays.append(array)
             rows.append(row)
-            is_lasting &= not record.reads_sizes
+            moves_boxes = self.dataset.processor.moves_boxes(record.conversation)
+            is_lasting &= not (record.reads_sizes or moves_boxes)
         rows = np.array(rows, np.int64).reshape(-1, 4)
         return _Part(*map(np.concatenate, (ids, supervised, slots)), rows, is_lasting, bad)
 
