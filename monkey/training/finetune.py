@@ -46,7 +46,6 @@ from monkey.training.memory import (
     plan,
     plan_table,
     settings_of_flags,
-    step_size,
 )
 from monkey.training.meter import Meter, StepFlops, count_flops, device_peak
 from monkey.training.model_card import run_record, write_loss_curve, write_model_card, write_record
@@ -315,11 +314,13 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
         sizes, rows, budget = batches.sizes, batches.epoch(0, flags.training.process_index), batches.settings.budget
         images = max(sum(sizes.unit_images(unit) for unit in row) for row in rows)
         supervised = max(int(sum(sizes.supervised[list(unit)].sum() for unit in row)) for row in rows)
-        changes |= {"batch_size": 0, "pack_tokens": budget, "largest_step": StepSize(images, 1, budget, supervised)}
+        largest = StepSize(images, 1, budget, supervised)
         if config.is_ragged:
-            # The data's own rows are not known by windows, so it is the row that could have most views.
-            could_be = step_size(config, settings_of_flags(flags.resolved(), **{**changes, "largest_step": None}))
-            changes["largest_step"] = replace(could_be, supervised=max(supervised, 1))
+            fullest = max(rows, key=lambda row: sum(map(sizes.unit_slots, row)))
+            images = sum(map(sizes.unit_images, fullest))
+            views = sum(map(sizes.unit_slots, fullest)) // config.vision_config.num_queries
+            largest = replace(largest, images=images, windows=views - images * config.global_view)
+        changes |= {"batch_size": 0, "pack_tokens": budget, "largest_step": largest}
     memory = plan(config, settings_of_flags(flags.resolved(), **changes))
     sentence = describe_misfit(memory, room)
     if sentence is not None and memory.sums > room * 2**30 and not flags.run.ignore_memory_plan:
