@@ -13,6 +13,7 @@ views a second of one on a single grid, forwards, and `ragged_train_rate` forwar
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ def train_step(encode, pixels, parameters) -> None:
     encode(pixels).float().square().mean().backward()
 
 
-def main(argv: list[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__)
     parser.add_argument("--width", type=int, default=416)
     parser.add_argument("--layers", type=int, default=6)
@@ -75,7 +76,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output-width", type=int, default=512)
     parser.add_argument("--grid", type=int, nargs=2, default=(2, 2), metavar=("ROWS", "COLUMNS"))
     parser.add_argument("--images", type=int, default=1)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser().parse_args(argv)
     if options.quick:
         options.layers, options.repeats = min(options.layers, 2), min(options.repeats, 3)
 

@@ -18,19 +18,24 @@ import torch
 from PIL import Image
 
 import evaluate_vqa
+from benchmarks import vision
 from eval.backends import Request
 from eval.model_backend import ModelBackend
 from eval.tables import notes
 from eval.tasks import PromptForm, select_tasks
+from finetune_multitask import main as finetune_main
 from monkey import cli, configuration
 from monkey.boxes import WHOLE, BoxStream, located, to_canvas, to_image
 from monkey.cli import grid_set
 from monkey.configuration import MonkeyConfig, expand_grids
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
+from monkey.data.dataset import ConversationDataset
 from monkey.data.documents.sets import Settings, draw, write_set
+from monkey.data.mixture import open_records
 from monkey.data.records import read_questions
 from monkey.decoding import Decoding
+from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.reply import Detokenizer
 from monkey.serving.attention_maps import draw_heat, draw_views, read_image
@@ -40,10 +45,13 @@ from monkey.serving.session import Answerer
 from monkey.tokenization import QwenTokenizer
 from monkey.training.arguments import parse_flags
 from monkey.training.memory import PlanSettings, StepSize, plan, step_size
-from scripts import plan_memory, show_views
+from scripts import plan_memory, resolution_study, show_views
+from scripts.set_grid import main as set_grid_main
+from scripts.set_grid import set_grid
 from tests.conftest import random_model, tiny_config
 from tests.running_server import data_uri
 from tests.small_processor import CHECKPOINT, END, small_config, small_processor
+from tests.training_start import conversation, train, with_records, words_of
 
 HALF_WIDTH, QUARTER_HEIGHT = (0.5, 1.0), (1.0, 0.25)
 
@@ -502,3 +510,101 @@ class TestEvaluation:
         ]
         assert evaluate_vqa.main([*words, "--dataset", str(folder / "asked.jsonl"), "--metric", "anls"]) == 2
         assert "max_windows=2: all images lie on one grid" in capsys.readouterr().err
+
+
+class TestTraining:
+    SHAPES = ("--grids", "up-to-4", "--fit", "pad")
+    SAVE = ("--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1", "--report_to", "none")
+
+    @pytest.fixture(scope="class")
+    def trained(self, start, tmp_path_factory):
+        return train(start, tmp_path_factory.mktemp("shapes") / "run", *self.SHAPES, *self.SAVE)
+
+    def test_a_checkpoint_keeps_the_shapes_that_it_was_trained_with(self, trained):
+        config = MonkeyConfig.from_pretrained(trained)
+        assert (config.grids, config.fit, config.grid) == ("up-to-4", "pad", (2, 2))
+        assert MonkeyProcessor.from_pretrained(trained).image_processor.fit == "pad"
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (("--grids", "up-to-4"), "was trained with fit=pad, and this run would go on with fit=stretch"),
+            (("--fit", "pad"), "was trained with grids=up-to-4, and this run would go on with grids=None"),
+        ],
+    )
+    def test_a_run_goes_on_only_with_its_own_shapes(self, start, trained, tmp_path, capsys, words, sentence):
+        resume = ("--resume_from_checkpoint", str(trained / "checkpoint-1"), "--max_steps", "2")
+        assert finetune_main([*words_of(start, tmp_path / "out", *self.SAVE, *resume, *words)]) == 2
+        assert sentence in capsys.readouterr().err
+
+    def test_an_adapter_opens_its_base_with_them(self, start, tmp_path):
+        base = set_grid(start.base, tmp_path / "base", (2, 2), grids=[(1, 2), (2, 1)], fit="pad")
+        own = SimpleNamespace(base=base, data=start.data)
+        folder = train(own, tmp_path / "run", "--recipe", "lora-llm", "--max_steps", "1") / "adapter"
+        record = json.loads((folder / "base.json").read_text())
+        assert (record["grids"], record["fit"]) == ([[1, 2], [2, 1]], "pad")
+        config = MonkeyForConditionalGeneration.from_pretrained(folder).config
+        assert (config.allowed_grids, config.fit) == (((1, 2), (2, 1)), "pad")
+
+    def test_tokens_of_boxes_on_padded_images_are_not_kept_for_other_runs(self, start, tmp_path):
+        own = with_records(start, tmp_path, conversation("<img>0.png</img> Where?", "<box>(0,0),(1000,1000)</box>"))
+        for fit, is_kept in (("stretch", True), ("pad", False)):
+            processor = MonkeyProcessor.from_pretrained(start.base, fit=fit)
+            dataset = ConversationDataset(open_records(own.data), processor, 2048)
+            dataset.prepare(check_images=False)
+            assert (dataset.tokens.folder is not None) == is_kept
+            # 40×30 on a square canvas: three quarters of its height.
+            bottom = {"stretch": "1000", "pad": "750"}[fit]
+            answer = processor.tokenizer.decode([label for label in dataset[0]["labels"] if label != UNSUPERVISED])
+            assert answer.startswith(f"<box>(0,0),(1000,{bottom})</box>")
+
+    def test_a_set_of_which_no_image_fits_a_sample_is_refused(self, start, tmp_path, capsys):
+        words = words_of(start, tmp_path / "out", "--grids", "2x2,1x4", "--model_max_length", "19")
+        assert finetune_main(words) == 2
+        assert "--grids 2x2,1x4 makes at least 20 tokens of a picture" in capsys.readouterr().err
+
+
+class TestSetGrid:
+    def test_the_program_writes_both_and_says_what_an_image_costs(self, start, tmp_path, capsys):
+        words = [str(start.base), str(tmp_path / "mine"), "--grid", "2,2", "--grids", "up-to-6", "--fit", "pad"]
+        assert set_grid_main(words) == 0
+        assert "14 grids, 8 to 28 tokens an image" in capsys.readouterr().out
+        config = MonkeyConfig.from_pretrained(tmp_path / "mine")
+        assert (config.grids, config.fit, config.num_adapters) == ("up-to-6", "pad", 4)
+
+    def test_one_grid_leaves_files_as_they_were(self, start, tmp_path):
+        set_grid(start.base, tmp_path / "same", (2, 2))
+        for name in ("config.json", "processor_config.json"):
+            assert not {"grids", "fit"} & set(json.loads((tmp_path / "same" / name).read_text()))
+
+
+class TestStudy:
+    def test_arms_about_shapes_have_their_own_documents_and_grids(self, tmp_path, monkeypatch):
+        commands = []
+        monkeypatch.setattr(resolution_study, "run", lambda _, *words: commands.append([str(word) for word in words]))
+        for name in ("train", "evaluate"):
+            monkeypatch.setattr(resolution_study, name, lambda *_, **__: None)
+        monkeypatch.setattr(resolution_study, "scores_of", lambda *_: {"1": (1.0, 9, "a"), "2": (0.5, 9, "b")})
+        arms = ("own-adapters", "oblong", "oblong-any-grid", "oblong-padded")
+        words = ["--output", str(tmp_path / "study"), "--arms", *arms, "--quick"]
+        assert resolution_study.main(words) == 0
+        drawn = [words for words in commands if "monkey.data.documents" in words]
+        assert ["--ratios" in words for words in drawn] == [False, True]
+        started = {Path(words[2]).parent.name: words for words in commands if "scripts/set_grid.py" in words}
+        assert {name: words[words.index("--grids") + 1] for name, words in started.items() if "--grids" in words} == {
+            "oblong-any-grid-0": "up-to-6"
+        }
+        assert [name for name, words in started.items() if "--fit" in words] == ["oblong-padded-0"]
+        found = (tmp_path / "study" / "differences.md").read_text()
+        assert "any grid, against 2×2" in found
+        assert "padded, against stretched" in found
+
+
+def test_a_ragged_batch_is_measured_beside_a_fixed_one(monkeypatch):
+    small = ["--width", "32", "--layers", "1", "--heads", "2", "--output-width", "128", "--repeats", "1"]
+    options = vision.parser().parse_args([*small, "--device", "cpu"])
+    monkeypatch.setattr(vision, "RAGGED", ((1, 2), (1, 1)))
+    ratios: dict[str, float] = {}
+    vision.beside_fixed(options, ratios)
+    assert set(ratios) == {"ragged_rate", "ragged_train_rate"}
+    assert all(rate > 0 for rate in ratios.values())
