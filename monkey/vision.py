@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -123,6 +124,33 @@ def sincos_positions(side: int, width: int) -> torch.Tensor:
     return torch.cat([column, row], dim=1)
 
 
+class _AddProducts(torch.autograd.Function):
+    """Add low [V', N, r] · up [sets, r, out] to the first V' of output [V, N, out], in place, set by set.
+
+    What autograd does by itself for slices that are changed in place copies the whole gradient once for every set.
+    """
+
+    @staticmethod
+    def forward(ctx, output: torch.Tensor, low: torch.Tensor, up: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(low, up)
+        ctx.counts = list(counts)
+        own = output[: len(low)].split(ctx.counts)
+        for part, low_of_set, up_of_set in zip(own, low.split(ctx.counts), up, strict=True):
+            part.flatten(0, 1).addmm_(low_of_set.flatten(0, 1), up_of_set)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor):
+        low, up = ctx.saved_tensors
+        own = gradient[: len(low)].split(ctx.counts)
+        of_low = torch.cat([part @ up_of_set.T for part, up_of_set in zip(own, up, strict=True)])
+        parts = zip(low.split(ctx.counts), own, strict=True)
+        of_up = torch.stack([low_of_set.flatten(0, 1).T @ part.flatten(0, 1) for low_of_set, part in parts])
+        return gradient, of_low, of_up, None
+
+
 class WindowAdapter(nn.Module):
     """Low-rank adapters, one set a window: `scale_w · up_w(down_w(dropout(x_w)))` by two batched products.
 
@@ -155,13 +183,9 @@ class WindowAdapter(nn.Module):
             product = low.to(output.dtype), up.to(output.dtype)
             output[:total].unflatten(0, (len(counts), -1)).flatten(1, 2).baddbmm_(*product)
             return output
-        start = 0
-        for down, up_of_set, count in zip(self.down, up, counts, strict=True):
-            own = slice(start, start + count)
-            low = low_rank[own].flatten(0, 1) @ down.T
-            output[own].flatten(0, 1).addmm_(low.to(output.dtype), up_of_set.to(output.dtype))
-            start += count
-        return output
+        parts = zip(low_rank.split(list(counts)), self.down, strict=True)
+        low = torch.cat([own @ down.T for own, down in parts])
+        return _AddProducts.apply(output, low.to(output.dtype), up.to(output.dtype), counts)
 
     def reset_parameters(self) -> None:
         """Kaiming-uniform `down`, zero `up`, unit scale: a new adapter changes nothing."""

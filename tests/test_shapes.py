@@ -7,12 +7,14 @@ import json
 import math
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageFile
 
+from monkey.checkpoint_files import BASE_FILE, check_base, read_base_record, record_base
 from monkey.configuration import MonkeyConfig, published_config
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
@@ -22,11 +24,13 @@ from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
 from monkey.image_processing import MonkeyImageProcessor, choose_grid
 from monkey.images import image_size, open_image
-from monkey.modeling import image_slots
+from monkey.modeling import MonkeyForConditionalGeneration, image_slots
 from monkey.processing import MonkeyProcessor, TooLong, span_lengths
 from monkey.tokenization import QwenTokenizer
+from monkey.training.trainer import MonkeyTrainer
 from tests.conftest import left_padded, random_model, tiny_config
 from tests.small_processor import CHECKPOINT, END, PAD, START, small_config, small_processor
+from tests.training_start import PACKED, log, train
 
 SIDE = 448
 
@@ -747,3 +751,56 @@ def test_a_canvas_of_other_windows_than_its_span_is_refused():
 def test_canvases_of_one_colour_and_other_shapes_are_told_apart():
     one, other = (Canvas.of(np.zeros((3, *size), np.uint8)) for size in ((28, 56), (56, 28)))
     assert one.digest != other.digest
+
+
+# Runs and folders
+
+
+@pytest.fixture(scope="module")
+def ragged_base(tmp_path_factory) -> SimpleNamespace:
+    """A tiny 2×2 checkpoint on any grid of four windows, padded, and records."""
+    folder = tmp_path_factory.mktemp("ragged")
+    config = small_config(grid=(2, 2))
+    random_model(config).save_pretrained(folder / "fixed")
+    MonkeyProcessor.from_config(config, QwenTokenizer(CHECKPOINT / "qwen.tiktoken")).save_pretrained(folder / "fixed")
+    layout = {"grids": "up-to-4", "fit": "pad"}
+    MonkeyForConditionalGeneration.from_pretrained(folder / "fixed", **layout).save_pretrained(folder / "base")
+    MonkeyProcessor.from_pretrained(folder / "fixed", **layout).save_pretrained(folder / "base")
+    return SimpleNamespace(folder=folder, base=folder / "base", data=written_records(folder))
+
+
+@pytest.mark.parametrize("rows", [PACKED, ("--packing", "False")], ids=["packed", "padded"])
+def test_a_run_trains_on_images_of_any_shape_and_its_checkpoint_opens(ragged_base, tmp_path, rows):
+    train(ragged_base, tmp_path / "run", "--recipe", "full-llm", *rows)
+    logged = [entry for entry in log(tmp_path / "run") if "loss" in entry]
+    assert all(math.isfinite(entry["loss"]) and entry["windows_per_second"] > 0 for entry in logged)
+    model = MonkeyForConditionalGeneration.from_pretrained(tmp_path / "run").eval()
+    processor = MonkeyProcessor.from_pretrained(tmp_path / "run")
+    assert (model.config.grids, model.config.fit, processor.image_processor.fit) == ("up-to-4", "pad", "pad")
+    inputs = processor(text=" What? ", images=ragged_base.folder / "wide.png", inert_text=True)
+    assert inputs["image_grids"].tolist() == [[1, 3]]
+    assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
+
+
+def test_a_process_without_an_image_encodes_a_blank_window(ragged_base):
+    processor = MonkeyProcessor.from_pretrained(ragged_base.base)
+    trainer = MonkeyTrainer.__new__(MonkeyTrainer)
+    trainer.processing_class = processor
+    trainer.args = SimpleNamespace(world_size=2, device=torch.device("cpu"), past_index=-1)
+    trainer.is_deepspeed_enabled = False
+    inputs = trainer._prepare_inputs({"input_ids": torch.tensor([[1, 2]])})
+    assert inputs["blank_pixel_values"].shape == (1, 3, 28, 28)
+    model = MonkeyForConditionalGeneration.from_pretrained(ragged_base.base).train()
+    assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_an_adapter_remembers_the_grids_that_it_was_trained_on(ragged_base, tmp_path):
+    config = MonkeyConfig.from_pretrained(ragged_base.base)
+    record = record_base(ragged_base.base, config)
+    (tmp_path / BASE_FILE).write_text(json.dumps(record.content))
+    assert read_base_record(tmp_path) == record
+    assert record.layout["grids"] == "up-to-4"
+    fixed = record_base(ragged_base.folder / "fixed", MonkeyConfig.from_pretrained(ragged_base.folder / "fixed"))
+    assert not {"grids", "fit"} & set(fixed.content)
+    with pytest.raises(ValueError, match=r"is an adapter for .*grids='up-to-4', fit='pad', and .* was opened with"):
+        check_base(tmp_path, record, fixed)
