@@ -272,6 +272,8 @@ class MonkeyConfig(PreTrainedConfig):
         self.grid = check_grid(self.grid)
         if self.grids is not None:
             expand_grids(self.grids)
+            # As JSON gives them back, so that a set is the same before and after it was written.
+            self.grids = self.grids if isinstance(self.grids, str) else [list(grid) for grid in self.grids]
         check_fit(self.fit)
         if self.tie_word_embeddings or self.text_config.tie_word_embeddings:
             raise ValueError("tie_word_embeddings=True: the published layout has a head of its own; leave it False")
