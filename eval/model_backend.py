@@ -233,8 +233,7 @@ class ModelBackend:
 
 def _shapes(config: MonkeyConfig, images: MonkeyImageProcessor) -> dict[str, Any]:
     """Settings about the shapes of images, where they are not the published ones; they are part of answers' keys."""
-    grids = config.grids if isinstance(config.grids, str | None) else [list(grid) for grid in config.grids]
-    settings = {"grids": grids, "fit": config.fit, "max_windows": images.max_windows}
+    settings = {"grids": config.grids, "fit": config.fit, "max_windows": images.max_windows}
     usual = {"grids": None, "fit": "stretch", "max_windows": None}
     return {name: value for name, value in settings.items() if value != usual[name]}
 

@@ -35,14 +35,13 @@ def whole_number(least: int) -> Callable[[str], int]:
     return read
 
 
-def grid_set(text: str) -> str | list[tuple[int, int]]:
-    """Return the grids that a flag names: `up-to-6` as it is, `1x2,2x1,2x2` as pairs of rows and columns."""
+def grid_set(text: str) -> str | list[list[int]]:
+    """Return the grids that a flag names: `up-to-6` as it is, `1x2,2x1,2x2` as lists of rows and columns."""
     text = text.strip()
     if re.fullmatch(r"up-to-[1-9]\d*", text):
         return text
     if re.fullmatch(r"[1-9]\d*x[1-9]\d*(?:\s*,\s*[1-9]\d*x[1-9]\d*)*", text):
-        pairs = (grid.split("x") for grid in text.split(","))
-        return [(int(rows), int(columns)) for rows, columns in pairs]
+        return [list(map(int, grid.split("x"))) for grid in text.split(",")]
     raise argparse.ArgumentTypeError(
         f"{text} is no set of grids; write up-to-6 for all of at most six windows, or a list such as 1x2,2x1,2x2"
     )
