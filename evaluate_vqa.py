@@ -35,7 +35,7 @@ from eval.run import RunSettings, run
 from eval.run_folder import TIMING, incompleteness, is_complete
 from eval.tables import notes, table_row, text_table
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks, task_list, task_sheet
-from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, run_program, whole_number
+from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, add_shape_flags, run_program, whole_number
 from monkey.completions_client import KEY_VARIABLE, checked_url
 from monkey.files import refuse_missing
 from monkey.prompts import AS_TRAINED
@@ -80,13 +80,16 @@ def _open_model(options: argparse.Namespace, _: Sequence[Task]) -> Opener:
     from eval.model_backend import ModelBackend, check_checkpoint, choose_device
 
     device = device_of_process(choose_device(options.device), os.environ)
+    layout = {name: getattr(options, name) for name in ("grid", "grids", "fit", "max_windows")}
     if is_ours(options.checkpoint):
         check_checkpoint(options.checkpoint)
         return lambda: ModelBackend(
-            options.checkpoint, device, options.dtype, options.grid, options.num_workers, options.seed
+            options.checkpoint, device, options.dtype, num_workers=options.num_workers, seed=options.seed, **layout
         )
-    if options.grid is not None:
-        raise ValueError(f"--grid is of Monkey's windows, and {options.checkpoint} is another model; leave it out")
+    for name, value in layout.items():
+        if value is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} is of Monkey's windows, and {options.checkpoint} is another model; leave it out")
     return lambda: ChatBackend(options.checkpoint, device, options.dtype, options.num_workers, options.seed)
 
 
@@ -129,7 +132,7 @@ BACKENDS: Mapping[str, Callable[[argparse.Namespace, Sequence[Task]], Opener]] =
 FLAGS_OF_ONE: Mapping[str, str] = {
     **dict.fromkeys(("base_url", "served_model", "api_key_variable", "concurrency", "timeout"), "openai"),
     "predictions": "replay",
-    **dict.fromkeys(("device", "dtype", "grid"), "hf"),
+    **dict.fromkeys(("device", "dtype", "grid", "grids", "fit", "max_windows"), "hf"),
 }
 """Flags that only one backend reads, by their names in the parsed options."""
 
@@ -175,6 +178,8 @@ def arguments() -> argparse.ArgumentParser:
     model.add_argument("--device", help="cpu, cuda, cuda:N (a GPU where there is one)")
     model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on a GPU, else float32)")
     model.add_argument("--grid", type=grid, metavar="ROWS,COLUMNS", help="windows (those of the checkpoint)")
+    add_shape_flags(model)
+    model.add_argument("--max-windows", type=whole_number(1), metavar="N", help="leave out grids of more windows")
     server = parser.add_argument_group("--backend openai")
     server.add_argument("--base-url", metavar="URL", help="address of the server, for example http://localhost:8000/v1")
     server.add_argument("--served-model", metavar="NAME", help="the model's name there (the only one that it lists)")

@@ -16,13 +16,15 @@ sides. Dropout is off on both sides, so that losses and gradient norms can be, a
 run before it reports anything.
 
 Ratios: `step_speedup_K` baseline / ours in time with K questions per image; `memory_ratio_K` ours / baseline in bytes
-at the peak of a step, weights and optimiser's state included, and `memory_ratio` the largest of them. Figures:
+at the peak of a step, weights and optimiser's state included, and `memory_ratio` the largest of them; `ragged_rate`
+views (windows and global views) a second in our steps with images on several grids, over the same on one. Figures:
 samples/s, GiB, tokens read in the decoder and the part of them that is no padding, and `seconds_after`: forward and
 backward with the fewest questions, in the published order and after each of our changes, one run each.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,8 +37,10 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.measure import arguments, compare, peak_bytes, report, seconds
 from benchmarks.published import PublishedMonkey
 from benchmarks.random_weights import made_on
+from benchmarks.vision import RAGGED
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
+from monkey.configuration import Grid
 from monkey.data.packing import RowSettings, SampleSizes, fill_rate, packed_batch, rows_of, units_of
 from monkey.processing import UNSUPERVISED
 from monkey.training.recipes import RECIPES, apply_recipe
@@ -65,10 +69,11 @@ class PublishedStep(PublishedMonkey):
         return checkpoint(super().decoder_block, hidden, *rest, use_reentrant=False)
 
 
-def configuration(options) -> MonkeyConfig:
+def configuration(options, grids: Sequence[Grid] | None = None) -> MonkeyConfig:
     """Sizes of the flags, without dropout."""
     return MonkeyConfig(
         grid=tuple(options.grid),
+        grids=None if grids is None else [list(grid) for grid in grids],
         vision_config={
             "hidden_size": options.vision_width,
             "num_hidden_layers": options.vision_layers,
@@ -107,18 +112,24 @@ def build(config: MonkeyConfig, options) -> MonkeyForConditionalGeneration:
     return model
 
 
-def draw(options, config: MonkeyConfig, questions: int) -> list[list[dict[str, Any]]]:
-    """Pictures with so many questions each: units of samples."""
+def draw(options, config: MonkeyConfig, questions: int, grids: Sequence[Grid] = ()) -> list[list[dict[str, Any]]]:
+    """Pictures with so many questions each: units of samples.
+
+    Args:
+        grids: of the pictures; `--images` of them on the model's grid where there are none.
+    """
     generator = torch.Generator().manual_seed(options.seed + questions)
 
     def ids(count: int) -> list[int]:
         return torch.randint(1, config.eod_id, (count,), generator=generator).tolist()
 
-    span = [config.image_start_id, *[config.image_pad_id] * config.image_tokens, config.image_end_id]
     fewest, most = TEXT_TOKENS
     units = []
-    for image in range(options.images):
+    for image, grid in enumerate(grids or [config.grid] * options.images):
+        span = [config.image_start_id, *[config.image_pad_id] * config.tokens_of(grid), config.image_end_id]
         pixels = torch.randn(1, 3, *config.canvas_size, generator=generator)
+        if config.is_ragged:
+            pixels = torch.randn(math.prod(grid), 3, config.window_size, config.window_size, generator=generator)
         unit = []
         for number in range(questions):
             length = int(torch.randint(fewest, most + 1, (1,), generator=generator))
@@ -130,6 +141,8 @@ def draw(options, config: MonkeyConfig, questions: int) -> list[list[dict[str, A
                 "shared": len(span),
                 "pixel_values": pixels.to(options.device, getattr(torch, options.dtype)),
             }
+            if config.is_ragged:
+                sample["image_grids"] = torch.tensor([grid])
             unit.append(sample)
         units.append(unit)
     return units
@@ -153,7 +166,8 @@ def packed_rows(units: Sequence[Sequence[dict]], options, keep_contents: bool = 
         members = []
         for unit in row:
             first, *others = (samples[index] for index in unit)
-            members.append([first, *({k: v for k, v in one.items() if k != "pixel_values"} for one in others)])
+            images = ("pixel_values", "image_grids")
+            members.append([first, *({k: v for k, v in one.items() if k not in images} for one in others)])
         batch = packed_batch(members, options.pack_tokens, filler_id=0)
         contents = batch.pop("contents")
         batches.append({name: tensor.to(options.device) for name, tensor in batch.items()})
@@ -256,8 +270,8 @@ def published_copy(model: MonkeyForConditionalGeneration) -> PublishedStep:
     )
 
 
-def beside_published(options) -> None:
-    """Both sides at every number of questions."""
+def beside_published(options) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return ratios and figures of both sides at every number of questions."""
     config = configuration(options)
     model = build(config, options)
     baseline = published_copy(model)
@@ -305,7 +319,30 @@ def beside_published(options) -> None:
             figures["seconds_after"] = _seconds_after(changes, (*ours.trained, *theirs.trained), options.device)
             print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in figures["seconds_after"].items()))
     ratios["memory_ratio"] = max(ratios[f"memory_ratio_{questions}"] for questions in options.questions)
-    report("training", ratios, vars(options), figures)
+    return ratios, figures
+
+
+def beside_fixed(options) -> float:
+    """Rate of views in steps over pictures on several grids, beside as many on the one grid, a question each."""
+    sides, views = [], []
+    for grids in (None, RAGGED):
+        config = configuration(options, grids)
+        model = build(config, options)
+        own = RAGGED if grids else [config.grid] * len(RAGGED)
+        units = draw(options, config, 1, own)
+        rows, _ = packed_rows(units, options)
+        side = Side(list(model.parameters()))
+        side.passes = partial(our_passes, model, rows, sum(supervised(sample) for (sample,) in units))
+        sides.append(side)
+        views.append(sum(map(config.tokens_of, own)) // config.vision_config.num_queries)
+    (fixed, ragged), (fixed_views, ragged_views) = sides, views
+    seconds_of_fixed, seconds_of_ragged, ratio = compare(fixed.step, ragged.step, options.repeats, options.device)
+    print(
+        f"{len(RAGGED)} pictures on one grid {fixed_views / seconds_of_fixed:.3f} views/s, on several "
+        f"{ragged_views / seconds_of_ragged:.3f}",
+        flush=True,
+    )
+    return ratio * ragged_views / fixed_views
 
 
 def _rates(samples_a_second: float, peak: int, read: int, tokens: int) -> dict[str, float]:
@@ -367,7 +404,10 @@ def parse(argv: list[str] | None) -> Any:
 
 
 def main(argv: list[str] | None = None) -> int:
-    beside_published(parse(argv))
+    options = parse(argv)
+    ratios, figures = beside_published(options)
+    ratios["ragged_rate"] = beside_fixed(options)
+    report("training", ratios, vars(options), figures)
     return 0
 
 

@@ -7,12 +7,17 @@
 The baseline encodes window after window, materialises attention and multiplies each adapter apart. Ratios:
 `vision_speedup` baseline / ours in time of a forward pass; `vision_memory_ratio` ours / baseline in peak bytes of a
 forward and backward pass (activations and gradients, not the weights); `matmul_fraction` our share of the machine's
-matrix-product rate, measured in the same run.
+matrix-product rate, measured in the same run; `ragged_rate` views a second of a batch of images on several grids, over
+views a second of one on a single grid, forwards, and `ragged_train_rate` forwards and backwards.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,12 +29,16 @@ from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
 from monkey.vision import WindowAdapter
 
+RAGGED = ((1, 2), (2, 2), (3, 1), (2, 3))
+"""Grids of a ragged batch: oblong both ways, square, and large, with 19 views; four images on 2×2 windows have 20."""
 
-def build(options) -> MonkeyForConditionalGeneration:
+
+def build(options, grids: Sequence[tuple[int, int]] | None = None) -> MonkeyForConditionalGeneration:
     """A model with random weights whose adapters matter; its decoder is as small as can be."""
     torch.manual_seed(options.seed)
     config = MonkeyConfig(
         grid=tuple(options.grid),
+        grids=None if grids is None else [list(grid) for grid in grids],
         vision_config={
             "hidden_size": options.width,
             "num_hidden_layers": options.layers,
@@ -59,7 +68,7 @@ def train_step(encode, pixels, parameters) -> None:
     encode(pixels).float().square().mean().backward()
 
 
-def main(argv: list[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__)
     parser.add_argument("--width", type=int, default=416)
     parser.add_argument("--layers", type=int, default=6)
@@ -67,7 +76,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output-width", type=int, default=512)
     parser.add_argument("--grid", type=int, nargs=2, default=(2, 2), metavar=("ROWS", "COLUMNS"))
     parser.add_argument("--images", type=int, default=1)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser().parse_args(argv)
     if options.quick:
         options.layers, options.repeats = min(options.layers, 2), min(options.repeats, 3)
 
@@ -101,8 +114,32 @@ def main(argv: list[str] | None = None) -> int:
     ours_peak = peak_bytes(lambda: train_step(visual, pixels, visual.parameters()), options.device)
     ratios["vision_memory_ratio"] = ours_peak / theirs_peak
     print(f"forward and backward: published order {theirs_peak / 2**20:.0f} MiB, ours {ours_peak / 2**20:.0f} MiB")
+    beside_fixed(options, ratios)
     report("vision", ratios, vars(options))
     return 0
+
+
+def beside_fixed(options, ratios: dict[str, float]) -> None:
+    """A batch of images on several grids beside one of as many on the one grid, per view."""
+    fixed, ragged = build(options).model.visual, build(options, RAGGED).model.visual
+    config, own = ragged.config, RAGGED * options.images
+    windows = torch.randn(sum(map(math.prod, own)), 3, config.window_size, config.window_size, device=options.device)
+    canvases = torch.randn(len(own), 3, *config.canvas_size, device=options.device)
+    tokens = len(own) * config.image_tokens, sum(map(config.tokens_of, own))
+    views = [count // config.vision_config.num_queries for count in tokens]
+
+    def rate(run_fixed: Callable[[], object], run_ragged: Callable[[], object]) -> float:
+        fixed_seconds, ragged_seconds, ratio = compare(run_fixed, run_ragged, options.repeats, options.device)
+        print(f"  {views[0] / fixed_seconds:.2f} views/s on one grid, {views[1] / ragged_seconds:.2f} on several")
+        return ratio * views[1] / views[0]
+
+    print(f"{len(own)} images on one grid, {views[0]} views, beside {len(own)} on several, {views[1]} views:")
+    with torch.no_grad():
+        ratios["ragged_rate"] = rate(partial(fixed, canvases), partial(ragged, windows, own))
+    ratios["ragged_train_rate"] = rate(
+        partial(train_step, fixed, canvases, list(fixed.parameters())),
+        partial(train_step, partial(ragged, grids=own), windows, list(ragged.parameters())),
+    )
 
 
 def _half_precision(model, pixels, full_seconds: float, ratios: dict[str, float]) -> None:

@@ -119,7 +119,8 @@ class Backend(Protocol):
 
     A backend may have `work`, figures that only grow (`vision_seconds`, `prefill_tokens`, …): a run records by how
     much they grew, and those named `peak_…` as they are. One that reads answers from a file may have
-    `foreign_answers(task, ids, count)`: the ids there that are not among the `ids` of the task's `count` questions.
+    `foreign_answers(task, ids, count)`: the ids there that are not among the `ids` of the task's `count` questions. One
+    whose images differ in shape may have `image_grids(images)`: rows and columns of the windows of each.
 
     `torch.OutOfMemoryError` from `generate_answers` makes a run go on with smaller batches.
     """

@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,14 @@ from transformers import GenerationConfig
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
-from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
+from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor, MonkeyProcessor
+from monkey.boxes import WHOLE, Share
 from monkey.checkpoint_files import checkpoint_fingerprint, weight_files
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
 from monkey.files import base_of, checkpoint_file, required_file
+from monkey.reply import Detokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -73,7 +76,7 @@ def prepare(processor: MonkeyProcessor, end_id: int, requests: Sequence[Request]
             ids = processor.encode(request.conversation).ids
             for path in request.images:
                 if path not in canvases:
-                    canvases[path] = Canvas(os.fsencode(path), processor.image_processor.canvas(path))
+                    canvases[path] = Canvas.read(path, processor.image_processor, os.fsencode(path))
         except (OSError, ValueError) as error:
             failures.append(Failure(request.row, f"{request.question.source}: {error}"))
             continue
@@ -93,6 +96,8 @@ class ModelBackend:
         dtype: a name of DTYPES; None takes bfloat16 on a GPU that has it and float32 elsewhere.
         grid: (rows, columns) of windows, None for the checkpoint's own. A PEFT adapter has only the one it has.
         num_workers: processes that decode images ahead; 0 decodes in this one.
+        grids, fit: the grids that images may take, and how they are put on them; None for the checkpoint's own.
+        max_windows: leaves out grids of more windows.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint does not open, a GPU is asked for and there is none, or a grid
@@ -109,18 +114,30 @@ class ModelBackend:
         grid: tuple[int, int] | None = None,
         num_workers: int = 2,
         seed: int = 3407,
+        *,
+        grids: str | Sequence[tuple[int, int]] | None = None,
+        fit: str | None = None,
+        max_windows: int | None = None,
     ):
+        layout = {"grid": grid, "grids": grids, "fit": fit}
         if grid is not None and base_of(checkpoint) is not None:
             raise ValueError(
                 f"--grid {','.join(map(str, grid))}: {checkpoint} is an adapter, trained for one grid; leave --grid "
                 "out, or name the merged checkpoint"
             )
+        if (grids is not None or fit is not None) and base_of(checkpoint) is not None:
+            raise ValueError(
+                f"--grids and --fit: {checkpoint} is an adapter, trained with what it has of both; leave them out, or "
+                "name the merged checkpoint"
+            )
         torch.manual_seed(seed)
         device = choose_device(device)
         dtype = choose_dtype(dtype, device)
         fingerprint = checkpoint_fingerprint(checkpoint, sampled=False)
-        processor = MonkeyProcessor.from_pretrained(checkpoint, grid=grid)
-        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, grid=grid, dtype=DTYPES[dtype])
+        processor = MonkeyProcessor.from_pretrained(checkpoint, **layout)
+        if max_windows is not None:
+            processor = processor.limit_windows(max_windows)
+        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, **layout, dtype=DTYPES[dtype])
         model = model.to(device).eval()
         # The checkpoint's generation settings (sampling, the stop words of its chat) are no part of an evaluation.
         model.generation_config = GenerationConfig()
@@ -155,7 +172,8 @@ class ModelBackend:
         # Between two batches stays what the last image's prefix takes.
         text = model.config.text_config
         width = 2 * text.num_key_value_heads * text.head_dim * text.num_hidden_layers * DTYPES[dtype].itemsize
-        self.engine = Engine(model, processor, cache_bytes=width * (model.config.image_tokens + 2))
+        largest = max(map(model.config.tokens_of, model.config.allowed_grids))
+        self.engine = Engine(model, processor, cache_bytes=width * (largest + 2))
         self._counts = {"prompts": 0, "prompt_tokens": 0, "new_tokens": 0}
         self.settings: dict[str, Any] = {
             "do_sample": False,
@@ -165,6 +183,7 @@ class ModelBackend:
             "pad_token_id": self.end_id,
             "dtype": dtype,
             "grid": list(model.config.grid),
+            **_shapes(model.config, processor.image_processor),
         }
 
     @property
@@ -184,6 +203,14 @@ class ModelBackend:
             "peak_bytes": peak_bytes(self.model.device),
         }
 
+    def image_grids(self, images: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+        """Return the grid of each image that can be read; none where all have the one of `settings`."""
+        processor, grids = self.processor.image_processor, {}
+        for image in images if processor.is_ragged else ():
+            with suppress(OSError, ValueError):
+                grids[image] = processor.place(processor.measure(image)).grid
+        return grids
+
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Batch]:
         """Batches of `batch_size`; requests about one image follow each other in them."""
         prepare_own = partial(prepare, self.processor, self.end_id)
@@ -198,16 +225,29 @@ class ModelBackend:
         self._counts["prompt_tokens"] += sum(len(one.ids) for one in batch.inputs)
         self._counts["new_tokens"] += sum(map(len, generated))
         answers = [
-            read_answer(request, ids, frozenset([self.end_id]), self.processor.tokenizer)
-            for request, ids in zip(batch.requests, generated, strict=True)
+            read_answer(request, ids, frozenset([self.end_id]), self.processor.tokenizer, one.images[-1].share)
+            for request, ids, one in zip(batch.requests, generated, batch.inputs, strict=True)
         ]
         return [*batch.failures, *answers]
 
 
-def read_answer(request: Request, ids: Sequence[int], end_ids: frozenset[int], tokenizer: Any) -> Answer:
-    """The answer in new tokens, up to the first that ends it."""
+def _shapes(config: MonkeyConfig, images: MonkeyImageProcessor) -> dict[str, Any]:
+    """Settings about the shapes of images, where they are not the published ones; they are part of answers' keys."""
+    settings = {"grids": config.grids, "fit": config.fit, "max_windows": images.max_windows}
+    usual = {"grids": None, "fit": "stretch", "max_windows": None}
+    return {name: value for name, value in settings.items() if value != usual[name]}
+
+
+def read_answer(
+    request: Request, ids: Sequence[int], end_ids: frozenset[int], tokenizer: Any, share: Share = WHOLE
+) -> Answer:
+    """The answer in new tokens, up to the first that ends it; its boxes become those of the image (`monkey.boxes`)."""
     end = next((place for place, token in enumerate(ids) if token in end_ids), None)
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    if share == WHOLE:
+        text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    else:
+        detokenizer = Detokenizer(tokenizer, keep_markers=False, share=share)
+        text = "".join([*map(detokenizer.push, ids[:end]), detokenizer.finish()])
     return Answer(request.row, text, len(ids[:end]), STOPPED_AT_LENGTH if end is None else STOPPED_AT_END)
 
 

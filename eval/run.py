@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -412,7 +413,11 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
     task, folder = work.task, settings.folder / work.task.name
     answers, counts = work.account(folder, backend)
     population = work.question_set.population or None
-    lines = [_prediction_line(work, row, answers[row]) for row in work.questions if row in answers]
+    grids = {}
+    if hasattr(backend, "image_grids"):
+        found = backend.image_grids(work.question_set.image_digests)
+        grids = {image: "x".join(map(str, grid)) for image, grid in found.items()}
+    lines = [_prediction_line(work, row, answers[row], grids) for row in work.questions if row in answers]
     lines = with_row_scores(task.metric, lines, population)
     generation = work.generation(backend)
     parts = part_scores(task.metric, task.parts, lines, population)
@@ -428,6 +433,7 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
         "prompt": {"name": work.form.name, "text": work.form.text, "sha256": work.form.sha256},
         "few_shot": None if work.examples is None else work.examples.record(),
         "generation": generation,
+        **({"grids": dict(sorted(Counter(grids.values()).items()))} if grids else {}),
         "backend": backend.name,
         "checkpoint": {"path": settings.checkpoint, "fingerprint": backend.fingerprint},
         "dataset": _dataset_record(work.question_set, settings),
@@ -450,14 +456,21 @@ def _score_task(work: TaskWork, settings: RunSettings, backend: Backend) -> tupl
     return results, lines
 
 
-def _prediction_line(work: TaskWork, row: int, answered: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of predictions.jsonl; `answer` is the stripped text, which is what every variant scores."""
+def _prediction_line(
+    work: TaskWork, row: int, answered: Mapping[str, Any], grids: Mapping[Path, str]
+) -> dict[str, Any]:
+    """One line of predictions.jsonl; `answer` is the stripped text, which is what every variant scores.
+
+    Args:
+        grids: of the images that have grids of their own.
+    """
     question, answer = work.questions[row], answered["raw"].strip()
     return {
         "row": row,
         "question_id": question.question_id,
         "image": str(question.image),
         "image_sha256": work.question_set.image_digests[question.image],
+        **({"grid": grids[question.image]} if question.image in grids else {}),
         "question": question.question,
         "references": list(question.answers),
         "prompt": work.request(row).prompt,

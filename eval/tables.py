@@ -147,7 +147,7 @@ FORMATS: Mapping[str, Callable[[Sequence[Row]], str]] = {
 
 
 def notes(results: Results) -> list[str]:
-    """Return what a reader must know: the task's note, another size of set, cut-off answers, a low ceiling."""
+    """Return what a reader must know: the task's note, another size of set, grids, cut-off answers, a low ceiling."""
     sentences = [results["note"]] if results.get("note") else []
     data = results.get("dataset") or {}
     in_file, in_published = data.get("rows_in_file"), data.get("rows_in_published_set")
@@ -157,6 +157,9 @@ def notes(results: Results) -> list[str]:
         )
     if in_file is not None and results["n_expected"] < in_file:
         sentences.append(f"{results['n_expected']} of {in_file} questions were asked.")
+    if grids := results.get("grids"):
+        counted = ", ".join(f"{count} {grid}" for grid, count in sorted(grids.items(), key=lambda one: -one[1]))
+        sentences.append(f"Images by rows and columns of their windows: {counted}.")
     cut_off = results.get("cut_off_at_max_new_tokens")
     if cut_off:
         limit = (results.get("settings") or {}).get("max_new_tokens")

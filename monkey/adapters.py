@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -95,7 +94,7 @@ def save_adapter(model: PeftModel, folder: Path, state_dict: dict[str, torch.Ten
     save_file(contiguous, folder / ADAPTER_SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
     record = _record_of(model)
     if record is not None:
-        write_json(folder / BASE_FILE, asdict(record))
+        write_json(folder / BASE_FILE, record.content)
     config = copy.copy(model.peft_config["default"])
     config.inference_mode = True
     config.save_pretrained(folder)

@@ -25,7 +25,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program
+from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program, whole_number
 from monkey.files import refuse_missing
 from monkey.journal import atomic_file
 
@@ -83,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument("--draw", type=Path, metavar="FILE.png", help="save the image with the answer's boxes on it")
     shown.add_argument("--confidence", action="store_true", help="how sure the model was of its tokens, 0 to 1")
     at_once = add_model_flags(parser)
+    limit = "put each image on a grid of at most so many, where the model has grids to choose from"
+    at_once.add_argument("--max-windows", type=whole_number(1), metavar="N", help=limit)
     at_once.add_argument("--batch-size", type=int, default=8, metavar="N", help="questions at once (%(default)s)")
     return parser
 
@@ -160,7 +162,7 @@ def open_checkpoint(options: argparse.Namespace, checkpoint: str) -> Answerer:
     from monkey.serving.session import load
 
     print(f"opening {checkpoint}", file=sys.stderr, flush=True)
-    settings = {"compile": options.compile, "max_rows": options.batch_size}
+    settings = {"compile": options.compile, "max_rows": options.batch_size, "max_windows": options.max_windows}
     with warnings.catch_warnings(record=True) as noticed:
         answerer = load(checkpoint, options.device, options.dtype, options.quantization, **settings)
     for notice in noticed:
@@ -385,6 +387,7 @@ def list_settings(
         "dtype": options.dtype,
         "quantization": options.quantization,
         "describe": options.describe,
+        **({} if options.max_windows is None else {"max_windows": options.max_windows}),
     }
 
 

@@ -2,8 +2,12 @@
 
 `<ref>the dog</ref><box>(112,430),(385,871)</box>` says that the dog is in the rectangle between two corners. Several
 boxes may follow one name, a box may stand without a name, and `<quad>` has four corners in the place of two. Numbers
-are thousandths of the image's width and height, as the canvas shows all of it and keeps no aspect ratio; the
-image is upright, as people see it.
+are thousandths of the width and height of the image, which is upright, as people see it.
+
+The model itself reads and writes thousandths of the canvas. Where the image is stretched over it, they are the same.
+Where it is padded, the image covers a share of the canvas, from the upper left corner on: numbers are multiplied by it
+on their way in (`to_canvas`) and divided by it on their way out (`to_image`, `BoxStream`). Records, questions and
+answers hold thousandths of the image everywhere else.
 
 Markup: Qwen-VL, arXiv 2308.12966, section 3.2. Text that only resembles it stays text.
 """
@@ -12,11 +16,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import cycle, groupby
 
 from PIL import Image, ImageDraw, ImageFont
 
+from monkey.conversation import Conversation, Text
 from monkey.images import open_image
 
 GRID = 1000
@@ -24,12 +29,22 @@ GRID = 1000
 
 Point = tuple[int, int]
 
+Share = tuple[float, float]
+"""Parts of a canvas's width and height that its image covers, above 0 and up to 1."""
+
+WHOLE: Share = (1.0, 1.0)
+"""The image covers the whole canvas."""
+
 _POINT = r"\(\s*(-?\d{1,6})\s*,\s*(-?\d{1,6})\s*\)"
 _BOX = re.compile(rf"<box>\s*{_POINT}\s*,\s*{_POINT}\s*</box>")
 _QUAD = re.compile(r"<quad>\s*" + r"\s*,\s*".join([_POINT] * 4) + r"\s*</quad>")
+_PLACE = re.compile(f"{_BOX.pattern}|{_QUAD.pattern}")
+_NUMBER = re.compile(r"-?\d+")
 _MARKER = re.compile(r"</?(?:ref|box|quad)>")
 _BOX_MARKER = re.compile(r"</?(?:box|quad)>")
 _REF = re.compile(r"<ref>((?:(?!</?(?:ref|box|quad)>).)*)</ref>", re.DOTALL)
+# What may become a box with the text that follows; longer ones never do.
+_BEGUN = re.compile(r"<(?:b|bo|box|q|qu|qua|quad)?$|<(?:box|quad)>[\s\d(),-]{0,200}(?:</?[a-z]{0,4})?$")
 
 # From places of the upright image to those of the image as stored, both from 0 to 1, by EXIF orientation.
 _STORED = {
@@ -153,6 +168,96 @@ def written(boxes: Sequence[Located]) -> str:
         groups.append(name + "".join(map(_written, group)))
     # A comma, so that a box without a name is not taken for one more of the name before it.
     return ", ".join(groups)
+
+
+def to_canvas(conversation: Conversation, shares: Sequence[Share]) -> Conversation:
+    """Return a conversation whose boxes are of the canvases; each box is of the image that stands last before it.
+
+    Texts stay as they are but for the numbers of complete boxes. Where the markers of a box are no trusted text, they
+    are characters like others, and so are its numbers.
+
+    Args:
+        shares: of the images, in their order.
+    """
+    if all(share == WHOLE for share in shares):
+        return conversation
+    messages = [list(message.parts) for message in conversation.messages]
+    share, behind = WHOLE, []  # the texts behind an image, which may be those of several messages
+    upcoming = iter(shares)
+    for parts in messages:
+        for place, part in enumerate(parts):
+            if isinstance(part, Text):
+                behind.append((parts, place))
+            else:
+                _move_boxes(behind, share)
+                share, behind = next(upcoming), []
+    _move_boxes(behind, share)
+    return Conversation(
+        tuple(replace(one, parts=tuple(parts)) for one, parts in zip(conversation.messages, messages, strict=True))
+    )
+
+
+def _move_boxes(places: Sequence[tuple[list, int]], share: Share) -> None:
+    """Put the boxes of texts, each given by its list of parts and its place there, on the canvas of their image."""
+    if share == WHOLE:
+        return
+    texts = [parts[place] for parts, place in places]
+    owners = [text for text in texts for _ in text.text]
+    joined = "".join(text.text for text in texts)
+    boxes = [box for box in _PLACE.finditer(joined) if owners[box.start()].trusted and owners[box.end() - 1].trusted]
+    changes = [change for box in boxes for change in _moved_numbers(box, share)]
+    start = 0
+    for (parts, place), text in zip(places, texts, strict=True):
+        end, own, done = start + len(text.text), "", start
+        for first, beyond, number in changes:
+            if first < end and beyond > start:
+                # A number across two texts goes into the first.
+                own += joined[done:first] + (number if first >= start else "")
+                done = min(beyond, end)
+        parts[place] = replace(text, text=own + joined[done:end])
+        start = end
+
+
+def to_image(text: str, share: Share) -> str:
+    """Return a text about a canvas as one about its image; what lies in the padding is moved to the image's edge.
+
+    Only numbers of complete boxes change. `to_canvas` makes the same text of it again, the padding aside.
+    """
+    if share == WHOLE:
+        return text
+    across, down = share
+    pieces, place = [], 0
+    for box in _PLACE.finditer(text):
+        for first, beyond, number in _moved_numbers(box, (1 / across, 1 / down)):
+            pieces += [text[place:first], number]
+            place = beyond
+    return "".join([*pieces, text[place:]])
+
+
+def _moved_numbers(box: re.Match, factors: tuple[float, float]) -> Iterator[tuple[int, int, str]]:
+    """Yield start, end and new text of each number of a box, multiplied across and down by turns."""
+    for number, factor in zip(_NUMBER.finditer(box.string, box.start(), box.end()), cycle(factors), strict=False):
+        yield number.start(), number.end(), str(min(max(round(int(number[0]) * factor), 0), GRID))
+
+
+class BoxStream:
+    """`to_image` of a text that comes piece by piece: what may become a box is held back until that is certain."""
+
+    def __init__(self, share: Share):
+        self._share, self._held = share, ""
+
+    def push(self, piece: str) -> str:
+        """Return what is certain with one more piece."""
+        text = self._held + piece
+        begun = _BEGUN.search(text)
+        certain = len(text) if begun is None else begun.start()
+        self._held = text[certain:]
+        return to_image(text[:certain], self._share)
+
+    def finish(self) -> str:
+        """Return the rest, at the end."""
+        rest, self._held = self._held, ""
+        return rest
 
 
 def drawn(image: Image.Image, boxes: Sequence[Located]) -> Image.Image:

@@ -42,7 +42,7 @@ from monkey.checkpoint_files import (
     weight_files,
 )
 from monkey.cli import library_bars
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import LAYOUT_KEYS, MonkeyConfig, placed_windows
 from monkey.files import base_of, check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence
 
 logger = logging.getLogger(__name__)
@@ -93,22 +93,6 @@ ADAPTER_TENSORS = (("lora_a.weight", "down"), ("lora_b.weight", "up"), ("lora_sc
 IGNORED = re.compile(r"\.(masked_bias|attn\.bias|rotary_emb\.inv_freq|logn_tensor)$")
 WINDOW_ADAPTER = re.compile(r"^transformer\.visual\..*_lora\.\d+\.lora_")
 DECODER_ADAPTER = "transformer.h.0.attn.c_attn_lora.lora_a.weight"
-
-
-def placed_windows(old_grid: tuple[int, int], new_grid: tuple[int, int]) -> list[int]:
-    """Which old window each new window's adapters start from, row by row.
-
-    The rule: the old window that holds the centre of the new one when both grids cover the same picture; a centre
-    on a border belongs to the window after it. (2, 2) → (2, 3) gives [0, 1, 1, 2, 3, 3].
-    """
-
-    def along(old: int, new: int) -> list[int]:
-        return [(2 * index + 1) * old // (2 * new) for index in range(new)]
-
-    (old_rows, old_columns), (new_rows, new_columns) = old_grid, new_grid
-    return [
-        row * old_columns + column for row in along(old_rows, new_rows) for column in along(old_columns, new_columns)
-    ]
 
 
 class StackWindows(MergeModulelist):
@@ -195,7 +179,7 @@ def open_checkpoint(
     if base is None:
         # The Auto classes name the base, and the adapter beside it.
         base, adapter = name, (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
-    layout = {"grid": grid, **{key: kwargs.pop(key) for key in ("global_view", "window_adapters") if key in kwargs}}
+    layout = {"grid": grid, **{key: kwargs.pop(key) for key in LAYOUT_KEYS if key in kwargs}}
     source = MonkeyConfig.from_pretrained(base, **hub)
     config = _opened_config(base, adapter, config, layout, kwargs)
     _leave_vision_alone(kwargs)

@@ -14,7 +14,7 @@ import os
 import pickle
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from monkey.configuration import MonkeyConfig, check_grid
+from monkey.configuration import MonkeyConfig, check_fit, check_grid, expand_grids
 from monkey.files import base_of, check_field, checkpoint_file, read_json
 from monkey.journal import atomic_folder
 from monkey.provenance import fingerprint
@@ -229,6 +229,9 @@ class BaseRecord:
     """SHA-256 over sizes and samples of the weight files; empty in older records, which held sampled values."""
     quantisation: dict[str, Any] | None = None
     """How the base was quantised while training (`monkey.quantised.quantisation_of`), None when it was not."""
+    grids: str | list[list[int]] | None = None
+    """The set of grids that images lay on, None for one grid."""
+    fit: str = "stretch"
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -237,7 +240,21 @@ class BaseRecord:
             "grid": tuple(self.grid),
             "window_adapters": self.window_adapters,
             "global_view": self.global_view,
+            **self._shapes,
         }
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What `base.json` holds; of `grids` and `fit` only what is not as published."""
+        written = {key: value for key, value in asdict(self).items() if key not in ("grids", "fit")}
+        return {**written, **self._shapes}
+
+    @property
+    def _shapes(self) -> dict[str, Any]:
+        shapes: dict[str, Any] = {}
+        if self.grids is not None:
+            shapes["grids"] = self.grids if isinstance(self.grids, str) else [list(grid) for grid in self.grids]
+        return shapes if self.fit == "stretch" else {**shapes, "fit": self.fit}
 
 
 def record_base(name: str, config: MonkeyConfig, quantisation: dict[str, Any] | None = None) -> BaseRecord | None:
@@ -260,6 +277,8 @@ def record_base(name: str, config: MonkeyConfig, quantisation: dict[str, Any] | 
         decoder_shapes=_digest_decoder(files),
         weights_digest=digest_samples(files),
         quantisation=quantisation,
+        grids=config.grids,
+        fit=config.fit,
     )
 
 
@@ -292,6 +311,9 @@ def read_base_record(folder: str | Path, **hub: Any) -> BaseRecord | None:
     try:
         record = BaseRecord(**{key: value for key, value in content.items() if key in known})
         check_grid(record.grid)
+        if record.grids is not None:
+            expand_grids(record.grids)
+        check_fit(record.fit)
         check_field("global_view", record.global_view, "flag")
         for field in ("name", "window_adapters", "decoder_shapes", "weights_digest"):
             check_field(field, getattr(record, field), "text")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,10 @@ from typing import NoReturn
 
 EXIT_PARTIAL, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 """Exit statuses: a part failed, a mistake that the user can mend, Ctrl-C."""
+
+
+FITS = ("stretch", "pad")
+"""How an image is put on its grid: drawn out to its edges, or in its own ratio with padding on the right and below."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -28,6 +33,29 @@ def whole_number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def grid_set(text: str) -> str | list[list[int]]:
+    """Return the grids that a flag names: `up-to-6` as it is, `1x2,2x1,2x2` as lists of rows and columns."""
+    text = text.strip()
+    if re.fullmatch(r"up-to-[1-9]\d*", text):
+        return text
+    if re.fullmatch(r"[1-9]\d*x[1-9]\d*(?:\s*,\s*[1-9]\d*x[1-9]\d*)*", text):
+        return [list(map(int, grid.split("x"))) for grid in text.split(",")]
+    raise argparse.ArgumentTypeError(
+        f"{text} is no set of grids; write up-to-6 for all of at most six windows, or a list such as 1x2,2x1,2x2"
+    )
+
+
+def add_shape_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that say which shapes of images a model is opened for."""
+    parser.add_argument(
+        "--grids",
+        type=grid_set,
+        metavar="SET",
+        help="of which each image takes the best: up-to-6, or 1x2,2x1,2x2 (none)",
+    )
+    parser.add_argument("--fit", choices=FITS, help="of an image on its grid (the checkpoint's own)")
 
 
 def run_program(program: Callable[[], int | None], stopped: str = "stopped") -> int:

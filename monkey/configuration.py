@@ -13,6 +13,8 @@ import difflib
 import logging
 import math
 import os
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, Qwen2Config
@@ -30,6 +32,14 @@ PUBLISHED_WINDOW_SIZE = 448
 
 MAX_WINDOWS = 1024
 """Of a grid: more is a slip of the pen, and the canvas would fill any memory."""
+
+Grid = tuple[int, int]
+"""Rows and columns of windows."""
+
+FITS = ("stretch", "pad")
+"""How an image comes onto its canvas: stretched over it, or with its ratio kept and the rest filled."""
+
+_UP_TO = re.compile(r"up-to-([1-9][0-9]*)")
 
 # What transformers itself writes into, or takes out of, a config beside a class's own fields.
 _LIBRARY_KEYS = {
@@ -58,13 +68,61 @@ def _check_fields(config: PreTrainedConfig, others: Any) -> None:
         raise ValueError(f"{type(config).__name__} has no field {key!r}; {hint}")
 
 
-def check_grid(grid: Any) -> tuple[int, int]:
-    """Return rows and columns as a tuple of two positive integers, or raise ValueError."""
+def check_grid(grid: Any, name: str = "grid") -> Grid:
+    """Return rows and columns as a tuple of two positive integers, or raise ValueError that calls them `name`."""
     if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(isinstance(n, int) and n > 0 for n in grid):
-        raise ValueError(f"grid={grid!r} is not (rows, columns), two positive whole numbers such as (2, 2) or (2, 3)")
+        raise ValueError(f"{name}={grid!r} is not (rows, columns), two positive whole numbers such as (2, 2) or (2, 3)")
     if grid[0] * grid[1] > MAX_WINDOWS:
-        raise ValueError(f"grid={grid!r} has more than {MAX_WINDOWS:,} windows; published checkpoints have 4 or 6")
+        raise ValueError(f"{name}={grid!r} has more than {MAX_WINDOWS:,} windows; published checkpoints have 4 or 6")
     return int(grid[0]), int(grid[1])
+
+
+def expand_grids(grids: str | Sequence[Sequence[int]]) -> tuple[Grid, ...]:
+    """Return the grids of a set, those of fewest windows first, of as many those of fewest rows.
+
+    Args:
+        grids: "up-to-N", every grid of at most N windows, or a list of [rows, columns].
+
+    Raises:
+        ValueError: neither of these, an empty list, or a grid of more than `MAX_WINDOWS` windows.
+    """
+    if isinstance(grids, str) and (match := _UP_TO.fullmatch(grids)):
+        most = int(match[1])
+        if most > MAX_WINDOWS:
+            raise ValueError(f"grids={grids!r} has grids of more than {MAX_WINDOWS:,} windows; 'up-to-6' has 14 grids")
+        expanded = {(rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1)}
+    elif isinstance(grids, (tuple, list)) and grids:
+        expanded = {check_grid(grid, f"grids[{index}]") for index, grid in enumerate(grids)}
+    else:
+        what = "is empty" if grids in ([], ()) else "is no set of grids"
+        raise ValueError(
+            f"grids={grids!r} {what}; give 'up-to-6' for all of at most six windows, a list such as [[1, 2], [2, 1]], "
+            "or None to put every image on `grid`"
+        )
+    return tuple(sorted(expanded, key=lambda grid: (grid[0] * grid[1], grid[0])))
+
+
+def check_fit(fit: Any) -> None:
+    """Raise ValueError for what is not one of `FITS`."""
+    if fit not in FITS:
+        raise ValueError(f"fit={fit!r} is not one of {', '.join(map(repr, FITS))}")
+
+
+def placed_windows(old_grid: Grid, new_grid: Grid) -> list[int]:
+    """Return which window of the old grid each window of the new one lies in, row by row.
+
+    That is where a window's adapters come from: when a model moves to another grid, and when an image lies on another
+    grid than the model's. The rule: the old window that holds the centre of the new one when both grids cover the same
+    image; a centre on a border belongs to the window after it. (2, 2) → (2, 3) gives [0, 1, 1, 2, 3, 3].
+    """
+
+    def along(old: int, new: int) -> list[int]:
+        return [(2 * index + 1) * old // (2 * new) for index in range(new)]
+
+    (old_rows, old_columns), (new_rows, new_columns) = old_grid, new_grid
+    return [
+        row * old_columns + column for row in along(old_rows, new_rows) for column in along(old_columns, new_columns)
+    ]
 
 
 def _square_side(count: int, field: str) -> int:
@@ -179,6 +237,10 @@ class MonkeyTextConfig(Qwen2Config):
             )
 
 
+LAYOUT_KEYS = ("grid", "grids", "fit", "global_view", "window_adapters")
+"""Fields of `MonkeyConfig` that `from_pretrained` may change: how images are cut, and what adapters windows have."""
+
+
 class MonkeyConfig(PreTrainedConfig):
     """The whole model. `MonkeyConfig()` is the published full size at 896×896, 9,708.1 M parameters."""
 
@@ -186,7 +248,14 @@ class MonkeyConfig(PreTrainedConfig):
     sub_configs_defaults = {"vision_config": MonkeyVisionConfig, "text_config": MonkeyTextConfig}  # noqa: RUF012
 
     grid: tuple[int, int] | list[int] = (2, 2)
-    """Rows and columns of windows. (2, 2) is 896×896, (2, 3) is 896×1344 (height × width)."""
+    """Rows and columns of windows. (2, 2) is 896×896, (2, 3) is 896×1344 (height × width).
+
+    Where `grids` is a set, this is the base grid: to its cells the window adapters belong.
+    """
+    grids: str | list[list[int]] | tuple[tuple[int, int], ...] | None = None
+    """The grids that an image may lie on, "up-to-6" (all of at most six windows) or a list; None puts all on `grid`."""
+    fit: str = "stretch"
+    """How an image comes onto its canvas: "stretch" (published) or "pad", which keeps its ratio."""
     global_view: bool = True
     """Whether the whole picture, shrunk to one window, is added as the last view."""
     window_adapters: str = "per_window"
@@ -201,6 +270,11 @@ class MonkeyConfig(PreTrainedConfig):
         _check_fields(self, kwargs)
         super().__post_init__(**kwargs)
         self.grid = check_grid(self.grid)
+        if self.grids is not None:
+            expand_grids(self.grids)
+            # As JSON gives them back, so that a set is the same before and after it was written.
+            self.grids = self.grids if isinstance(self.grids, str) else [list(grid) for grid in self.grids]
+        check_fit(self.fit)
         if self.tie_word_embeddings or self.text_config.tie_word_embeddings:
             raise ValueError("tie_word_embeddings=True: the published layout has a head of its own; leave it False")
         if self.window_adapters not in ("per_window", "shared", "none"):
@@ -227,15 +301,34 @@ class MonkeyConfig(PreTrainedConfig):
         return {"per_window": self.num_windows, "shared": 1, "none": 0}[self.window_adapters]
 
     @property
+    def is_ragged(self) -> bool:
+        """Whether images lie on grids of their own, so that they differ in views and tokens."""
+        return self.grids is not None
+
+    @property
+    def allowed_grids(self) -> tuple[Grid, ...]:
+        """The grids that an image may lie on, those of fewest windows first."""
+        return expand_grids(self.grids) if self.is_ragged else (self.grid,)
+
+    def tokens_of(self, grid: Sequence[int]) -> int:
+        """Decoder tokens of an image on a grid, those of its global view included."""
+        rows, columns = grid
+        return (rows * columns + int(self.global_view)) * self.vision_config.num_queries
+
+    @property
     def image_tokens(self) -> int:
-        """Decoder tokens of one image."""
-        return self.num_views * self.vision_config.num_queries
+        """Decoder tokens of one image on `grid`."""
+        return self.tokens_of(self.grid)
 
     @property
     def canvas_size(self) -> tuple[int, int]:
-        """Height and width, in pixels, that a picture is resized to."""
+        """Height and width, in pixels, of the canvas of `grid`."""
         rows, columns = self.grid
         return rows * self.window_size, columns * self.window_size
+
+    def adapter_sets(self, grid: Grid) -> list[int]:
+        """Which adapter set each window of a grid passes through, row by row; all through set 0 where there is one."""
+        return placed_windows(self.grid if self.window_adapters == "per_window" else (1, 1), grid)
 
     @property
     def resampler_heads(self) -> int:
@@ -254,6 +347,12 @@ class MonkeyConfig(PreTrainedConfig):
         """Id of `<|endoftext|>`, which also pads and ends a sequence."""
         return self.image_start_id - SPECIALS_BEFORE_IMAGE_START
 
+    def to_dict(self) -> dict[str, Any]:
+        """As the library's; a model with one grid that stretches, as published, is written without our two fields."""
+        content = super().to_dict()
+        defaults = {"grids": None, "fit": "stretch"}
+        return {key: value for key, value in content.items() if key not in defaults or value != defaults[key]}
+
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """The library's, with one sentence for a folder or name that holds no readable config.json."""
@@ -267,13 +366,13 @@ class MonkeyConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Build from our nested dict or from the published flat one; `grid=` moves the model to another grid."""
-        overrides = {key: kwargs.pop(key) for key in ("grid", "global_view", "window_adapters") if key in kwargs}
+        """Build from our nested dict or from the published flat one; `LAYOUT_KEYS` move the model to another layout."""
+        overrides = {key: kwargs.pop(key) for key in LAYOUT_KEYS if key in kwargs}
         overrides = {key: value for key, value in overrides.items() if value is not None}
         nested = dict(config_dict)
         if "visual" in nested:
             nested = _read_published(nested)
-            if nested["window_adapters"] == "none" and "grid" in overrides:
+            if nested["window_adapters"] == "none" and {"grid", "grids"} & set(overrides):
                 # A plain Qwen-VL opened on a grid becomes a Monkey with adapters that still do nothing.
                 nested.update(window_adapters="per_window", global_view=True)
         elif nested.get("model_type", cls.model_type) != cls.model_type:
@@ -362,6 +461,7 @@ _KNOWN = {
     *_OF_THE_GRID,
     *_CONSTANT,
     *("visual", "visual.lora_repeat_num", "visual.global_view", "visual.window_adapters"),
+    *("visual.grids", "visual.fit"),
     *("_commit_hash", "_name_or_path", "architectures", "model_type", "quantization_config", "torch_dtype", "dtype"),
     *("bf16", "fp16", "fp32", "onnx_safe", "softmax_in_fp32", "tokenizer_class", "tokenizer_type"),
     *("use_cache_kernel", "use_cache_quantization"),
@@ -388,6 +488,7 @@ def _read_published(content: dict[str, Any]) -> dict[str, Any]:
     # Qwen-VL has one view and no adapters: the whole picture, stretched to a window.
     nested["global_view"] = flat.get("visual.global_view", adapters is not None)
     nested["window_adapters"] = flat.get("visual.window_adapters", "none" if adapters is None else "per_window")
+    nested |= {key: flat[f"visual.{key}"] for key in ("grids", "fit") if f"visual.{key}" in flat}
     kept = ("architectures", "quantization_config", "_name_or_path")
     return nested | {key: content[key] for key in kept if key in content}
 
@@ -466,6 +567,10 @@ def published_config(config: MonkeyConfig, dtype: str = "bfloat16") -> dict[str,
         visual["global_view"] = config.global_view
     if config.window_adapters != ("per_window" if has_adapters else "none"):
         visual["window_adapters"] = config.window_adapters
+    if config.is_ragged:
+        visual["grids"] = config.grids
+    if config.fit != "stretch":
+        visual["fit"] = config.fit
     return flat
 
 

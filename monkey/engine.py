@@ -29,8 +29,10 @@ import torch
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
-from monkey.configuration import MonkeyConfig
+from monkey.boxes import WHOLE, Share
+from monkey.configuration import Grid, MonkeyConfig
 from monkey.decoding import Decoding, choose_tokens, make_generator
+from monkey.image_processing import MonkeyImageProcessor
 from monkey.kv_cache import KVCache, Prefill, PrefixBlock, PrefixStore
 from monkey.language import find_ntk_alpha
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
@@ -52,15 +54,39 @@ IMAGES_AT_ONCE = 4
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """An image as the model sees it, uint8 [3, H, W], and what tells it from others: the digest of its pixels, say."""
+    """An image as the model sees it, uint8 [3, H, W], and what tells it from others: the digest of its pixels, say.
+
+    Where one image may lie on several canvases, by requests that limit its windows, the digest must tell those too. The
+    image covers a `share` of it, by which boxes in answers are moved.
+    """
 
     digest: bytes
     pixels: np.ndarray
+    share: Share = WHOLE
 
     @classmethod
-    def of(cls, pixels: np.ndarray) -> Canvas:
-        """Return a canvas with the SHA-256 of its pixels."""
-        return cls(hashlib.sha256(np.ascontiguousarray(pixels)).digest(), pixels)
+    def of(cls, pixels: np.ndarray, share: Share = WHOLE) -> Canvas:
+        """Return a canvas with the SHA-256 of its shape and pixels."""
+        digest = hashlib.sha256(repr(pixels.shape).encode())
+        digest.update(np.ascontiguousarray(pixels))
+        return cls(digest.digest(), pixels, share)
+
+    @classmethod
+    def read(
+        cls, image: Any, processor: MonkeyImageProcessor, name: str | None = None, digest: bytes | None = None
+    ) -> Canvas:
+        """Return the canvas of an image; the arguments are those of `MonkeyImageProcessor.canvas`."""
+        pixels, share = processor.canvas(image, name), WHOLE
+        if processor.fit == "pad":
+            share = processor.place(processor.measure(image, name)).share
+        return cls.of(pixels, share) if digest is None else cls(digest, pixels, share)
+
+    def grid(self, config: MonkeyConfig) -> Grid:
+        """Return rows and columns of its windows; the model's where all images lie on one grid."""
+        if not config.is_ragged:
+            return config.grid
+        _, height, width = self.pixels.shape
+        return height // config.window_size, width // config.window_size
 
 
 @dataclass(eq=False)
@@ -167,17 +193,19 @@ class _Row:
 
 def _make_row(request: Request, reply: Reply, config: MonkeyConfig, processor: MonkeyProcessor, device) -> _Row:
     """Return a request before anything was done; ValueError for image places and images that do not fit."""
-    image_slots(torch.tensor([request.ids]), config, num_images=len(request.images))
+    grids = [image.grid(config) for image in request.images]
+    image_slots(torch.tensor([request.ids]), config, len(grids), grids if config.is_ragged else None)
     starts = [position + 1 for position, token in enumerate(request.ids) if token == config.image_start_id]
-    spans = [(start, start + config.image_tokens) for start in starts]
+    spans = [(start, start + config.tokens_of(grid)) for start, grid in zip(starts, grids, strict=True)]
     cache_keys: list[int | bytes] = list(request.ids)
     for image, (start, end) in zip(request.images, spans, strict=True):
         cache_keys[start:end] = [image.digest] * (end - start)
     decoding = request.decoding
+    share = request.images[-1].share if request.images else WHOLE
     return _Row(
         request,
         weakref.ref(reply),
-        Detokenizer(processor.tokenizer, decoding.stop, decoding.keep_markers),
+        Detokenizer(processor.tokenizer, decoding.stop, decoding.keep_markers, share),
         make_generator(decoding, device),
         find_ntk_alpha(len(request.ids), config.text_config),
         spans,
@@ -300,8 +328,7 @@ class Engine:
         samples = [{"input_ids": request.ids} for request in requests]
         for sample, request in zip(samples, requests, strict=True):
             if request.images:
-                canvases = torch.from_numpy(np.stack([image.pixels for image in request.images])).to(self.device)
-                sample["pixel_values"] = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
+                sample.update(self._image_inputs(request.images))
         inputs = self.processor.collate(samples, padding_side="left")
         generated = self.model.generate(
             **{name: tensor.to(self.device) for name, tensor in inputs.items()},
@@ -551,13 +578,22 @@ class Engine:
         digests = {image.digest for image in images}
         self._at_work = [row for row in self._reading if digests & {image.digest for image in row.needed()}]
         with self._timed("vision"):
-            canvases = torch.from_numpy(np.stack([image.pixels for image in images])).to(self.device)
-            pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
-            features = self.model.get_image_features(pixels)
+            inputs = self._image_inputs(images)
+            features = self.model.get_image_features(*inputs.values())
+            if "image_grids" in inputs:
+                features = features.split(list(map(self.model.config.tokens_of, inputs["image_grids"].tolist())))
         self.stats.images += len(images)
         for image, own in zip(images, features, strict=True):
             self._features[image.digest] = own.clone()  # no hold on the memory of the others
         self._forget_features(self._feature_bytes)
+
+    def _image_inputs(self, images: Sequence[Canvas]) -> dict[str, torch.Tensor]:
+        """Return `pixel_values` of images, normalised on the model's device, and `image_grids` where they have some."""
+        image_processor = self.processor.image_processor
+        arrays = image_processor.cut([image.pixels for image in images])
+        inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        pixels = image_processor.normalised(inputs["pixel_values"].to(self.device))
+        return {**inputs, "pixel_values": pixels.to(self.model.dtype)}
 
     def _forget_features(self, max_bytes: int) -> None:
         """Forget the oldest features that no prompt waits for, down to `max_bytes`."""

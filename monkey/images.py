@@ -165,6 +165,68 @@ def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
         return open_image(path, apply_exif=False).size, 1
 
 
+def image_size(source: Any, *, name: str | None = None, **opening: Any) -> tuple[int, int]:
+    """Return height and width of what `open_image` makes of a source, from its header where that says it.
+
+    Args:
+        source, name, opening: as of `open_image`, whose errors these are. An open file must be one that can go back to
+            its start, since the image is still to be read from it.
+    """
+    apply_exif = opening.get("apply_exif", True)
+    if isinstance(source, Image.Image):
+        return _upright_size(source, apply_exif)
+    header: Any = None
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fsdecode(source)
+        if text[:5].lower() == "data:":
+            name, source = _read_named(text, opening.get("max_bytes", MAX_BYTES), name)
+        elif os.path.isfile(text) and os.path.getsize(text):  # see `read_image_file`
+            header = text
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        header = io.BytesIO(source)
+    elif hasattr(source, "read"):
+        if not source.seekable():
+            raise ValueError(f"{name or 'the open file'} can be read only once, and its size is needed before: read it")
+        source.seek(0)
+        header = source
+    if header is not None:
+        try:
+            with Image.open(header, formats=FORMATS) as image:
+                return _upright_size(image, apply_exif)
+        except (*DECODER_ERRORS, Image.DecompressionBombError):
+            pass  # which `open_image` says in its own words
+    opened = open_image(source, name=name, **opening)
+    return opened.height, opened.width
+
+
+def _upright_size(image: Image.Image, apply_exif: bool) -> tuple[int, int]:
+    """Height and width of an image that may not be decoded yet."""
+    width, height = image.size
+    # TIFF's size is that of the turned image from the start, since PIL turns it as it decodes.
+    if not apply_exif or image.format == "TIFF" or width == height or _has_no_exif(image):
+        return height, width
+    return (width, height) if _read_orientation(image) in (5, 6, 7, 8) else (height, width)
+
+
+def _has_no_exif(image: Image.Image) -> bool:
+    """Whether this is a PNG without EXIF, for which PIL would decode it, since EXIF may stand behind the pixels."""
+    file = getattr(image, "fp", None)
+    if image.format != "PNG" or file is None or {"exif", "Raw profile type exif"} & set(image.info):
+        return False
+    before = file.tell()
+    try:
+        file.seek(8)
+        kind = b""
+        while kind != b"IEND" and len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return False
+            file.seek(length + 4, os.SEEK_CUR)
+        return True
+    finally:
+        file.seek(before)
+
+
 def _read_named(text: str | bytes, max_bytes: int, name: str | None) -> tuple[str, bytes]:
     """Name and bytes of a data-URI or a file."""
     text = os.fsdecode(text)

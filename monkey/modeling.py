@@ -3,11 +3,13 @@
 The model sees tensors only: no path, no image object and no random choice enters `forward`.
 Method: Monkey, arXiv 2311.06607.
 
-Shape letters: B batch, T tokens, I images over the whole batch, V views, Q tokens of a view, D decoder width.
+Shape letters: B batch, T tokens, I images over the whole batch, W windows of all images, V views of one, Q tokens of a
+view, D decoder width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +23,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import Grid, MonkeyConfig, check_grid
 from monkey.language import LanguageHead, LowRankAdapter, MonkeyTextModel
 from monkey.vision import (
     MonkeyVisionModel,
@@ -41,7 +43,7 @@ class MonkeyOutput(ModelOutput):
         loss: mean cross-entropy of what is supervised, when labels or loss positions are given.
         logits: [B, T or `logits_to_keep`, vocabulary]; None with loss positions.
         past_key_values: the cache.
-        image_features: [I, V·Q, D] where images were encoded in this call.
+        image_features: [I, V·Q, D], or [tokens, D] with `image_grids`, where images were encoded in this call.
     """
 
     loss: torch.Tensor | None = None
@@ -61,6 +63,10 @@ class MonkeyModelOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     image_features: torch.Tensor | None = None
+
+
+ImageGrids = torch.Tensor | Sequence[Grid]
+"""Rows and columns of each image, [I, 2] of whole numbers."""
 
 
 class MonkeyPreTrainedModel(PreTrainedModel):
@@ -112,24 +118,33 @@ class MonkeyModel(MonkeyPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.embed_tokens = value
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Decoder tokens [I, V·Q, D] of normalised canvases [I, 3, H, W]."""
-        return self.visual(pixel_values)
+    def get_image_features(self, pixel_values: torch.Tensor, image_grids: ImageGrids | None = None) -> torch.Tensor:
+        """As of `MonkeyForConditionalGeneration`."""
+        return self.visual(pixel_values) if image_grids is None else self.visual(pixel_values, _as_grids(image_grids))
 
     def place_image_features(
-        self, inputs_embeds: torch.Tensor, input_ids: torch.Tensor, image_features: torch.Tensor
+        self,
+        inputs_embeds: torch.Tensor,
+        input_ids: torch.Tensor,
+        image_features: torch.Tensor,
+        image_grids: ImageGrids | None = None,
     ) -> torch.Tensor:
         """Overwrite the slots of every image span with its features.
 
         Args:
             inputs_embeds: [B, T, D].
             input_ids: [B, T]; a span is what stands between `<img>` and `</img>`, whatever ids fill it.
-            image_features: [I, V·Q, D], in the order of the spans over the batch.
+            image_features: [I, V·Q, D], or [tokens, D] with `image_grids`, in the order of the spans over the batch.
 
         Raises:
             ValueError: when spans and images differ in number or length, or a span is not closed.
         """
-        slots = image_slots(input_ids, self.config, num_images=image_features.shape[0])
+        slots = image_slots(input_ids, self.config, image_features.shape[0], image_grids)
+        if image_grids is not None and image_features.shape[:-1].numel() != int(slots.sum()):
+            raise ValueError(
+                f"image_features has shape {list(image_features.shape)}, but image_grids={_as_grids(image_grids)} "
+                f"make {int(slots.sum())} tokens"
+            )
         return inputs_embeds.masked_scatter(
             slots[..., None].to(inputs_embeds.device), image_features.to(inputs_embeds.device, inputs_embeds.dtype)
         )
@@ -143,6 +158,7 @@ class MonkeyModel(MonkeyPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        image_grids: ImageGrids | None = None,
         blank_pixel_values: torch.Tensor | None = None,
         **kwargs,
     ) -> MonkeyModelOutput:
@@ -151,19 +167,23 @@ class MonkeyModel(MonkeyPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if pixel_values is not None and image_features is not None:
             raise ValueError("give pixel_values or image_features, not both")
+        if image_features is not None and image_features.ndim == 2 and image_grids is None:
+            raise ValueError(f"image_features has shape {list(image_features.shape)}, which needs image_grids")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
-            image_features = self.get_image_features(pixel_values)
+            image_features = self.get_image_features(pixel_values, image_grids)
         if image_features is not None:
             if input_ids is None:
                 raise ValueError("images need input_ids: their places cannot be seen in inputs_embeds")
-            inputs_embeds = self.place_image_features(inputs_embeds, input_ids, image_features)
+            inputs_embeds = self.place_image_features(inputs_embeds, input_ids, image_features, image_grids)
         elif input_ids is not None and _is_prefill(past_key_values):
             # Without images, a prompt that holds a place for one would be answered about nothing.
             image_slots(input_ids, self.config, num_images=0)
         if blank_pixel_values is not None:
-            inputs_embeds = inputs_embeds + 0 * self.get_image_features(blank_pixel_values).sum().to(inputs_embeds)
+            grids = [(1, len(blank_pixel_values))] if self.config.is_ragged else None
+            blank = self.get_image_features(blank_pixel_values, grids)
+            inputs_embeds = inputs_embeds + 0 * blank.sum().to(inputs_embeds)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -185,25 +205,42 @@ def _is_prefill(cache: Cache | None) -> bool:
     return cache is None or (not torch.compiler.is_compiling() and int(cache.get_seq_length()) == 0)
 
 
-def image_slots(input_ids: torch.Tensor, config: MonkeyConfig, num_images: int) -> torch.Tensor:
-    """Boolean mask [B, T] of the slots inside image spans, checked against the number of images.
+def _as_grids(image_grids: ImageGrids) -> list[Grid]:
+    """Rows and columns of each image; ValueError for what is no list of such."""
+    grids = image_grids.tolist() if hasattr(image_grids, "tolist") else image_grids
+    return [check_grid(grid, f"image_grids[{index}]") for index, grid in enumerate(grids)]
+
+
+def image_slots(
+    input_ids: torch.Tensor, config: MonkeyConfig, num_images: int, image_grids: ImageGrids | None = None
+) -> torch.Tensor:
+    """Boolean mask [B, T] of the slots inside image spans, checked against the images.
+
+    Args:
+        num_images: images on the model's grid; not looked at with `image_grids`.
+        image_grids: rows and columns of each image, where they lie on grids of their own.
 
     Raises:
         ValueError: a span that is open, nested, of the wrong length, or without its image; or an image without a
             span. The message names the prompt and both numbers.
     """
+    grids = None if image_grids is None else _as_grids(image_grids)
+    tokens = [config.image_tokens] * num_images if grids is None else [config.tokens_of(grid) for grid in grids]
     starts, ends = input_ids == config.image_start_id, input_ids == config.image_end_id
     depth = starts.cumsum(dim=1) - ends.cumsum(dim=1)
-    slots = (depth > 0) & ~starts
     well_formed = ((depth >= 0) & (depth <= 1)).all() & (depth[:, -1] == 0).all()
-    num_spans = int(starts.sum())
-    right_length = slots.sum() == num_spans * config.image_tokens
-    if not bool(well_formed & right_length) or num_spans != num_images:
-        _refuse_spans(input_ids.tolist(), config, num_images)
-    return slots
+    if not well_formed or _span_lengths(starts, ends) != tokens:
+        _refuse_spans(input_ids.tolist(), config, num_images, grids)
+    return (depth > 0) & ~starts
 
 
-def _refuse_spans(rows: list[list[int]], config: MonkeyConfig, num_images: int) -> None:
+def _span_lengths(starts: torch.Tensor, ends: torch.Tensor) -> list[int]:
+    """Slots of each span of a batch whose spans are well formed."""
+    first, last = (edge.flatten().nonzero()[:, 0] for edge in (starts, ends))
+    return (last - first - 1).tolist()
+
+
+def _refuse_spans(rows: list[list[int]], config: MonkeyConfig, num_images: int, grids: list[Grid] | None) -> None:
     """Find what is wrong with the spans and say it."""
     num_spans = 0
     for index, row in enumerate(rows):
@@ -216,18 +253,30 @@ def _refuse_spans(rows: list[list[int]], config: MonkeyConfig, num_images: int) 
             elif token == config.image_end_id:
                 if start is None:
                     raise ValueError(f"prompt {index}: </img> at token {position} closes nothing")
-                if position - start - 1 != config.image_tokens:
-                    raise ValueError(
-                        f"prompt {index}: the image span at token {start} has {position - start - 1} slots, but "
-                        f"grid={tuple(config.grid)} makes {config.image_tokens} tokens an image; "
-                        "open the processor and the model with the same grid"
-                    )
+                _check_span(f"prompt {index}", start, position - start - 1, config, num_spans, grids)
                 start, num_spans = None, num_spans + 1
         if start is not None:
             raise ValueError(
                 f"prompt {index}: <img> at token {start} is never closed; a prompt was cut inside an image"
             )
+    num_images = num_images if grids is None else len(grids)
     raise ValueError(f"the prompts hold {num_spans} image places, but {num_images} images were given")
+
+
+def _check_span(
+    prompt: str, start: int, slots: int, config: MonkeyConfig, number: int, grids: list[Grid] | None
+) -> None:
+    """ValueError for a span of another length than its image makes, whose number counts over the batch from 0."""
+    if grids is None and slots != config.image_tokens:
+        raise ValueError(
+            f"{prompt}: the image span at token {start} has {slots} slots, but grid={tuple(config.grid)} makes "
+            f"{config.image_tokens} tokens an image; open the processor and the model with the same grid"
+        )
+    if grids is not None and number < len(grids) and slots != config.tokens_of(grids[number]):
+        raise ValueError(
+            f"{prompt}: the image span at token {start} has {slots} slots, but image {number} on grid={grids[number]} "
+            f"makes {config.tokens_of(grids[number])} tokens; take input_ids and image_grids from one processor"
+        )
 
 
 class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
@@ -247,9 +296,18 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Decoder tokens [I, V·Q, D] of normalised canvases [I, 3, H, W], for reuse as `image_features`."""
-        return self.model.get_image_features(pixel_values)
+    def get_image_features(self, pixel_values: torch.Tensor, image_grids: ImageGrids | None = None) -> torch.Tensor:
+        """Decoder tokens of images, for reuse as `image_features`.
+
+        Args:
+            pixel_values: normalised canvases [I, 3, H, W]; or, with `image_grids`, the windows [W, 3, window, window]
+                of one image after the other, row by row.
+            image_grids: rows and columns of each image [I, 2], where they lie on grids of their own.
+
+        Returns:
+            [I, V·Q, D]; with `image_grids` [tokens, D], an image's windows row by row, then its global view.
+        """
+        return self.model.get_image_features(pixel_values, image_grids)
 
     @can_return_tuple
     def forward(
@@ -262,6 +320,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         image_features: torch.Tensor | None = None,
+        image_grids: ImageGrids | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         loss_positions: torch.LongTensor | None = None,
         loss_targets: torch.LongTensor | None = None,
@@ -272,18 +331,21 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, T].
-            pixel_values: normalised canvases [I, 3, H, W], in the order of the image spans over the batch.
+            pixel_values: normalised canvases [I, 3, H, W], or windows [W, 3, window, window] with `image_grids`, in the
+                order of the image spans over the batch.
             attention_mask: [B, T], 1 for tokens and 0 for padding.
             labels: [B, T], -100 where nothing is supervised; shifted here.
-            image_features: [I, V·Q, D] from `get_image_features`, instead of `pixel_values`.
+            image_features: what `get_image_features` gave, instead of `pixel_values`.
+            image_grids: rows and columns of each image [I, 2], where they lie on grids of their own.
             logits_to_keep: last positions to compute logits for; 0 for all.
             loss_positions, loss_targets: [N] each: the positions, counted through the flattened batch, that predict a
                 supervised token, and that token. Instead of `labels`: the same loss, with logits at these positions
                 only, a chunk at a time. Divided by `num_items_in_batch` where that is given, by N otherwise.
             loss_weights: [N] weight of each target in the sum that is divided; by default 1.
             segments: [R, 4]: the row is packed, see `monkey.attention`; `position_ids` are needed then.
-            blank_pixel_values: canvases [1, 3, H, W] that are encoded and weigh nothing: how a process whose batch has
-                no image takes part in what all processes compute together.
+            blank_pixel_values: a canvas [1, 3, H, W], of a model with a set of grids the windows of an image with one
+                row, that is encoded and weighs nothing: how a process whose batch has no image takes part in what all
+                processes compute together.
 
         Raises:
             ValueError: when spans and images do not fit, or the canvas is not the configured one.
@@ -296,6 +358,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             image_features=image_features,
+            image_grids=image_grids,
             **kwargs,
         )
         if loss_positions is not None:
@@ -325,28 +388,39 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
             input_ids, is_first_iteration=is_first_iteration, inputs_embeds=inputs_embeds, **kwargs
         )
         if not is_first_iteration and inputs.get("use_cache", True):
-            inputs["pixel_values"] = inputs["image_features"] = None
+            inputs["pixel_values"] = inputs["image_features"] = inputs["image_grids"] = None
         return inputs
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         """Repeat each prompt for its beams or samples; its images are encoded once, before they are repeated."""
+        names = ("pixel_values", "image_features", "image_grids")
+        images: dict[str, torch.Tensor] = {}
         if expand_size > 1 and input_ids is not None:
-            features = model_kwargs.pop("image_features", None)
-            pixel_values = model_kwargs.pop("pixel_values", None)
+            pixel_values, features, grids = (model_kwargs.pop(name, None) for name in names)
             if pixel_values is not None:
-                features = self.get_image_features(pixel_values)
+                features = self.get_image_features(pixel_values, grids)
             if features is not None:
-                counts = (input_ids == self.config.image_start_id).sum(dim=1).tolist()
-                repeated = [rows for rows in features.split(counts) for _ in range(expand_size)]
-                features = torch.cat(repeated)
-        else:
-            features = None
+                images = self._repeat_images(input_ids, features, grids, expand_size)
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
-        if features is not None:
-            model_kwargs["image_features"] = features
-        return input_ids, model_kwargs
+        return input_ids, model_kwargs | images
+
+    def _repeat_images(
+        self, input_ids: torch.Tensor, features: torch.Tensor, grids: torch.Tensor | None, times: int
+    ) -> dict[str, torch.Tensor]:
+        """Features, and grids where there are, of the images of each prompt as often as it is repeated."""
+        image_slots(input_ids, self.config, len(features), grids)
+        counts = (input_ids == self.config.image_start_id).sum(dim=1).tolist()
+
+        def repeat(tensor: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+            return torch.cat([own for own in tensor.split(lengths) for _ in range(times)])
+
+        if grids is None:
+            return {"image_features": repeat(features, counts)}
+        grids = torch.as_tensor(grids)
+        tokens = [sum(map(self.config.tokens_of, own.tolist())) for own in grids.split(counts)]
+        return {"image_features": repeat(features, tokens), "image_grids": repeat(grids, counts)}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, grid=None, config=None, **kwargs):
@@ -354,8 +428,9 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
 
         Args:
             pretrained_model_name_or_path: a folder, or a hub name (resolved in the offline cache when offline).
-            grid: (rows, columns) to move the model to; adapters are placed by `checkpoint.placed_windows`.
-            kwargs: as in transformers: `dtype`, `device_map`, `quantization_config`, …
+            grid: (rows, columns) to move the model to; adapters are placed by `configuration.placed_windows`.
+            kwargs: other fields of `configuration.LAYOUT_KEYS` (`grids="up-to-6"`, `fit="pad"`, …), and as in
+                transformers: `dtype`, `device_map`, `quantization_config`, …
 
         Raises:
             FileNotFoundError: no weights, or a missing shard.

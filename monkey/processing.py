@@ -9,6 +9,8 @@ Letters: B texts, T tokens of the longest, H and W the canvas.
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,8 +18,9 @@ from typing import Any, NamedTuple
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from monkey import image_processing
+from monkey.boxes import to_canvas
 from monkey.checkpoint_files import read_base_record
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import MonkeyConfig, expand_grids
 from monkey.conversation import UNSUPERVISED, Conversation, attach_images, write
 from monkey.files import (
     LOCATION_KEYS,
@@ -28,7 +31,7 @@ from monkey.files import (
     read_json,
     required_file,
 )
-from monkey.image_processing import MonkeyImageProcessor, MonkeyImageSettings
+from monkey.image_processing import SHAPE_SETTINGS, MonkeyImageProcessor, MonkeyImageSettings, Placement
 from monkey.tokenization import QwenTokenizer
 
 __all__ = ["UNSUPERVISED", "Encoded", "MonkeyImageProcessor", "MonkeyProcessor", "TooLong", "register"]
@@ -62,11 +65,15 @@ class Encoded(NamedTuple):
 class MonkeyProcessor(ProcessorMixin):
     """`processor(text=…, images=…)` gives `input_ids`, `attention_mask` [B, T] and `pixel_values` [images, 3, H, W].
 
+    With a set of grids `pixel_values` and `image_grids` are as of `MonkeyImageProcessor`, and an image has as many
+    slots among the ids as its grid makes, for which its size is read from its header.
+
     Args:
         image_processor: makes the pixels.
         tokenizer: makes the ids.
-        image_tokens: slots of one image among the ids; `MonkeyConfig.image_tokens` of the model.
+        image_tokens: slots of an image on the model's grid; `MonkeyConfig.image_tokens` of the model.
         max_positions: longest prompt that the model allows, in tokens; None for no limit.
+        window_tokens: slots that each window of an image makes; needed where images lie on grids of their own.
     """
 
     def __init__(
@@ -75,8 +82,12 @@ class MonkeyProcessor(ProcessorMixin):
         tokenizer: QwenTokenizer,
         image_tokens: int,
         max_positions: int | None = None,
+        window_tokens: int | None = None,
     ):
         super().__init__(image_processor, tokenizer)
+        if image_processor.is_ragged:
+            check_field("window_tokens", window_tokens, "count")
+        self.window_tokens = window_tokens
         tokenizer.image_tokens = image_tokens
         self.image_tokens = image_tokens
         self.max_positions = max_positions
@@ -96,18 +107,24 @@ class MonkeyProcessor(ProcessorMixin):
             tokenizer,
             image_tokens=config.image_tokens,
             max_positions=config.text_config.max_position_embeddings,
+            window_tokens=config.vision_config.num_queries if config.is_ragged else None,
         )
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, grid: tuple[int, int] | None = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        grid: tuple[int, int] | None = None,
+        grids: str | Sequence[Sequence[int]] | None = None,
+        fit: str | None = None,
+        **kwargs: Any,
     ) -> MonkeyProcessor:
         """Open a folder or hub name: our own saves, or the published layout, which has no preprocessor file.
 
         An adapter folder without a processor has its base's, on the grid that it was trained on.
 
         Args:
-            grid: rows and columns of windows other than the checkpoint's; canvas and image tokens follow.
+            grid, grids, fit: other than the checkpoint's, as of `MonkeyConfig`; canvas and image tokens follow.
             kwargs: where the checkpoint lies (`revision`, `cache_dir`, …), settings of the image processor
                 (`apply_exif=False`, …) and of the tokenizer (`padding_side`, …).
 
@@ -116,31 +133,33 @@ class MonkeyProcessor(ProcessorMixin):
             ValueError: an unknown argument, or a file that cannot be read.
         """
         location = location_of(kwargs)
-        name, grid = _source_of_processor(pretrained_model_name_or_path, grid, location)
+        asked = {key: value for key, value in (("grid", grid), ("grids", grids), ("fit", fit)) if value is not None}
+        name, layout = _source_of_processor(pretrained_model_name_or_path, asked, location)
         image_settings = {key: kwargs[key] for key in MonkeyImageSettings.__annotations__ if key in kwargs}
         tokenizer_settings = {key: kwargs[key] for key in _TOKENIZER_SETTINGS if key in kwargs}
         unknown = sorted(set(kwargs) - {*LOCATION_KEYS, *image_settings, *tokenizer_settings, *_LIBRARY_ARGUMENTS})
         if unknown:
             raise ValueError(f"MonkeyProcessor.from_pretrained has no argument {unknown[0]!r}")
-        processor = cls._open(name, grid, location, image_settings, tokenizer_settings)
+        processor = cls._open(name, layout, location, image_settings, tokenizer_settings)
         processor.padding_side = kwargs.get("padding_side", "left")
         return processor
 
     @classmethod
-    def _open(cls, name, grid, location, image_settings, tokenizer_settings) -> MonkeyProcessor:
+    def _open(cls, name, layout, location, image_settings, tokenizer_settings) -> MonkeyProcessor:
         saved = read_json(checkpoint_file(name, "processor_config.json", **location))
         tokenizer = QwenTokenizer.from_pretrained(name, **location, **tokenizer_settings)
         image_processor = MonkeyImageProcessor.from_pretrained(name, **location, **image_settings)
-        if grid is None and "image_tokens" in saved:
+        if not layout and "image_tokens" in saved:
             if saved.get("max_positions") is not None:
                 check_field("processor_config.json: max_positions", saved["max_positions"], "count")
-            opened = cls(image_processor, tokenizer, saved["image_tokens"], saved.get("max_positions"))
+            counts = (saved.get(key) for key in ("image_tokens", "max_positions", "window_tokens"))
+            opened = cls(image_processor, tokenizer, *counts)
             opened._check_config(name, location)
             return opened
         required_file(name, "config.json", "the canvas and the image tokens of a grid", **location)
-        config = MonkeyConfig.from_pretrained(name, grid=grid, **location)
-        settings = {key: getattr(image_processor, key) for key in MonkeyImageSettings.__annotations__ if key != "size"}
-        return cls.from_config(config, tokenizer, **settings)
+        config = MonkeyConfig.from_pretrained(name, **layout, **location)
+        kept = (key for key in MonkeyImageSettings.__annotations__ if key not in SHAPE_SETTINGS)
+        return cls.from_config(config, tokenizer, **{key: getattr(image_processor, key) for key in kept})
 
     def _check_config(self, name: Any, location: dict[str, Any]) -> None:
         """Raise ValueError where the folder's config.json makes another canvas, number of slots or vocabulary."""
@@ -148,10 +167,14 @@ class MonkeyProcessor(ProcessorMixin):
             return
         config = MonkeyConfig.from_pretrained(name, **location)
         _check_vocabulary(self.tokenizer, config)
-        size = self.image_processor.size
+        pixels, size = self.image_processor, self.image_processor.size
         for field, own, needed in (
             ("size", (size["height"], size["width"]), config.canvas_size),
             ("image_tokens", self.image_tokens, config.image_tokens),
+            ("grids", pixels.grids and expand_grids(pixels.grids), config.grids and config.allowed_grids),
+            ("fit", pixels.fit, config.fit),
+            ("window_size", pixels.window_size, config.window_size if config.is_ragged else None),
+            ("window_tokens", self.window_tokens, config.vision_config.num_queries if config.is_ragged else None),
         ):
             if own != needed:
                 raise ValueError(
@@ -159,9 +182,27 @@ class MonkeyProcessor(ProcessorMixin):
                     "to different grids: `scripts/set_grid.py` writes both"
                 )
 
+    def limit_windows(self, max_windows: int | None) -> MonkeyProcessor:
+        """Return this processor with `max_windows` for its images; ValueError where no grid has so few."""
+        limited = copy.copy(self)
+        limited.image_processor = self.image_processor.limit_windows(max_windows)
+        return limited
+
+    def tokens_of(self, grid: Sequence[int]) -> int:
+        """Slots of an image on a grid."""
+        if not self.image_processor.is_ragged:
+            return self.image_tokens
+        size, side = self.image_processor.size, self.image_processor.window_size
+        more = grid[0] * grid[1] - size["height"] * size["width"] // side**2
+        return self.image_tokens + more * self.window_tokens
+
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values"]
+        return ["input_ids", "attention_mask", *self.image_processor.model_input_names]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the library's; a processor for one grid, as published, is written without our field."""
+        return {key: value for key, value in super().to_dict().items() if key != "window_tokens" or value is not None}
 
     def encode(
         self,
@@ -175,7 +216,7 @@ class MonkeyProcessor(ProcessorMixin):
         name: str | None = None,
         **form: Any,
     ) -> Encoded:
-        """Tokenise a conversation, whatever it is for; no image is opened.
+        """Tokenise a conversation, whatever it is for; no image is opened, or its header alone where sizes differ.
 
         Args:
             template, form: how it is written, and the arguments of it; see `monkey.conversation.write`.
@@ -191,18 +232,21 @@ class MonkeyProcessor(ProcessorMixin):
             TooLong: it is longer than allowed.
             ValueError: an unclosed placeholder in trusted text; with `labels`, turns out of order or an empty answer,
                 or none of which a token is left when it is cut.
+            FileNotFoundError, ValueError: an image whose size is needed and cannot be read.
         """
         if not isinstance(truncation, bool):
             raise ValueError(f"truncation={truncation!r} is not True or False")
         if labels:
             conversation.check_answers()
+        conversation = self._with_boxes_on_canvases(conversation, name)
         written = write(conversation, template, **form)
+        slots = self._slots(conversation.images, name)
         ids: list[int] = []
         targets: list[int] = []
         for number, segments in enumerate(written, start=1):
             with _naming(f"turn {number}" if len(written) > 1 else name):
                 for segment in segments:
-                    own = self.encode_segments([segment])
+                    own = self.encode_segments([segment], slots)
                     ids += own
                     targets += own if segment.supervised else [UNSUPERVISED] * len(own)
         name = name or ("the conversation" if labels else "the prompt")
@@ -218,12 +262,49 @@ class MonkeyProcessor(ProcessorMixin):
             self.check_length(ids, max_length, name)
         return Encoded(ids, targets if labels else None, conversation.images)
 
-    def encode_segments(self, segments: Iterable[Sequence[Any]]) -> list[int]:
-        """Ids of (text, is trusted); each is encoded by itself, a trusted one with special tokens and placeholders."""
+    def encode_segments(
+        self, segments: Iterable[Sequence[Any]], image_tokens: int | Iterator[int] | None = None
+    ) -> list[int]:
+        """Ids of (text, is trusted); each is encoded by itself, a trusted one with special tokens and placeholders.
+
+        Args:
+            image_tokens: slots of every image, those on the model's grid when None, or of each in turn.
+        """
         ids: list[int] = []
+        slots = self.image_tokens if image_tokens is None else image_tokens
         for text, trusted, *_ in segments:
-            ids += self.tokenizer.encode_text(text, split_special_tokens=not trusted, image_tokens=self.image_tokens)
+            ids += self.tokenizer.encode_text(text, split_special_tokens=not trusted, image_tokens=slots)
         return ids
+
+    def _slots(self, images: Sequence[Any], name: str | None) -> int | Iterator[int]:
+        """Slots of every image of a conversation, or those of each in turn where they differ."""
+        if not self.image_processor.is_ragged:
+            return self.image_tokens
+        places = self._places(images, name, "how many tokens it has depends on its size")
+        counts = [self.tokens_of(place.grid) for place in places]
+        # Placeholders that are too many are counted, and told, by whoever asks.
+        return itertools.chain(counts, itertools.repeat(self.image_tokens))
+
+    def moves_boxes(self, conversation: Conversation) -> bool:
+        """Return whether the text of a conversation is read otherwise for other sizes of its images."""
+        texts = (message.text for message in conversation.messages)
+        return self.image_processor.fit == "pad" and any("</box>" in text or "</quad>" in text for text in texts)
+
+    def _with_boxes_on_canvases(self, conversation: Conversation, name: str | None) -> Conversation:
+        """Return a conversation with its boxes, which are of the images, on the canvases; see `monkey.boxes`."""
+        if not self.moves_boxes(conversation):
+            return conversation
+        places = self._places(conversation.images, name, "where its boxes lie on the canvas depends on its size")
+        return to_canvas(conversation, [place.share for place in places])
+
+    def _places(self, images: Sequence[Any], name: str | None, reason: str) -> list[Placement]:
+        places = []
+        for number, image in enumerate(images, start=1):
+            called = f"image {number}{f' of {name}' if name else ''}"
+            if image is None:
+                raise ValueError(f"{called} is not given, and {reason}")
+            places.append(self.image_processor.place(self.image_processor.measure(image, called)))
+        return places
 
     def __call__(
         self,
@@ -347,7 +428,8 @@ class MonkeyProcessor(ProcessorMixin):
         """One training sample in the published form; arguments as of `Conversation.from_turns` and `encode`.
 
         Returns:
-            `input_ids` and `labels` (lists of the same length), and `pixel_values` [images, 3, H, W] if it has images.
+            `input_ids` and `labels` (lists of the same length), and `pixel_values` [images, 3, H, W] if it has images,
+            or those and `image_grids` as of `MonkeyImageProcessor`.
         """
         conversation = Conversation.from_turns(turns, images, trusted=not inert_text)
         ids, labels, sources = self.encode(conversation, labels=True, max_length=max_length, truncation=truncation)
@@ -361,8 +443,8 @@ class MonkeyProcessor(ProcessorMixin):
 
         Returns:
             `input_ids`, `attention_mask` [B, T] (1 on every token of a sample, its end-of-text included, 0 on padding),
-            `labels` [B, T] if the samples have them, and `pixel_values` [images, 3, H, W] of the whole batch if any
-            sample has one.
+            `labels` [B, T] if the samples have them, and `pixel_values` (and `image_grids`) of the whole batch if any
+            sample has some.
         """
         import torch
         from torch.nn.utils.rnn import pad_sequence
@@ -380,10 +462,7 @@ class MonkeyProcessor(ProcessorMixin):
         }
         if all("labels" in sample for sample in samples):
             batch["labels"] = pad([sample["labels"] for sample in samples], UNSUPERVISED)
-        pixels = [sample["pixel_values"] for sample in samples if sample.get("pixel_values") is not None]
-        if pixels:
-            batch["pixel_values"] = torch.cat(pixels)
-        return batch
+        return batch | join_images(samples)
 
     def decode_answers(self, generated_ids: Any, prompt_length: int) -> list[str]:
         """Answers of `generate`'s output [B, T], whose first `prompt_length` tokens are the padded prompts."""
@@ -405,7 +484,11 @@ class MonkeyProcessor(ProcessorMixin):
         """Say how long ids are, and what of them is images."""
         images = ids.count(self.tokenizer.image_start_id)
         kind = "image" if images == 1 else "images"
-        counted = f" with its {images} {kind} of {self.image_tokens + 2:,}" if images else ""
+        counted = ""
+        if images:
+            spans = span_lengths(ids, self.tokenizer.image_start_id, self.tokenizer.image_end_id)
+            each = f" of {min(spans):,}" + (f" to {max(spans):,}" if min(spans) < max(spans) else "")
+            counted = f" with its {images} {kind}{each}"
         return f"{name} is {len(ids):,} tokens long{counted}"
 
     def _limit(self, max_length: int | None) -> int | None:
@@ -473,13 +556,28 @@ class MonkeyProcessor(ProcessorMixin):
         return None
 
 
-def _source_of_processor(name: Any, grid: Any, location: dict[str, Any]) -> tuple[Any, Any]:
-    """Return whose processor a checkpoint has, and on which grid."""
+def join_images(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return `pixel_values`, and `image_grids` where samples have them, of all images of samples, if there are any."""
+    import torch
+
+    with_images = [sample for sample in samples if sample.get("pixel_values") is not None]
+    names = [name for name in ("pixel_values", "image_grids") if with_images and name in with_images[0]]
+    return {name: torch.cat([sample[name] for sample in with_images]) for name in names}
+
+
+def span_lengths(ids: Sequence[int], image_start_id: int, image_end_id: int) -> list[int]:
+    """Return the length of each whole image span among ids, start and end token included."""
+    starts = [position for position, token_id in enumerate(ids) if token_id == image_start_id]
+    return [ids.index(image_end_id, start) + 1 - start for start in starts]
+
+
+def _source_of_processor(name: Any, asked: dict[str, Any], location: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return whose processor a checkpoint has, and in which layout if not in its own."""
     base = base_of(name, **location)
     if base is None or checkpoint_file(name, "qwen.tiktoken", **location) is not None:
-        return name, grid
+        return name, asked
     trained = read_base_record(name, **location)
-    return base, grid or (None if trained is None else tuple(trained.grid))
+    return base, asked if trained is None else trained.layout | asked
 
 
 def _check_vocabulary(tokenizer: QwenTokenizer, config: MonkeyConfig) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from transformers import PreTrainedTokenizer
 
-from monkey.boxes import Located, located
+from monkey.boxes import WHOLE, BoxStream, Located, Share, located
 from monkey.tokenization import BOX_MARKERS
 
 POLL_SECONDS = 0.25
@@ -21,6 +22,8 @@ REPLY_TIMEOUT = 600.0
 
 KEPT_MARKERS = frozenset(BOX_MARKERS)
 """Tokens of the vocabulary's special ones that belong to an answer: they say where something is."""
+
+_MARKERS = re.compile("|".join(map(re.escape, BOX_MARKERS)))
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -136,13 +139,25 @@ class Reply(Iterator[str]):
 class Detokenizer:
     """Makes text of tokens, as far as it is certain at each of them.
 
-    Held back are bytes of an unfinished character, what may turn out to be the beginning of a stop text, and white
-    space that may be the answer's end. White space at the beginning is dropped.
+    Held back are bytes of an unfinished character, what may turn out to be the beginning of a stop text or, on a canvas
+    with padding, a box, and white space that may be the answer's end. White space at the beginning is dropped.
+
+    Args:
+        share: of the canvas that boxes are on, see `monkey.boxes`; they become those of the image.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizer, stop: Sequence[str] = (), keep_markers: bool = True):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizer,
+        stop: Sequence[str] = (),
+        keep_markers: bool = True,
+        share: Share = WHOLE,
+    ):
         self._tokenizer = tokenizer
-        self._markers = KEPT_MARKERS if keep_markers else frozenset()
+        self._keep_markers = keep_markers
+        self._boxes = None if share == WHOLE else BoxStream(share)
+        # Where boxes move, they are found by their markers.
+        self._markers = KEPT_MARKERS if keep_markers or self._boxes else frozenset()
         self._stop = tuple(stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
@@ -154,16 +169,24 @@ class Detokenizer:
         content = self._tokenizer.convert_ids_to_tokens(token)
         if isinstance(content, str):
             content = content.encode() if content in self._markers else b""
-        self._held += self._utf8.decode(content)
+        self._hold(self._utf8.decode(content))
         self._cut_at_stop()
         return self._take(len(self._held) if self.is_stopped else len(self._held) - self._count_unsure())
 
     def finish(self) -> str:
         """Return the rest, at the end."""
         if not self.is_stopped:
-            self._held += self._utf8.decode(b"", final=True)
+            self._hold(self._utf8.decode(b"", final=True), is_last=True)
             self._cut_at_stop()
         return self._take(len(self._held))
+
+    def _hold(self, text: str, is_last: bool = False) -> None:
+        """Add text that was decoded, its boxes moved where they have to be."""
+        if self._boxes is not None:
+            text = self._boxes.push(text) + (self._boxes.finish() if is_last else "")
+            if not self._keep_markers:
+                text = _MARKERS.sub("", text)
+        self._held += text
 
     def _cut_at_stop(self) -> None:
         found = [start for text in self._stop if (start := self._held.find(text)) >= 0]

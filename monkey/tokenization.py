@@ -11,10 +11,11 @@ Vocabulary: the ranks of `qwen.tiktoken`, then `SPECIAL_TOKENS` in their publish
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tiktoken
@@ -171,12 +172,15 @@ class QwenTokenizer(PreTrainedTokenizer):
     def get_vocab(self) -> dict[bytes | str, int]:
         return {**self._ranks, **self._special_ids}
 
-    def encode_text(self, text: str, split_special_tokens: bool = False, image_tokens: int | None = None) -> list[int]:
+    def encode_text(
+        self, text: str, split_special_tokens: bool = False, image_tokens: int | Iterator[int] | None = None
+    ) -> list[int]:
         """Ids of a text; every encoding of this project comes through here.
 
         Args:
             split_special_tokens: take every character as plain text (for text that comes from users).
-            image_tokens: slots of an image span, `self.image_tokens` when None.
+            image_tokens: slots of every image span, `self.image_tokens` when None, or an iterator that gives those of
+                each, one after the other.
 
         Raises:
             ValueError: an unclosed, surplus or nested `<img>` or `</img>`, a path longer than the span, or a run of
@@ -186,6 +190,8 @@ class QwenTokenizer(PreTrainedTokenizer):
         _refuse_endless_whitespace(text)
         if split_special_tokens:
             return self._encoding.encode_ordinary(text)
+        if not isinstance(image_tokens, Iterator):
+            image_tokens = itertools.repeat(image_tokens or self.image_tokens)
 
         ids: list[int] = []
         done = 0
@@ -200,7 +206,7 @@ class QwenTokenizer(PreTrainedTokenizer):
                     )
                 if token == IMAGE_END:
                     path = text[place.end() : match.start()]
-                    ids += self._image_span(path, place.start(), image_tokens or self.image_tokens)
+                    ids += self._image_span(path, place.start(), next(image_tokens))
                     place, done = None, match.end()
                 continue  # any other special token here is part of the path
             ids += self._encoding.encode_ordinary(text[done : match.start()])

@@ -9,11 +9,13 @@ Method: Monkey, arXiv 2311.06607, section 3.1; transformer: OpenCLIP ViT-bigG; r
 Shape letters: I images, V views of all images, N patches of a view, C vision width, Q queries, D decoder width,
 r adapter rank. Inside an encoder the views of a batch lie by adapter set, [V, N, C]: all windows that pass through the
 first set, then those of the second, and so on, and at the end the global views, which pass through none. Each set's
-windows are one contiguous slice; `counts` says how many there are of each.
+windows are one contiguous slice; `counts` says how many there are of each. Images on grids of their own come as
+windows already, which are sorted by set before the encoder and put back in their order behind it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -21,10 +23,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from monkey.configuration import MonkeyConfig, MonkeyVisionConfig
+from monkey.configuration import Grid, MonkeyConfig, MonkeyVisionConfig
 
 
 def views(pixel_values: torch.Tensor, config: MonkeyConfig) -> torch.Tensor:
@@ -43,10 +46,12 @@ def views(pixel_values: torch.Tensor, config: MonkeyConfig) -> torch.Tensor:
     """
     height, width = config.canvas_size
     if pixel_values.ndim != 4 or tuple(pixel_values.shape[-2:]) != (height, width):
+        advice = "open the processor and the model with the same grid"
+        if config.is_ragged:
+            advice = "windows of images on other grids need image_grids"
         raise ValueError(
             f"pixel_values has shape {list(pixel_values.shape)}, but grid={tuple(config.grid)} of "
-            f"{config.window_size}-pixel windows needs [images, 3, {height}, {width}]; "
-            "open the processor and the model with the same grid"
+            f"{config.window_size}-pixel windows needs [images, 3, {height}, {width}]; {advice}"
         )
     rows, columns = config.grid
     cut = rearrange(pixel_values, "i c (r h) (s w) -> (r s) i c h w", r=rows, s=columns)
@@ -54,6 +59,47 @@ def views(pixel_values: torch.Tensor, config: MonkeyConfig) -> torch.Tensor:
         return cut
     shrunk = F.interpolate(pixel_values, size=(config.window_size, config.window_size), mode="bicubic")
     return torch.cat([cut, shrunk[None]])
+
+
+def sorted_views(
+    windows: torch.Tensor, grids: Sequence[Grid], config: MonkeyConfig
+) -> tuple[torch.Tensor, list[int], list[int]]:
+    """Sort the views of images on grids of their own by adapter set.
+
+    A window passes through the set of that cell of the base grid which holds its centre.
+
+    Args:
+        windows: normalised [W, 3, window, window], those of one image after the other, row by row.
+        grids: rows and columns of each image.
+
+    Returns:
+        The views [V, 3, window, window], windows by set and then (if `config.global_view`) each image's canvas shrunk
+        as by `views`; how many windows there are of each set; and the place among the views of each image's windows,
+        row by row, and of its global view.
+
+    Raises:
+        ValueError: windows of another size, or more or fewer of them than the grids have.
+    """
+    numbers = [rows * columns for rows, columns in grids]
+    side = config.window_size
+    if windows.ndim != 4 or tuple(windows.shape[-2:]) != (side, side) or len(windows) != sum(numbers):
+        raise ValueError(
+            f"pixel_values has shape {list(windows.shape)}, but image_grids={[list(grid) for grid in grids]} of "
+            f"{side}-pixel windows need [{sum(numbers)}, 3, {side}, {side}]; take both from one processor"
+        )
+    sets = [own for grid in grids for own in config.adapter_sets(grid)]
+    counts = [sets.count(number) for number in range(max(1, config.num_adapters))]
+    order = sorted(range(len(sets)), key=sets.__getitem__)
+    place_of = dict(zip(order, itertools.count()))
+    parts, places, start = [windows[torch.tensor(order, device=windows.device)]], [], 0
+    for image, ((rows, columns), own) in enumerate(zip(grids, windows.split(numbers), strict=True)):
+        places += [place_of[start + window] for window in range(len(own))]
+        start += len(own)
+        if config.global_view:
+            canvas = rearrange(own, "(r s) c h w -> 1 c (r h) (s w)", r=rows, s=columns)
+            parts.append(F.interpolate(canvas, size=(side, side), mode="bicubic"))
+            places.append(len(sets) + image)
+    return torch.cat(parts), counts, places
 
 
 def grow_positions(positions: torch.Tensor, cells: int) -> torch.Tensor:
@@ -76,6 +122,33 @@ def sincos_positions(side: int, width: int) -> torch.Tensor:
     column = line.repeat(side, 1)
     row = line.repeat_interleave(side, dim=0)
     return torch.cat([column, row], dim=1)
+
+
+class _AddProducts(torch.autograd.Function):
+    """Add low [V', N, r] · up [sets, r, out] to the first V' of output [V, N, out], in place, set by set.
+
+    What autograd does by itself for slices that are changed in place copies the whole gradient once for every set.
+    """
+
+    @staticmethod
+    def forward(ctx, output: torch.Tensor, low: torch.Tensor, up: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(low, up)
+        ctx.counts = list(counts)
+        own = output[: len(low)].split(ctx.counts)
+        for part, low_of_set, up_of_set in zip(own, low.split(ctx.counts), up, strict=True):
+            part.flatten(0, 1).addmm_(low_of_set.flatten(0, 1), up_of_set)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor):
+        low, up = ctx.saved_tensors
+        own = gradient[: len(low)].split(ctx.counts)
+        of_low = torch.cat([part @ up_of_set.T for part, up_of_set in zip(own, up, strict=True)])
+        parts = zip(low.split(ctx.counts), own, strict=True)
+        of_up = torch.stack([low_of_set.flatten(0, 1).T @ part.flatten(0, 1) for low_of_set, part in parts])
+        return gradient, of_low, of_up, None
 
 
 class WindowAdapter(nn.Module):
@@ -110,13 +183,9 @@ class WindowAdapter(nn.Module):
             product = low.to(output.dtype), up.to(output.dtype)
             output[:total].unflatten(0, (len(counts), -1)).flatten(1, 2).baddbmm_(*product)
             return output
-        start = 0
-        for down, up_of_set, count in zip(self.down, up, counts, strict=True):
-            own = slice(start, start + count)
-            low = low_rank[own].flatten(0, 1) @ down.T
-            output[own].flatten(0, 1).addmm_(low.to(output.dtype), up_of_set.to(output.dtype))
-            start += count
-        return output
+        parts = zip(low_rank.split(list(counts)), self.down, strict=True)
+        low = torch.cat([own @ down.T for own, down in parts])
+        return _AddProducts.apply(output, low.to(output.dtype), up.to(output.dtype), counts)
 
     def reset_parameters(self) -> None:
         """Kaiming-uniform `down`, zero `up`, unit scale: a new adapter changes nothing."""
@@ -247,7 +316,7 @@ class Resampler(nn.Module):
 
 
 class VisionModel(nn.Module):
-    """Canvases [I, 3, H, W] to tokens by views, encoder and resampler. A subclass is an encoder with its adapters."""
+    """Images to tokens by views, encoder and resampler. A subclass is an encoder with its adapters."""
 
     def __init__(self, config: MonkeyConfig):
         super().__init__()
@@ -277,15 +346,29 @@ class VisionModel(nn.Module):
         """Whether gradients are wanted for anything of the encoder except window adapters."""
         raise NotImplementedError
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features of the windows, row by row, then of the global view: [I, views of one · Q, D]."""
+    def forward(self, pixel_values: torch.Tensor, grids: Sequence[Grid] | None = None) -> torch.Tensor:
+        """Features of each image's windows, row by row, then of its global view.
+
+        Args:
+            pixel_values: canvases [I, 3, H, W] of the model's grid, or with `grids` windows [W, 3, window, window].
+            grids: of each image, where they lie on grids of their own.
+
+        Returns:
+            [I, views of one · Q, D], or with `grids` the tokens of one image after the other, [tokens, D].
+        """
+        if grids is not None:
+            pixels, counts, places = sorted_views(pixel_values, grids, self.config)
+            return self._resample(self.encode(pixels, counts))[torch.tensor(places, device=pixels.device)].flatten(0, 1)
         pixels = views(pixel_values, self.config)
         num_views, num_images = pixels.shape[:2]
         num_windows = self.config.num_windows
         sets = max(1, self.config.num_adapters)
         features = self.encode(pixels.flatten(0, 1), [num_windows // sets * num_images] * sets)
-        tokens = self.post_layernorm(self.resampler(features)) @ self.projection
-        return rearrange(tokens, "(v i) q d -> i (v q) d", v=num_views)
+        return rearrange(self._resample(features), "(v i) q d -> i (v q) d", v=num_views)
+
+    def _resample(self, features: torch.Tensor) -> torch.Tensor:
+        """[V, N, C] → [V, Q, D]."""
+        return self.post_layernorm(self.resampler(features)) @ self.projection
 
 
 class MonkeyVisionModel(VisionModel):

@@ -2,6 +2,7 @@
 
     python scripts/plan_memory.py --recipe lora-llm --grid 2,2 --gpus 8 --gpu-memory 24 --zero 3 --pack-tokens 2048
     python scripts/plan_memory.py --config configs/training/full-llm.yaml --gpus 8 --gpu-memory 80 --json
+    python scripts/plan_memory.py --recipe lora-llm --grids up-to-6 --gpu-memory 80 --pack-tokens 4096
 
 Without --checkpoint the model is the published full size. Nothing is loaded: parameters are counted, and a step is
 made, on a model without storage (monkey/training/memory.py). The plan is of tensors; the allocator reserves more.
@@ -17,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import monkey
+from monkey.cli import grid_set
 from monkey.files import refuse_missing
 from monkey.training.arguments import parse_grid, read_config
 from monkey.training.recipes import RECIPES
@@ -44,6 +46,7 @@ def _parser() -> _Parser:
     parser.add_argument("--config", help="a training file, such as configs/training/full-llm.yaml")
     parser.add_argument("--checkpoint", help="folder of a model, for its sizes")
     parser.add_argument("--grid", help="rows,columns of windows, such as 2,3")
+    parser.add_argument("--grids", type=grid_set, metavar="SET", help="of which an image may take any, such as up-to-6")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--gpu-memory", type=float, help="GiB of one GPU; by default the one that is visible")
     parser.add_argument("--zero", type=int, choices=range(4), dest="zero_stage", help="ZeRO stage 1 to 3; 0 is DDP")
@@ -76,9 +79,13 @@ def _flags_of_file(path: str | None) -> dict[str, Any]:
 def _model(options: argparse.Namespace, flags: dict[str, Any]) -> monkey.MonkeyConfig:
     given = options.grid or flags.get("grid")
     grid = given and parse_grid(given if isinstance(given, str) else ",".join(map(str, given)))
+    grids = options.grids
+    if grids is None and flags.get("grids") is not None:
+        grids = grid_set(flags["grids"] if isinstance(flags["grids"], str) else ",".join(flags["grids"]))
+    layout = {name: value for name, value in (("grid", grid), ("grids", grids)) if value is not None}
     if options.checkpoint is None:
-        return monkey.MonkeyConfig() if grid is None else monkey.MonkeyConfig(grid=grid)
-    return monkey.MonkeyConfig.from_pretrained(options.checkpoint, **({} if grid is None else {"grid": grid}))
+        return monkey.MonkeyConfig(**layout)
+    return monkey.MonkeyConfig.from_pretrained(options.checkpoint, **layout)
 
 
 def _settings(options: argparse.Namespace, flags: dict[str, Any]) -> PlanSettings:
@@ -115,10 +122,12 @@ def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str,
     return {
         "recipe": settings.recipe.name,
         "grid": list(whole.config.grid),
+        **({"grids": [list(grid) for grid in whole.config.allowed_grids]} if whole.config.is_ragged else {}),
         "gpus": settings.gpus,
         "zero_stage": settings.zero_stage,
         "offload": settings.offload,
         "images": step.images,
+        **({"windows": step.windows} if step.windows is not None else {}),
         "tokens": step.rows * step.tokens,
         "supervised_tokens": step.supervised,
         "bytes": whole.total,

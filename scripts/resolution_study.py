@@ -1,10 +1,12 @@
-"""Does resolution pay, and do adapters a window? Monkeys from one base, with equal steps and data, asked the same.
+"""Do resolution, adapters a window and the shape of the grid pay? Monkeys from one base, with equal steps and data.
 
     bash scripts/resolution_study.sh             # from the base that ships; another one can be named
-    bash scripts/resolution_study.sh --quick     # one seed of the three, fourteen minutes on two cores
+    bash scripts/resolution_study.sh --quick     # one seed of the three, some two minutes for each arm on two cores
+    bash scripts/resolution_study.sh --arms oblong oblong-any-grid oblong-padded       # those about shapes alone
 
 Each arm of `ARMS` is put on its grid from the same base, trained with configs/training/reader-study.yaml on the same
-records in the same order, once a seed, and asked the same questions. Scores are told apart by the height of the letters
+records in the same order, once a seed, and asked the same questions. There are two sets of documents, square ones and
+`OBLONG` ones of the same area; arms compare within a set. Scores are told apart by the height of the letters
 that the answer stands in, in pixels of the 224-pixel image. A value is the mean over questions and seeds; its
 interval is a bootstrap over images of the questions' means over seeds, so it holds the luck of the questions drawn;
 the lowest and the highest seed beside it show the luck of training.
@@ -38,7 +40,13 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to see an image. `window` is the side of a window in parts of the base's own."""
+    """One way to see an image.
+
+    Attributes:
+        window: the side of a window in parts of the base's own.
+        ratios: shapes of the documents; none for squares.
+        grids, fit: which grids an image may take beside `grid`, and how it is put on one, as set_grid.py has them.
+    """
 
     name: str
     title: str
@@ -46,6 +54,24 @@ class Arm:
     adapters: str = "per_window"
     global_view: bool = True
     window: int = 1
+    ratios: tuple[str, ...] = ()
+    grids: str | None = None
+    fit: str = "stretch"
+
+    @property
+    def documents(self) -> str:
+        """Name of the folder of its documents."""
+        return "data-oblong" if self.ratios else "data"
+
+    @property
+    def shape_flags(self) -> tuple[str, ...]:
+        """Flags of set_grid.py, where the arm says more than a grid."""
+        grids = ("--grids", self.grids) if self.grids else ()
+        return *grids, *(("--fit", self.fit) if self.fit != "stretch" else ())
+
+
+OBLONG = ("3:1", "1:3", "2:1", "1:2")
+"""Width over height of documents that are not square, by turns."""
 
 
 ARMS = (
@@ -56,6 +82,9 @@ ARMS = (
     Arm("own-adapters", "2×2 windows, an adapter each", "2,2"),
     Arm("without-global", "2×2 windows, an adapter each, no global view", "2,2", global_view=False),
     Arm("six-windows", "2×3 windows, an adapter each", "2,3"),
+    Arm("oblong", "oblong documents, stretched over 2×2 windows", "2,2", ratios=OBLONG),
+    Arm("oblong-padded", "oblong documents, padded to 2×2 windows", "2,2", ratios=OBLONG, fit="pad"),
+    Arm("oblong-any-grid", "oblong documents, any grid of up to six windows", "2,2", ratios=OBLONG, grids="up-to-6"),
 )
 
 
@@ -66,8 +95,10 @@ CONTRASTS = (
     ("an adapter each, against a shared one", "own-adapters", "shared-adapter"),
     ("the global view, against none", "own-adapters", "without-global"),
     ("2×3 windows, against 2×2", "six-windows", "own-adapters"),
+    ("oblong documents: any grid, against 2×2", "oblong-any-grid", "oblong"),
+    ("oblong documents: padded, against stretched", "oblong-padded", "oblong"),
 )
-"""What the paper's findings are about: a title, and the two arms that differ in it."""
+"""What the paper's findings are about, and what shapes are worth: a title, and the two arms that differ in it."""
 
 
 @dataclass(frozen=True)
@@ -292,6 +323,7 @@ def measure(
                 f"{arm.title}, seed {seed}: put the base on its grid",
                 *("scripts/set_grid.py", base, started, "--grid", arm.grid, "--adapters", arm.adapters),
                 *("--global-view", str(arm.global_view), "--window", str(arm.window * window), "--seed", str(seed)),
+                *arm.shape_flags,
             )
         train(
             f"{arm.title}, seed {seed}: train",
@@ -302,7 +334,7 @@ def measure(
         )
         title = f"{arm.title}, seed {seed}: ask"
         evaluate(title, folder / "trained", TASK, data, result, f"{arm.name}-{seed}")
-        # The answers are what counts, and twenty-one checkpoints with optimiser states are gigabytes.
+        # The answers are what counts, and thirty checkpoints with optimiser states are gigabytes.
         for checkpoint in (folder / "trained").glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
     return predictions
@@ -330,22 +362,25 @@ def main(words: list[str] | None = None) -> int:
         window = _window_of(options.base)
         settings = {"base": str(options.base), **extent.__dict__, "task": TASK, "metric": "anls", "variant": HEADLINE}
         _check_same(output, settings)
-        data = output / "data"
-        run(
-            "draw documents",
-            *("-m", "monkey.data.documents", "--output", data, "--side", str(2 * window)),
-            *("--train", str(extent.pictures), "--heldout", str(extent.heldout)),
-        )
         wanted = [arm for arm in ARMS if options.arms is None or arm.name in options.arms]
+        for name, ratios in dict.fromkeys((arm.documents, arm.ratios) for arm in wanted):
+            run(
+                "draw oblong documents" if ratios else "draw documents",
+                *("-m", "monkey.data.documents", "--output", output / name, "--side", str(2 * window)),
+                *("--train", str(extent.pictures), "--heldout", str(extent.heldout)),
+                *(("--ratios", *ratios) if ratios else ()),
+            )
+        data = {arm.name: output / arm.documents for arm in wanted}
         answered: dict[str, list[Path]] = defaultdict(list)
         # Seed by seed, so that a study that is cut short has every arm.
         for seed in range(extent.seeds):
             for arm in wanted:
                 base = options.base.resolve()
                 how = extent, seed, options.bf16, options.processes
-                answered[arm.name].append(measure(arm, base, window, data, output, *how))
+                answered[arm.name].append(measure(arm, base, window, data[arm.name], output, *how))
             runs = {
-                name: [scores_of(file, data / "heldout.jsonl") for file in files] for name, files in answered.items()
+                name: [scores_of(file, data[name] / "heldout.jsonl") for file in files]
+                for name, files in answered.items()
             }
             write(output, runs, {**settings, "seeds": seed + 1})
     except (ValueError, OSError) as error:

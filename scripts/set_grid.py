@@ -3,8 +3,10 @@
     python scripts/set_grid.py BASE TARGET --grid 2,2                                # Monkey from a base at one window
     python scripts/set_grid.py BASE TARGET --grid 2,2 --adapters shared --global-view False
     python scripts/set_grid.py BASE TARGET --grid 1,1 --window 224 --adapters none --global-view False
+    python scripts/set_grid.py BASE TARGET --grid 2,2 --grids up-to-6 --fit pad      # each image on a grid of its own
 
-New adapters start at nothing: until they are trained the windows are encoded as the base encodes its one. `--window`
+With --grids the adapters stay those of --grid: a window of another grid takes the one whose cell holds its centre. New
+adapters start at nothing: until they are trained the windows are encoded as the base encodes its one. `--window`
 gives the one window more pixels, its position embeddings interpolated. TARGET is written whole or not at all.
 """
 
@@ -12,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import monkey
 from monkey.checkpoint_card import card_of
-from monkey.cli import ArgumentParser, run_program
+from monkey.cli import ArgumentParser, add_shape_flags, run_program
 from monkey.files import refuse_existing, refuse_missing
 
 ADAPTERS = ("per_window", "shared", "none")
@@ -31,6 +34,8 @@ def set_grid(
     global_view: bool = True,
     window: int | None = None,
     seed: int = 0,
+    grids: str | Sequence[tuple[int, int]] | None = None,
+    fit: str | None = None,
 ) -> Path:
     """Write `base`, put on `grid`, into the new folder `target`.
 
@@ -40,6 +45,7 @@ def set_grid(
         global_view: whether the shrunk canvas is a view too.
         window: pixels of a window's side; the base's own by default.
         seed: of the new adapters.
+        grids, fit: the set of grids that images are put on, and how, as of `MonkeyConfig`; the base's own by default.
 
     Raises:
         FileNotFoundError: `base` lacks a file.
@@ -55,7 +61,8 @@ def set_grid(
     from monkey.configuration import check_grid
 
     grid = check_grid(grid)
-    config = monkey.MonkeyConfig.from_pretrained(base, grid=grid, window_adapters=adapters, global_view=global_view)
+    layout = {"grid": grid, "window_adapters": adapters, "global_view": global_view, "grids": grids, "fit": fit}
+    config = monkey.MonkeyConfig.from_pretrained(base, **layout)
     if window is not None:
         if window < 1 or window % config.vision_config.patch_size:
             raise ValueError(f"--window {window} is not a multiple of the patches' {config.vision_config.patch_size}")
@@ -71,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("base", help="checkpoint folder, or hub name in the offline cache")
     parser.add_argument("target", help="new folder")
     parser.add_argument("--grid", required=True, metavar="R,C", help="rows and columns of windows")
+    add_shape_flags(parser)
     parser.add_argument("--adapters", choices=ADAPTERS, default="per_window", help="default per_window")
     parser.add_argument("--global-view", choices=SWITCH, default="True", help="default True")
     parser.add_argument("--window", type=int, metavar="PIXELS", help="side of a window; the base's own by default")
@@ -89,8 +97,14 @@ def main(arguments: list[str] | None = None) -> int:
             SWITCH[options.global_view],
             options.window,
             options.seed,
+            options.grids,
+            options.fit,
         )
         config = monkey.MonkeyConfig.from_pretrained(folder)
+        if config.is_ragged:
+            tokens = [config.tokens_of(grid) for grid in config.allowed_grids]
+            print(f"{folder}: {len(tokens)} grids, {min(tokens)} to {max(tokens)} tokens an image")
+            return
         height, width = config.canvas_size
         print(f"{folder}: {height}×{width} pixels, {config.image_tokens} tokens a picture")
 

@@ -33,6 +33,7 @@ def test_the_last_line_has_the_ratios_of_equal_steps(capsys, more):
     # Two questions behind one picture are fewer tokens than two samples, even without their padding.
     assert ours["tokens_read"] < published["not_padding"] * published["tokens_read"]
     assert len(figures["seconds_after"]) == 4
+    assert ratios["ragged_rate"] > 0
     assert result["settings"]["width"] == 64
 
 

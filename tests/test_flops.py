@@ -13,8 +13,8 @@ from monkey.training.recipes import RECIPES
 from tests.conftest import tiny_config
 
 
-def contents(images: int, runs: list[tuple[int, int]], supervised: int) -> SimpleNamespace:
-    return SimpleNamespace(images=images, runs=runs, supervised=supervised)
+def contents(images: int, runs: list[tuple[int, int]], supervised: int, windows: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(images=images, windows=windows, runs=runs, supervised=supervised)
 
 
 def test_a_step_is_what_the_formulas_say():
@@ -40,6 +40,14 @@ def test_a_batch_is_counted_by_what_it_holds_and_causal_attention_counts_half():
     flops = StepFlops(image=1000, token=100, pair=2, supervised=10)
     assert flops.of(contents(2, [(20, 0), (4, 20)], 3)) == 2000 + 2400 + 2 * (200 + 8 + 80) + 30
     assert flops.of(contents(0, [(20, 0)], 0)) == 2000 + 400
+
+
+def test_images_on_grids_of_their_own_are_counted_by_their_windows():
+    """With the vision transformer frozen, where a global view costs less than a window."""
+    recipe, run = RECIPES["full-llm"], [(12, 0)]
+    ragged, fixed = (count_flops(config, recipe) for config in (tiny_config(grids="up-to-6"), tiny_config(grid=(2, 3))))
+    assert ragged.of(contents(2, run, 3, windows=12)) == pytest.approx(fixed.of(contents(2, run, 3)), rel=1e-6)
+    assert "per window" in str(ragged)
 
 
 @pytest.mark.parametrize(("recipe", "teraflops"), [("full-llm", 93.5), ("lora-llm", 76.3)])

@@ -17,10 +17,22 @@ REMOVED: dict[str, dict[str, str]] = {
 }
 """Program -> flag -> why it went on purpose, in a sentence; the flag "*" is the whole program."""
 
+_SHAPES = {"--grids": "images may take grids of their own", "--fit": "images may keep their ratio"}
+_MAX_WINDOWS = "what an image costs is a request's to bound"
+
 ADDED: dict[str, dict[str, str]] = {
     "python -m benchmarks.full_size": {"--optimizer": "one GPU holds full-llm with Adam's moments in 8 bits"},
     "python -m benchmarks.serving": {"--clients": "a GPU is asked by 64 clients"},
-    "scripts/plan_memory.py": {"--quiet": "launchers want the exit status alone, without tracing steps for a table"},
+    "scripts/plan_memory.py": {
+        "--quiet": "launchers want the exit status alone, without tracing steps for a table",
+        "--grids": _SHAPES["--grids"],
+    },
+    "drawing of documents": {"--ratios": "documents need not be square"},
+    "evaluate_vqa.py": {**_SHAPES, "--max-windows": _MAX_WINDOWS},
+    "finetune_multitask.py": _SHAPES,
+    "python -m monkey.ask": {"--max-windows": _MAX_WINDOWS},
+    "scripts/set_grid.py": _SHAPES,
+    "scripts/show_views.py": _SHAPES,
 }
 """Program -> flag -> what it is for, where it came later."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ Sample = dict[str, Any]
 
 # The tokens of a whole data set
 
-_ARRAYS = ("ids", "supervised", "ends", "shared", "prefix", "images")
+_ARRAYS, _SLOTS = ("ids", "supervised", "ends", "shared", "prefix", "images"), "slots"
 
 
 def cache_folder() -> Path:
@@ -73,12 +74,15 @@ def cache_folder() -> Path:
 class Tokens:
     """Tokens of N samples, one sample behind the other: 5 bytes per text token, and the slots of an image as one.
 
+    An image's grid, and so how many slots it has, is that of its size when its record was read.
+
     Attributes:
         ids: [tokens] int32, the slots of an image as one `pad_id`.
         supervised: [tokens] bool, whether the loss counts it.
         ends: [N + 1] where each sample begins, and where the last ends.
         shared, prefix, images: [N] as of `SampleSizes`.
-        pad_id, image_tokens: id and number of an image's slots.
+        pad_id: id of an image's slots.
+        slots: how many those are; [images of all samples] int32 where images lie on grids of their own.
         folder: where they are kept; None where they are in memory alone.
     """
 
@@ -89,33 +93,36 @@ class Tokens:
     prefix: np.ndarray
     images: np.ndarray
     pad_id: int
-    image_tokens: int
+    slots: int | np.ndarray
     folder: Path | None = None
 
     @classmethod
-    def join(cls, parts: Sequence[_Part], pad_id: int, image_tokens: int) -> Tokens:
-        """Put the parts of a data set behind each other."""
-        ids, supervised, rows = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "supervised", "rows")
+    def join(cls, parts: Sequence[_Part], pad_id: int, slots: int | None) -> Tokens:
+        """Put the parts of a data set behind each other; `slots` is None where images have slots of their own."""
+        ids, supervised, rows, own = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "supervised", "rows", "slots")
         )
         lengths, *columns = rows.T
-        return cls(ids, supervised, np.cumsum([0, *lengths]), *map(np.ascontiguousarray, columns), pad_id, image_tokens)
+        columns = map(np.ascontiguousarray, columns)
+        return cls(ids, supervised, np.cumsum([0, *lengths]), *columns, pad_id, own if slots is None else slots)
 
     @classmethod
-    def open(cls, folder: Path, pad_id: int, image_tokens: int) -> Tokens | None:
-        """Map what was kept into memory; None where nothing was."""
+    def open(cls, folder: Path, pad_id: int, slots: int | None) -> Tokens | None:
+        """Map what was kept into memory; None where nothing was. `slots` as of `join`."""
+        names = _ARRAYS if slots is not None else (*_ARRAYS, _SLOTS)
         try:
-            arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS]
+            arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
         except (OSError, ValueError, EOFError):  # EOFError: an empty file, as a power cut may leave it
             return None
-        return cls(*arrays, pad_id, image_tokens, folder)
+        return cls(*arrays[: len(_ARRAYS)], pad_id, arrays[-1] if slots is None else slots, folder)
 
     def keep(self, folder: Path) -> Tokens:
         """Write them to a folder and return them as mapped from there. Raises OSError where that cannot be."""
+        slots = self.slots if isinstance(self.slots, int) else None
         with atomic_folder(folder) as partial_folder:
-            for name in _ARRAYS:
+            for name in _ARRAYS if slots is not None else (*_ARRAYS, _SLOTS):
                 np.save(partial_folder / f"{name}.npy", getattr(self, name))
-        return Tokens.open(folder, self.pad_id, self.image_tokens) or self
+        return Tokens.open(folder, self.pad_id, slots) or self
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -123,29 +130,47 @@ class Tokens:
     def sample(self, number: int) -> Sample:
         """Return `input_ids` and `labels` of a sample."""
         own = slice(self.ends[number], self.ends[number + 1])
-        counts = np.where(self.ids[own] == self.pad_id, self.image_tokens, 1)
+        counts = np.ones(self.ends[number + 1] - self.ends[number], np.int64)
+        counts[self.ids[own] == self.pad_id] = self.slots_of(number)
         ids, supervised = (np.repeat(array[own], counts) for array in (self.ids, self.supervised))
         return {"input_ids": ids.tolist(), "labels": np.where(supervised, ids, UNSUPERVISED).tolist()}
+
+    def slots_of(self, number: int) -> int | np.ndarray:
+        """Return the slots of every image of a sample, or those of each."""
+        if isinstance(self.slots, int):
+            return self.slots
+        return self.slots[self._first_images[number] : self._first_images[number + 1]]
+
+    @cached_property
+    def _first_images(self) -> np.ndarray:
+        """[N + 1] place of each sample's first image among all images."""
+        return np.concatenate([[0], np.cumsum(self.images, dtype=np.int64)])
 
     @cached_property
     def sizes(self) -> SampleSizes:
         """What the plan of packed rows knows of each sample."""
         starts = self.ends[:-1]
-        lengths = np.diff(self.ends) + self.images * (self.image_tokens - 1)
+        if isinstance(self.slots, int):
+            slots = self.images * self.slots
+        else:
+            slots = np.diff(np.concatenate([[0], np.cumsum(self.slots, dtype=np.int64)])[self._first_images])
+        lengths = np.diff(self.ends) + slots - self.images
         # The first token of a sample has no position that predicts it.
         supervised = np.add.reduceat(self.supervised, starts, dtype=np.int32) - self.supervised[starts]
-        tokens, shared, images, counted = (
-            column.astype(np.int32) for column in (lengths, self.shared, self.images, supervised)
+        tokens, shared, images, counted, slots = (
+            column.astype(np.int32) for column in (lengths, self.shared, self.images, supervised, slots)
         )
-        return SampleSizes(tokens, shared, np.array(self.prefix), images, counted)
+        return SampleSizes(tokens, shared, np.array(self.prefix), images, counted, slots)
 
 
-def _compress(ids: Sequence[int], labels: Sequence[int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids and which are supervised, the slots of each image as one."""
+def _compress(ids: Sequence[int], labels: Sequence[int], pad_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ids and which are supervised, the slots of each image as one, and how many those were."""
     whole = np.array(ids, np.int32)
     stays = whole != pad_id
     stays[1:] |= whole[:-1] != pad_id
-    return whole[stays], np.array(labels)[stays] != UNSUPERVISED
+    kept = whole[stays]
+    lengths = np.diff(np.flatnonzero(np.append(stays, True)))
+    return kept, np.array(labels)[stays] != UNSUPERVISED, lengths[kept == pad_id].astype(np.int32)
 
 
 # Samples
@@ -154,7 +179,8 @@ def _compress(ids: Sequence[int], labels: Sequence[int], pad_id: int) -> tuple[n
 class ConversationDataset(Dataset):
     """One sample per record: `input_ids`, `labels`, `pixel_values` if it has images, and `source`, its file and line.
 
-    `pixel_values` are the canvases' bytes, uint8: the trainer normalises them on its device.
+    `pixel_values` are the canvases' bytes, uint8: the trainer normalises them on its device. Of images on grids of
+    their own they are the windows', and `image_grids` [I, 2] are beside them.
     Asked for a unit (a tuple of numbers) it gives the unit's samples: of those that share an image, the first has the
     pixels and all have `shared`, the number of leading tokens that they have in common.
 
@@ -189,7 +215,7 @@ class ConversationDataset(Dataset):
         self.bad: dict[int, str] = {}
         self.left_out: list[str] = []
         self.notices: list[str] = []
-        self._canvases: dict[Path, torch.Tensor] | None = {} if cache_images else None
+        self._canvases: dict[Path, np.ndarray] | None = {} if cache_images else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -211,7 +237,7 @@ class ConversationDataset(Dataset):
         return self.records.source(number) if isinstance(self.records, Records) else self.records[number].source
 
     def encode(self, record: Record) -> Encoded:
-        """Return ids, labels and image files of a record; no image is opened."""
+        """Return ids, labels and image files of a record; no image is opened, or its header as by the processor."""
         with _naming(record.source):
             return self.processor.encode(record.conversation, labels=True, max_length=self.max_length)
 
@@ -225,15 +251,29 @@ class ConversationDataset(Dataset):
             sample = {"input_ids": ids, "labels": labels}
         if pixels and record.images:
             with _naming(record.source):
-                sample["pixel_values"] = torch.stack([self._canvas(path) for path in record.images])
+                arrays = self.processor.image_processor.cut([self._canvas(path) for path in record.images])
+                self._check_slots(number, record, arrays)
+            sample |= {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {**sample, "source": record.source}
 
-    def _canvas(self, path: Path) -> torch.Tensor:
+    def _canvas(self, path: Path) -> np.ndarray:
         if self._canvases is None:
-            return torch.from_numpy(self.processor.image_processor.canvas(path))
+            return self.processor.image_processor.canvas(path)
         if path not in self._canvases:
-            self._canvases[path] = torch.from_numpy(self.processor.image_processor.canvas(path))
+            self._canvases[path] = self.processor.image_processor.canvas(path)
         return self._canvases[path]
+
+    def _check_slots(self, number: int, record: Record, arrays: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError for an image that has another size than when its record was tokenised."""
+        if self.tokens is None or "image_grids" not in arrays:
+            return
+        for path, grid, slots in zip(record.images, arrays["image_grids"], self.tokens.slots_of(number), strict=True):
+            if self.processor.tokens_of(grid) != slots:
+                kept = f"remove {self.tokens.folder} and " if self.tokens.folder else ""
+                raise ValueError(
+                    f"{path} has another size than when its tokens were made, {self.processor.tokens_of(grid)} tokens "
+                    f"instead of {slots}: {kept}start again"
+                )
 
     def _join(self, first: Sample, others: Sequence[Sample], shared: int) -> Sample:
         """Return samples about the same images as one: the first as it is, of the others what stands behind them."""
@@ -246,9 +286,11 @@ class ConversationDataset(Dataset):
 
     def cache_bytes(self) -> int:
         """Return the memory that `cache_images` comes to need in one process, once every image was used."""
-        size = self.processor.image_processor.size
+        image_processor = self.processor.image_processor
         images = {path for record in self.records for path in record.images}
-        return len(images) * 3 * size["height"] * size["width"]
+        if not image_processor.is_ragged:
+            return len(images) * 3 * image_processor.size["height"] * image_processor.size["width"]
+        return sum(3 * math.prod(image_processor.place(image_processor.measure(path)).canvas) for path in images)
 
     def leave_out(self, bad: Mapping[int, str]) -> None:
         """Take records out, by the numbers that they have now; ValueError where none is left."""
@@ -276,7 +318,7 @@ class ConversationDataset(Dataset):
             tokens = None if self.bad else tokens
         if tokens is None:
             parts = self._read_all(True, check_images, workers)
-            tokens = Tokens.join(parts, self.processor.tokenizer.image_pad_id, self.processor.image_tokens)
+            tokens = Tokens.join(parts, self.processor.tokenizer.image_pad_id, self._equal_slots)
             if folder is not None and not self.bad and all(part.is_lasting for part in parts):
                 try:
                     tokens = tokens.keep(folder)
@@ -286,7 +328,7 @@ class ConversationDataset(Dataset):
 
     def take_up(self, folder: Path) -> Tokens | None:
         """Return the tokens that are kept in a folder, None where there are none of these records."""
-        tokens = Tokens.open(folder, self.processor.tokenizer.image_pad_id, self.processor.image_tokens)
+        tokens = Tokens.open(folder, self.processor.tokenizer.image_pad_id, self._equal_slots)
         if tokens is None or len(tokens) != len(self):
             return None
         for number in np.linspace(0, len(self) - 1, _PROBES).astype(int).tolist():
@@ -298,16 +340,29 @@ class ConversationDataset(Dataset):
                 return None
         return tokens
 
+    @property
+    def _equal_slots(self) -> int | None:
+        """Slots of every image, None where images have slots of their own."""
+        return None if self.processor.image_processor.is_ragged else self.processor.image_tokens
+
     def _tokens_folder(self) -> Path | None:
         """Return where tokens of these records are kept, under the name of all that they depend on."""
         if not isinstance(self.records, Records):
             return None
+        images = self.processor.image_processor
+        shapes = {
+            "grids": [(grid, self.processor.tokens_of(grid)) for grid in images.allowed_grids],
+            "window_size": images.window_size,
+            "apply_exif": images.apply_exif,
+        }
         name = digest(
             records=self.records.fingerprint(),
             vocabulary=hashlib.sha256(repr(self.processor.tokenizer.get_vocab()).encode()).hexdigest(),
             image_tokens=self.processor.image_tokens,
             lengths=[self.max_length, self.processor.max_positions],
             is_joined=self.sharing == "turns",
+            **(shapes if images.is_ragged else {}),
+            **({"fit": images.fit} if images.fit != "stretch" else {}),
         )
         return cache_folder() / "tokens" / name
 
@@ -323,13 +378,15 @@ class ConversationDataset(Dataset):
 
 
 class _Part(NamedTuple):
-    """Some records: ids, which are supervised, and a row (length, shared, prefix, images) per sound record.
+    """Some records: ids, which are supervised, slots of each image, and a row per sound record.
 
-    `is_lasting` says whether the tokens depend on nothing but records and tokenizer; `bad` is as of the dataset.
+    A row is (length, shared, prefix, images); `is_lasting` says whether the tokens depend on nothing but records, sizes
+    of whole images and tokenizer; `bad` is as of the dataset.
     """
 
     ids: np.ndarray
     supervised: np.ndarray
+    slots: np.ndarray
     rows: np.ndarray
     is_lasting: bool
     bad: dict[int, str]
@@ -345,7 +402,7 @@ class _PartReader:
         self._sound: set[Path] = set()
 
     def __call__(self, numbers: Sequence[int]) -> _Part:
-        ids, supervised, rows = [np.empty(0, np.int32)], [np.empty(0, bool)], []
+        ids, supervised, slots, rows = [np.empty(0, np.int32)], [np.empty(0, bool)], [np.empty(0, np.int32)], []
         is_lasting, bad = True, {}
         for number in numbers:
             try:
@@ -355,14 +412,15 @@ class _PartReader:
                     raise
                 bad[number] = _describe(error, self.dataset.source(number))
                 continue
-            ids.append(tokens[0])
-            supervised.append(tokens[1])
+            for arrays, array in zip((ids, supervised, slots), tokens, strict=True):
+                arrays.append(array)
             rows.append(row)
-            is_lasting &= not record.reads_sizes
+            moves_boxes = self.dataset.processor.moves_boxes(record.conversation)
+            is_lasting &= not (record.reads_sizes or moves_boxes)
         rows = np.array(rows, np.int64).reshape(-1, 4)
-        return _Part(np.concatenate(ids), np.concatenate(supervised), rows, is_lasting, bad)
+        return _Part(*map(np.concatenate, (ids, supervised, slots)), rows, is_lasting, bad)
 
-    def _read(self, number: int) -> tuple[Record, tuple[np.ndarray, np.ndarray], tuple[int, int, int, int]]:
+    def _read(self, number: int) -> tuple[Record, tuple[np.ndarray, ...], tuple[int, int, int, int]]:
         dataset, tokenizer = self.dataset, self.dataset.processor.tokenizer
         record = dataset.records[number]
         ids, labels, _ = dataset.encode(record) if self.encode else ([], [], ())

@@ -47,6 +47,7 @@ class SampleSizes:
         prefix: [N] number of the sample's prefix; the same for equal images and equal tokens up to `shared`.
         images: [N] images.
         supervised: [N] tokens that the loss counts.
+        slots: [N] tokens of its images, without those that open and close their spans; None where nobody asks.
     """
 
     tokens: np.ndarray
@@ -54,6 +55,7 @@ class SampleSizes:
     prefix: np.ndarray
     images: np.ndarray
     supervised: np.ndarray
+    slots: np.ndarray | None = None
 
     def unit_tokens(self, unit: Unit) -> int:
         """Tokens of a unit, the shared ones counted once."""
@@ -64,6 +66,10 @@ class SampleSizes:
     def unit_images(self, unit: Unit) -> int:
         """Images that are encoded for a unit."""
         return int(self.images[unit[0]])
+
+    def unit_slots(self, unit: Unit) -> int:
+        """Tokens of the images that are encoded for a unit."""
+        return int(self.slots[unit[0]])
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,8 @@ def _split_last(rows: list[Row], wanted: int) -> list[Row]:
 # Batches
 
 Sample = Mapping[str, Any]
-"""`input_ids`, `labels` (lists), `source`, and `pixel_values` [I, 3, H, W] if it has images."""
+"""`input_ids`, `labels` (lists), `source`, and if it has images `pixel_values` [I, 3, H, W], or on grids of their own
+`pixel_values` [windows, 3, side, side] and `image_grids` [I, 2]."""
 
 
 class BadSample(NamedTuple):
@@ -285,6 +292,7 @@ class BatchContents:
         tokens: tokens that the decoder reads, without padding.
         slots: tokens that there was room for, padding included.
         images: images that are encoded.
+        windows: windows of them, where images lie on grids of their own, and 0 where all have as many.
         bad: sentences about the samples that were to be in it and could not be made.
     """
 
@@ -295,6 +303,7 @@ class BatchContents:
     tokens: int
     slots: int
     images: int
+    windows: int = 0
     bad: tuple[BadSample, ...] = ()
 
 
@@ -306,8 +315,8 @@ def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor, equal_me
             over all supervised tokens: `loss_weights` [N] come with the batch.
 
     Returns:
-        `input_ids`, `attention_mask` [B, T], `loss_positions`, `loss_targets` [N], `pixel_values` if there are images,
-        and `contents`.
+        `input_ids`, `attention_mask` [B, T], `loss_positions`, `loss_targets` [N], `pixel_values` (and `image_grids`)
+        if there are images, and `contents`.
     """
     import torch  # not above: what plans rows, and the flags of training, starts without it
 
@@ -331,7 +340,7 @@ def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor, equal_me
             runs=tuple((length, 0) for length in lengths),
             tokens=sum(lengths),
             slots=labels.numel(),
-            images=len(batch.get("pixel_values", ())),
+            **_count_images(batch),
         ),
     }
 
@@ -348,19 +357,20 @@ def packed_batch(
         equal_means: as of `padded_batch`, over samples: what its batches of one sample give.
 
     Returns:
-        `input_ids`, `position_ids` [1, T], `segments` [R, 4], `loss_positions`, `loss_targets` [N], `pixel_values` if
-        there are images, and `contents`.
+        `input_ids`, `position_ids` [1, T], `segments` [R, 4], `loss_positions`, `loss_targets` [N], `pixel_values` (and
+        `image_grids`) if there are images, and `contents`.
 
     Raises:
         ValueError: samples of a unit that differ where they should be the same, naming both.
     """
     import torch
 
+    from monkey.processing import join_images
+
     row = _Row()
     for unit in units:
         row.add(unit)
     samples = [sample for unit in units for sample in unit]
-    pixels = [unit[0]["pixel_values"] for unit in units if "pixel_values" in unit[0]]
     batch: dict[str, Any] = {
         "input_ids": torch.tensor([row.ids or [filler_id]]),
         "position_ids": torch.tensor([row.positions or [0]]),
@@ -370,8 +380,7 @@ def packed_batch(
     }
     if equal_means:
         batch["loss_weights"] = torch.tensor([1 / count for count in row.supervised for _ in range(count)])
-    if pixels:
-        batch["pixel_values"] = torch.cat(pixels)
+    batch |= join_images(unit[0] for unit in units)
     batch["contents"] = BatchContents(
         sources=tuple(sample["source"] for sample in samples),
         supervised=len(row.loss_targets),
@@ -379,9 +388,17 @@ def packed_batch(
         runs=tuple((end - start, prefix_end - prefix_start) for start, end, prefix_start, prefix_end in row.segments),
         tokens=len(row.ids),
         slots=room,
-        images=len(batch.get("pixel_values", ())),
+        **_count_images(batch),
     )
     return batch
+
+
+def _count_images(batch: Mapping[str, Any]) -> dict[str, int]:
+    """Return `images` and `windows` as of `BatchContents`."""
+    pixels = len(batch.get("pixel_values", ()))
+    if "image_grids" not in batch:
+        return {"images": pixels}
+    return {"images": len(batch["image_grids"]), "windows": pixels}
 
 
 class _Row:

@@ -23,11 +23,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
-from monkey.configuration import MonkeyConfig
+from monkey.boxes import WHOLE, Share
+from monkey.configuration import Grid, MonkeyConfig
+from monkey.engine import Canvas
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.language import find_ntk_alpha
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
-from monkey.vision import ResamplerAttention, views
+from monkey.vision import ResamplerAttention, sorted_views, views
 
 ROWS_AT_ONCE = 64
 """Tokens of an answer whose weights over the whole prompt exist at once, for every head."""
@@ -53,17 +55,19 @@ class ImageAttention:
     """Attention to one image, by view: the windows, row by row, then the global view where there is one.
 
     Attributes:
-        grid: rows and columns of windows.
+        grid: rows and columns of the image's windows.
         queries: float32 [V, n, n], where the resampler's queries look, their mean; each view's sums to 1.
         answer: float32 [V, n, n], where the answer's tokens look, their mean. All views sum to `share`.
         share: part of the answer tokens' attention that goes to this image's tokens, from 0 to 1; the rest goes to
             text and to other images.
+        covered: parts of the canvas's width and height that the image covers, less than 1 where it is padded.
     """
 
     grid: tuple[int, int]
     queries: np.ndarray
     answer: np.ndarray
     share: float
+    covered: Share = WHOLE
 
     @property
     def queries_on_windows(self) -> np.ndarray:
@@ -114,17 +118,29 @@ def watched_layers(num_layers: int) -> range:
     return range(num_layers // 4, num_layers - num_layers // 4)
 
 
-def read_image(model: MonkeyForConditionalGeneration, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features [1, V·Q, D] of a normalised canvas [1, 3, H, W], and the resampler's weights [V, Q, N]."""
+def read_image(
+    model: MonkeyForConditionalGeneration, pixel_values: torch.Tensor, image_grids: Sequence[Grid] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features of an image, and the resampler's weights [V, Q, N], windows row by row before the global view.
+
+    Args:
+        pixel_values, image_grids: of one image, as of `MonkeyForConditionalGeneration.get_image_features`, whose result
+            the features are.
+    """
     attention = model.model.visual.resampler.attention
     weights: list[torch.Tensor] = []
     hook = attention.register_forward_pre_hook(
         lambda module, given: weights.append(resampler_weights(module, given[0], given[1]))
     )
     try:
-        return model.get_image_features(pixels), weights[0]
+        features = model.get_image_features(pixel_values, image_grids)
     finally:
         hook.remove()
+    if image_grids is None:
+        return features, weights[0]
+    # The encoder has windows by adapter set.
+    _, _, places = sorted_views(pixel_values, image_grids, model.config)
+    return features, weights[0][places]
 
 
 def resampler_weights(attention: ResamplerAttention, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -169,6 +185,7 @@ def answer_weights(
     answer: Sequence[int],
     features: torch.Tensor,
     layers: Sequence[int] | None = None,
+    image_grids: Sequence[Grid] | None = None,
 ) -> torch.Tensor:
     """Return what each of an answer's tokens saw of the images' tokens when it was chosen.
 
@@ -177,11 +194,12 @@ def answer_weights(
     Args:
         prompt: ids, with a span for each image.
         answer: ids, at least one.
-        features: [I, V·Q, D].
+        features: of the images, [I, V·Q, D], or [tokens of all images, D] with `image_grids`.
         layers: of the decoder, counted from 0; `watched_layers` when None.
+        image_grids: of each image, where they lie on grids of their own.
 
     Returns:
-        [A, I·V·Q] on the CPU, the mean over heads and `layers`; a row and what goes to text sum to 1.
+        [A, tokens of all images] on the CPU, the mean over heads and `layers`; a row and what goes to text sum to 1.
 
     Raises:
         ValueError: layers that the decoder does not have, or spans that do not fit the images.
@@ -192,9 +210,9 @@ def answer_weights(
     if not len(layers) or not all(0 <= layer < count for layer in layers):
         raise ValueError(f"layers are {list(layers)}, and the decoder's {count} are counted from 0")
     ids = torch.tensor([[*prompt, *answer[:-1]]])
-    columns = image_slots(ids, model.config, num_images=len(features))[0].nonzero()[:, 0]
+    columns = image_slots(ids, model.config, len(features), image_grids)[0].nonzero()[:, 0]
     embedded = decoder.embed_tokens(ids.to(decoder.embed_tokens.weight.device))
-    hidden = model.model.place_image_features(embedded, ids, features)
+    hidden = model.model.place_image_features(embedded, ids, features, image_grids)
     positions = torch.arange(ids.shape[1])[None]
     rotary = decoder.embed_positions(positions, [find_ntk_alpha(len(prompt), decoder.config)])
     watched = _Watched(layers, len(answer), columns)
@@ -203,64 +221,79 @@ def answer_weights(
     return watched.total / len(layers)
 
 
-def build_maps(grid: tuple[int, int], resampler: torch.Tensor, answer: torch.Tensor) -> ImageAttention:
+def build_maps(grid: Grid, resampler: torch.Tensor, answer: torch.Tensor, covered: Share = WHOLE) -> ImageAttention:
     """Make the maps of one image.
 
     Args:
         resampler: [V, Q, N], as of `read_image`.
         answer: [A, V·Q], the image's columns of `answer_weights`.
+        covered: parts of its canvas that the image covers.
     """
     num_views, num_queries, patches = resampler.shape
     side = math.isqrt(patches)
     seen = answer.mean(dim=0).unflatten(0, (num_views, num_queries))
     carried = torch.einsum("vq,vqn->vn", seen, resampler)
     maps = [x.reshape(num_views, side, side).numpy() for x in (resampler.mean(dim=1), carried)]
-    return ImageAttention(grid, *maps, share=float(seen.sum()))
+    return ImageAttention(grid, *maps, share=float(seen.sum()), covered=covered)
 
 
 def compute_maps(
     model: MonkeyForConditionalGeneration,
+    processor: MonkeyImageProcessor,
     prompt: Sequence[int],
     answer: Sequence[int],
-    pixels: torch.Tensor,
+    canvases: Sequence[Canvas],
     layers: Sequence[int] | None,
     run: Callable[[Callable[[], Any]], Any],
 ) -> list[ImageAttention]:
     """Compute the maps of every image of a prompt.
 
     Args:
+        processor: what made the canvases.
         prompt, answer, layers: as of `answer_weights`.
-        pixels: normalised canvases [I, 3, H, W], anywhere; one at a time is on the model's device.
+        canvases: of the images; one at a time is on the model's device.
         run: calls what it is given where the model may be used, and gives its result. Each image is one call and the
             decoder another, so that whoever shares the model waits for no more than one of them.
     """
-    device = model.model.visual.patch_embedding.weight.device
-    read = [run(partial(read_image, model, own[None].to(device))) for own in pixels]
+    grids: list[Grid] = []
+    read = []
+    for canvas in canvases:
+        inputs = processor.cut([canvas.pixels])
+        pixels = processor.normalised(torch.from_numpy(inputs["pixel_values"])).to(model.device, model.dtype)
+        own = [tuple(grid) for grid in inputs["image_grids"].tolist()] if processor.is_ragged else None
+        read.append(run(partial(read_image, model, pixels, own)))
+        grids += own or [tuple(model.config.grid)]
     features = torch.cat([own for own, _ in read])
-    weights = run(partial(answer_weights, model, prompt, answer, features, layers))
-    by_image = weights.split(model.config.image_tokens, dim=1)
-    grid = tuple(model.config.grid)
-    return [build_maps(grid, resampler, own) for (_, resampler), own in zip(read, by_image, strict=True)]
+    weights = run(partial(answer_weights, model, prompt, answer, features, layers, grids if own else None))
+    by_image = weights.split([model.config.tokens_of(grid) for grid in grids], dim=1)
+    return [
+        build_maps(grid, resampler, own, canvas.share)
+        for grid, (_, resampler), own, canvas in zip(grids, read, by_image, canvases, strict=True)
+    ]
 
 
 # Images of them
 
 
-def draw_heat(image: Image.Image, attention: np.ndarray, highest: float | None = None) -> Image.Image:
+def draw_heat(
+    image: Image.Image, attention: np.ndarray, highest: float | None = None, covered: Share = WHOLE
+) -> Image.Image:
     """Draw an image, in RGB, with heat where attention is.
 
     Args:
         image: upright, of any size; a side above `LONGEST_SIDE` pixels is made so long.
-        attention: weights from 0 [rows, columns] over the whole image, such as those of `ImageAttention`; stretched
-            to its sides, as the canvas was.
+        attention: weights from 0 [rows, columns] over the whole canvas, such as those of `ImageAttention`; stretched
+            to the image's sides.
         highest: the weight that is drawn hottest; the largest of `attention` when None. One for several images makes
             them comparable.
+        covered: parts of the canvas's width and height that the image covers; the rest of the weights is not drawn.
     """
     shown = image.convert("RGB")
     shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     highest = float(attention.max()) if highest is None else highest
     heat = Image.fromarray(np.asarray(attention, np.float32) / (highest or 1.0))
-    level = np.asarray(heat.resize(shown.size, Image.Resampling.BICUBIC)).clip(0, 1)[..., None]
+    inside = (0, 0, heat.width * covered[0], heat.height * covered[1])
+    level = np.asarray(heat.resize(shown.size, Image.Resampling.BICUBIC, inside)).clip(0, 1)[..., None]
     steps = level * (len(HEAT) - 1)
     below = steps.astype(int).clip(max=len(HEAT) - 2)[..., 0]
     colour = HEAT[below] + (HEAT[below + 1] - HEAT[below]) * (steps - below[..., None])
@@ -268,23 +301,34 @@ def draw_heat(image: Image.Image, attention: np.ndarray, highest: float | None =
     return Image.fromarray(np.rint(np.asarray(shown) * (1 - opacity) + colour * opacity).astype(np.uint8))
 
 
-def draw_views(image: Image.Image, config: MonkeyConfig, attention: np.ndarray | None = None) -> Image.Image:
+def draw_views(
+    image: Image.Image,
+    config: MonkeyConfig,
+    attention: np.ndarray | None = None,
+    max_windows: int | None = None,
+) -> Image.Image:
     """Draw the views that a model of `config` gets of an image, each with its adapter and tokens written above.
 
     Args:
         attention: [V, n, n], `queries` or `answer` of an `ImageAttention`, drawn as heat on one scale for all views.
+        max_windows: as the image was read with.
     """
     size = max(config.window_size, SMALLEST_VIEW)
     label = max(16, size // 16)
-    rows, columns = config.grid
+    processor = MonkeyImageProcessor.from_config(config, max_windows=max_windows)
+    grid = grid_of(image.size, config, max_windows)
+    rows, columns = grid
+    adapters = config.adapter_sets(grid)
     cell = size + MARGIN, size + MARGIN + label
     sheet = Image.new("RGB", (MARGIN + (columns + int(config.global_view)) * cell[0], MARGIN + rows * cell[1]), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(label * 3 // 4)
-    for index, view in enumerate(_make_views(image, config)):
-        row, column = divmod(index, columns) if index < config.num_windows else (0, columns)
+    for index, view in enumerate(_make_views(image, config, processor)):
+        row, column = divmod(index, columns) if index < len(adapters) else (0, columns)
         left, top = MARGIN + column * cell[0], MARGIN + row * cell[1]
-        name = f"window {index}, adapter {index}" if index < config.num_windows else "global view, no adapter"
+        has_adapter = index < len(adapters) and config.num_adapters
+        name = f"window {index}" if index < len(adapters) else "global view"
+        name += f", adapter {adapters[index]}" if has_adapter else ", no adapter"
         draw.text((left, top), f"{name}: {config.vision_config.num_queries} tokens", fill="black", font=font)
         view = view.resize((size, size), Image.Resampling.BICUBIC)
         if attention is not None:
@@ -294,9 +338,19 @@ def draw_views(image: Image.Image, config: MonkeyConfig, attention: np.ndarray |
     return sheet
 
 
-def _make_views(image: Image.Image, config: MonkeyConfig) -> list[Image.Image]:
-    processor = MonkeyImageProcessor.from_config(config)
-    pixels = processor([image], return_tensors="pt")["pixel_values"]
+def grid_of(size: tuple[int, int], config: MonkeyConfig, max_windows: int | None = None) -> Grid:
+    """Return rows and columns of the windows that a model of `config` gets of an image of a width and height."""
+    processor = MonkeyImageProcessor.from_config(config, max_windows=max_windows)
+    return processor.place(size[::-1]).grid or config.grid
+
+
+def _make_views(image: Image.Image, config: MonkeyConfig, processor: MonkeyImageProcessor) -> list[Image.Image]:
+    inputs = processor([image], return_tensors="pt")
+    if processor.is_ragged:
+        made, _, places = sorted_views(inputs["pixel_values"], inputs["image_grids"].tolist(), config)
+        made = made[places]
+    else:
+        made = views(inputs["pixel_values"], config)[:, 0]
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    shown = (views(pixels, config)[:, 0] * std + mean).clamp(0, 1).mul(255).byte()
+    shown = (made * std + mean).clamp(0, 1).mul(255).byte()
     return [Image.fromarray(view.permute(1, 2, 0).numpy()) for view in shown]

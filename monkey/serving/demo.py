@@ -28,7 +28,7 @@ from monkey.boxes import drawn, located
 from monkey.decoding import Decoding, decoding_of
 from monkey.serving import demo_page as view
 from monkey.serving.access import Access, bind
-from monkey.serving.attention_maps import draw_heat, draw_views
+from monkey.serving.attention_maps import draw_heat, draw_views, grid_of
 from monkey.serving.demo_answers import (
     FAULTS,
     REDUCED_NEW_TOKENS,
@@ -336,20 +336,34 @@ class Demo:
                 if not images:
                     raise Refusal(say(language, "sees_nothing"))
                 for place, answerer in enumerate(self._open_models(language)):
-                    config = answerer.model.config
-                    for image in images:
-                        width, height = image.size
-                        caption = say(language, "views_of", name=image.name, width=width, height=height)
-                        sheet = draw_views(self._open_kept(image, language), config)
-                        shown.append((sheet, self._name(place, caption)))
-                    tokens = {"tokens": config.image_tokens, "total": len(images) * config.image_tokens}
-                    sizes = {"windows": config.num_windows, "side": config.window_size, "views": config.num_views}
-                    counts.append(
-                        self._name(place, say(language, "sees_counts", images=len(images), **sizes, **tokens))
-                    )
+                    drawn_views, told = self._views(answerer, images, language)
+                    shown += [(sheet, self._name(place, caption)) for sheet, caption in drawn_views]
+                    counts.append(self._name(place, told))
             except Refusal as refusal:
                 shown, counts = [], [str(refusal)]
             return self._look(person, shown, counts)
+
+    def _views(
+        self, answerer: Answerer, images: Sequence[KeptImage], language: Any
+    ) -> tuple[list[tuple[Image.Image, str]], str]:
+        """Return the views of images with their captions, and the sentence that counts windows and tokens."""
+        config, sheets, windows, total = answerer.model.config, [], 0, 0
+        for kept in images:
+            image = self._open_kept(kept, language)
+            grid = grid_of(image.size, config)
+            rows, columns = grid
+            windows, total = windows + rows * columns, total + config.tokens_of(grid)
+            sizes = {"name": kept.name, "width": kept.size[0], "height": kept.size[1]}
+            text, more = "views_of", {}
+            if config.is_ragged:
+                text, more = "views_on_grid", {"rows": rows, "columns": columns, "tokens": config.tokens_of(grid)}
+            sheets.append((draw_views(image, config), say(language, text, **sizes, **more)))
+        counts = {"images": len(images), "side": config.window_size, "total": total}
+        if config.is_ragged:
+            return sheets, say(language, "sees_counts_of_grids", windows=windows, **counts)
+        text = "sees_counts" if config.fit == "stretch" else "sees_counts_padded"
+        sizes = {"windows": config.num_windows, "views": config.num_views, "tokens": config.image_tokens}
+        return sheets, say(language, text, **counts, **sizes)
 
     def show_heat(self, request: gr.Request, conversation: list[Exchange], language: Any) -> dict:
         """Draw where the models looked for their last answers, on the images that were shown last."""
@@ -379,7 +393,7 @@ class Demo:
         for kept, attention in zip(images, maps[-len(images) :], strict=True):
             image = self._open_kept(kept, language)
             of_answer = self._name(place, say(language, "heat_of_answer", share=attention.share))
-            yield draw_heat(image, attention.answer_on_windows), of_answer
+            yield draw_heat(image, attention.answer_on_windows, covered=attention.covered), of_answer
             yield draw_views(image, config, attention.answer), of_answer
             yield draw_views(image, config, attention.queries), of_queries
 

@@ -125,7 +125,8 @@ class Models:
         for name, answerer in zip(self.names, self.answerers, strict=False):
             config, device = answerer.model.config, str(answerer.model.device)
             sizes = {"canvas": list(config.canvas_size), "image_tokens": config.image_tokens}
-            told.append({"name": name, "grid": list(config.grid), **sizes, "device": device})
+            shapes = {"grids": [list(grid) for grid in config.allowed_grids]} if config.is_ragged else {}
+            told.append({"name": name, "grid": list(config.grid), **shapes, **sizes, "device": device})
         return told
 
     def open_image(self, content: bytes, name: str) -> Image.Image:

@@ -279,6 +279,11 @@ def _describe(name: str, answerer: Answerer, language: str) -> str:
     config = answerer.model.config
     (height, width), (rows, columns) = config.canvas_size, config.grid
     device = str(answerer.model.device).upper()
+    if config.is_ragged:
+        tokens = [config.tokens_of(grid) for grid in config.allowed_grids]
+        most = max(rows * columns for rows, columns in config.allowed_grids)
+        sizes = {"most": most, "side": config.window_size, "least": min(tokens), "tokens": max(tokens)}
+        return say(language, "model_of_grids", name=name, device=device, **sizes)
     sizes = {"height": height, "width": width, "rows": rows, "columns": columns, "tokens": config.image_tokens}
     return say(language, "model", name=name, device=device, **sizes)
 

@@ -31,6 +31,10 @@ ENGLISH = {
     ),
     "languages": "Languages: {languages}.",
     "model": "{name}: reads {height}×{width} pixels in {rows}×{columns} windows as {tokens:,} tokens, on {device}",
+    "model_of_grids": (
+        "{name}: reads each image in up to {most} windows of {side}×{side} pixels, as its shape asks, as {least:,} to "
+        "{tokens:,} tokens, on {device}"
+    ),
     "opening": "Opening {name} (model {number} of {of}). Questions wait for it.",
     "not_opened": "The model could not be opened: {reason}.",
     "images": "Images for the next question",
@@ -66,11 +70,20 @@ ENGLISH = {
     "show_views": "Show the windows",
     "show_heat": "Show where it looked",
     "views_of": "{name}, {width}×{height} pixels",
+    "views_on_grid": "{name}, {width}×{height} pixels: {rows}×{columns} windows, {tokens:,} tokens",
     "heat_of_queries": "Where the resampler's queries look, window by window",
     "heat_of_answer": "Where the answer looked: {share:.0%} of its attention is on this image",
     "sees_counts": (
         "Each image is stretched to the canvas and cut into {windows} windows of {side}×{side} pixels; {views} views "
         "in all become {tokens:,} tokens. Images: {images}, tokens: {total:,}."
+    ),
+    "sees_counts_padded": (
+        "Each image keeps its ratio, is padded to the canvas and cut into {windows} windows of {side}×{side} pixels; "
+        "{views} views in all become {tokens:,} tokens. Images: {images}, tokens: {total:,}."
+    ),
+    "sees_counts_of_grids": (
+        "Each image is put on the windows of {side}×{side} pixels that suit its shape. Images: {images}, windows: "
+        "{windows}, tokens: {total:,}."
     ),
     "answer_counts": "{name}: a prompt of {prompt:,} tokens, an answer of {answer}",
     "confidence": ", confidence {confidence:.2f}",
@@ -125,6 +138,10 @@ CHINESE = {
     ),
     "languages": "语言：{languages}。",
     "model": "{name}：以 {rows}×{columns} 个窗口读取 {height}×{width} 像素，共 {tokens:,} 个 token，运行于 {device}",
+    "model_of_grids": (
+        "{name}：按图片形状以最多 {most} 个 {side}×{side} 像素的窗口读取每张图片，共 {least:,} 到 {tokens:,} 个 token，"
+        "运行于 {device}"
+    ),
     "opening": "正在打开 {name}（第 {number} 个模型，共 {of} 个）。打开之前，问题会排队等待。",
     "not_opened": "模型无法打开：{reason}。",
     "images": "下一个问题的图片",
@@ -165,6 +182,13 @@ CHINESE = {
     "sees_counts": (
         "每张图片拉伸到画布大小，切成 {windows} 个 {side}×{side} 像素的窗口；总共 {views} 个视图变成 "
         "{tokens:,} 个 token。{images} 张图片共 {total:,} 个 token。"
+    ),
+    "sees_counts_padded": (
+        "每张图片保持比例并填充到画布大小，切成 {windows} 个 {side}×{side} 像素的窗口；总共 {views} 个视图变成 "
+        "{tokens:,} 个 token。{images} 张图片共 {total:,} 个 token。"
+    ),
+    "sees_counts_of_grids": (
+        "每张图片按形状放到 {side}×{side} 像素的窗口上。{images} 张图片共 {windows} 个窗口、{total:,} 个 token。"
     ),
     "answer_counts": "{name}：提示 {prompt:,} 个 token，回答 {answer} 个 token",
     "confidence": "，置信度 {confidence:.2f}",

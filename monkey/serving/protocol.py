@@ -247,8 +247,8 @@ class StreamOptions(_Lenient):
 
 
 class ChatRequest(_Lenient):
-    """What is asked for. Three fields are not OpenAI's: `form` and `picture_labels` are those of `Answerer.chat`, and
-    with `skip_special_tokens`, which vLLM has too, an answer comes without the markers of boxes."""
+    """What is asked for. Four fields are not OpenAI's: `form`, `picture_labels` and `max_windows` are those of
+    `Answerer.chat`, and with `skip_special_tokens`, which vLLM has too, answers come without the markers of boxes."""
 
     without_effect = WITHOUT_EFFECT
 
@@ -264,6 +264,7 @@ class ChatRequest(_Lenient):
     seed: int | None = None
     form: Template | None = None
     picture_labels: bool | None = None
+    max_windows: int | None = Field(None, ge=1)
     skip_special_tokens: bool | None = None
 
     @property

@@ -268,7 +268,12 @@ class Api:
         decoding = request.decoding(self.answerer.for_answers)
         messages = request.conversation(await image_sources(request.urls, self.fetcher))
         labels = self.picture_labels if request.picture_labels is None else request.picture_labels
-        chat = partial(self.answerer.chat, form=request.form or self.form, picture_labels=labels)
+        try:
+            self.answerer.limited_processor(request.max_windows)
+        except ValueError as error:
+            raise ApiError(400, str(error), param="max_windows", code="unsupported_value") from error
+        settings = {"form": request.form or self.form, "picture_labels": labels, "max_windows": request.max_windows}
+        chat = partial(self.answerer.chat, **settings)
         try:
             return request, await in_thread(chat, messages, decoding)
         except TooLong as error:

@@ -19,13 +19,14 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
+from monkey.boxes import to_canvas
 from monkey.checkpoint_card import CheckpointCard, card_of
 from monkey.conversation import Conversation, Template
 from monkey.decoding import Decoding, decoding_of
@@ -81,6 +82,9 @@ def load(
     cache_bytes: int | None = None,
     name: str | None = None,
     grid: tuple[int, int] | None = None,
+    grids: str | Sequence[Sequence[int]] | None = None,
+    fit: str | None = None,
+    max_windows: int | None = None,
 ) -> Answerer:
     """Open a checkpoint for questions.
 
@@ -99,6 +103,10 @@ def load(
             that go on; 0 keeps none. By default `CACHE_BYTES`, or a quarter of a GPU's free memory.
         name: what people call the model; by default the last part of its checkpoint's name.
         grid: rows and columns of windows other than the checkpoint's own; its adapters are placed on them.
+        grids: of which each image takes the one that suits its shape, "up-to-6" or a list of rows and columns; the
+            checkpoint's own when None.
+        fit: "stretch" or "pad": how an image is put on its grid; the checkpoint's own when None.
+        max_windows: leaves out grids of more windows. A question may leave out more.
 
     Raises:
         FileNotFoundError: no such checkpoint, or a file of it is missing.
@@ -108,14 +116,17 @@ def load(
     if max_rows < 1:
         raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
     dtype, place = _read_dtype(dtype), _read_device(device)
-    processor, card = MonkeyProcessor.from_pretrained(checkpoint, grid=grid), card_of(checkpoint)
+    layout = {"grid": grid, "grids": grids, "fit": fit}
+    processor, card = MonkeyProcessor.from_pretrained(checkpoint, **layout), card_of(checkpoint)
+    if max_windows is not None:
+        processor = processor.limit_windows(max_windows)
     thread = computing_thread()
     try:
         if place == "cpu":
             # OpenMP keeps workers for each thread that computed, and slows all of them when they outnumber the cores.
-            model = thread.submit(_open_model, checkpoint, place, dtype, quantization, grid).result()
+            model = thread.submit(_open_model, checkpoint, place, dtype, quantization, layout).result()
         else:
-            model = _open_model(checkpoint, place, dtype, quantization, grid)
+            model = _open_model(checkpoint, place, dtype, quantization, layout)
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"{checkpoint} does not fit into the memory of {device}; use the CPU, or free memory"
@@ -167,12 +178,12 @@ def _read_device(device: str) -> str:
 
 
 def _open_model(
-    checkpoint: str | Path, place: str, dtype: str | torch.dtype, quantization: str | None, grid: Any
+    checkpoint: str | Path, place: str, dtype: str | torch.dtype, quantization: str | None, layout: dict[str, Any]
 ) -> MonkeyForConditionalGeneration:
     """Return the model, packed or not, on its device and in evaluation mode."""
     if quantization is None:
         placement = {} if place == "cpu" else {"device_map": place}
-        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, grid=grid, dtype=dtype, **placement).eval()
+        model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, **layout, dtype=dtype, **placement).eval()
         return model.float() if place == "cpu" and model.dtype == torch.float16 else model
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization is {quantization!r}, and it is None or {', '.join(QUANTIZATIONS)}")
@@ -184,7 +195,7 @@ def _open_model(
     from monkey.quantised import open_four_bit
 
     dtype = torch.bfloat16 if dtype == "auto" else dtype
-    return open_four_bit(str(checkpoint), grid=grid, dtype=dtype, device_map=place).eval()
+    return open_four_bit(str(checkpoint), **layout, dtype=dtype, device_map=place).eval()
 
 
 class Answerer:
@@ -244,33 +255,45 @@ class Answerer:
         self.engine.close()
 
     def open_image(self, source: Any, name: str | None = None) -> Image.Image:
-        """Return an image as the model will see it, upright and RGB, before it is stretched to the canvas.
+        """Return an image as the model will see it, upright and RGB, before it is put on its canvas.
 
         Raises:
             FileNotFoundError, ValueError: as `monkey.images.open_image`, calling the image `name`.
         """
         return self.processor.image_processor.opened(source, name)
 
-    def ask(self, images: Any, question: str, decoding: Decoding | None = None) -> Reply:
+    def ask(
+        self, images: Any, question: str, decoding: Decoding | None = None, *, max_windows: int | None = None
+    ) -> Reply:
         """Answer a question about images, with the prompt that answers were trained with.
 
         Args:
             images: whatever `monkey.images.open_image` takes, or a list of such; an empty list for none.
             question: plain text, whatever it holds.
             decoding: `for_answers`, which the checkpoint's card says, when None.
+            max_windows: of each image, where the model has grids to choose from; as it was opened when None.
 
         Returns:
             The answer as it comes. It is being worked on from here on, whether it is read or not.
 
         Raises:
-            FileNotFoundError, ValueError: an image that cannot be opened, an empty or a too long question.
+            FileNotFoundError, ValueError: an image that cannot be opened, an empty or a too long question, or a
+                `max_windows` below every grid's.
             RuntimeError: the model was closed.
         """
         if not question.strip():
             raise ValueError("the question is empty")
-        return self._answer(images, self._in_question_prompt(question.strip()), decoding or self.for_answers)
+        text = self._in_question_prompt(question.strip())
+        return self._answer(images, text, decoding or self.for_answers, max_windows)
 
-    def describe(self, image: Any, prompt: str | None = None, decoding: Decoding | None = None) -> Reply:
+    def describe(
+        self,
+        image: Any,
+        prompt: str | None = None,
+        decoding: Decoding | None = None,
+        *,
+        max_windows: int | None = None,
+    ) -> Reply:
         """Describe an image; arguments, result and errors otherwise as of `ask`.
 
         Args:
@@ -282,7 +305,7 @@ class Answerer:
             raise ValueError("the prompt is empty; leave it out for a detailed description")
         # The prompts of training stand with a space before and behind; all else stands where a question does.
         text = f" {prompt} " if is_prompt(prompt) else self._in_question_prompt(prompt)
-        return self._answer(image, text, decoding or self.for_descriptions)
+        return self._answer(image, text, decoding or self.for_descriptions, max_windows)
 
     def chat(
         self,
@@ -291,6 +314,7 @@ class Answerer:
         *,
         form: Template | None = None,
         picture_labels: bool = True,
+        max_windows: int | None = None,
     ) -> Reply:
         """Answer the last message of a conversation; result and errors as of `ask`.
 
@@ -303,12 +327,15 @@ class Answerer:
             form: how it is written, "chatml", "questions" or "plain" (`monkey.conversation`); `self.form` when None.
             picture_labels: in "chatml", write `Picture n: ` before each image and a line break after it, as Qwen-VL's
                 chat does; False writes the image alone, as published Monkey reads `<img>…</img>`.
+            max_windows: as of `ask`; of every image of the conversation.
         """
-        ids, _, images = self._encode(messages, form, picture_labels)
+        processor = self.limited_processor(max_windows)
+        ids, _, images = self._encode(processor, messages, form, picture_labels)
         ends = set(self._end_ids)
         if (form or self.form) == "chatml":
             ends |= {self.processor.tokenizer.im_end_id, self.processor.tokenizer.im_start_id}
-        return self._submit(ids, images, decoding or self.for_answers, ends, is_conversation=True)
+        canvases = _read_canvases(processor, images)
+        return self._submit(ids, canvases, decoding or self.for_answers, ends, is_conversation=True)
 
     def attention_maps(
         self,
@@ -318,6 +345,7 @@ class Answerer:
         form: Template | None = None,
         picture_labels: bool = True,
         layers: Sequence[int] | None = None,
+        max_windows: int | None = None,
     ) -> list[ImageAttention]:
         """Return where the resampler's queries and the tokens of an answer look, for each image of a conversation.
 
@@ -327,7 +355,7 @@ class Answerer:
             messages: as of `chat`, up to the one that was answered. What `ask` was asked is one message of the form
                 "questions" that holds the images and the question.
             answer: what was answered; its tokens are those that its text is read as.
-            form, picture_labels: as of `chat`.
+            form, picture_labels, max_windows: as of `chat`.
             layers: see `monkey.serving.attention_maps.answer_weights`.
 
         Raises:
@@ -335,16 +363,19 @@ class Answerer:
             MemoryError: the device's memory does not suffice.
             TimeoutError: it took longer than `patience` seconds.
         """
-        prompt, _, images = self._encode(messages, form, picture_labels)
+        processor = self.limited_processor(max_windows)
+        prompt, _, images = self._encode(processor, messages, form, picture_labels)
         if not images:
             raise ValueError("the conversation has no image, so there is nothing to look at")
         if not answer.strip():
             raise ValueError("the answer is empty, so nothing looked at the image")
-        ids = self.processor.encode(Conversation.from_question([], answer.strip()), any_length=True).ids
+        canvases = _read_canvases(processor, images)
+        # The answer's boxes are of the image, and the model wrote them on its canvas.
+        written = to_canvas(Conversation.from_question(images[-1:], answer.strip()), [canvases[-1].share])
+        text = replace(written.messages[0], parts=written.messages[0].parts[1:])
+        ids = processor.encode(Conversation((text,)), any_length=True).ids
         ids = ids[: self._room(prompt, max(1, len(ids)))]
-        canvases = torch.from_numpy(np.stack([canvas.pixels for canvas in self._canvases(images)]))
-        pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
-        return compute_maps(self.model, prompt, ids, pixels, layers, self._run_exclusive)
+        return compute_maps(self.model, processor.image_processor, prompt, ids, canvases, layers, self._run_exclusive)
 
     def _run_exclusive(self, work: Callable[[], Any]) -> Any:
         future = self.engine.run_exclusive(work)
@@ -357,24 +388,48 @@ class Answerer:
     def _in_question_prompt(self, question: str) -> str:
         return after_image(self.card.question_prompt).replace("{question}", question)
 
-    def _answer(self, images: Any, text: str, decoding: Decoding) -> Reply:
-        images = list(images) if isinstance(images, (list, tuple)) else [images]
-        ids, _, images = self.processor.encode(Conversation.from_question(images, text))
-        return self._submit(ids, images, decoding, self._end_ids)
+    def limited_processor(self, max_windows: int | None) -> MonkeyProcessor:
+        """Return the processor with a limit of windows for one question.
 
-    def _encode(self, messages: Sequence[Mapping[str, Any]], form: Template | None, picture_labels: bool) -> Encoded:
+        Raises:
+            ValueError: all images are on one grid, or every grid has more windows.
+        """
+        if max_windows is None:
+            return self.processor
+        own = self.processor.image_processor
+        if not own.is_ragged:
+            rows, columns = self.model.config.grid
+            raise ValueError(
+                f"max_windows is {max_windows}, and this model puts every image on {rows}×{columns} windows; leave it "
+                "out, or open the model with grids"
+            )
+        return self.processor.limit_windows(min(max_windows, own.max_windows or max_windows))
+
+    def _answer(self, images: Any, text: str, decoding: Decoding, max_windows: int | None) -> Reply:
+        processor = self.limited_processor(max_windows)
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        ids, _, images = processor.encode(Conversation.from_question(images, text))
+        return self._submit(ids, _read_canvases(processor, images), decoding, self._end_ids)
+
+    def _encode(
+        self,
+        processor: MonkeyProcessor,
+        messages: Sequence[Mapping[str, Any]],
+        form: Template | None,
+        picture_labels: bool,
+    ) -> Encoded:
         """Encode a conversation up to the answer that is asked for, its questions worded as the card says."""
         conversation = Conversation.from_messages(messages)
         conversation.check_question()
         wording = {"question_prompt": self.card.question_prompt, "picture_labels": picture_labels}
-        return self.processor.encode(conversation, form or self.form, add_generation_prompt=True, **wording)
+        return processor.encode(conversation, form or self.form, add_generation_prompt=True, **wording)
 
     def _submit(
-        self, ids: list[int], images: list[Any], decoding: Decoding, ends: set[int], is_conversation: bool = False
+        self, ids: list[int], canvases: list[Canvas], decoding: Decoding, ends: set[int], is_conversation: bool = False
     ) -> Reply:
-        """Make the inputs now, so that bad input is refused at once, and put the request in line."""
+        """Put a request in line; its inputs are made, so that bad input was refused at once."""
         room = self._room(ids, decoding.max_new_tokens)
-        request = Request(ids, self._canvases(images), decoding, room, frozenset(ends), is_conversation)
+        request = Request(ids, canvases, decoding, room, frozenset(ends), is_conversation)
         reply = self.engine.submit(request)
         reply.timeout = self.patience
         return reply
@@ -389,7 +444,7 @@ class Answerer:
             )
         return wanted if limit is None else min(wanted, limit - len(ids))
 
-    def _canvases(self, images: Sequence[Any]) -> list[Canvas]:
-        names = ["the image"] if len(images) == 1 else [f"image {number}" for number in range(1, len(images) + 1)]
-        processor = self.processor.image_processor
-        return [Canvas.of(processor.canvas(image, name)) for image, name in zip(images, names, strict=True)]
+
+def _read_canvases(processor: MonkeyProcessor, images: Sequence[Any]) -> list[Canvas]:
+    names = ["the image"] if len(images) == 1 else [f"image {number}" for number in range(1, len(images) + 1)]
+    return [Canvas.read(image, processor.image_processor, name) for image, name in zip(images, names, strict=True)]

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from monkey.cli import FITS, grid_set
 from monkey.data.mixture import record_sets
 from monkey.data.packing import SHARING, RowSettings
 from monkey.files import parse_settings, read_settings_file, refuse_missing
@@ -63,10 +64,31 @@ class ModelArguments:
     grid: str | None = flag(
         None, "Rows and columns of windows as 'R,C', for instance 2,3. By default the checkpoint's own."
     )
+    grids: str | None = flag(
+        None,
+        "Grids of which each image takes the one that suits its shape: up-to-6 for all of at most six windows, or a "
+        "list such as 1x2,2x1,2x2. By default the checkpoint's own; where it has none, every image is on --grid.",
+    )
+    fit: str | None = flag(
+        None,
+        f"How an image is put on its grid, {' or '.join(FITS)}: drawn out to its edges, or in its own ratio with "
+        "padding behind it. By default the checkpoint's own.",
+    )
 
     def __post_init__(self) -> None:
+        if self.fit is not None and self.fit not in FITS:
+            raise ValueError(f"--fit {self.fit} is unknown: give one of {', '.join(FITS)}")
         # As numbers; None keeps the checkpoint's.
         self.grid_shape = None if self.grid is None else parse_grid(self.grid)
+        try:
+            self.grid_set = None if self.grids is None else grid_set(self.grids)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--grids {error}") from None
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What `from_pretrained` takes to open the checkpoint so."""
+        return {"grid": self.grid_shape, "grids": self.grid_set, "fit": self.fit}
 
 
 @dataclass

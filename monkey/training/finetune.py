@@ -11,7 +11,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         check_whole(resume_from, sharded=bool(training.deepspeed))
         refuse_other_recipe(resume_from, flags.recipe)
     set_seed(training.seed)
-    processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, grid=flags.model.grid_shape)
+    processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, **flags.model.layout)
     _refuse_large_grid(flags, processor)
     train_set = training_samples(flags, processor)
     eval_set = held_out_samples(flags, processor) if flags.data.eval_data_path else None
@@ -288,11 +288,15 @@ def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -
 
 def _refuse_large_grid(flags: Flags, processor: MonkeyProcessor) -> None:
     """ValueError for a grid of which no picture fits into a sample, before any is made."""
-    limit = flags.data.model_max_length
-    if flags.model.grid_shape is not None and processor.image_tokens > limit:
+    limit, named = flags.data.model_max_length, flags.model
+    grids = processor.image_processor.allowed_grids
+    flag, given = ("grids", named.grids) if grids else ("grid", named.grid)
+    tokens = min(map(processor.tokens_of, grids), default=processor.image_tokens)
+    if given is not None and tokens > limit:
+        least = "at least " if grids else ""
         raise ValueError(
-            f"--grid {flags.model.grid} makes {processor.image_tokens:,} tokens of a picture, and --model_max_length "
-            f"{limit:,} holds fewer: give a smaller grid or raise it"
+            f"--{flag} {given} makes {least}{tokens:,} tokens of a picture, and --model_max_length {limit:,} holds "
+            "fewer: give a smaller grid or raise it"
         )
 
 
@@ -304,13 +308,20 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
     room = gpu_gib(flags.training.device)
     if room is None:
         return None
+    config = base_model(model).config
     changes: dict[str, Any] = {"gpus": flags.training.world_size}
     if isinstance(batches, RowPlan):
         sizes, rows, budget = batches.sizes, batches.epoch(0, flags.training.process_index), batches.settings.budget
         images = max(sum(sizes.unit_images(unit) for unit in row) for row in rows)
         supervised = max(int(sum(sizes.supervised[list(unit)].sum() for unit in row)) for row in rows)
-        changes |= {"batch_size": 0, "pack_tokens": budget, "largest_step": StepSize(images, 1, budget, supervised)}
-    memory = plan(base_model(model).config, settings_of_flags(flags.resolved(), **changes))
+        largest = StepSize(images, 1, budget, supervised)
+        if config.is_ragged:
+            fullest = max(rows, key=lambda row: sum(map(sizes.unit_slots, row)))
+            images = sum(map(sizes.unit_images, fullest))
+            views = sum(map(sizes.unit_slots, fullest)) // config.vision_config.num_queries
+            largest = replace(largest, images=images, windows=views - images * config.global_view)
+        changes |= {"batch_size": 0, "pack_tokens": budget, "largest_step": largest}
+    memory = plan(config, settings_of_flags(flags.resolved(), **changes))
     sentence = describe_misfit(memory, room)
     if sentence is not None and memory.sums > room * 2**30 and not flags.run.ignore_memory_plan:
         raise ValueError(f"{sentence}; or start all the same with --ignore_memory_plan True")
@@ -551,14 +562,14 @@ def open_base(flags: Flags) -> MonkeyForConditionalGeneration:
 
         # ZeRO-3 shards the model while it opens; on CPUs the library sets this up only later.
         deepspeed.init_distributed()
-    name, grid = flags.model.model_name_or_path, flags.model.grid_shape
+    name, layout = flags.model.model_name_or_path, flags.model.layout
     # A decoder that trains without DeepSpeed starts from the checkpoint's own bits; a frozen one fits in bf16.
     narrow = training.bf16 and (training.deepspeed or "decoder" not in flags.recipe.trains)
     dtype = torch.bfloat16 if narrow else torch.float32
     if flags.recipe.four_bit:
-        model = open_four_bit(name, grid=grid, dtype=dtype)
+        model = open_four_bit(name, **layout, dtype=dtype)
     else:
-        model = MonkeyForConditionalGeneration.from_pretrained(name, grid=grid, dtype=dtype)
+        model = MonkeyForConditionalGeneration.from_pretrained(name, **layout, dtype=dtype)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
             f"--model_name_or_path {name} is a PEFT adapter: continue its run with --resume_from_checkpoint, or start "
@@ -700,7 +711,7 @@ def overfit_report(
 def _misses(engine: Engine, processor: MonkeyProcessor, record: Record, max_length: int | None) -> Iterator[Miss]:
     """The answers of a record that do not come back."""
     ids, labels, images = processor.encode(record.conversation, labels=True, max_length=max_length)
-    canvases = [Canvas.of(processor.image_processor.canvas(image)) for image in images]
+    canvases = [Canvas.read(image, processor.image_processor) for image in images]
     tokenizer = processor.tokenizer
     turns = record.conversation.messages
     answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]

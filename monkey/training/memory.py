@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -65,12 +66,17 @@ def shipped_zero(stage: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StepSize:
-    """What one forward pass holds: images, rows of tokens, and supervised tokens in all rows."""
+    """What one forward pass holds: images, rows of tokens, and supervised tokens in all rows.
+
+    `windows` are those of all images together, where images may have different numbers of them; None where all are on
+    the one grid.
+    """
 
     images: int
     rows: int
     tokens: int
     supervised: int
+    windows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -180,22 +186,60 @@ def settings_of_flags(flags: Mapping[str, Any], **changes: Any) -> PlanSettings:
 def step_size(config: MonkeyConfig, settings: PlanSettings) -> StepSize:
     """Return the largest step that the settings allow: a packed row is full of images with the shortest text.
 
+    Where images may be on several grids, padded samples all have the largest, and a packed row the images that together
+    have the most views.
+
     Raises:
         ValueError: `pack_tokens` holds no sample.
     """
     if settings.largest_step is not None:
         return settings.largest_step
-    span, questions = config.image_tokens + 2, settings.questions_per_image
-    sample = span + questions * settings.text_tokens
-    rows, tokens, images = settings.batch_size, sample, settings.batch_size
-    if settings.pack_tokens:
-        rows, tokens, images = 1, settings.pack_tokens, settings.pack_tokens // sample
-        if not images:
-            raise ValueError(
-                f"--pack-tokens {tokens} holds no sample: grid={tuple(config.grid)} makes {span} tokens an image, and "
-                f"{questions} question(s) of {settings.text_tokens} tokens make it {sample}"
-            )
-    return StepSize(images, rows, tokens, images * questions * settings.answer_tokens)
+    supervised = settings.questions_per_image * settings.answer_tokens
+    if not settings.pack_tokens:
+        images, tokens = settings.batch_size, _sample_tokens(config, settings, largest_grid(config))
+        windows = images * math.prod(largest_grid(config)) if config.is_ragged else None
+        return StepSize(images, images, tokens, images * supervised, windows)
+    grids = _fullest_row(config, settings)
+    if not grids:
+        smallest = min(config.allowed_grids, key=math.prod)
+        sample = _sample_tokens(config, settings, smallest)
+        raise ValueError(
+            f"--pack-tokens {settings.pack_tokens} holds no sample: grid={smallest} makes "
+            f"{config.tokens_of(smallest) + 2} tokens an image, and {settings.questions_per_image} question(s) of "
+            f"{settings.text_tokens} tokens make it {sample}"
+        )
+    windows = sum(map(math.prod, grids)) if config.is_ragged else None
+    return StepSize(len(grids), 1, settings.pack_tokens, len(grids) * supervised, windows)
+
+
+def largest_grid(config: MonkeyConfig) -> tuple[int, int]:
+    """Return the grid of the most windows that an image may be put on."""
+    return max(config.allowed_grids, key=math.prod)
+
+
+def _sample_tokens(config: MonkeyConfig, settings: PlanSettings, grid: tuple[int, int]) -> int:
+    """Return the tokens of a sample whose image is on `grid`."""
+    return config.tokens_of(grid) + 2 + settings.questions_per_image * settings.text_tokens
+
+
+def _fullest_row(config: MonkeyConfig, settings: PlanSettings) -> list[tuple[int, int]]:
+    """Return grids of images whose samples fill a row with the most views; none where no sample fits."""
+    by_windows = {math.prod(grid): grid for grid in config.allowed_grids}
+    samples = [(_sample_tokens(config, settings, grid), grid) for grid in by_windows.values()]
+    most = [0] * (settings.pack_tokens + 1)
+    last: list[tuple[int, tuple[int, int]] | None] = [None] * len(most)
+    for room in range(1, len(most)):
+        most[room] = most[room - 1]
+        for tokens, grid in samples:
+            views = math.prod(grid) + int(config.global_view)
+            if tokens <= room and most[room - tokens] + views > most[room]:
+                most[room], last[room] = most[room - tokens] + views, (tokens, grid)
+    grids, room = [], settings.pack_tokens
+    while room:
+        tokens, grid = last[room] or (1, None)
+        grids += [grid] if grid else []
+        room -= tokens
+    return grids
 
 
 # A step on tensors without storage
@@ -246,7 +290,7 @@ def dry_step(model: nn.Module, size: StepSize, begin: Callable[[str], None], aut
         begin("vision's forward")
         features = image = None
         if size.images:
-            features = whole.visual(torch.zeros(size.images, 3, *model.config.canvas_size))
+            features = whole.visual(*_dry_images(model.config, size))
             image = _leaf(features)
         begin("decoder's forward")
         embedded = whole.language_model.embed_tokens(torch.zeros(size.rows, size.tokens, dtype=torch.long))
@@ -267,6 +311,16 @@ def dry_step(model: nn.Module, size: StepSize, begin: Callable[[str], None], aut
         output, leaf = outputs[0].pop(), outputs[1].pop()
         if leaf is not None and leaf.grad is not None:
             output.backward(leaf.grad)
+
+
+def _dry_images(config: MonkeyConfig, size: StepSize) -> tuple[Any, ...]:
+    """Return the images of a step as the vision side takes them: pixels, and grids where images have their own."""
+    if size.windows is None:
+        return (torch.zeros(size.images, 3, *config.canvas_size),)
+    # What a step holds depends on how many windows there are, not on whose they are.
+    share, rest = divmod(size.windows, size.images)
+    grids = [(1, share + (number < rest)) for number in range(size.images)]
+    return torch.zeros(size.windows, 3, config.window_size, config.window_size), grids
 
 
 def _leaf(output: torch.Tensor) -> torch.Tensor:
@@ -467,8 +521,9 @@ def _evaluation(config: MonkeyConfig, settings: PlanSettings) -> int:
     """Return the bytes of generating while training: keys and values, one layer's tensors, last-position logits."""
     text, vision = config.text_config, config.vision_config
     batch, width = settings.evaluation_batch, settings.frozen_bytes
-    tokens = batch * (config.image_tokens + 2 + settings.text_tokens)
-    patches = batch * config.num_views * vision.patches_per_side**2
+    grid = largest_grid(config)
+    tokens = batch * (config.tokens_of(grid) + 2 + settings.text_tokens)
+    patches = batch * config.tokens_of(grid) // vision.num_queries * vision.patches_per_side**2
     cache = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * tokens * width
     vision_layer = patches * (2 * vision.intermediate_size + 3 * vision.hidden_size) * width
     decoder_layer = tokens * (3 * text.intermediate_size * width + 2 * text.hidden_size * FP32)
@@ -605,7 +660,8 @@ def plan_table(whole: MemoryPlan) -> str:
             row("GiB", (f"{each.total / GIB:.2f}" for each in columns.values())),
             "whole GPU by phase, GiB: " + ", ".join(f"{k} {v / GIB:.2f}" for k, v in whole.phases.items()),
             f"* this plan: {settings.recipe.name} on {settings.gpus} GPU(s), a forward pass of {size.images} image(s), "
-            f"{size.rows * size.tokens} tokens, {size.supervised} supervised; peak in the {whole.phase}{host}",
+            + ("" if size.windows is None else f"{size.windows} windows, ")
+            + f"{size.rows * size.tokens} tokens, {size.supervised} supervised; peak in the {whole.phase}{host}",
             RESERVED,
         ]
     )
@@ -665,7 +721,7 @@ def _changes(whole: MemoryPlan) -> list[tuple[str, dict[str, Any]]]:
         for part in ("vision", "decoder")
         if not getattr(settings, f"{part}_checkpointing")
     ]
-    sample = config.image_tokens + 2 + settings.questions_per_image * settings.text_tokens
+    sample = _sample_tokens(config, settings, largest_grid(config))
     for images in (2, 1):
         # Whole blocks of 64, so that one long text does not shut its sample out.
         fewer = -(-images * sample // 64) * 64

@@ -214,4 +214,4 @@ def _processor(merge: Merge, config: MonkeyConfig) -> MonkeyProcessor:
     """Return the processor beside the adapter, or the base's on the adapter's grid."""
     if checkpoint_file(merge.adapter, "qwen.tiktoken") is not None:
         return MonkeyProcessor.from_pretrained(merge.adapter)
-    return MonkeyProcessor.from_pretrained(merge.base, grid=tuple(config.grid))
+    return MonkeyProcessor.from_pretrained(merge.base, tuple(config.grid), config.grids, config.fit)

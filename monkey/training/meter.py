@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import Grid, MonkeyConfig
 from monkey.data.packing import BatchContents
 from monkey.training.memory import StepSize, by_depth, dry_model, dry_step
 from monkey.training.recipes import Recipe
@@ -26,27 +27,32 @@ class StepFlops:
     """Floating-point operations of training on a batch, forward and backward, by what it holds.
 
     One multiply-accumulate is two. `pair` is of a query and a key that it sees; causal attention has half of all.
+    Where images lie on grids of their own, `window` is of a window and `image` of what each has besides, its global
+    view; else `image` is of all of it.
     """
 
     image: float
     token: float
     pair: float
     supervised: float
+    window: float = 0.0
 
     def of(self, contents: BatchContents) -> float:
         pairs = sum(own**2 / 2 + own * prefix for own, prefix in contents.runs)
         return (
             self.image * contents.images
+            + self.window * contents.windows
             + self.token * sum(own for own, _ in contents.runs)
             + self.pair * pairs
             + self.supervised * contents.supervised
         )
 
     def __str__(self) -> str:
+        window = f"{self.window:.3g} per window, " if self.window else ""
         return (
             f"model FLOPs, counted by PyTorch on one step in bf16 with SDPA, without checkpointing: {self.image:.3g} "
-            f"per image, {self.token:.3g} per token, {self.pair:.3g} per query and key (causal attention counts half), "
-            f"{self.supervised:.3g} per supervised token\n"
+            f"per image, {window}{self.token:.3g} per token, {self.pair:.3g} per query and key (causal attention counts"
+            f" half), {self.supervised:.3g} per supervised token\n"
             "MFU = model FLOPs / (seconds · devices · peak); checkpointing's recomputation counts in HFU only"
         )
 
@@ -59,7 +65,17 @@ def count_flops(
     Args:
         checkpointing: of vision transformer and decoder; what they compute again counts too.
     """
-    return _count_flops(config.to_json_string(use_diff=False), recipe, lora_rank, checkpointing)
+    if not config.is_ragged:
+        return _count_flops(config.to_json_string(use_diff=False), recipe, lora_rank, checkpointing)
+    one, two = (count_flops(_on_one_grid(config, (1, columns)), recipe, lora_rank, checkpointing) for columns in (1, 2))
+    window = two.image - one.image
+    return replace(one, image=one.image - window, window=window)
+
+
+def _on_one_grid(config: MonkeyConfig, grid: Grid) -> MonkeyConfig:
+    fixed = copy.deepcopy(config)
+    fixed.grid, fixed.grids = grid, None
+    return fixed
 
 
 @functools.lru_cache(maxsize=64)
@@ -179,7 +195,7 @@ def device_peak(device: torch.device, dtype: torch.dtype, given: float | None = 
     return 2 * size**3 / best
 
 
-_COUNTED = ("samples", "tokens", "slots", "supervised", "images", "model_flops", "hardware_flops")
+_COUNTED = ("samples", "tokens", "slots", "supervised", "images", "windows", "model_flops", "hardware_flops")
 
 
 class Meter:
@@ -207,9 +223,9 @@ class Meter:
         self._since = clock()
 
     def count(self, contents: BatchContents) -> None:
-        sizes = len(contents.sources), contents.tokens, contents.slots, contents.supervised, contents.images
+        sizes = len(contents.sources), contents.tokens, contents.slots, contents.supervised
         flops = (each.of(contents) for each in self._flops)
-        for name, value in zip(_COUNTED, (*sizes, *flops), strict=True):
+        for name, value in zip(_COUNTED, (*sizes, contents.images, contents.windows, *flops), strict=True):
             self._counts[name] += value
 
     def leave_out(self, seconds: float) -> None:
@@ -236,6 +252,8 @@ class Meter:
             "fill_rate": counts["tokens"] / max(counts["slots"], 1),
             "tflops_per_device": counts["model_flops"] / seconds / processes / 1e12,
         }
+        if counts["windows"]:
+            rates["windows_per_second"] = counts["windows"] / seconds
         if self._peak_flops:
             rates["mfu"] = counts["model_flops"] / seconds / processes / self._peak_flops
             rates["hfu"] = counts["hardware_flops"] / seconds / processes / self._peak_flops

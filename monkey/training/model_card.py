@@ -116,8 +116,8 @@ _MOST_ROWS = 60
 _HYPERPARAMETERS = (
     "learning_rate", "lr", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "dropout", "adam_beta1",
     "adam_beta2", "adam_epsilon", "optim", "max_grad_norm", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "model_max_length", "packing", "pack", "grid", "lora",
-    "q_lora", "bf16", "fp16", "gradient_checkpointing", "deepspeed",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "model_max_length", "packing", "pack", "grid",
+    "grids", "fit", "lora", "q_lora", "bf16", "fp16", "gradient_checkpointing", "deepspeed",
 )  # fmt: skip
 """Flags that say how a run learnt, in the order of the card; a name stands for itself and for `name_…` of a part."""
 

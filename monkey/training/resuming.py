@@ -373,6 +373,12 @@ def refuse_other_model(checkpoint: Path, model: torch.nn.Module) -> None:
             f"with grid={tuple(config.grid)}: give --grid {rows},{columns}, or start from its weights with "
             "--model_name_or_path"
         )
+    for field, there, here in (("grids", saved.grids, config.grids), ("fit", saved.fit, config.fit)):
+        if there != here:
+            raise ValueError(
+                f"--resume_from_checkpoint {checkpoint} was trained with {field}={there}, and this run would go on "
+                f"with {field}={here}: give the same --{field}, or start from its weights with --model_name_or_path"
+            )
     there, here = (published_shapes(type(model), one) for one in (saved, config))
     wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
     if wrong:

@@ -438,8 +438,9 @@ class MonkeyTrainer(Trainer):
         if "pixel_values" in inputs:
             inputs["pixel_values"] = image_processor.normalised(inputs["pixel_values"])
         elif self.args.world_size > 1:
-            size = image_processor.size
-            inputs["blank_pixel_values"] = torch.zeros(1, 3, size["height"], size["width"], device=self.args.device)
+            size, side = image_processor.size, image_processor.window_size
+            height, width = (side, side) if image_processor.is_ragged else (size["height"], size["width"])
+            inputs["blank_pixel_values"] = torch.zeros(1, 3, height, width, device=self.args.device)
         inputs["use_cache"] = False
         return inputs
 

@@ -20,6 +20,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to make; one with the same set is reused")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same set (default 0)")
     parser.add_argument("--side", type=int, default=224, metavar="PIXELS", help="of each image (default 224)")
+    parser.add_argument(
+        "--ratios",
+        nargs="+",
+        default=[],
+        metavar="W:H",
+        help="shapes of the images by turns, as 3:1 1:3, each with the area of a square of --side (all square)",
+    )
     for split, holds in SPLITS.items():
         parser.add_argument(f"--{split.replace('_', '-')}", type=int, default=0, metavar="N", help=f"images: {holds}")
     parser.add_argument(
@@ -48,7 +55,7 @@ def settings_of(flags: argparse.Namespace) -> Settings:
     if flags.workers < 1:
         raise ValueError(f"--workers must be 1 or more, not {flags.workers}")
     counts = {split: getattr(flags, split) for split in SPLITS}
-    return Settings(flags.seed, flags.side, counts, weights, flags.questions, flags.damage)
+    return Settings(flags.seed, flags.side, counts, weights, flags.questions, flags.damage, tuple(flags.ratios))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

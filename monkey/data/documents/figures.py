@@ -36,17 +36,17 @@ def draw_table(page: Page, words: Words) -> None:
     """Named rows and columns of numbers under a heading row, ruled in one of three ways."""
     rng = page.rng
     size = page.size(SMALLEST, 16)
-    margin = page.vary(2, 0.07 * page.side)
+    margin = page.vary(2, 0.07 * page.across)
     y = page.vary(3, 12)
     if rng.random() < 0.5:
         title = words.name()
         page.ask("sign", "What is the title?", title, page.write(margin, y, title, size, bold=True))
         y += size * 1.5
     pitch = size * page.vary(1.35, 1.9)
-    room = page.side - 2 * margin
+    room = page.across - 2 * margin
     make = rng.choice((lambda: words.value(10, 999), lambda: words.price(99), lambda: words.value(100, 9999)))
     columns = max(1, min(5, rng.randint(1, max(1, int(room / (size * 3.6)) - 1))))
-    most = max(2, int((page.side - y - 2) / pitch) - 1)
+    most = max(2, int((page.down - y - 2) / pitch) - 1)
     rows = rng.randint(2, min(9, most)) if most > 2 else 2
     width = room / (columns + 1.3)
     names = _different_names(page, words, rows, size, 1.3 * width - 4)
@@ -103,8 +103,8 @@ def _ask_of_table(page: Page, words: Words, headings: list[str], table: dict[str
 def _chart_title(page: Page, words: Words, size: int) -> str:
     """Write a chart's title over it, larger than its other letters."""
     title = words.name()
-    font_size = page.fitting(title, round(size * 1.3), page.side - 8)
-    page.write(page.side / 2, page.vary(2, 8), title, font_size, "middle", bold=True)
+    font_size = page.fitting(title, round(size * 1.3), page.across - 8)
+    page.write(page.across / 2, page.vary(2, 8), title, font_size, "middle", bold=True)
     return title
 
 
@@ -148,11 +148,11 @@ def draw_bars(page: Page, words: Words) -> None:
         fills = [rng.choice(fills)]
     if is_lying:
         pitch = size * page.vary(1.3, 2.2)
-        count = rng.randint(2, max(2, min(7, int((page.side - top - 2) / pitch))))
-        entries = _chart_entries(page, words, count, page.side * 0.34, size)
+        count = rng.randint(2, max(2, min(7, int((page.down - top - 2) / pitch))))
+        entries = _chart_entries(page, words, count, page.across * 0.34, size)
     else:
-        count = rng.randint(2, max(2, min(6, int(page.side / (size * 3.2)))))
-        entries = _chart_entries(page, words, count, (page.side - 6) / count, size)
+        count = rng.randint(2, max(2, min(6, int(page.across / (size * 3.2)))))
+        entries = _chart_entries(page, words, count, (page.across - 6) / count, size)
     if len(entries) < 2:
         return
     if is_lying:
@@ -166,7 +166,7 @@ def _draw_lying_bars(
     page: Page, entries: Sequence[Entry], fills: Sequence[Colour], top: float, pitch: float, size: int, shown: bool
 ) -> None:
     start = max(page.width(name, size) for name, _ in entries) + 6
-    length = page.side - start - (size * 1.7 if shown else 4)
+    length = page.across - start - (size * 1.7 if shown else 4)
     for place, (name, value) in enumerate(entries):
         y = top + place * pitch
         end = start + length * float(value) / 100
@@ -179,8 +179,8 @@ def _draw_lying_bars(
 def _draw_upright_bars(
     page: Page, entries: Sequence[Entry], fills: Sequence[Colour], top: float, size: int, shown: bool
 ) -> None:
-    slot = (page.side - 6) / len(entries)
-    base = page.side - size * 1.5
+    slot = (page.across - 6) / len(entries)
+    base = page.down - size * 1.5
     for place, (name, value) in enumerate(entries):
         x = 3 + slot * (place + 0.5)
         y = base - (base - top - size) * float(value) / 100
@@ -189,7 +189,7 @@ def _draw_upright_bars(
         page.write(x, base + size * 0.35, name, size, "middle")
         if shown:
             page.write(x, y - size * 0.9, value, size, "middle")
-    page.rule(3, base, page.side - 3, base)
+    page.rule(3, base, page.across - 3, base)
 
 
 def draw_lines(page: Page, words: Words) -> None:
@@ -197,12 +197,12 @@ def draw_lines(page: Page, words: Words) -> None:
     rng = page.rng
     size = page.size(SMALLEST, 14)
     title = _chart_title(page, words, size)
-    count = rng.randint(2, max(2, min(6, int(page.side / (size * 3.2)))))
-    entries = _chart_entries(page, words, count, (page.side - 6) / count, size)
+    count = rng.randint(2, max(2, min(6, int(page.across / (size * 3.2)))))
+    entries = _chart_entries(page, words, count, (page.across - 6) / count, size)
     if len(entries) < 2:
         return
-    slot = (page.side - 6) / len(entries)
-    top, base = size * 2.5 + 6, page.side - size * 1.7
+    slot = (page.across - 6) / len(entries)
+    top, base = size * 2.5 + 6, page.down - size * 1.7
     shown = rng.random() < 0.75
     points = [
         (3 + slot * (place + 0.5), base - (base - top - size) * float(value) / 100 - 2)
@@ -210,8 +210,8 @@ def draw_lines(page: Page, words: Words) -> None:
     ]
     for step in range(3):
         y = top + (base - top) * step / 3
-        page.rule(3, y, page.side - 3, y, GUIDE)
-    page.rule(3, base, page.side - 3, base)
+        page.rule(3, y, page.across - 3, y, GUIDE)
+    page.rule(3, base, page.across - 3, base)
     page.draw.line(points, fill=rng.choice(list(COLOURS.values())), width=2)
     for (x, y), (name, value) in zip(points, entries, strict=True):
         page.draw.ellipse((x - 2.5, y - 2.5, x + 2.5, y + 2.5), fill=page.ink)
@@ -225,11 +225,11 @@ def draw_sign(page: Page, words: Words) -> None:
     """A coloured board with one to three lines, in a plain surrounding."""
     rng = page.rng
     colour = rng.choice(list(COLOURS))
-    inset = page.vary(2, 0.15 * page.side)
-    top, bottom = inset + page.vary(0, 0.1 * page.side), page.side - inset - page.vary(0, 0.25 * page.side)
-    page.draw.rounded_rectangle((inset, top, page.side - inset, bottom), page.vary(0, 12), fill=COLOURS[colour])
+    inset = page.vary(2, 0.15 * min(page.across, page.down))
+    top, bottom = inset + page.vary(0, 0.1 * page.down), page.down - inset - page.vary(0, 0.25 * page.down)
+    page.draw.rounded_rectangle((inset, top, page.across - inset, bottom), page.vary(0, 12), fill=COLOURS[colour])
     ink = contrasting(COLOURS[colour])
-    room = page.side - 2 * inset - 8
+    room = page.across - 2 * inset - 8
     makers = (
         *(words.name, words.name, lambda: words.name().upper()),
         *(lambda: words.digits(10, 999), words.time, words.price),
@@ -240,7 +240,7 @@ def draw_sign(page: Page, words: Words) -> None:
     for place, text in enumerate(texts):
         size = page.fitting(text, max(SMALLEST, min(round(slot * page.vary(0.6, 1.0)), 40)), room, bold=True)
         y = top + 3 + slot * place + (slot - size * 0.7) / 2
-        page.write(page.side / 2, y, text, size, "middle", ink, bold=True)
+        page.write(page.across / 2, y, text, size, "middle", ink, bold=True)
     first, whole = page.lines[0], " ".join(texts)
     page.ask("sign", "What is the first line of the sign?", first.text, first)
     number = next((line for line in page.lines if line.text.replace(".", "").replace(":", "").isdigit()), None)
@@ -257,13 +257,13 @@ def draw_scene(page: Page, words: Words) -> None:
     """Coloured shapes on a quiet background, some with a word on them."""
     rng = page.rng
     columns = rng.choice((2, 3))
-    cell = page.side / columns
+    wide, high = page.across / columns, page.down / columns
     cells = [(row, column) for row in range(columns) for column in range(columns)]
     found = []
     for row, column in sorted(rng.sample(cells, rng.randint(1, columns + 1))):
         colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
-        reach = cell * page.vary(0.3, 0.46)
-        x, y = cell * (column + 0.5), cell * (row + 0.5)
+        reach = min(wide, high) * page.vary(0.3, 0.46)
+        x, y = wide * (column + 0.5), high * (row + 0.5)
         _draw_shape(page, shape, x, y, reach, colour)
         text = words.name()
         size = page.size(SMALLEST, 16)
@@ -307,18 +307,18 @@ def draw_paragraph(page: Page, words: Words) -> None:
     """Short sentences, set in lines; sometimes under a headline."""
     rng = page.rng
     size = page.size(SMALLEST, 18)
-    margin = page.vary(2, 0.1 * page.side)
-    y = page.vary(2, 0.15 * page.side)
+    margin = page.vary(2, 0.1 * page.across)
+    y = page.vary(2, 0.15 * page.down)
     pitch = size * page.vary(1.15, 1.6)
-    room = page.side - 2 * margin
+    room = page.across - 2 * margin
     if rng.random() < 0.4:
         title = f"{words.name()} {words.name()}"
         big = page.fitting(title, round(size * 1.5), room, bold=True)
         page.ask("sign", "What is the title?", title, page.write(margin, y, title, big, bold=True))
         y += big * 1.5
-    count = rng.randint(1, min(max(1, int((page.side - y) / pitch)), 12))
+    count = rng.randint(1, min(max(1, int((page.down - y) / pitch)), 12))
     lines = [
-        text for text in _set_lines(page, words, count, size, room) if page.width(text, size) <= page.side - margin
+        text for text in _set_lines(page, words, count, size, room) if page.width(text, size) <= page.across - margin
     ]
     for text in lines:
         page.write(margin, y, text, size)

@@ -99,20 +99,20 @@ def draw_receipt(page: Page, words: Words) -> None:
     """Shop, date, priced lines and their total, on a strip of paper."""
     rng = page.rng
     size = page.size(SMALLEST, 18)
-    margin = page.vary(2, 0.12 * page.side)
-    left, right = margin, page.side - margin
+    margin = page.vary(2, 0.12 * page.across)
+    left, right = margin, page.across - margin
     y = page.vary(3, 10)
     shop = words.name().upper()
     title_size = page.fitting(shop, round(size * page.vary(1.1, 1.8)), right - left)
     align = rng.choice(("left", "middle"))
-    x = left if align == "left" else page.side / 2
+    x = left if align == "left" else page.across / 2
     title = page.write(x, y, shop, title_size, align, bold=rng.random() < 0.5)
     page.ask("field", "What is the name of the shop?", shop, title)
     y += title_size * 1.25
     present = []
     for name in rng.sample(("date", "time", "phone"), rng.choice((0, 1, 1, 2))):
         text = FIELDS[name].make(words)
-        if page.width(text, size) > right - left or y > 0.4 * page.side:
+        if page.width(text, size) > right - left or y > 0.4 * page.down:
             continue
         _ask_field(page, name, page.write(x, y, text, size, align))
         present.append(name)
@@ -148,7 +148,7 @@ def _write_prices(
     """Write items with their prices between left, top and right; return (price, item) pairs and where they end."""
     left, y, right = area
     pitch = size * page.vary(1.1, 1.6)
-    most = max(1, min(8, int((page.side - y - 1.8 * size) / pitch)))
+    most = max(1, min(8, int((page.down - y - 1.8 * size) / pitch)))
     prices = []
     for item in words.some(words.name, page.rng.randint(1, most)):
         price = words.price(29)
@@ -166,17 +166,17 @@ def draw_label(page: Page, words: Words) -> None:
     rng = page.rng
     size = page.size(SMALLEST, 18)
     colour = rng.choice(list(COLOURS))
-    band = page.vary(0.16, 0.32) * page.side
+    band = page.vary(0.16, 0.32) * page.down
     is_low = rng.random() < 0.25
-    top = page.side - band if is_low else 0
-    page.draw.rectangle((0, top, page.side, top + band), fill=COLOURS[colour])
+    top = page.down - band if is_low else 0
+    page.draw.rectangle((0, top, page.across, top + band), fill=COLOURS[colour])
     product = words.name()
-    big = page.fitting(product, round(band * 0.8), page.side * 0.9, bold=True)
+    big = page.fitting(product, round(band * 0.8), page.across * 0.9, bold=True)
     y = top + (band - big * 0.7) / 2
-    title = page.write(page.side / 2, y, product, big, "middle", contrasting(COLOURS[colour]), bold=True)
-    margin = page.vary(3, 0.1 * page.side)
+    title = page.write(page.across / 2, y, product, big, "middle", contrasting(COLOURS[colour]), bold=True)
+    margin = page.vary(3, 0.1 * page.across)
     names = rng.sample(LABEL, len(LABEL))
-    area = (margin, (0 if is_low else band) + size * 0.6, page.side - margin, page.side - (band if is_low else 0) - 2)
+    area = (margin, (0 if is_low else band) + size * 0.6, page.across - margin, page.down - (band if is_low else 0) - 2)
     present = _write_fields(page, words, names[: rng.randint(2, len(LABEL))], area, size)
     page.ask("sign", "What is the product?", product, title)
     page.ask("colour", "What colour is the band?", colour)
@@ -188,19 +188,19 @@ def draw_form(page: Page, words: Words) -> None:
     """A heading over labelled values, in one or, where there is room, two columns."""
     rng = page.rng
     size = page.size(SMALLEST, 17)
-    margin = page.vary(3, 0.1 * page.side)
+    margin = page.vary(3, 0.1 * page.across)
     y = page.vary(3, 12)
     about = ""
     if rng.random() < 0.7:
         title = f"{words.name()} {rng.choice(('form', 'report', 'order', 'list'))}"
         about = f" titled {title}"
-        big = page.fitting(title, round(size * page.vary(1.1, 1.6)), page.side - 2 * margin, bold=True)
+        big = page.fitting(title, round(size * page.vary(1.1, 1.6)), page.across - 2 * margin, bold=True)
         page.ask("sign", "What is the title?", title, page.write(margin, y, title, big, bold=True))
         y += big * 1.4
     names = rng.sample(FORM, len(FORM))
-    right, bottom = page.side - margin, page.side - 2
-    if page.side >= 180 and size <= 12 and rng.random() < 0.5:
-        middle = page.side * page.vary(0.45, 0.55)
+    right, bottom = page.across - margin, page.down - 2
+    if page.across >= 180 and size <= 12 and rng.random() < 0.5:
+        middle = page.across * page.vary(0.45, 0.55)
         present = _write_fields(page, words, names[:5], (margin, y, middle - 4, bottom), size)
         present += _write_fields(page, words, names[5:], (middle + 4, y, right, bottom), size)
     else:
@@ -217,27 +217,27 @@ def draw_ticket(page: Page, words: Words) -> None:
     """A ticket: places in large type, a stub with values above their labels. Never in the train split of documents."""
     rng = page.rng
     size = page.size(SMALLEST, 14)
-    margin = page.vary(3, 0.06 * page.side)
+    margin = page.vary(3, 0.06 * page.across)
     places = [words.name(), words.name()]
-    y = page.vary(4, 0.1 * page.side)
+    y = page.vary(4, 0.1 * page.down)
     for name, place in zip(("from", "to"), places, strict=True):
-        big = page.fitting(place, round(size * page.vary(1.3, 1.9)), page.side - 2 * margin - size * 3)
+        big = page.fitting(place, round(size * page.vary(1.3, 1.9)), page.across - 2 * margin - size * 3)
         page.write(margin, y + 1, FIELDS[name].labels[0].upper(), SMALLEST)
-        _ask_field(page, name, page.write(page.side - margin, y, place, big, "right", bold=True))
+        _ask_field(page, name, page.write(page.across - margin, y, place, big, "right", bold=True))
         y += big * 1.35
     origin = page.lines[1]
-    for x in range(0, page.side, 6):
+    for x in range(0, page.across, 6):
         page.rule(x, y, x + 3, y)
     y += size * 0.6
     names = rng.sample(TICKET[2:], len(TICKET) - 2)
-    columns = 2 if page.side < 180 else 3
-    width = (page.side - 2 * margin) / columns
+    columns = 2 if page.across < 180 else 3
+    width = (page.across - 2 * margin) / columns
     present = ["from", "to"]
     for place, name in enumerate(names):
         row, column = divmod(place, columns)
         value = FIELDS[name].make(words)
         x, top = margin + column * width, y + row * size * 3
-        if top + size * 2.3 > page.side or page.width(value, size, bold=True) > width - 3:
+        if top + size * 2.3 > page.down or page.width(value, size, bold=True) > width - 3:
             continue
         line = page.write(x, top, value, size, bold=True)
         page.write(x, top + size * 1.15, FIELDS[name].labels[0].lower(), SMALLEST)

@@ -81,15 +81,17 @@ class Letter:
 
 @dataclass
 class Page:
-    """A square image being drawn.
+    """An image being drawn, square unless another ratio is given.
 
     Attributes:
-        side: pixels.
+        side: pixels of the square, and the root of the image's area whatever its ratio.
         family: its typeface.
         held_out: whether layouts and values of the held-out splits are wanted.
         lines: what was written, in reading order as long as the drawing code goes from top to bottom.
         letters: every character of it.
         questions: what can be asked about it.
+        ratio: width over height.
+        across, down: width and height in pixels.
     """
 
     rng: random.Random
@@ -101,9 +103,11 @@ class Page:
     lines: list[Line] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
+    ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        self.image = Image.new("RGB", (self.side, self.side), self.paper)
+        self.across, self.down = (round(self.side * stretch) for stretch in (self.ratio**0.5, self.ratio**-0.5))
+        self.image = Image.new("RGB", (self.across, self.down), self.paper)
         self.draw = ImageDraw.Draw(self.image)
 
     def vary(self, low: float, high: float) -> float:
@@ -160,7 +164,7 @@ class Page:
     def fits(self, line: Line) -> bool:
         """Tell whether a text lies on the page."""
         left, top, right, bottom = line.box
-        return left >= 0 and top >= 0 and right <= self.side and bottom <= self.side
+        return left >= 0 and top >= 0 and right <= self.across and bottom <= self.down
 
     def finish(self, damage: float) -> Image.Image:
         """Return the image, now and then turned a little, blurred, noisy or compressed; lines and letters turn with it.
@@ -172,9 +176,10 @@ class Page:
         if rng.random() < damage:
             angle = rng.uniform(-2.5, 2.5)
             image = image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=self.paper)
-            self.lines = [Line(line.text, _turned(line.box, angle, self.side), line.height) for line in self.lines]
+            size = self.across, self.down
+            self.lines = [Line(line.text, _turned(line.box, angle, size), line.height) for line in self.lines]
             self.letters = [
-                Letter(letter.character, *_turned_point(letter.x, letter.y, angle, self.side), letter.height)
+                Letter(letter.character, *_turned_point(letter.x, letter.y, angle, size), letter.height)
                 for letter in self.letters
             ]
         if rng.random() < damage / 2:
@@ -186,28 +191,31 @@ class Page:
         return image
 
 
-def _turned(box: Sequence[float], angle: float, side: int) -> tuple[float, float, float, float]:
+def _turned(box: Sequence[float], angle: float, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Return the upright box around one that is turned about the middle of the image."""
     left, top, right, bottom = box
-    corners = [_turned_point(x, y, angle, side) for x in (left, right) for y in (top, bottom)]
+    corners = [_turned_point(x, y, angle, size) for x in (left, right) for y in (top, bottom)]
     xs, ys = zip(*corners, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _turned_point(x: float, y: float, angle: float, side: int) -> tuple[float, float]:
-    cosine, sine, middle = math.cos(math.radians(-angle)), math.sin(math.radians(-angle)), side / 2
-    x, y = x - middle, y - middle
-    return cosine * x - sine * y + middle, sine * x + cosine * y + middle
+def _turned_point(x: float, y: float, angle: float, size: tuple[int, int]) -> tuple[float, float]:
+    cosine, sine = math.cos(math.radians(-angle)), math.sin(math.radians(-angle))
+    middle_x, middle_y = (side / 2 for side in size)
+    x, y = x - middle_x, y - middle_y
+    return cosine * x - sine * y + middle_x, sine * x + cosine * y + middle_y
 
 
 def _noisy(image: Image.Image, rng: random.Random) -> Image.Image:
     """Add grain and a gradient of light, as a phone's camera leaves them."""
     generator = np.random.default_rng(rng.getrandbits(32))
     pixels = np.asarray(image, dtype=np.float32)
-    side = pixels.shape[0]
-    light = np.linspace(rng.uniform(-18, 0), rng.uniform(0, 18), side, dtype=np.float32)
-    light = light[:, None, None] if rng.random() < 0.5 else light[None, :, None]
-    grain = generator.standard_normal((side, side, 1), dtype=np.float32) * rng.uniform(1, 7)
+    down, across, _ = pixels.shape
+    darkest, lightest = rng.uniform(-18, 0), rng.uniform(0, 18)
+    is_upright = rng.random() < 0.5
+    light = np.linspace(darkest, lightest, down if is_upright else across, dtype=np.float32)
+    light = light[:, None, None] if is_upright else light[None, :, None]
+    grain = generator.standard_normal((down, across, 1), dtype=np.float32) * rng.uniform(1, 7)
     return Image.fromarray(np.clip(pixels + light + grain, 0, 255).astype(np.uint8))
 
 

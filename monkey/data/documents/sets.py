@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import platform
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,8 @@ SHARD = 200
 """Images that a process draws at a time."""
 QUALITY = 93
 """JPEG quality of the files."""
+SHORTEST = 96
+"""Pixels of the shorter side of an image."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,12 @@ class Settings:
     """Everything that decides a pixel or a word of a set.
 
     Attributes:
-        side: pixels of the square images.
+        side: pixels of the square images, and the root of the area of those that are not square.
         counts: images of each split.
         weights: how often each kind of document is drawn.
         questions: most questions per image, reading all of its text aside.
         damage: how often an image is turned, noisy, compressed.
+        ratios: width over height of the images by turns, as `3:1`; none where all are square.
     """
 
     seed: int
@@ -109,11 +114,36 @@ class Settings:
     weights: dict[str, int]
     questions: int = 6
     damage: float = 0.25
+    ratios: tuple[str, ...] = ()
+
+    def ratio_of(self, number: int) -> float:
+        """Return width over height of an image."""
+        if not self.ratios:
+            return 1.0
+        width, height = self.ratios[number % len(self.ratios)].split(":")
+        return int(width) / int(height)
+
+    def described(self) -> dict[str, Any]:
+        """Return the settings as a set's manifest has them; a set of squares is described as it always was."""
+        settings = json.loads(json.dumps(asdict(self)))
+        if not self.ratios:
+            del settings["ratios"]
+        return settings
 
     def check(self) -> None:
         """Raises ValueError naming the flag that cannot be followed."""
-        if not 96 <= self.side <= 1024:
-            raise ValueError(f"--side must lie between 96 and 1024 pixels, not at {self.side}")
+        if not SHORTEST <= self.side <= 1024:
+            raise ValueError(f"--side must lie between {SHORTEST} and 1024 pixels, not at {self.side}")
+        for text in self.ratios:
+            if not re.fullmatch("[1-9][0-9]?:[1-9][0-9]?", text):
+                raise ValueError(f"--ratios {text} is not width:height, two whole numbers up to 99 such as 3:1")
+            width, height = map(int, text.split(":"))
+            shorter = round(self.side * (min(width, height) / max(width, height)) ** 0.5)
+            if shorter < SHORTEST:
+                raise ValueError(
+                    f"--ratios {text} makes images of --side {self.side} only {shorter} pixels wide or high, and at "
+                    f"least {SHORTEST} are needed: give a larger --side"
+                )
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, not {self.seed}")
         for split, count in self.counts.items():
@@ -140,7 +170,8 @@ def draw(settings: Settings, split: str, number: int) -> tuple[Page, Any, str, l
         else:
             kind = rng.choices(list(kinds), list(settings.weights.values()))[0]
         family = faces.pick(rng, held_out and split != "known", held_out)
-        page = Page(rng, settings.side, family, held_out, rng.choice(PAPERS), rng.choice(INKS))
+        ratio = settings.ratio_of(number)
+        page = Page(rng, settings.side, family, held_out, rng.choice(PAPERS), rng.choice(INKS), ratio=ratio)
         kinds[kind](page, Words(rng, held_out))
         if len(page.questions) >= 2 and all(page.fits(line) for line in page.lines):
             break
@@ -186,7 +217,8 @@ def ask_for_box(page: Page) -> Question | None:
     if not possible:
         return None
     line = page.rng.choice(possible)
-    left, top, right, bottom = (round(GRID * value / page.side) for value in line.box)
+    sides = cycle((page.across, page.down))
+    left, top, right, bottom = (round(GRID * value / side) for value, side in zip(line.box, sides, strict=False))
     answer = f"<box>({left},{top}),({right},{bottom})</box>"
     return Question("box", REGION_QUESTION.format(question=line.text), answer, line.height)
 
@@ -218,7 +250,7 @@ def write_set(output: Path, settings: Settings, workers: int = 2) -> tuple[dict[
     Raises ValueError where `output` holds something else, or another run is drawing it.
     """
     settings.check()
-    described = json.loads(json.dumps(asdict(settings)))
+    described = settings.described()
     if output.exists() and any(output.iterdir()):
         manifest = _read_manifest(output / MANIFEST)
         if manifest.get("settings") != described:
