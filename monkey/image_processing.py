@@ -1,8 +1,8 @@
 """Images to the pixels that the vision side reads: one canvas an image, `[images, 3, H, W]`.
 
 Each image is made RGB and resized to the full canvas by PIL's bicubic filter, **aspect ratio not kept**, scaled to
-[0, 1] and normalised with CLIP's mean and deviation, as the published model was trained. Windows and the global view
-are cut from this canvas by the model.
+[0, 1] and normalised with CLIP's mean and deviation, as the published model was trained, or with those of an encoder of
+timm. Windows and the global view are cut from this canvas by the model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import MonkeyConfig, TimmVisionConfig
 from monkey.files import check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
 from monkey.images import MAX_BYTES, MAX_PIXELS, open_image
 
@@ -87,8 +87,8 @@ class MonkeyImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_config(cls, config: MonkeyConfig, **settings: Any) -> MonkeyImageProcessor:
-        """The processor for a model's canvas."""
-        return cls(size=_size_of(config), **settings)
+        """The processor for a model's canvas, with the mean and deviation that its encoder was trained with."""
+        return cls(**{**_settings_of(config), **settings})
 
     @classmethod
     def get_image_processor_dict(
@@ -114,7 +114,7 @@ class MonkeyImageProcessor(BaseImageProcessor):
         required_file(pretrained_model_name_or_path, "config.json", "the size of images", **location)
         config = MonkeyConfig.from_pretrained(pretrained_model_name_or_path, **location)
         rest = {key: value for key, value in kwargs.items() if key in MonkeyImageSettings.__annotations__}
-        return {"size": _size_of(config)}, rest
+        return _settings_of(config), rest
 
     def preprocess(self, images: Any, return_tensors: str | None = "pt", names: Sequence[str] | None = None):
         """Pixels of one image or of a list of them.
@@ -164,6 +164,14 @@ class MonkeyImageProcessor(BaseImageProcessor):
 def _of_channels(values: Sequence[float]) -> np.ndarray:
     """Three numbers as float32 [3, 1, 1]."""
     return np.float32(values)[:, None, None]
+
+
+def _settings_of(config: MonkeyConfig) -> dict[str, Any]:
+    """Return what a model's config says of pixels."""
+    vision, settings = config.vision_config, {"size": _size_of(config)}
+    if isinstance(vision, TimmVisionConfig):
+        settings |= {"image_mean": vision.image_mean, "image_std": vision.image_std}
+    return settings
 
 
 def _size_of(config: MonkeyConfig) -> dict[str, int]:

@@ -234,7 +234,7 @@ def compute_maps(
         run: calls what it is given where the model may be used, and gives its result. Each image is one call and the
             decoder another, so that whoever shares the model waits for no more than one of them.
     """
-    device = model.model.visual.patch_embedding.weight.device
+    device = model.model.visual.projection.device
     read = [run(partial(read_image, model, own[None].to(device))) for own in pixels]
     features = torch.cat([own for own, _ in read])
     weights = run(partial(answer_weights, model, prompt, answer, features, layers))
