@@ -59,7 +59,10 @@ class TestAutoClasses:
         assert run(code).split() == ["False", *ours.split()]
 
 
-HEAVY = ("torch", "transformers", "peft", "accelerate", "deepspeed", "gradio", "scipy", "matplotlib", "onnxruntime")
+HEAVY = (
+    *("torch", "torchvision", "timm", "transformers", "peft", "accelerate", "deepspeed"),
+    *("gradio", "scipy", "matplotlib", "onnxruntime"),
+)
 
 # What is run -> words beside `--help` and a flag that there is not: each names a file that is not there.
 PROGRAMS: dict[str, list[str]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import timm
@@ -15,46 +14,21 @@ from torch.utils.checkpoint import checkpoint
 from monkey.configuration import MonkeyConfig, MonkeyVisionConfig, TimmVisionConfig, published_config
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.processing import MonkeyProcessor
 from monkey.quantised import open_four_bit, packed_linears
 from monkey.timm_encoders import describe_folder
-from monkey.tokenization import QwenTokenizer
 from monkey.training.memory import plan
 from monkey.training.meter import count_flops
 from monkey.training.recipes import RECIPES, apply_recipe
 from monkey.vision import MonkeyVisionModel, WindowAdapter
 from monkey.vision_timm import TimmVisionModel
 from tests.conftest import random_model, tiny_config
-from tests.small_processor import CHECKPOINT, refusal, small_config
+from tests.small_processor import refusal, small_config
+from tests.timm_start import ARCHITECTURES, TINY, timm_config, with_timm
 from tests.training_start import losses, train
 
-ARCHITECTURES = {
-    "siglip": "vit_base_patch16_siglip_224",
-    "siglip averaged": "vit_base_patch16_siglip_gap_224",
-    "clip": "vit_base_patch16_clip_224",
-    "dinov2": "vit_small_patch14_reg4_dinov2",
-    "dinov3": "vit_small_patch16_dinov3",
-    "dinov3 gated": "vit_small_plus_patch16_dinov3_qkvb",
-    "eva": "eva_giant_patch14_clip_224",
-    "eva-02": "eva02_base_patch16_clip_224",
-    "mixed rotary": "vit_base_patch16_rope_mixed_224",
-    "naflex": "naflexvit_base_patch16_siglip",
-    "radio": "naflexvit_base_patch16_radio_v3",
-}
-TINY = {"embed_dim": 32, "num_heads": 2}
 families = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
 FEW = ("clip", "dinov3 gated", "eva-02", "naflex")
 some_families = pytest.mark.parametrize("architecture", [ARCHITECTURES[name] for name in FEW], ids=FEW)
-
-
-def timm_config(architecture: str = ARCHITECTURES["clip"], base=tiny_config, vision=None, **changes) -> MonkeyConfig:
-    """Windows of four by four patches, two blocks, the decoder of `base`."""
-    config = base(**changes)
-    sizes = {"window_size": 56 if "patch14" in architecture else 64, "num_hidden_layers": 2, "num_queries": 4}
-    ranks = {"adapter_rank": 4, "mlp_adapter_rank": 4}
-    whole = {"architecture": architecture, "architecture_args": TINY, **sizes, **ranks, **(vision or {})}
-    config.vision_config = TimmVisionConfig(**whole)
-    return config
 
 
 def timm_model(architecture: str = ARCHITECTURES["clip"], **changes) -> MonkeyForConditionalGeneration:
@@ -372,12 +346,7 @@ class TestConfig:
 
 @pytest.fixture(scope="module")
 def timm_start(start, tmp_path_factory):
-    """The records of `start`, and a checkpoint with an encoder of timm."""
-    folder = tmp_path_factory.mktemp("timm") / "base"
-    config = timm_config(ARCHITECTURES["dinov3 gated"], base=small_config, grid=(2, 2))
-    random_model(config).save_pretrained(folder)
-    MonkeyProcessor.from_config(config, QwenTokenizer(CHECKPOINT / "qwen.tiktoken")).save_pretrained(folder)
-    return SimpleNamespace(folder=start.folder, base=folder, data=start.data, records=start.records)
+    return with_timm(start, tmp_path_factory.mktemp("timm") / "base")
 
 
 class TestTraining:
