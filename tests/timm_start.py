@@ -15,14 +15,15 @@ ARCHITECTURES = {
     "siglip": "vit_base_patch16_siglip_224",
     "siglip averaged": "vit_base_patch16_siglip_gap_224",
     "clip": "vit_base_patch16_clip_224",
-    "dinov2": "vit_small_patch14_reg4_dinov2",
+    "dinov2": "vit_giant_patch14_reg4_dinov2",
     "dinov3": "vit_small_patch16_dinov3",
     "dinov3 gated": "vit_small_plus_patch16_dinov3_qkvb",
     "eva": "eva_giant_patch14_clip_224",
     "eva-02": "eva02_base_patch16_clip_224",
     "mixed rotary": "vit_base_patch16_rope_mixed_224",
     "naflex": "naflexvit_base_patch16_siglip",
-    "radio": "naflexvit_base_patch16_radio_v3",
+    "radio": "vit_base_patch16_radio_v3",
+    "radio naflex": "naflexvit_base_patch16_radio_v3",
 }
 TINY = {"embed_dim": 32, "num_heads": 2}
 
