@@ -181,6 +181,9 @@ class TimmVisionConfig(VisionConfig):
         _check_fields(self, kwargs)
         super().__post_init__(**kwargs)
         self.architecture = plain_name(self.architecture)
+        if not isinstance(self.architecture_args, dict | None):
+            shown = str(self.architecture_args)[:60]
+            raise ValueError(f"vision_config's architecture_args is {shown}, and an object of arguments is needed")
         if not self.architecture:
             return  # what the library makes to compare with; MonkeyConfig refuses it
         chosen = self.window_size, self.num_hidden_layers, self.image_mean, self.image_std
@@ -204,7 +207,7 @@ class TimmVisionConfig(VisionConfig):
             if value != measured[name]:
                 raise ValueError(
                     f"vision_config has {name}={value}, but {self.architecture} has {measured[name]}; leave the field "
-                    f"out, or change the architecture by architecture_args"
+                    "out, or change the architecture by architecture_args"
                 )
 
 

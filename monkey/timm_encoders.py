@@ -161,11 +161,17 @@ def describe_folder(folder: str | os.PathLike) -> dict[str, Any]:
     published = content.get("pretrained_cfg", content)
     if not isinstance(content.get("architecture"), str) or not isinstance(published, dict):
         raise ValueError(f"{path} names no architecture, so it is none of timm; give timm's name of the encoder")
-    fields = {"architecture": content["architecture"], "architecture_args": dict(content.get("model_args") or {})}
-    for key in _DECIDED:
-        fields["architecture_args"].pop(key, None)
-    colours = {"image_mean": published.get("mean"), "image_std": published.get("std")}
-    return fields | {key: list(value) for key, value in colours.items() if value is not None}
+    arguments = dict(content.get("model_args") or {})
+    side = arguments.get("img_size")
+    fields = {
+        "architecture": content["architecture"],
+        "architecture_args": {key: value for key, value in arguments.items() if key not in _DECIDED},
+        "window_size": side[0] if isinstance(side, list) else side,
+        "num_hidden_layers": arguments.get("depth"),
+        "image_mean": published.get("mean"),
+        "image_std": published.get("std"),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _patch_size(encoder: nn.Module) -> int:

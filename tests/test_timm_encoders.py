@@ -278,7 +278,8 @@ class TestPretrained:
 
         model = timm.create_model(ARCHITECTURES["eva-02"], num_classes=7, img_size=32, depth=2, **TINY)
         save_config_for_hf(model, tmp_path / "config.json", {"model_args": {**TINY, "depth": 2, "img_size": 32}})
-        vision = TimmVisionConfig(**describe_folder(tmp_path), num_hidden_layers=2)
+        vision = TimmVisionConfig(**describe_folder(tmp_path))
+        assert (vision.window_size, vision.num_hidden_layers) == (32, 2)
         assert (vision.architecture, vision.architecture_args) == (
             ARCHITECTURES["eva-02"],
             TINY | {"global_pool": "token"},
@@ -339,6 +340,10 @@ class TestConfig:
             ({"architecture_args": {"depth": 2}}, "set vision_config's num_hidden_layers instead"),
             ({"architecture_args": {"embed_dmi": 32}}, "timm cannot make vit_base_patch16_clip_224 with embed_dmi=32"),
             ({"architecture_args": {"num_heads": 5}}, "should be divisible"),
+            (
+                {"architecture_args": [1]},
+                "vision_config's architecture_args is [1], and an object of arguments is needed",
+            ),
             ({"num_queries": 5}, "num_queries=5 is not a square number"),
             ({"architecure": "x"}, "has no field 'architecure'; did you mean 'architecture'?"),
             ({"window_size": "56"}, "vision_config's window_size is '56'"),
