@@ -103,7 +103,7 @@ def build(config: MonkeyConfig, options) -> MonkeyForConditionalGeneration:
             torch.nn.init.normal_(module.up, std=0.02)
     apply_recipe(model, RECIPES["full-llm"])
     for layers, wanted in (
-        (model.model.visual.layers, options.vision_checkpointing),
+        (model.model.visual.blocks, options.vision_checkpointing),
         (model.model.language_model.layers, options.decoder_checkpointing),
     ):
         for layer in layers:

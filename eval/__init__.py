@@ -4,3 +4,5 @@ tasks (one row a data set) -> questions -> backend (answers) -> journal -> metri
 imports this package; `eval.metrics` and `eval.tasks` need neither torch nor transformers. The program is
 `evaluate_vqa.py`.
 """
+
+import monkey  # noqa: F401  before transformers, which else meets a torchvision that cannot be imported

@@ -91,7 +91,9 @@ ADAPTER_TENSORS = (("lora_a.weight", "down"), ("lora_b.weight", "up"), ("lora_sc
 
 # Buffers that old releases of the published code saved and nothing reads.
 IGNORED = re.compile(r"\.(masked_bias|attn\.bias|rotary_emb\.inv_freq|logn_tensor)$")
-WINDOW_ADAPTER = re.compile(r"^transformer\.visual\..*_lora\.\d+\.lora_")
+WINDOW_ADAPTER = re.compile(
+    r"^transformer\.visual\..*_lora\.\d+\.lora_|^model\.visual\.encoder\..*\.window_adapter\.\d+\."
+)
 DECODER_ADAPTER = "transformer.h.0.attn.c_attn_lora.lora_a.weight"
 
 
@@ -134,6 +136,9 @@ def conversion_table() -> list[WeightRenaming | WeightConverter]:
             table.append(
                 WeightConverter(f"{old}.*.{old_tensor}", f"{new}.{new_tensor}", operations=[StackWindows(dim=0)])
             )
+    for _, tensor in ADAPTER_TENSORS:  # beside the linears of timm's encoders
+        name = "window_adapter"
+        table.append(WeightConverter(f"{name}.*.{tensor}", f"{name}.{tensor}", operations=[StackWindows(dim=0)]))
     return table
 
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, Qwen2Config
 from transformers.generation import GenerationConfig
 
 from monkey.files import check_field, location_of, read_json, refused_in_a_sentence, required_file
+from monkey.timm_encoders import measure, plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ _KIND_OF = {"int": "count", "float": "number", "bool": "flag", "str": "text"}
 
 def _check_fields(config: PreTrainedConfig, others: Any) -> None:
     """Raise ValueError for a declared field of another type or range, and for other keys that nobody knows."""
-    for name, annotation in type(config).__annotations__.items():
+    declared = {name: kind for base in type(config).__mro__ for name, kind in _own_fields(base).items()}
+    for name, annotation in declared.items():
         value = getattr(config, name)
         kind = "rank" if name.endswith("adapter_rank") else _KIND_OF.get(annotation.removesuffix(" | None"))
         if kind is not None and not (value is None and annotation.endswith("None")):
@@ -63,9 +65,14 @@ def _check_fields(config: PreTrainedConfig, others: Any) -> None:
     known = set(type(config).__dataclass_fields__)
     for key in sorted(set(others) - known - _LIBRARY_KEYS - set(GenerationConfig._get_default_generation_params())):
         near = difflib.get_close_matches(key, known, n=1)
-        fields = ", ".join(sorted(type(config).__annotations__))
+        fields = ", ".join(sorted(declared))
         hint = f"did you mean {near[0]!r}?" if near else f"its fields are {fields}"
         raise ValueError(f"{type(config).__name__} has no field {key!r}; {hint}")
+
+
+def _own_fields(kind: type) -> dict[str, str]:
+    """Return field -> annotation of what a class of this module declares."""
+    return kind.__annotations__ if kind.__module__ == __name__ else {}
 
 
 def check_grid(grid: Any, name: str = "grid") -> Grid:
@@ -133,14 +140,44 @@ def _square_side(count: int, field: str) -> int:
     return side
 
 
-class MonkeyVisionConfig(PreTrainedConfig):
-    """The vision transformer that all views share, its window adapters, and the resampler.
+class VisionConfig(PreTrainedConfig):
+    """What every encoder has beside its own sizes: window adapters and the resampler."""
+
+    base_config_key = "vision_config"
+
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    resampler_heads: int | None = None
+    """Heads of the resampler's cross-attention; None means its width // 128, as published."""
+    adapter_rank: int = 16
+    """Rank of a window's adapters on the attention's projections."""
+    mlp_adapter_rank: int = 32
+    """Rank of a window's adapters on the MLP."""
+    adapter_dropout: float = 0.05
+    resampler_dropout: float = 0.0
+    """Dropout of the resampler's attention weights in training; the published one has none."""
+
+    def _check_views(self) -> None:
+        if self.window_size % self.patch_size:
+            raise ValueError(
+                f"window_size={self.window_size} is not a multiple of patch_size={self.patch_size}; "
+                f"take {self.window_size // self.patch_size * self.patch_size or self.patch_size}"
+            )
+        _square_side(self.num_queries, "num_queries")
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along a window's side: 32 at the published size."""
+        return self.window_size // self.patch_size
+
+
+class MonkeyVisionConfig(VisionConfig):
+    """The published vision transformer, its window adapters, and the resampler.
 
     Defaults are the published size (OpenCLIP ViT-bigG, 1,842.8 M parameters).
     """
 
     model_type = "monkey_vision"
-    base_config_key = "vision_config"
 
     window_size: int = PUBLISHED_WINDOW_SIZE
     """Pixels of a view's side; the resolution the transformer was pretrained at."""
@@ -150,47 +187,105 @@ class MonkeyVisionConfig(PreTrainedConfig):
     num_hidden_layers: int = 48
     num_attention_heads: int = 16
     mlp_ratio: float = 4.9231
-    layer_norm_eps: float = 1e-6
-    initializer_range: float = 0.02
     num_positions: int = 256
     """Learned position embeddings, a square grid, grown bicubically to the patches of a window."""
     num_queries: int = 256
     """Queries of the resampler, a square grid: tokens a view becomes."""
-    resampler_heads: int | None = None
-    """Heads of the resampler's cross-attention; None means its width // 128, as published."""
-    adapter_rank: int = 16
-    """Rank of a window's adapters on the attention's two projections."""
-    mlp_adapter_rank: int = 32
-    """Rank of a window's adapter beside the MLP."""
-    adapter_dropout: float = 0.05
-    resampler_dropout: float = 0.0
-    """Dropout of the resampler's attention weights in training; the published one has none."""
 
     def __post_init__(self, **kwargs):
         _check_fields(self, kwargs)
         super().__post_init__(**kwargs)
-        if self.window_size % self.patch_size:
-            raise ValueError(
-                f"window_size={self.window_size} is not a multiple of patch_size={self.patch_size}; "
-                f"take {self.window_size // self.patch_size * self.patch_size or self.patch_size}"
-            )
+        self._check_views()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"vision hidden_size={self.hidden_size} cannot be split over num_attention_heads="
                 f"{self.num_attention_heads}"
             )
         _square_side(self.num_positions, "num_positions")
-        _square_side(self.num_queries, "num_queries")
 
     @property
     def intermediate_size(self) -> int:
         """Width of the MLP: 8192 at the published size."""
         return int(self.hidden_size * self.mlp_ratio)
 
-    @property
-    def patches_per_side(self) -> int:
-        """Patches along a window's side: 32 at the published size."""
-        return self.window_size // self.patch_size
+
+class TimmVisionConfig(VisionConfig):
+    """A vision transformer of timm by its name, its window adapters, and the resampler.
+
+    Sizes that are None are read from the architecture, and stand in the saved config.json.
+    """
+
+    model_type = "monkey_timm_vision"
+
+    architecture: str = ""
+    """timm's name, such as "vit_base_patch16_siglip_224"; "timm/..." and a tag may stand around it."""
+    architecture_args: dict[str, Any] | None = None
+    """Arguments that timm makes it with beside its own values, such as {"embed_dim": 64}."""
+    window_size: int | None = None
+    """Pixels of a view's side; None means those that the architecture was published for."""
+    num_hidden_layers: int | None = None
+    """Blocks; fewer than the architecture has are its first ones."""
+    num_queries: int | None = None
+    """Queries of the resampler, a square grid; None means half as many along a side as patches, as published."""
+    patch_size: int | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    """Width of the MLP before its second linear. Like the two above it is not chosen here but read."""
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    """Of the three channels on the scale [0, 1], as the encoder was trained."""
+
+    def __post_init__(self, **kwargs):
+        _check_fields(self, kwargs)
+        super().__post_init__(**kwargs)
+        self.architecture = plain_name(self.architecture)
+        if not isinstance(self.architecture_args, dict | None):
+            shown = str(self.architecture_args)[:60]
+            raise ValueError(f"vision_config's architecture_args is {shown}, and an object of arguments is needed")
+        if not self.architecture:
+            return  # what the library makes to compare with; MonkeyConfig refuses it
+        chosen = self.window_size, self.num_hidden_layers, self.image_mean, self.image_std
+        if None in (*chosen, *self.read_sizes().values()):
+            read = measure(self.architecture, self.architecture_args, self.window_size, self.num_hidden_layers)
+            for name, value in read.items():
+                if getattr(self, name) is None:
+                    setattr(self, name, value)
+            self.check_sizes(read)
+        if self.num_queries is None:
+            self.num_queries = max(1, self.patches_per_side // 2) ** 2
+        self._check_views()
+
+    def read_sizes(self) -> dict[str, int | None]:
+        """Return the fields that only the architecture decides."""
+        return {name: getattr(self, name) for name in ("patch_size", "hidden_size", "intermediate_size")}
+
+    def check_sizes(self, measured: dict[str, Any]) -> None:
+        """Raise ValueError where a field differs from what the architecture has."""
+        for name, value in self.read_sizes().items():
+            if value != measured[name]:
+                raise ValueError(
+                    f"vision_config has {name}={value}, but {self.architecture} has {measured[name]}; leave the field "
+                    "out, or change the architecture by architecture_args"
+                )
+
+
+VISION_CONFIGS = {kind.model_type: kind for kind in (MonkeyVisionConfig, TimmVisionConfig)}
+
+
+def _vision_config(given: Any) -> Any:
+    """Return a dict's config by its model_type, the published encoder's where it has none; others as they are."""
+    if isinstance(given, dict):
+        kind = given.get("model_type", MonkeyVisionConfig.model_type)
+        if kind not in VISION_CONFIGS:
+            known = " or ".join(map(repr, VISION_CONFIGS))
+            raise ValueError(f"vision_config's model_type is {str(kind)[:60]!r}, and {known} is needed")
+        given = VISION_CONFIGS[kind](**given)
+    if isinstance(given, TimmVisionConfig) and not given.architecture:
+        raise ValueError(
+            "vision_config names no architecture; set it to timm's name of the encoder, such as "
+            "'vit_base_patch16_siglip_224'"
+        )
+    return given
 
 
 class MonkeyTextConfig(Qwen2Config):
@@ -262,12 +357,14 @@ class MonkeyConfig(PreTrainedConfig):
     """`per_window` (published), `shared` (one set for all windows) or `none` (plain Qwen-VL)."""
     image_start_id: int = 151857
     """Id of `<img>`; `</img>` and `<imgpad>` follow it."""
-    vision_config: MonkeyVisionConfig | dict | None = None
+    vision_config: VisionConfig | dict | None = None
+    """The published encoder's, or `TimmVisionConfig`: a dict says which by its model_type."""
     text_config: MonkeyTextConfig | dict | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
         _check_fields(self, kwargs)
+        self.vision_config = _vision_config(self.vision_config)
         super().__post_init__(**kwargs)
         self.grid = check_grid(self.grid)
         if self.grids is not None:
@@ -539,6 +636,11 @@ def _read_grid(flat: dict[str, Any], window_size: int) -> tuple[tuple[int, int],
 
 def published_config(config: MonkeyConfig, dtype: str = "bfloat16") -> dict[str, Any]:
     """Return the flat `config.json` that the published code reads, for weights of `dtype`; it reads back as it was."""
+    if not isinstance(config.vision_config, MonkeyVisionConfig):
+        raise ValueError(
+            f"the published form has no place for the encoder {config.vision_config.architecture}: keep the checkpoint "
+            "in this project's own form"
+        )
     has_adapters = bool(config.num_adapters)
     height, width = config.canvas_size
     visual = {

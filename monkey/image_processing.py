@@ -1,8 +1,9 @@
 """Images to the pixels that the vision side reads: one canvas an image.
 
 Each image is made RGB and resized to its canvas by PIL's bicubic filter, scaled to [0, 1] and normalised with CLIP's
-mean and deviation. As published, all images have one canvas, of the model's grid, over which they are stretched,
-**aspect ratio not kept**: `pixel_values` [images, 3, H, W], from which the model cuts windows and global view.
+mean and deviation, or with those of an encoder of timm. As published, all images have one canvas, of the model's grid,
+over which they are stretched, **aspect ratio not kept**: `pixel_values` [images, 3, H, W], from which the model cuts
+windows and global view.
 
 Where a model has a set of grids, each image has the canvas of the grid that suits it best (`choose_grid`), and the
 canvases of a batch, which differ in size, are cut here: `pixel_values` are the windows of all images, one image after
@@ -26,7 +27,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from monkey.boxes import Share
-from monkey.configuration import Grid, MonkeyConfig, check_fit, expand_grids
+from monkey.configuration import Grid, MonkeyConfig, TimmVisionConfig, check_fit, expand_grids
 from monkey.files import check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
 from monkey.images import MAX_BYTES, MAX_PIXELS, image_size, open_image
 
@@ -169,8 +170,8 @@ class MonkeyImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_config(cls, config: MonkeyConfig, **settings: Any) -> MonkeyImageProcessor:
-        """The processor for a model's canvas, or its set of grids."""
-        return cls(**_settings_of(config), **settings)
+        """The processor for a model's canvas or set of grids, with the colours that its encoder was trained with."""
+        return cls(**{**_settings_of(config), **settings})
 
     def limit_windows(self, max_windows: int | None) -> MonkeyImageProcessor:
         """Return this processor with another `max_windows`; ValueError where no grid has so few."""
@@ -313,9 +314,12 @@ SHAPE_SETTINGS = ("size", "fit", "grids", "window_size")
 
 
 def _settings_of(config: MonkeyConfig) -> dict[str, Any]:
-    """Return `SHAPE_SETTINGS` as a configuration has them."""
-    window_size = config.window_size if config.is_ragged else None
-    return {"size": _size_of(config), "fit": config.fit, "grids": config.grids, "window_size": window_size}
+    """Return what a configuration says of pixels: `SHAPE_SETTINGS`, and the colours of an encoder of timm."""
+    window_size, vision = config.window_size if config.is_ragged else None, config.vision_config
+    settings = {"size": _size_of(config), "fit": config.fit, "grids": config.grids, "window_size": window_size}
+    if isinstance(vision, TimmVisionConfig):
+        settings |= {"image_mean": vision.image_mean, "image_std": vision.image_std}
+    return settings
 
 
 def _check_grids(grids: Any, window_size: Any, max_windows: Any) -> tuple[Grid, ...]:

@@ -3,8 +3,8 @@
 transformers' Auto factories find our classes at the first look-up, whichever of the two packages was imported first.
 
 torchvision as PyPI has it cannot be imported beside a torch without CUDA, and where it is installed, transformers'
-trainer and processors and all of PEFT import it. It is then imported without its compiled operators, which nothing
-here calls. One that works is left alone.
+trainer and processors, all of PEFT and timm import it. It is then imported without its compiled operators, which
+nothing here calls; whoever imports them before this package has the library's own error. One that works is left alone.
 """
 
 from __future__ import annotations

@@ -23,16 +23,24 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
-from monkey.configuration import Grid, MonkeyConfig, check_grid
+from monkey.configuration import Grid, MonkeyConfig, MonkeyVisionConfig, TimmVisionConfig, check_grid
 from monkey.language import LanguageHead, LowRankAdapter, MonkeyTextModel
 from monkey.vision import (
     MonkeyVisionModel,
     Resampler,
     ResamplerAttention,
+    VisionModel,
     WindowAdapter,
     first_projections,
     sincos_positions,
 )
+from monkey.vision_timm import TimmVisionModel
+
+VISION_MODELS: dict[type, type[VisionModel]] = {
+    MonkeyVisionConfig: MonkeyVisionModel,
+    TimmVisionConfig: TimmVisionModel,
+}
+"""Config -> its encoder with adapters, resampler and projection."""
 
 
 @dataclass
@@ -96,9 +104,13 @@ class MonkeyPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ResamplerAttention):
             init.copy_(module.in_proj_weight, first_projections(module.in_proj_weight.shape[1]))
             init.zeros_(module.in_proj_bias)
-        elif isinstance(module, MonkeyVisionModel):
-            init.normal_(module.position_embedding, std=module.position_embedding.shape[1] ** -0.5)
+        elif isinstance(module, VisionModel):
+            if isinstance(module, MonkeyVisionModel):
+                init.normal_(module.position_embedding, std=module.position_embedding.shape[1] ** -0.5)
             init.normal_(module.projection, std=module.projection.shape[0] ** -0.5)
+        elif hasattr(module, "init_non_persistent_buffers"):
+            # Of timm, such as tables of rotary positions: no checkpoint holds them.
+            module.init_non_persistent_buffers()
         else:
             super()._init_weights(module)
 
@@ -108,7 +120,7 @@ class MonkeyModel(MonkeyPreTrainedModel):
 
     def __init__(self, config: MonkeyConfig):
         super().__init__(config)
-        self.visual = MonkeyVisionModel(config)
+        self.visual = VISION_MODELS[type(config.vision_config)](config)
         self.language_model = MonkeyTextModel(config.text_config)
         self.post_init()
 

@@ -24,6 +24,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "model.visual.layers.*.attention.in_adapter",
         "model.visual.layers.*.attention.out_adapter",
         "model.visual.layers.*.mlp_adapter",
+        *(f"model.visual.encoder.blocks.*.{part}.*.window_adapter" for part in ("attn", "mlp")),  # of timm's encoders
     ),
     "resampler": ("model.visual.resampler",),
     "position table": ("model.visual.resampler.pos_embed",),
@@ -39,8 +40,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "model.language_model.layers.*.mlp.up_adapter",
     ),
 }
-"""Part -> paths of its modules; `*` stands for a layer's number. A parameter goes to the part with the longest path to
-it, so that "model.visual" is what the parts below it leave over."""
+"""Part -> paths of its modules; `*` stands for any one step, such as a layer's number. A parameter goes to the part
+with the longest path to it, so that "model.visual" is what the parts below it leave over."""
 
 
 def part_of(name: str) -> str:
@@ -49,7 +50,7 @@ def part_of(name: str) -> str:
 
     def length(path: str) -> int:
         wanted = path.split(".")
-        same = all(want == step or (want == "*" and step.isdigit()) for want, step in zip(wanted, steps, strict=False))
+        same = all(want in ("*", step) for want, step in zip(wanted, steps, strict=False))
         return len(wanted) if same and len(wanted) <= len(steps) else 0
 
     longest, part = max((length(path), part) for part, paths in PARTS.items() for path in paths)

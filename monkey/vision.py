@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -331,6 +331,18 @@ class VisionModel(nn.Module):
         """Make the modules of the encoder."""
         raise NotImplementedError
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The encoder's layers, each a `GradientCheckpointingLayer`."""
+        raise NotImplementedError
+
+    def embed(self, pixels: torch.Tensor) -> tuple[torch.Tensor, Sequence[Callable]]:
+        """Return embedded views [V, N, C] of pixels [V, 3, window, window], and what they then pass through.
+
+        Those are the blocks, and whatever ends the encoder: functions of [V, N, C] and `counts`, as of `encode`.
+        """
+        raise NotImplementedError
+
     def encode(self, pixels: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         """Return the patches' features [V, N, C] of views [V, 3, window, window], which lie by adapter set.
 
@@ -340,7 +352,18 @@ class VisionModel(nn.Module):
         Args:
             counts: windows of each adapter set, of the first set first; what is left at the end is global views.
         """
-        raise NotImplementedError
+        x, steps = self.embed(pixels)
+        total = sum(counts)
+        # A slice of what trains nothing has no graph; with all views in one pass it would join that of the windows.
+        outside = x[total:] if torch.is_grad_enabled() and not self.shared_part_trains() else x[:0]
+        x = x[: x.shape[0] - outside.shape[0]]
+        for step in steps:
+            x = step(x, counts)
+            if outside.shape[0]:
+                # Layer by layer, so that a sharded layer is gathered once for both.
+                with torch.no_grad():
+                    outside = step(outside, ())
+        return torch.cat([x, outside]) if outside.shape[0] else x
 
     def shared_part_trains(self) -> bool:
         """Whether gradients are wanted for anything of the encoder except window adapters."""
@@ -383,21 +406,14 @@ class MonkeyVisionModel(VisionModel):
         self.pre_layernorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
         self.layers = nn.ModuleList([MonkeyVisionLayer(config) for _ in range(vision.num_hidden_layers)])
 
-    def encode(self, pixels: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.layers
+
+    def embed(self, pixels: torch.Tensor) -> tuple[torch.Tensor, Sequence[Callable]]:
         # The global view was shrunk at the pixels' own precision.
         x = self.patch_embedding(pixels.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
-        x = self.pre_layernorm(x + grow_positions(self.position_embedding, x.shape[1]))
-        total = sum(counts)
-        # A slice of what trains nothing has no graph; with all views in one pass it would join that of the windows.
-        outside = x[total:] if torch.is_grad_enabled() and not self.shared_part_trains() else x[:0]
-        x = x[: x.shape[0] - outside.shape[0]]
-        for layer in self.layers:
-            x = layer(x, counts)
-            if outside.shape[0]:
-                # Layer by layer, so that a sharded layer is gathered once for both.
-                with torch.no_grad():
-                    outside = layer(outside, ())
-        return torch.cat([x, outside])
+        return self.pre_layernorm(x + grow_positions(self.position_embedding, x.shape[1])), self.layers
 
     def shared_part_trains(self) -> bool:
         embedding = [self.patch_embedding.weight, self.position_embedding, *self.pre_layernorm.parameters()]

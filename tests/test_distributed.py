@@ -25,6 +25,7 @@ from monkey.training.arguments import parse_flags
 from monkey.training.finetune import batch_plan, finetune
 from tests import distributed_run, forked
 from tests.outside_doors import free_port
+from tests.timm_start import with_timm
 from tests.training_start import dataset_of, log, losses, train, with_records, words_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +58,8 @@ PACKED = [
     *PADDED, "--recipe", "lora-llm", "--gradient_checkpointing", "True",
     "--packing", "True", "--pack_tokens", "140", "--model_max_length", "140",
 ]  # fmt: skip
-SAME = {"padded", "packed", "published", "lonely", "spoiled"}
+TIMM = [*EXACT, *CALM, "--max_steps", "4", "--recipe", "everything", "--gradient_checkpointing", "True"]
+SAME = {"padded", "packed", "published", "lonely", "spoiled", "timm"}
 """Runs that two processes end as one does."""
 SLOW = pytest.mark.slow
 LONELY = [*EXACT, *CALM, "--weight_decay", "0.1", "--num_train_epochs", "2", "--max_steps", "-1"]
@@ -85,7 +87,8 @@ def starts(start, tmp_path_factory) -> SimpleNamespace:
     cut = spoiled.folder / "3.png"  # which has a sound header and is met on the way
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     broken = _broken(start, tmp_path_factory)
-    return SimpleNamespace(whole=start, few=few, held_out=held_out, spoiled=spoiled, broken=broken)
+    timm = with_timm(start, tmp_path_factory.mktemp("timm") / "base")
+    return SimpleNamespace(whole=start, few=few, held_out=held_out, spoiled=spoiled, broken=broken, timm=timm)
 
 
 def _texts(count: int) -> list[dict]:
@@ -128,6 +131,7 @@ def runs(starts, output: Path, processes: int) -> dict[str, list[str]]:
         "published": words_of(starts.whole, output / "published", *packed, "--published", "True"),
         "lonely": words_of(starts.few, output / "lonely", *LONELY, *batches(processes, 2, 2)),
         "spoiled": words_of(starts.spoiled, output / "spoiled", *packed, "--skip_bad_rows", "True"),
+        "timm": words_of(starts.timm, output / "timm", *TIMM, *batches(processes, 4, 2)),
     }
     if processes > 1:
         for name, flags in (("padded", padded), ("packed", packed)):
@@ -149,7 +153,7 @@ def alone(starts, tmp_path_factory) -> Path:
     return output
 
 
-OF_ZERO = ("padded", "packed", "lonely", "broken")
+OF_ZERO = ("padded", "packed", "lonely", "timm", "broken")
 """Runs that how weights are sharded can change; the others are of DDP alone."""
 
 

@@ -25,7 +25,7 @@ PACKAGES = ("monkey", "eval")
 
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
-    ("monkey.files", "monkey.parts"),
+    ("monkey.files", "monkey.parts", "monkey.timm_encoders"),
     (
         "monkey.configuration",
         "monkey.attention",
@@ -49,7 +49,7 @@ LAYERS = (
         "monkey.decoding",
         "monkey.reply",
     ),
-    ("monkey.checkpoint", "monkey.image_processing"),
+    ("monkey.checkpoint", "monkey.image_processing", "monkey.vision_timm"),
     ("monkey.modeling", "monkey.processing"),
     ("monkey.engine", "monkey.quantised"),
     ("monkey.adapters",),

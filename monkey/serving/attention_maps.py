@@ -255,11 +255,12 @@ def compute_maps(
         run: calls what it is given where the model may be used, and gives its result. Each image is one call and the
             decoder another, so that whoever shares the model waits for no more than one of them.
     """
+    device = model.model.visual.projection.device
     grids: list[Grid] = []
     read = []
     for canvas in canvases:
         inputs = processor.cut([canvas.pixels])
-        pixels = processor.normalised(torch.from_numpy(inputs["pixel_values"])).to(model.device, model.dtype)
+        pixels = processor.normalised(torch.from_numpy(inputs["pixel_values"])).to(device, model.dtype)
         own = [tuple(grid) for grid in inputs["image_grids"].tolist()] if processor.is_ragged else None
         read.append(run(partial(read_image, model, pixels, own)))
         grids += own or [tuple(model.config.grid)]

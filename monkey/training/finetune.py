@@ -633,7 +633,7 @@ def set_checkpointing(model: MonkeyForConditionalGeneration, parts: PartArgument
     settings = {**(training.activation_checkpointing_kwargs or {}), "use_reentrant": False}
     chosen = tuple(both if own is None else own for own in (parts.vision_checkpointing, parts.decoder_checkpointing))
     parts.vision_checkpointing, parts.decoder_checkpointing = chosen
-    for layers, on in zip((model.model.visual.layers, model.model.language_model.layers), chosen, strict=True):
+    for layers, on in zip((model.model.visual.blocks, model.model.language_model.layers), chosen, strict=True):
         for layer in layers:
             layer.gradient_checkpointing = on
             layer._gradient_checkpointing_func = partial(checkpoint, **settings)

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
@@ -260,7 +260,8 @@ def dry_model(
     """
     from monkey.modeling import MonkeyForConditionalGeneration
 
-    with torch.device("meta"):
+    # timm reads numbers off tensors while it makes an encoder, which fake ones do not have.
+    with unset_fake_temporarily(), torch.device("meta"):
         model: nn.Module = MonkeyForConditionalGeneration(config)
         if recipe.decoder_lora and not config.text_config.adapter_rank:
             from monkey.adapters import add_decoder_lora
@@ -272,8 +273,11 @@ def dry_model(
             if parameter is not None:
                 tensor = torch.empty(parameter.shape, dtype=dtypes[0 if parameter.requires_grad else 1])
                 module._parameters[name] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
     base = base_model(model).train()
-    for layers, on in zip((base.model.visual.layers, base.model.language_model.layers), checkpointing, strict=True):
+    for layers, on in zip((base.model.visual.blocks, base.model.language_model.layers), checkpointing, strict=True):
         for layer in layers:
             layer.gradient_checkpointing = on
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
