@@ -304,7 +304,7 @@ class ConversationDataset(Dataset):
             return None
         name = digest(
             records=self.records.fingerprint(),
-            vocabulary=hashlib.sha256(repr(self.processor.tokenizer.get_vocab()).encode()).hexdigest(),
+            vocabulary=self.processor.tokenizer.fingerprint,
             image_tokens=self.processor.image_tokens,
             lengths=[self.max_length, self.processor.max_positions],
             is_joined=self.sharing == "turns",
@@ -369,8 +369,8 @@ class _PartReader:
         if self.check_images:
             self._check_headers(record)
         shared = shared_tokens(ids, labels, tokenizer.image_end_id)
-        if dataset.sharing == "turns" and not _can_join(record):
-            shared = 0
+        if dataset.sharing == "turns" and not (dataset.processor.form == "plain" and _can_join(record)):
+            shared = 0  # in a chat template each turn begins with control tokens, which the joined would lack
         prefix = hashlib.blake2b(repr((record.images, ids[:shared])).encode(), digest_size=8).digest()
         tokens = _compress(ids, labels, tokenizer.image_pad_id)
         return record, tokens, (len(tokens[0]), shared, int.from_bytes(prefix, "big", signed=True), len(record.images))

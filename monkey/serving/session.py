@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from monkey.checkpoint_card import CheckpointCard, card_of
-from monkey.conversation import Conversation, Template
+from monkey.conversation import Conversation, Template, join_parts, split_box_markers
 from monkey.decoding import Decoding, decoding_of
 from monkey.engine import Canvas, Engine, Request, computing_thread
 from monkey.modeling import MonkeyForConditionalGeneration
@@ -206,7 +206,8 @@ class Answerer:
     Attributes:
         engine: what computes; its `stats`, `waiting` and `running` are for whoever watches it.
         form: how `chat` writes conversations unless told, see `monkey.conversation`: "chatml" for a checkpoint
-            whose generation settings say `chat_format: chatml`, else "questions".
+            whose generation settings say `chat_format: chatml`, "decoder" where the decoder's own tokenizer has a chat
+            template, else "questions".
     """
 
     def __init__(
@@ -225,13 +226,14 @@ class Answerer:
         self.card = card or CheckpointCard()
         self.for_answers, self.for_descriptions = decoding_of(self.card.answers), decoding_of(self.card.descriptions)
         settings = model.generation_config
-        self.form: Template = "chatml" if getattr(settings, "chat_format", None) == "chatml" else "questions"
+        own: Template = "decoder" if processor.form == "decoder" else "questions"
+        self.form: Template = "chatml" if getattr(settings, "chat_format", None) == "chatml" else own
         if cache_bytes is None:
             on_gpu = model.device.type == "cuda"
             cache_bytes = torch.cuda.mem_get_info(model.device)[0] // 4 if on_gpu else CACHE_BYTES
         self.engine = Engine(model, processor, max_rows, cache_bytes, compiled, thread)
         ends = settings.eos_token_id
-        self._end_ids = {processor.tokenizer.eod_id, *(ends if isinstance(ends, (list, tuple)) else [ends])} - {None}
+        self._end_ids = frozenset(ends if isinstance(ends, (list, tuple)) else [ends]) - {None}
 
     def __enter__(self) -> Answerer:
         return self
@@ -300,15 +302,14 @@ class Answerer:
             messages: as `Conversation.from_messages` takes them, a user's last: `{"role": …, "content": text | parts}`,
                 a part being `{"type": "text", "text": …}` or `{"type": "image", "image": …}` with whatever
                 `monkey.images.open_image` takes. All content is plain text.
-            form: how it is written, "chatml", "questions" or "plain" (`monkey.conversation`); `self.form` when None.
+            form: how it is written, "chatml", "questions", "plain" or "decoder" (`monkey.conversation`); `self.form`
+                when None.
             picture_labels: in "chatml", write `Picture n: ` before each image and a line break after it, as Qwen-VL's
                 chat does; False writes the image alone, as published Monkey reads `<img>…</img>`.
         """
         ids, _, images = self._encode(messages, form, picture_labels)
-        ends = set(self._end_ids)
-        if (form or self.form) == "chatml":
-            ends |= {self.processor.tokenizer.im_end_id, self.processor.tokenizer.im_start_id}
-        return self._submit(ids, images, decoding or self.for_answers, ends, is_conversation=True)
+        decoding = decoding or self.for_answers
+        return self._submit(ids, images, decoding, form or self.form, is_conversation=True)
 
     def attention_maps(
         self,
@@ -340,7 +341,7 @@ class Answerer:
             raise ValueError("the conversation has no image, so there is nothing to look at")
         if not answer.strip():
             raise ValueError("the answer is empty, so nothing looked at the image")
-        ids = self.processor.encode(Conversation.from_question([], answer.strip()), any_length=True).ids
+        ids = self.processor.encode_segments(join_parts(split_box_markers(answer.strip())), before=prompt)
         ids = ids[: self._room(prompt, max(1, len(ids)))]
         canvases = torch.from_numpy(np.stack([canvas.pixels for canvas in self._canvases(images)]))
         pixels = self.processor.image_processor.normalised(canvases).to(self.model.dtype)
@@ -359,8 +360,12 @@ class Answerer:
 
     def _answer(self, images: Any, text: str, decoding: Decoding) -> Reply:
         images = list(images) if isinstance(images, (list, tuple)) else [images]
-        ids, _, images = self.processor.encode(Conversation.from_question(images, text))
-        return self._submit(ids, images, decoding, self._end_ids)
+        # A chat template writes itself what says that an answer follows, and the prompt of training goes.
+        form: Template = "decoder" if self.form == "decoder" else "plain"
+        question = Conversation.from_question(images, text)
+        wording = {"question_prompt": self.card.question_prompt, "add_generation_prompt": True}
+        ids, _, images = self.processor.encode(question, form, **wording)
+        return self._submit(ids, images, decoding, form)
 
     def _encode(self, messages: Sequence[Mapping[str, Any]], form: Template | None, picture_labels: bool) -> Encoded:
         """Encode a conversation up to the answer that is asked for, its questions worded as the card says."""
@@ -370,11 +375,12 @@ class Answerer:
         return self.processor.encode(conversation, form or self.form, add_generation_prompt=True, **wording)
 
     def _submit(
-        self, ids: list[int], images: list[Any], decoding: Decoding, ends: set[int], is_conversation: bool = False
+        self, ids: list[int], images: list[Any], decoding: Decoding, form: Template, is_conversation: bool = False
     ) -> Reply:
         """Make the inputs now, so that bad input is refused at once, and put the request in line."""
         room = self._room(ids, decoding.max_new_tokens)
-        request = Request(ids, self._canvases(images), decoding, room, frozenset(ends), is_conversation)
+        ends = self._end_ids | self.processor.end_ids(form)
+        request = Request(ids, self._canvases(images), decoding, room, ends, is_conversation)
         reply = self.engine.submit(request)
         reply.timeout = self.patience
         return reply
