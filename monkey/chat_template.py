@@ -85,7 +85,7 @@ class ChatTemplate:
         before = skeleton.texts[0]
         for number, (message, strips) in enumerate(zip(messages, skeleton.strips, strict=True)):
             is_answer, after = message.role == "assistant", skeleton.texts[number + 1]
-            opening = self._opening(roles[:number]) if is_answer else before
+            opening = self._opening(roles[:number]) if is_answer and number else before
             if not before.startswith(
                 opening
             ):  # as where earlier answers stand without a thought, and the last with one

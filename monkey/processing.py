@@ -267,17 +267,20 @@ class MonkeyProcessor(ProcessorMixin):
             self.check_length(ids, max_length, name)
         return Encoded(ids, targets if labels else None, conversation.images)
 
-    def encode_segments(self, segments: Iterable[Sequence[Any]], before: Sequence[int] = ()) -> list[int]:
+    def encode_segments(
+        self, segments: Iterable[Sequence[Any]], image_tokens: int | None = None, before: Sequence[int] = ()
+    ) -> list[int]:
         """Ids of (text, is trusted), a trusted one with special tokens and placeholders.
 
         Qwen reads each by itself, as its published code does; a decoder's own tokenizer reads them as one text, behind
         the ids in `before`.
         """
         if isinstance(self.tokenizer, DecoderTokenizer):
-            return self.tokenizer.encode_segments(segments, self.image_tokens, before)
+            return self.tokenizer.encode_segments(segments, image_tokens or self.image_tokens, before)
         ids: list[int] = []
+        slots = image_tokens or self.image_tokens
         for text, trusted, *_ in segments:
-            ids += self.tokenizer.encode_text(text, split_special_tokens=not trusted, image_tokens=self.image_tokens)
+            ids += self.tokenizer.encode_text(text, split_special_tokens=not trusted, image_tokens=slots)
         return ids
 
     def __call__(

@@ -13,11 +13,14 @@ An image's span holds `<img>`, one `<imgpad>` a slot, and `</img>`; the path byt
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
+import operator
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,8 +43,6 @@ OPENING, AFTER_CONTROL, CONTINUING = range(3)
 class _Spelling:
     """How text becomes ids, worked out once of a vocabulary."""
 
-    size: int
-    """Tokens of the vocabulary that it was made of."""
     pipelines: tuple[Tokenizer, Tokenizer, Tokenizer]
     """Plain text, by where it stands."""
     blanks: dict[int, int]
@@ -119,7 +120,7 @@ class DecoderTokenizer(PreTrainedTokenizerFast):
         """Leave the tokens of `tokenizer.json` as they are; the library would add them once more, with other flags."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_spelling"}
+        return {name: value for name, value in self.__dict__.items() if name != "spelling"}
 
     @property
     def image_tokens(self) -> int:
@@ -166,7 +167,8 @@ class DecoderTokenizer(PreTrainedTokenizerFast):
     def opening_ids(self) -> list[int]:
         """Ids that the family puts before a text which is no chat: its beginning of text, or none."""
         encoding = self.backend_tokenizer.encode("a", add_special_tokens=True)
-        return encoding.ids[: encoding.special_tokens_mask.index(0)]
+        marked = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+        return [token for token, _ in itertools.takewhile(operator.itemgetter(1), marked)]
 
     @property
     def control(self) -> re.Pattern[str]:
@@ -179,15 +181,17 @@ class DecoderTokenizer(PreTrainedTokenizerFast):
         content = [self.backend_tokenizer.to_str(), self.chat_template]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    @property
+    @functools.cached_property
     def spelling(self) -> _Spelling:
-        found = self.__dict__.get("_spelling")
-        if found is None or found.size != len(self):
-            found = _find_spelling(self.backend_tokenizer, len(self))
-            self.__dict__["_spelling"] = found
-        return found
+        return _find_spelling(self.backend_tokenizer)
 
-    def encode_text(self, text: str, split_special_tokens: bool = False, image_tokens: int | None = None) -> list[int]:
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        self.__dict__.pop("spelling", None)
+        return super()._add_tokens(new_tokens, special_tokens)
+
+    def encode_text(
+        self, text: str, split_special_tokens: bool = False, image_tokens: int | Iterator[int] | None = None
+    ) -> list[int]:
         """Ids of a text that stands alone, without a beginning of text; arguments as of `QwenTokenizer.encode_text`.
 
         Raises:
@@ -197,13 +201,18 @@ class DecoderTokenizer(PreTrainedTokenizerFast):
         return self.encode_segments([(text, not split_special_tokens)], image_tokens)
 
     def encode_segments(
-        self, segments: Iterable[Sequence[Any]], image_tokens: int | None = None, before: Sequence[int] = ()
+        self,
+        segments: Iterable[Sequence[Any]],
+        image_tokens: int | Iterator[int] | None = None,
+        before: Sequence[int] = (),
     ) -> list[int]:
         """Ids of (text, is trusted), read as one text; `before` are the ids that they stand behind.
 
         Raises:
             ValueError: as of `encode_text`.
         """
+        if not isinstance(image_tokens, Iterator):
+            image_tokens = itertools.repeat(image_tokens or self.image_tokens)
         spelling = self.spelling
         ids: list[int] = []
         place = OPENING if not before else AFTER_CONTROL if before[-1] in spelling.guarded else CONTINUING
@@ -224,7 +233,7 @@ class DecoderTokenizer(PreTrainedTokenizerFast):
                 ids += read_waiting()
                 waiting, place = "", AFTER_CONTROL
                 if kind == "image":
-                    ids += [self.image_start_id, *[self.image_pad_id] * (image_tokens or self.image_tokens)]
+                    ids += [self.image_start_id, *[self.image_pad_id] * next(image_tokens)]
                     ids.append(self.image_end_id)
                 else:
                     # A token that takes in the white space beside it was found together with it.
@@ -266,7 +275,7 @@ class DecoderTokenizer(PreTrainedTokenizerFast):
         return super()._decode(shown, skip_special_tokens=skip_special_tokens, **kwargs)
 
 
-def _find_spelling(backend: Tokenizer, size: int) -> _Spelling:
+def _find_spelling(backend: Tokenizer) -> _Spelling:
     added = backend.get_added_tokens_decoder()
     # Families have runs of spaces or line breaks as tokens. They steer nothing, and ordinary text is read with them.
     blank = {id_: token for id_, token in added.items() if not token.special and not token.content.strip(" \t\r\n▁")}
@@ -278,7 +287,6 @@ def _find_spelling(backend: Tokenizer, size: int) -> _Spelling:
     # What the family has for a character that it does not know is no control, unless it serves as one too.
     unknown = getattr(backend.model, "unk_token", None)
     return _Spelling(
-        size,
         pipelines,
         {theirs: ours for theirs, ours in there.items() if theirs != ours},
         controls,

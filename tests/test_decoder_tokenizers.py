@@ -8,6 +8,7 @@ import itertools
 import json
 import pickle
 import random
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
@@ -22,15 +23,18 @@ from monkey.data.dataset import ConversationDataset
 from monkey.data.mixture import open_records
 from monkey.data.records import read_questions
 from monkey.decoding import Decoding
+from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
 from monkey.prompts import BOX_MARKERS, VQA_AS_TRAINED
 from monkey.reply import Detokenizer
 from monkey.serving.session import Answerer
 from monkey.tokenization import QwenTokenizer
 from monkey.tokenization_decoder import DecoderTokenizer, load_tokenizer, open_tokenizer, prepare_tokenizer
+from monkey.training.finetune import overfit_report
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, picture, refusal, small_config
 from tests.small_tokenizers import CHATML, KINDS, LLAMA_3, gemma, gpt2, llama2, llama3, smollm, special
+from tests.training_start import PACKED, losses, train
 
 TYPED = (
     *(
@@ -530,6 +534,27 @@ def test_records_are_encoded_once_for_a_vocabulary_and_a_template(tmp_path, monk
         assert supervised_texts(dataset.processor.tokenizer, dataset[0]["labels"]) == ["x<|eot_id|>"]
         assert dataset.tokens.sizes.shared.tolist() == [0] * 4  # a turn begins with marks of its own
     assert folders[0] == folders[1] != folders[2]
+
+
+def test_a_run_trains_saves_merges_and_answers_in_the_chat_template(tmp_path):
+    config, tokenizer = config_of(llama3())
+    base, data = tmp_path / "base", tmp_path / "train.json"
+    random_model(config).save_pretrained(base)
+    MonkeyProcessor.from_config(config, tokenizer).save_pretrained(base)
+    picture().save(tmp_path / "a.png")
+    turns = [{"from": "user", "value": "<img>a.png</img> What? Answer: "}, {"from": "assistant", "value": "total"}]
+    data.write_text(json.dumps([{"id": str(number), "conversations": turns} for number in range(4)]))
+    start = SimpleNamespace(base=base, data=data)
+    output = train(
+        start, tmp_path / "run", *PACKED, "--use_lora", "True", "--learning_rate", "0.02", "--max_steps", "12"
+    )
+    assert losses(output)[-1] < losses(output)[0]
+    for folder in (output, output / "adapter"):
+        assert type(MonkeyProcessor.from_pretrained(folder).tokenizer) is DecoderTokenizer
+    model, processor = MonkeyForConditionalGeneration.from_pretrained(output), MonkeyProcessor.from_pretrained(output)
+    assert processor.tokenizer.fingerprint == tokenizer.fingerprint
+    report = overfit_report(model.eval(), processor, list(open_records(data)), 64)
+    assert [miss.expected for miss in report.misses] == ["total"] * (4 - report.reproduced)
 
 
 @pytest.fixture(scope="module")

@@ -269,6 +269,11 @@ class ConversationDataset(Dataset):
             check_images: read each image's header; that a record names images which are there is always looked at.
             workers: processes that read records beside this one.
         """
+        if self.sharing == "turns" and self.processor.form != "plain":
+            self.notices.append(
+                "questions about one image stay apart: in the decoder's chat template each begins with tokens of its "
+                "own, which --share_images turns would leave out; branches reads the image once for all of them"
+            )
         folder = self._tokens_folder()
         tokens = self.take_up(folder) if folder is not None else None
         if tokens is not None:
