@@ -34,10 +34,12 @@ _MARK = "Aq{number}<&\">'\\ \n\n  Éß{number}qA"
 class _Skeleton(NamedTuple):
     """What a template writes around the messages of a conversation."""
 
+    order: tuple[int, ...]
+    """Numbers of the messages as they stand in what is written; some put the system's before the last question."""
     texts: tuple[str, ...]
-    """Before the first message, between each two, and behind the last."""
+    """Before the first of them, between each two, and behind the last."""
     strips: tuple[tuple[bool, bool], ...]
-    """Whether it takes white space off the beginning and the end of each message."""
+    """Whether it takes white space off the beginning and the end of each."""
 
 
 class ChatTemplate:
@@ -83,8 +85,8 @@ class ChatTemplate:
         skeleton = self._skeleton(roles)
         segments: list[Segment] = []
         before = skeleton.texts[0]
-        for number, (message, strips) in enumerate(zip(messages, skeleton.strips, strict=True)):
-            is_answer, after = message.role == "assistant", skeleton.texts[number + 1]
+        for number, strips, after in zip(skeleton.order, skeleton.strips, skeleton.texts[1:], strict=True):
+            message, is_answer = messages[number], roles[number] == "assistant"
             opening = self._opening(roles[:number]) if is_answer and number else before
             if not before.startswith(
                 opening
@@ -149,18 +151,20 @@ def _render(
         reason = " ".join(str(error).split())[:200]
         order = ", ".join(roles) or "no message"
         raise ValueError(f"the decoder's chat template refuses a conversation of {order}: {reason}") from error
-    texts, strips = [], []
     for number, (role, mark) in enumerate(zip(roles, marks, strict=True), start=1):
-        before, found, text = text.partition(mark)
-        if not found or mark in text:
+        if text.count(mark) != 1:
             raise ValueError(
                 f"the decoder's chat template does not write message {number}, the {role}'s, once and as it is, so "
                 "that nobody could tell what a user wrote from what steers: take the form questions"
             )
+    order = sorted(range(len(roles)), key=lambda number: text.index(marks[number]))
+    texts, strips = [], []
+    for number in order:
+        before, _, text = text.partition(marks[number])
         strips.append((not before.endswith(_EDGE), not text.startswith(_EDGE)))
         texts.append(before.removesuffix(_EDGE))
         text = text.removeprefix(_EDGE)
-    return _Skeleton((*texts, text), tuple(strips))
+    return _Skeleton(tuple(order), (*texts, text), tuple(strips))
 
 
 def _content(message: Message, question_prompt: str, strips: tuple[bool, bool]) -> list[Part]:

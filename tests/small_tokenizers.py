@@ -48,6 +48,13 @@ PHI = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+MISTRAL = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] + '\n\n' %}"
+    "{% set rest = messages[1:] %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}{{ bos_token }}"
+    "{% for message in rest %}{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + (system if loop.index0 >= rest | length - 2 else '') + message['content'] + '[/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
 THINKING = (
     "{% set last = messages | length - 1 %}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' and loop.index0 == last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
@@ -146,6 +153,14 @@ def llama2(legacy: bool = False) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def mistral() -> PreTrainedTokenizerFast:
+    """`[INST]` is a token, and what the system says stands in the last question."""
+    tokenizer = llama2()
+    tokenizer.add_special_tokens({"extra_special_tokens": special("[INST]", "[/INST]")})
+    tokenizer.chat_template = MISTRAL
+    return tokenizer
+
+
 def phi3() -> PreTrainedTokenizerFast:
     """As Llama 2's older files, with tokens that take in the white space behind them."""
     tokenizer = llama2(legacy=True)
@@ -193,6 +208,7 @@ KINDS = {
     "llama2": llama2,
     "legacy": functools.partial(llama2, legacy=True),
     "llama3": llama3,
+    "mistral": mistral,
     "phi3": phi3,
     "gemma": gemma,
     "unigram": unigram,
