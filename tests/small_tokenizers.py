@@ -8,6 +8,10 @@ import json
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
+from monkey.configuration import MonkeyConfig
+from monkey.tokenization_decoder import DecoderTokenizer, prepare_tokenizer
+from tests.small_processor import small_config
+
 CORPUS = [
     "What is the total amount on this receipt? The total is 12.50 euros.",
     "You are a helpful assistant. Read the sign: it says stop. The user asks, the assistant answers.",
@@ -199,6 +203,13 @@ def unigram() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=LLAMA_2
     )
+
+
+def config_of(tokenizer, **text) -> tuple[MonkeyConfig, DecoderTokenizer]:
+    """A model of eight tokens an image for a decoder's tokenizer."""
+    prepared = prepare_tokenizer(tokenizer)
+    config = small_config(vocab_size=prepared.vocab_size, **text)
+    return MonkeyConfig(**(config.to_dict() | prepared.ids | {"grid": (1, 1)})), prepared.tokenizer
 
 
 KINDS = {

@@ -33,7 +33,7 @@ from monkey.tokenization_decoder import DecoderTokenizer, load_tokenizer, open_t
 from monkey.training.finetune import overfit_report
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, picture, refusal, small_config
-from tests.small_tokenizers import CHATML, KINDS, LLAMA_3, gemma, gpt2, llama2, llama3, smollm, special
+from tests.small_tokenizers import CHATML, KINDS, LLAMA_3, config_of, gemma, gpt2, llama2, llama3, smollm, special
 from tests.training_start import PACKED, losses, train
 
 TYPED = (
@@ -61,13 +61,6 @@ def typed_texts(seed: int, count: int = 150) -> list[str]:
 
 def processor_of(tokenizer, **text) -> MonkeyProcessor:
     return MonkeyProcessor.from_config(*config_of(tokenizer, **text))
-
-
-def config_of(tokenizer, **text) -> tuple[MonkeyConfig, DecoderTokenizer]:
-    """A model of eight tokens an image for a decoder's tokenizer."""
-    prepared = prepare_tokenizer(tokenizer)
-    config = small_config(vocab_size=prepared.vocab_size, **text)
-    return MonkeyConfig(**(config.to_dict() | prepared.ids | {"grid": (1, 1)})), prepared.tokenizer
 
 
 def chat(*texts: str, system: str | None = None) -> list[dict[str, str]]:
