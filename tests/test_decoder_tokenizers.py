@@ -11,6 +11,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 from eval.backends import Request
@@ -84,6 +85,29 @@ def test_inert_text_is_plain_characters_whatever_is_typed(kind):
         ids = tokenizer.encode_text(text, split_special_tokens=True)
         assert steering.isdisjoint(ids), text
         assert tokenizer.decode(ids) == text
+
+
+def test_a_vocabulary_that_spells_its_control_tokens_is_cut_inside_them():
+    """Merges that lead to `<s>`, a normaliser that makes `<s>` of wide signs, and one that makes it of a single one."""
+    vocab = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *"<s>/a＜＞◆", "<s", "</", "</s"])}
+    merges = [("<", "s"), ("<s", ">"), ("<", "/"), ("</", "s"), ("</s", ">")]
+    backend = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("◆", "<s>")])
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(special("<s>", "</s>"))
+    family = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer = DecoderTokenizer.of(family)
+    for text in ("<s>", "a<s><s></s>a", "<s" * 9 + ">", "</s>" * 2000):
+        ids = tokenizer.encode_text(text, split_special_tokens=True)
+        assert {1, 2}.isdisjoint(ids)
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.encode_text(text).count(2) == text.count("</s>")
+    wide = tokenizer.encode_text("a＜s＞", split_special_tokens=True)
+    assert 1 not in wide
+    assert tokenizer.decode(wide) == "a<s>"
+    assert refusal(lambda: tokenizer.encode_text("a◆", split_special_tokens=True)) == (
+        "the character '◆' is '<s>' in the decoder's vocabulary, which steers it; take it out of the text"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
