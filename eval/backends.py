@@ -353,8 +353,9 @@ class OpenAIBackend:
         self.fingerprint = f"{self.base_url} {model}"
         described = self._client.described_model(model)
         is_ours = isinstance(described, dict) and "plain" in (described.get("forms") or ())
-        # With these our own server adds nothing to a prompt and leaves out what `hf` does; other servers know none.
-        plain = {"form": "plain", "skip_special_tokens": True} if is_ours else {}
+        # With these our own server writes a prompt as `hf` does and leaves out what it does; other servers know none.
+        as_asked = {"form": "decoder" if "decoder" in described["forms"] else "plain"} if is_ours else {}
+        plain = {**as_asked, "skip_special_tokens": True} if is_ours else {}
         self.settings: dict[str, Any] = {"temperature": 0, **plain}
         self._concurrency = concurrency
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="openai")

@@ -93,7 +93,7 @@ class InTrainingEval:
         if _rank_and_size()[0]:
             return
         for request in itertools.chain(*self._requests()):
-            for failure in prepare(processor, processor.tokenizer.eod_id, [request]).failures:
+            for failure in prepare(processor, processor.end_ids(), [request]).failures:
                 raise ValueError(failure.reason)
 
     def __call__(self, model: nn.Module, processor: MonkeyProcessor, folder: Path, step: int) -> dict[str, float]:

@@ -64,7 +64,7 @@ def by_image(requests: Sequence[Request]) -> list[Request]:
     return [request for group in groups.values() for request in group]
 
 
-def prepare(processor: MonkeyProcessor, end_id: int, requests: Sequence[Request]) -> Batch:
+def prepare(processor: MonkeyProcessor, end_ids: frozenset[int], requests: Sequence[Request]) -> Batch:
     """Open each image once and encode the prompts; what users wrote is inert text, whatever characters it holds.
 
     A request whose image does not open, or whose prompt is too long, becomes a failure and leaves the others alone.
@@ -73,7 +73,7 @@ def prepare(processor: MonkeyProcessor, end_id: int, requests: Sequence[Request]
     ready, inputs, failures = [], [], []
     for request in requests:
         try:
-            ids = processor.encode(request.conversation).ids
+            ids = processor.encode(request.conversation, add_generation_prompt=True).ids
             for path in request.images:
                 if path not in canvases:
                     canvases[path] = Canvas.read(path, processor.image_processor, os.fsencode(path))
@@ -83,7 +83,7 @@ def prepare(processor: MonkeyProcessor, end_id: int, requests: Sequence[Request]
         limit = request.task.max_new_tokens
         images = [canvases[path] for path in request.images]
         ready.append(request)
-        inputs.append(EngineRequest(list(ids), images, Decoding(limit), limit, frozenset([end_id])))
+        inputs.append(EngineRequest(list(ids), images, Decoding(limit), limit, end_ids))
     return Batch(tuple(ready), inputs, tuple(failures))
 
 
@@ -168,7 +168,7 @@ class ModelBackend:
         self.device, self.dtype = str(model.device), dtype
         self.fingerprint = fingerprint
         self.num_workers = num_workers
-        self.end_id = processor.tokenizer.eod_id
+        self.end_id, self.end_ids = processor.tokenizer.eod_id, processor.end_ids()
         # Between two batches stays what the last image's prefix takes.
         text = model.config.text_config
         width = 2 * text.num_key_value_heads * text.head_dim * text.num_hidden_layers * DTYPES[dtype].itemsize
@@ -179,11 +179,12 @@ class ModelBackend:
             "do_sample": False,
             "num_beams": 1,
             "min_new_tokens": 1,
-            "eos_token_id": self.end_id,
+            "eos_token_id": self.end_id if len(self.end_ids) == 1 else sorted(self.end_ids),
             "pad_token_id": self.end_id,
             "dtype": dtype,
             "grid": list(model.config.grid),
             **_shapes(model.config, processor.image_processor),
+            **({} if processor.form == "plain" else {"form": processor.form}),
         }
 
     @property
@@ -213,7 +214,7 @@ class ModelBackend:
 
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Batch]:
         """Batches of `batch_size`; requests about one image follow each other in them."""
-        prepare_own = partial(prepare, self.processor, self.end_id)
+        prepare_own = partial(prepare, self.processor, self.end_ids)
         return load_batches(by_image(requests), batch_size, self.num_workers, prepare_own)
 
     # Not inference mode: what the model caches there could not be used in a training step that follows.
@@ -225,7 +226,7 @@ class ModelBackend:
         self._counts["prompt_tokens"] += sum(len(one.ids) for one in batch.inputs)
         self._counts["new_tokens"] += sum(map(len, generated))
         answers = [
-            read_answer(request, ids, frozenset([self.end_id]), self.processor.tokenizer, one.images[-1].share)
+            read_answer(request, ids, self.end_ids, self.processor.tokenizer, one.images[-1].share)
             for request, ids, one in zip(batch.requests, generated, batch.inputs, strict=True)
         ]
         return [*batch.failures, *answers]

@@ -20,6 +20,7 @@ from monkey import import_hooks
 __version__ = "0.1.0"
 
 _MODULES = {
+    "DecoderTokenizer": "monkey.tokenization_decoder",
     "Decoding": "monkey.decoding",
     "MonkeyConfig": "monkey.configuration",
     "MonkeyForConditionalGeneration": "monkey.modeling",

@@ -51,6 +51,7 @@ GREEDY_FILES = (
     "tokenizer_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    *("tokenizer.json", "chat_template.jinja"),
 )
 """Files beside the weights that a greedy answer depends on. Their order is part of the keys in evaluation journals."""
 
@@ -63,6 +64,7 @@ SAMPLED_FILES = (
     "processor_config.json",
     ADAPTER_CONFIG_NAME,
     BASE_FILE,
+    *("tokenizer.json", "chat_template.jinja"),
 )
 """Those that any answer may depend on, the checkpoint's own settings of generation among them."""
 

@@ -356,7 +356,13 @@ class MonkeyConfig(PreTrainedConfig):
     window_adapters: str = "per_window"
     """`per_window` (published), `shared` (one set for all windows) or `none` (plain Qwen-VL)."""
     image_start_id: int = 151857
-    """Id of `<img>`; `</img>` and `<imgpad>` follow it."""
+    """Id of `<img>`."""
+    image_end_id: int | None = None
+    """Id of `</img>`; None means the one behind `<img>`, as in the published vocabulary."""
+    image_pad_id: int | None = None
+    """Id of `<imgpad>`; None means the second behind `<img>`."""
+    eod_id: int | None = None
+    """Id of what ends a text, and pads; None means `<|endoftext|>`, 214 before `<img>`."""
     vision_config: VisionConfig | dict | None = None
     """The published encoder's, or `TimmVisionConfig`: a dict says which by its model_type."""
     text_config: MonkeyTextConfig | dict | None = None
@@ -376,6 +382,9 @@ class MonkeyConfig(PreTrainedConfig):
             raise ValueError("tie_word_embeddings=True: the published layout has a head of its own; leave it False")
         if self.window_adapters not in ("per_window", "shared", "none"):
             raise ValueError(f"window_adapters={self.window_adapters!r} is not one of 'per_window', 'shared', 'none'")
+        for name, published in self._published_ids.items():
+            if getattr(self, name) is None:
+                setattr(self, name, published)
 
     @property
     def window_size(self) -> int:
@@ -432,23 +441,20 @@ class MonkeyConfig(PreTrainedConfig):
         return self.vision_config.resampler_heads or max(1, self.text_config.hidden_size // 128)
 
     @property
-    def image_end_id(self) -> int:
-        return self.image_start_id + 1
-
-    @property
-    def image_pad_id(self) -> int:
-        return self.image_start_id + 2
-
-    @property
-    def eod_id(self) -> int:
-        """Id of `<|endoftext|>`, which also pads and ends a sequence."""
-        return self.image_start_id - SPECIALS_BEFORE_IMAGE_START
+    def _published_ids(self) -> dict[str, int]:
+        """Ids of the other special tokens in the published vocabulary."""
+        start = self.image_start_id
+        return {
+            "image_end_id": start + 1,
+            "image_pad_id": start + 2,
+            "eod_id": start - SPECIALS_BEFORE_IMAGE_START,
+        }
 
     def to_dict(self) -> dict[str, Any]:
-        """As the library's; a model with one grid that stretches, as published, is written without our two fields."""
-        content = super().to_dict()
-        defaults = {"grids": None, "fit": "stretch"}
-        return {key: value for key, value in content.items() if key not in defaults or value != defaults[key]}
+        """As the library's, without what says no more than the published model does."""
+        as_published = {"grids": None, "fit": "stretch", **self._published_ids}
+        content = super().to_dict().items()
+        return {key: value for key, value in content if key not in as_published or value != as_published[key]}
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):

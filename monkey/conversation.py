@@ -4,13 +4,14 @@
 
 A conversation is messages, a message is parts, and a part is text or an image. Text is trusted, so that tokens of
 control in it count, or inert, so that every character of it is plain: what people write can never become `<img>` or
-`<|im_start|>`. `write` makes segments of a conversation in one of three templates:
+`<|im_start|>`. `write` makes segments of a conversation in one of these templates:
 
 `plain`      each text as it is, one after the other, an end of text behind each answer: the form of training.
 `questions`  the same, with a user's text put into the question prompt of training, `<img></img> question Answer: `,
              unless it is such a prompt already.
 `chatml`     Qwen's chat form, `<|im_start|>role … <|im_end|>`. Each image stands where its part stands, as Qwen-VL's
              chat writes it: `Picture 1: <img></img>` and a line break, with numbers that run through the conversation.
+`decoder`    the chat template of the decoder's own tokenizer, which `monkey.chat_template` writes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from monkey.prompts import (
 
 ROLES = ("system", "user", "assistant")
 
-Template = Literal["chatml", "questions", "plain"]
+Template = Literal["chatml", "questions", "plain", "decoder"]
 TEMPLATES: tuple[str, ...] = get_args(Template)
 
 _BOX_MARKER = re.compile(f"({'|'.join(map(re.escape, BOX_MARKERS))})")
@@ -313,24 +314,26 @@ def write(
     picture_labels: bool = True,
     add_generation_prompt: bool = False,
     continue_final_message: bool = False,
+    end_of_text: str = END_OF_TEXT,
 ) -> list[list[Segment]]:
     """Segments of each message; supervised are the answers and what ends each.
 
     Args:
-        template: "plain", "questions" or "chatml".
+        template: "plain", "questions" or "chatml"; "decoder" is written by `monkey.chat_template`.
         question_prompt: what "questions" puts a question into, the image's placeholder first.
         picture_labels: in "chatml", write `Picture n: ` before each image and a line break after it, as Qwen-VL's chat
             does; published Monkey's does not.
         add_generation_prompt: in "chatml", end with the start of an assistant's turn.
         continue_final_message: in "chatml", leave the last message open, to be continued.
+        end_of_text: in the others, the control token behind each answer.
     """
     if template not in TEMPLATES:
         raise ValueError(f"form is {template!r}, and it is one of {', '.join(TEMPLATES)}")
+    assert template != "decoder"
     if template != "chatml":
         prompt = question_prompt if template == "questions" else None
-        return [_write_as_trained(message, prompt) for message in conversation.messages]
-    if add_generation_prompt and continue_final_message:
-        raise ValueError("add_generation_prompt and continue_final_message exclude each other; set one")
+        return [_write_as_trained(message, prompt, end_of_text) for message in conversation.messages]
+    check_ending(add_generation_prompt, continue_final_message)
     written = _write_chatml(conversation.messages, picture_labels)
     if continue_final_message:
         written[-1] = written[-1][:-2]
@@ -339,17 +342,23 @@ def write(
     return written
 
 
-def _write_as_trained(message: Message, question_prompt: str | None) -> list[Segment]:
+def check_ending(add_generation_prompt: bool, continue_final_message: bool) -> None:
+    """Raise ValueError where a chat is to end in both ways."""
+    if add_generation_prompt and continue_final_message:
+        raise ValueError("add_generation_prompt and continue_final_message exclude each other; set one")
+
+
+def _write_as_trained(message: Message, question_prompt: str | None, end_of_text: str) -> list[Segment]:
     parts = message.parts
     if message.role == "assistant":
-        return [*_join(parts, supervised=True), Segment(END_OF_TEXT, True, True)]
+        return [*join_parts(parts, supervised=True), Segment(end_of_text, True, True)]
     if message.role == "system":
-        return [*_join(parts), Segment("\n", False)]
+        return [*join_parts(parts), Segment("\n", False)]
     question = "".join(part.text for part in parts if isinstance(part, Text))
     if question_prompt is not None and not is_prompt(question):
         images = [part for part in parts if isinstance(part, Image)]
         parts = (*images, *split_box_markers(after_image(question_prompt).replace("{question}", question.strip())))
-    return _join(parts)
+    return join_parts(parts)
 
 
 def _write_chatml(messages: Sequence[Message], picture_labels: bool) -> list[list[Segment]]:
@@ -364,7 +373,7 @@ def _write_chatml(messages: Sequence[Message], picture_labels: bool) -> list[lis
             else:
                 parts.append(part)
         is_answer = message.role == "assistant"
-        segments = [*_open_turn(message.role), *_join(parts, is_answer), Segment(CHAT_END, True, is_answer)]
+        segments = [*_open_turn(message.role), *join_parts(parts, is_answer), Segment(CHAT_END, True, is_answer)]
         written.append([*segments, Segment("\n", False)])
     if messages[0].role != "system":
         (system,) = _write_chatml([Message("system", (Text(CHAT_SYSTEM),))], picture_labels)
@@ -378,7 +387,7 @@ def _open_turn(role: str) -> list[Segment]:
     return [Segment(CHAT_START, True), Segment(role, False), Segment("\n", False)]
 
 
-def _join(parts: Iterable[Part], supervised: bool = False) -> list[Segment]:
+def join_parts(parts: Iterable[Part], supervised: bool = False) -> list[Segment]:
     """Segments of parts; neighbours of the same trust are one text."""
     segments: list[Segment] = []
     for part in parts:

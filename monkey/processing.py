@@ -13,15 +13,17 @@ import copy
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from monkey import image_processing
 from monkey.boxes import to_canvas
+from monkey.chat_template import ChatTemplate
 from monkey.checkpoint_files import read_base_record
 from monkey.configuration import MonkeyConfig, expand_grids
-from monkey.conversation import UNSUPERVISED, Conversation, attach_images, write
+from monkey.conversation import TEMPLATES, UNSUPERVISED, Conversation, Segment, Template, attach_images, write
 from monkey.files import (
     LOCATION_KEYS,
     base_of,
@@ -32,7 +34,9 @@ from monkey.files import (
     required_file,
 )
 from monkey.image_processing import SHAPE_SETTINGS, MonkeyImageProcessor, MonkeyImageSettings, Placement
-from monkey.tokenization import QwenTokenizer
+from monkey.prompts import IMAGE_END, IMAGE_PAD, IMAGE_START
+from monkey.tokenization import VOCABULARY_FILE, QwenTokenizer
+from monkey.tokenization_decoder import TOKENIZER_FILE, DecoderTokenizer, open_tokenizer
 
 __all__ = ["UNSUPERVISED", "Encoded", "MonkeyImageProcessor", "MonkeyProcessor", "TooLong", "register"]
 
@@ -79,7 +83,7 @@ class MonkeyProcessor(ProcessorMixin):
     def __init__(
         self,
         image_processor: MonkeyImageProcessor,
-        tokenizer: QwenTokenizer,
+        tokenizer: QwenTokenizer | DecoderTokenizer,
         image_tokens: int,
         max_positions: int | None = None,
         window_tokens: int | None = None,
@@ -95,11 +99,13 @@ class MonkeyProcessor(ProcessorMixin):
         self.padding_side = "left"
 
     @classmethod
-    def from_config(cls, config: MonkeyConfig, tokenizer: QwenTokenizer, **image_settings: Any) -> MonkeyProcessor:
+    def from_config(
+        cls, config: MonkeyConfig, tokenizer: QwenTokenizer | DecoderTokenizer, **image_settings: Any
+    ) -> MonkeyProcessor:
         """The processor for a model's grid.
 
         Raises:
-            ValueError: the tokenizer's `<img>` is not the config's, with both ids.
+            ValueError: a token of the tokenizer's is not the config's, with both ids.
         """
         _check_vocabulary(tokenizer, config)
         return cls(
@@ -147,7 +153,7 @@ class MonkeyProcessor(ProcessorMixin):
     @classmethod
     def _open(cls, name, layout, location, image_settings, tokenizer_settings) -> MonkeyProcessor:
         saved = read_json(checkpoint_file(name, "processor_config.json", **location))
-        tokenizer = QwenTokenizer.from_pretrained(name, **location, **tokenizer_settings)
+        tokenizer = open_tokenizer(name, **location, **tokenizer_settings)
         image_processor = MonkeyImageProcessor.from_pretrained(name, **location, **image_settings)
         if not layout and "image_tokens" in saved:
             if saved.get("max_positions") is not None:
@@ -204,10 +210,46 @@ class MonkeyProcessor(ProcessorMixin):
         """As the library's; a processor for one grid, as published, is written without our field."""
         return {key: value for key, value in super().to_dict().items() if key != "window_tokens" or value is not None}
 
+    @property
+    def form(self) -> Template:
+        """How conversations are written that nobody asked for in another form: a decoder's own chat template if it has
+        one, else "plain"."""
+        return "decoder" if isinstance(self.tokenizer, DecoderTokenizer) and self.tokenizer.chat_template else "plain"
+
+    @property
+    def forms(self) -> list[str]:
+        """The forms that the tokenizer has the tokens and the template for."""
+        lacks = {"decoder"} if self.form != "decoder" else set()
+        lacks |= {"chatml"} if self.tokenizer.im_end_id is None else set()
+        return [form for form in TEMPLATES if form not in lacks]
+
+    def end_ids(self, template: str | None = None) -> frozenset[int]:
+        """Ids that end an answer in a form, `self.form` when None."""
+        tokenizer, template = self.tokenizer, template or self.form
+        ends = {tokenizer.eod_id}
+        if template == "chatml":
+            ends |= {tokenizer.im_end_id, tokenizer.im_start_id}
+        elif template == "decoder":
+            ends.add(tokenizer.convert_tokens_to_ids(self._chat_template().end_of_turn))
+        return frozenset(ends)
+
+    def _chat_template(self) -> ChatTemplate:
+        if not isinstance(self.tokenizer, DecoderTokenizer):
+            raise ValueError("form is 'decoder', and Qwen's tokenizer has no chat template of its own: take chatml")
+        return ChatTemplate(self.tokenizer)
+
+    def _write(self, conversation: Conversation, template: str, form: dict[str, Any]) -> list[list[Segment]]:
+        """Segments of a conversation in a form, with the arguments of it; those of other forms do nothing."""
+        if template == "decoder":
+            return [self._chat_template().write(conversation.messages, **_without(form, "picture_labels"))]
+        if template == "chatml" and self.tokenizer.im_end_id is None:
+            raise ValueError("form is 'chatml', and the decoder's vocabulary has no <|im_start|> and <|im_end|>")
+        return write(conversation, template, end_of_text=self.tokenizer.end_of_text, **form)
+
     def encode(
         self,
         conversation: Conversation,
-        template: str = "plain",
+        template: str | None = None,
         *,
         labels: bool = False,
         max_length: int | None = None,
@@ -219,7 +261,8 @@ class MonkeyProcessor(ProcessorMixin):
         """Tokenise a conversation, whatever it is for; no image is opened, or its header alone where sizes differ.
 
         Args:
-            template, form: how it is written, and the arguments of it; see `monkey.conversation.write`.
+            template, form: how it is written, `self.form` when None, and the arguments of it; see
+                `monkey.conversation.write`.
             labels: it is a training sample: turns alternate and end with an answer, and exactly the answers and what
                 ends each are supervised.
             max_length: longest; what the model allows when None.
@@ -238,17 +281,22 @@ class MonkeyProcessor(ProcessorMixin):
             raise ValueError(f"truncation={truncation!r} is not True or False")
         if labels:
             conversation.check_answers()
+        template = template or self.form
         conversation = self._with_boxes_on_canvases(conversation, name)
-        written = write(conversation, template, **form)
+        written = self._write(conversation, template, form)
         slots = self._slots(conversation.images, name)
         ids: list[int] = []
         targets: list[int] = []
         for number, segments in enumerate(written, start=1):
             with _naming(f"turn {number}" if len(written) > 1 else name):
-                for segment in segments:
-                    own = self.encode_segments([segment], slots)
+                # An answer is read by itself, as the model will write it behind its prompt.
+                for is_supervised, run in itertools.groupby(segments, attrgetter("supervised")):
+                    own = self.encode_segments(run, slots, before=ids)
                     ids += own
-                    targets += own if segment.supervised else [UNSUPERVISED] * len(own)
+                    targets += own if is_supervised else [UNSUPERVISED] * len(own)
+        if template != "decoder":  # which writes it where it belongs
+            opening = self.tokenizer.opening_ids
+            ids, targets = [*opening, *ids], [*[UNSUPERVISED] * len(opening), *targets]
         name = name or ("the conversation" if labels else "the prompt")
         placed = ids.count(self.tokenizer.image_start_id)
         if placed != len(conversation.images):
@@ -263,15 +311,23 @@ class MonkeyProcessor(ProcessorMixin):
         return Encoded(ids, targets if labels else None, conversation.images)
 
     def encode_segments(
-        self, segments: Iterable[Sequence[Any]], image_tokens: int | Iterator[int] | None = None
+        self,
+        segments: Iterable[Sequence[Any]],
+        image_tokens: int | Iterator[int] | None = None,
+        before: Sequence[int] = (),
     ) -> list[int]:
-        """Ids of (text, is trusted); each is encoded by itself, a trusted one with special tokens and placeholders.
+        """Ids of (text, is trusted), a trusted one with special tokens and placeholders.
+
+        Qwen reads each by itself, as its published code does; a decoder's own tokenizer reads them as one text, behind
+        the ids in `before`.
 
         Args:
             image_tokens: slots of every image, those on the model's grid when None, or of each in turn.
         """
-        ids: list[int] = []
         slots = self.image_tokens if image_tokens is None else image_tokens
+        if isinstance(self.tokenizer, DecoderTokenizer):
+            return self.tokenizer.encode_segments(segments, slots, before)
+        ids: list[int] = []
         for text, trusted, *_ in segments:
             ids += self.tokenizer.encode_text(text, split_special_tokens=not trusted, image_tokens=slots)
         return ids
@@ -348,7 +404,7 @@ class MonkeyProcessor(ProcessorMixin):
                 raise ValueError(f"text {number} is a {type(one).__name__}, and a string is needed")
         prompts = attach_images([Conversation.from_prompt(one, trusted=not inert_text) for one in texts], images)
         rows = [
-            self.encode(prompt, truncation=truncation, max_length=max_length, name=f"text {number}")
+            self.encode(prompt, "plain", truncation=truncation, max_length=max_length, name=f"text {number}")
             for number, prompt in enumerate(prompts, start=1)
         ]
         return self._batch(rows, padding, padding_side or self.padding_side, max_length, return_tensors)
@@ -370,7 +426,9 @@ class MonkeyProcessor(ProcessorMixin):
         max_length: int | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """A conversation, or a list of them, in Qwen's ChatML; see `monkey.conversation.Conversation.from_messages`.
+        """A conversation, or a list of them, in Qwen's ChatML, or in the chat template of a decoder's own tokenizer.
+
+        Messages are as `monkey.conversation.Conversation.from_messages` takes them.
 
         The content is always inert: `<img>` and `<|im_start|>` in it are plain text, the markers of boxes alone tokens.
         That holds for the ids (`tokenize=True`); the string of `tokenize=False` is for reading, and must not be
@@ -383,7 +441,10 @@ class MonkeyProcessor(ProcessorMixin):
             processor_kwargs: `padding`, `padding_side`, `max_length` and `return_tensors`, as transformers passes them.
         """
         if chat_template is not None:
-            raise ValueError("chat_template: the one template is Qwen's ChatML, whose control tokens text cannot forge")
+            raise ValueError(
+                "chat_template: the one template is the tokenizer's own, or Qwen's ChatML, whose control tokens text "
+                "cannot forge"
+            )
         if not isinstance(conversation, (list, tuple)):
             raise ValueError(f"the conversation is a {type(conversation).__name__}, and a list of messages is needed")
         is_batch = bool(conversation) and isinstance(conversation[0], (list, tuple))
@@ -393,8 +454,9 @@ class MonkeyProcessor(ProcessorMixin):
             "continue_final_message": continue_final_message,
             "picture_labels": picture_labels,
         }
+        template = "decoder" if isinstance(self.tokenizer, DecoderTokenizer) else "chatml"
         if not tokenize:
-            written = [write(chat, "chatml", **form) for chat in chats]
+            written = [self._write(chat, template, form) for chat in chats]
             strings = ["".join(segment.text for message in one for segment in message) for one in written]
             return strings if is_batch else strings[0]
         options = {
@@ -408,7 +470,7 @@ class MonkeyProcessor(ProcessorMixin):
             raise ValueError(f"processor_kwargs has {unknown[0]!r}; it may hold {', '.join(options)}")
         options.update(processor_kwargs or {})
         rows = [
-            self.encode(chat, "chatml", max_length=options["max_length"], name=f"text {number}", **form)
+            self.encode(chat, template, max_length=options["max_length"], name=f"text {number}", **form)
             for number, chat in enumerate(_with_images(chats, images), start=1)
         ]
         batch = self._batch(rows, **options)
@@ -574,18 +636,28 @@ def span_lengths(ids: Sequence[int], image_start_id: int, image_end_id: int) -> 
 def _source_of_processor(name: Any, asked: dict[str, Any], location: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return whose processor a checkpoint has, and in which layout if not in its own."""
     base = base_of(name, **location)
-    if base is None or checkpoint_file(name, "qwen.tiktoken", **location) is not None:
+    if base is None or any(checkpoint_file(name, file, **location) for file in (VOCABULARY_FILE, TOKENIZER_FILE)):
         return name, asked
     trained = read_base_record(name, **location)
     return base, asked if trained is None else trained.layout | asked
 
 
-def _check_vocabulary(tokenizer: QwenTokenizer, config: MonkeyConfig) -> None:
-    if tokenizer.image_start_id != config.image_start_id:
-        raise ValueError(
-            f"the tokenizer's <img> has the id {tokenizer.image_start_id} and the config's image_start_id is "
-            f"{config.image_start_id}; they belong to different checkpoints"
-        )
+def _check_vocabulary(tokenizer: QwenTokenizer | DecoderTokenizer, config: MonkeyConfig) -> None:
+    for field, token in (
+        ("image_start_id", IMAGE_START),
+        ("image_end_id", IMAGE_END),
+        ("image_pad_id", IMAGE_PAD),
+        ("eod_id", tokenizer.end_of_text),
+    ):
+        if getattr(tokenizer, field) != getattr(config, field):
+            raise ValueError(
+                f"the tokenizer's {token} has the id {getattr(tokenizer, field)} and the config's {field} is "
+                f"{getattr(config, field)}; they belong to different checkpoints"
+            )
+
+
+def _without(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}
 
 
 def _with_images(chats: list[Conversation], images: Any) -> list[Conversation]:

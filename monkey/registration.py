@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from monkey import processing, tokenization
+from monkey import processing, tokenization, tokenization_decoder
 from monkey.configuration import MonkeyConfig, QwenVLConfig
 from monkey.modeling import MonkeyForConditionalGeneration
 
@@ -12,4 +12,5 @@ for _config_class in (MonkeyConfig, QwenVLConfig):
     AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
 AutoModelForImageTextToText.register(MonkeyConfig, MonkeyForConditionalGeneration, exist_ok=True)
 tokenization.register()
+tokenization_decoder.register()
 processing.register()

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from transformers import PreTrainedTokenizer
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from monkey.boxes import WHOLE, BoxStream, Located, Share, located
 from monkey.tokenization import BOX_MARKERS
@@ -24,6 +24,9 @@ KEPT_MARKERS = frozenset(BOX_MARKERS)
 """Tokens of the vocabulary's special ones that belong to an answer: they say where something is."""
 
 _MARKERS = re.compile("|".join(map(re.escape, BOX_MARKERS)))
+
+LONGEST_UNSURE = 32
+"""Tokens that may end in the middle of a character one after the other; more are no text in UTF-8."""
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -136,6 +139,55 @@ class Reply(Iterator[str]):
         self.close()
 
 
+class _BytesOfTokens:
+    """Text of tokens that are bytes, as Qwen's are, or control tokens, which are texts."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizer, markers: frozenset[str]):
+        self._tokenizer, self._markers = tokenizer, markers
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        content = self._tokenizer.convert_ids_to_tokens(token)
+        if isinstance(content, str):
+            content = content.encode() if content in self._markers else b""
+        return self._utf8.decode(content)
+
+    def finish(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class _DecodedTokens:
+    """Text of tokens that mean something beside each other alone: a blank before a word, the bytes of a character.
+
+    A token is decoded behind those that the last certain text came from, and its own text is what that adds.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, markers: frozenset[str]):
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self._skipped = {id_ for id_, token in added if token.special and token.content not in markers}
+        self._certain: list[int] = []
+        self._waiting: list[int] = []
+
+    def push(self, token: int) -> str:
+        if token in self._skipped:
+            return ""
+        self._waiting.append(token)
+        new = self._read_waiting()
+        # A character whose bytes are not all there yet shows as U+FFFD.
+        if not new or (new.endswith("\ufffd") and len(self._waiting) < LONGEST_UNSURE):
+            return ""
+        self._certain, self._waiting = self._waiting, []
+        return new
+
+    def finish(self) -> str:
+        return self._read_waiting()
+
+    def _read_waiting(self) -> str:
+        known = self._tokenizer.decode(self._certain) if self._certain else ""
+        return self._tokenizer.decode([*self._certain, *self._waiting])[len(known) :]
+
+
 class Detokenizer:
     """Makes text of tokens, as far as it is certain at each of them.
 
@@ -148,35 +200,31 @@ class Detokenizer:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizer,
+        tokenizer: PreTrainedTokenizer | PreTrainedTokenizerFast,
         stop: Sequence[str] = (),
         keep_markers: bool = True,
         share: Share = WHOLE,
     ):
-        self._tokenizer = tokenizer
         self._keep_markers = keep_markers
         self._boxes = None if share == WHOLE else BoxStream(share)
+        text_of = _DecodedTokens if isinstance(tokenizer, PreTrainedTokenizerFast) else _BytesOfTokens
         # Where boxes move, they are found by their markers.
-        self._markers = KEPT_MARKERS if keep_markers or self._boxes else frozenset()
+        self._text = text_of(tokenizer, KEPT_MARKERS if keep_markers or self._boxes else frozenset())
         self._stop = tuple(stop)
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self._has_begun = False
         self.is_stopped = False
 
     def push(self, token: int) -> str:
         """Return the text that is certain with one more token; `is_stopped` says that a stop text came."""
-        content = self._tokenizer.convert_ids_to_tokens(token)
-        if isinstance(content, str):
-            content = content.encode() if content in self._markers else b""
-        self._hold(self._utf8.decode(content))
+        self._hold(self._text.push(token))
         self._cut_at_stop()
         return self._take(len(self._held) if self.is_stopped else len(self._held) - self._count_unsure())
 
     def finish(self) -> str:
         """Return the rest, at the end."""
         if not self.is_stopped:
-            self._hold(self._utf8.decode(b"", final=True), is_last=True)
+            self._hold(self._text.finish(), is_last=True)
             self._cut_at_stop()
         return self._take(len(self._held))
 

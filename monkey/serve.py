@@ -44,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", help="of the model, as clients ask for it (the last part of the checkpoint's)")
     parser.add_argument(
-        "--form", choices=("chatml", "questions", "plain"), help="how conversations are written (the checkpoint's own)"
+        "--form",
+        choices=("chatml", "questions", "plain", "decoder"),
+        help="how conversations are written (the checkpoint's own)",
     )
     parser.add_argument(
         "--allow-hosts", metavar="A,B", help="hosts that images are fetched from (none); data-URIs need none"

@@ -11,12 +11,13 @@ Vocabulary: the ranks of `qwen.tiktoken`, then `SPECIAL_TOKENS` in their publish
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import tiktoken
 from transformers import AutoTokenizer, PreTrainedTokenizer
@@ -135,6 +136,17 @@ class QwenTokenizer(PreTrainedTokenizer):
         check_field("image_tokens", count, "count")
         self._image_tokens = count
 
+    end_of_text = END_OF_TEXT
+    """What ends a text, and an answer in training."""
+
+    opening_ids: tuple[int, ...] = ()
+    """What stands before a text: nothing."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 that stands for how text becomes ids."""
+        return hashlib.sha256(repr(self.get_vocab()).encode()).hexdigest()
+
     @property
     def eod_id(self) -> int:
         """Id of `<|endoftext|>`, which also pads."""
@@ -194,34 +206,14 @@ class QwenTokenizer(PreTrainedTokenizer):
             image_tokens = itertools.repeat(image_tokens or self.image_tokens)
 
         ids: list[int] = []
-        done = 0
-        place = None  # the match of the <img> that is open
-        for match in _SPECIAL_TOKEN.finditer(text):
-            token = match.group()
-            if place is not None:
-                if token == IMAGE_START:
-                    raise ValueError(
-                        f"the text has {IMAGE_START} at character {match.start()} inside the one opened at character "
-                        f"{place.start()}; close that with {IMAGE_END} first"
-                    )
-                if token == IMAGE_END:
-                    path = text[place.end() : match.start()]
-                    ids += self._image_span(path, place.start(), next(image_tokens))
-                    place, done = None, match.end()
-                continue  # any other special token here is part of the path
-            ids += self._encoding.encode_ordinary(text[done : match.start()])
-            done = match.end()
-            if token == IMAGE_START:
-                place = match
-            elif token == IMAGE_END:
-                raise ValueError(
-                    f"the text has {IMAGE_END} at character {match.start()} and no {IMAGE_START} before it"
-                )
+        for kind, piece, position in split_trusted(text, _SPECIAL_TOKEN):
+            if kind == "image":
+                ids += self._image_span(piece, position, next(image_tokens))
+            elif kind == "token":
+                ids.append(self._special_ids[piece])
             else:
-                ids.append(self._special_ids[token])
-        if place is not None:
-            raise ValueError(f"the text has {IMAGE_START} at character {place.start()} and no {IMAGE_END} after it")
-        return ids + self._encoding.encode_ordinary(text[done:])
+                ids += self._encoding.encode_ordinary(piece)
+        return ids
 
     def _image_span(self, path: str, position: int, image_tokens: int) -> list[int]:
         """Start token, the path's bytes and pads in `image_tokens` slots, end token."""
@@ -319,6 +311,50 @@ class QWenTokenizer(QwenTokenizer):
         return QwenTokenizer.from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
 
 
+class Piece(NamedTuple):
+    """A piece of a trusted text: plain "text", a control "token", or an "image" with the path in its place."""
+
+    kind: Literal["text", "token", "image"]
+    text: str
+    position: int
+    """Of its first character in the whole text."""
+
+
+def split_trusted(text: str, control: re.Pattern[str]) -> Iterator[Piece]:
+    """Yield the pieces of a trusted text, whose control tokens are what `control` matches.
+
+    Raises:
+        ValueError: an unclosed, surplus or nested `<img>` or `</img>`, with its character's position.
+    """
+    done = 0
+    place = None  # the match of the <img> that is open
+    for match in control.finditer(text):
+        token = match.group()
+        if place is not None:
+            if token == IMAGE_START:
+                raise ValueError(
+                    f"the text has {IMAGE_START} at character {match.start()} inside the one opened at character "
+                    f"{place.start()}; close that with {IMAGE_END} first"
+                )
+            if token == IMAGE_END:
+                yield Piece("image", text[place.end() : match.start()], place.start())
+                place, done = None, match.end()
+            continue  # any other special token here is part of the path
+        if match.start() > done:
+            yield Piece("text", text[done : match.start()], done)
+        done = match.end()
+        if token == IMAGE_START:
+            place = match
+        elif token == IMAGE_END:
+            raise ValueError(f"the text has {IMAGE_END} at character {match.start()} and no {IMAGE_START} before it")
+        else:
+            yield Piece("token", token, match.start())
+    if place is not None:
+        raise ValueError(f"the text has {IMAGE_START} at character {place.start()} and no {IMAGE_END} after it")
+    if done < len(text):
+        yield Piece("text", text[done:], done)
+
+
 def read_ranks(vocab_file: str | os.PathLike) -> dict[bytes, int]:
     """Ranks of a tiktoken file: token bytes to rank, counting up from 0.
 
@@ -364,11 +400,14 @@ def _image_tokens_of(checkpoint: str | os.PathLike, location: dict[str, Any]) ->
 
 def _normalise(text: str) -> str:
     """Text in NFC; lone surrogates, which have no bytes, become U+FFFD, and pairs of them one character."""
-    if text.isascii():
+    return text if text.isascii() else unicodedata.normalize("NFC", join_surrogates(text))
+
+
+def join_surrogates(text: str) -> str:
+    """Text without lone surrogates, which have no bytes and become U+FFFD; pairs of them are one character."""
+    if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
         return text
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return unicodedata.normalize("NFC", text)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _refuse_endless_whitespace(text: str) -> None:

@@ -46,6 +46,8 @@ LAYERS = (
         "monkey.checkpoint_card",
         "monkey.checkpoint_files",
         "monkey.tokenization",
+        "monkey.tokenization_decoder",
+        "monkey.chat_template",
         "monkey.decoding",
         "monkey.reply",
     ),

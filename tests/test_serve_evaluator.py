@@ -10,9 +10,12 @@ import torch
 from eval.backends import OpenAIBackend
 from eval.model_backend import ModelBackend
 from eval.run import run
+from monkey.processing import MonkeyProcessor
 from monkey.serving.session import load
+from tests.conftest import random_model
 from tests.running_server import asking, running, talkative_model
 from tests.small_processor import small_processor
+from tests.small_tokenizers import config_of, smollm
 from tests.test_evaluation import lines_of, own_task, row, settings, write_set
 
 PROMPTS = (
@@ -92,3 +95,22 @@ def test_a_server_of_others_is_asked_without_our_setting(checkpoint, monkeypatch
         assert OpenAIBackend(server.url).settings == {"temperature": 0, "form": "plain", "skip_special_tokens": True}
         monkeypatch.setattr("monkey.serving.server.TEMPLATES", ())
         assert OpenAIBackend(server.url).settings == {"temperature": 0}
+
+
+def test_in_a_decoders_chat_template_too(sums, tmp_path):
+    config, tokenizer = config_of(smollm())
+    folder = tmp_path / "tiny"
+    random_model(config).save_pretrained(folder)
+    MonkeyProcessor.from_config(config, tokenizer).save_pretrained(folder)
+    with load(folder, "cpu") as answerer, running(answerer) as server:
+        assert server.api.describe_model()["forms"] == ["chatml", "questions", "plain", "decoder"]
+        for name, backend in (
+            ("hf", lambda: ModelBackend(str(folder), "cpu", num_workers=0)),
+            ("openai", lambda: OpenAIBackend(server.url)),
+        ):
+            (results,) = run([own_task(sums)], settings(tmp_path / name), backend)
+            assert results["generation"]["form"] == "decoder"
+    own, through = told(tmp_path / "hf"), told(tmp_path / "openai")
+    # What the server tells has no white space around it.
+    assert [(one[0], one[1].strip(), *one[2:]) for one in own] == through
+    assert any(text for _, text, *_ in through)

@@ -311,6 +311,11 @@ class ConversationDataset(Dataset):
             check_images: read each image's header; that a record names images which are there is always looked at.
             workers: processes that read records beside this one.
         """
+        if self.sharing == "turns" and self.processor.form != "plain":
+            self.notices.append(
+                "questions about one image stay apart: in the decoder's chat template each begins with tokens of its "
+                "own, which --share_images turns would leave out; branches reads the image once for all of them"
+            )
         folder = self._tokens_folder()
         tokens = self.take_up(folder) if folder is not None else None
         if tokens is not None:
@@ -357,7 +362,7 @@ class ConversationDataset(Dataset):
         }
         name = digest(
             records=self.records.fingerprint(),
-            vocabulary=hashlib.sha256(repr(self.processor.tokenizer.get_vocab()).encode()).hexdigest(),
+            vocabulary=self.processor.tokenizer.fingerprint,
             image_tokens=self.processor.image_tokens,
             lengths=[self.max_length, self.processor.max_positions],
             is_joined=self.sharing == "turns",
@@ -427,8 +432,8 @@ class _PartReader:
         if self.check_images:
             self._check_headers(record)
         shared = shared_tokens(ids, labels, tokenizer.image_end_id)
-        if dataset.sharing == "turns" and not _can_join(record):
-            shared = 0
+        if dataset.sharing == "turns" and not (dataset.processor.form == "plain" and _can_join(record)):
+            shared = 0  # in a chat template each turn begins with control tokens, which the joined would lack
         prefix = hashlib.blake2b(repr((record.images, ids[:shared])).encode(), digest_size=8).digest()
         tokens = _compress(ids, labels, tokenizer.image_pad_id)
         return record, tokens, (len(tokens[0]), shared, int.from_bytes(prefix, "big", signed=True), len(record.images))

@@ -306,7 +306,7 @@ def messages_for(conversation: Sequence[Exchange], place: int, form: str) -> lis
     for exchange in conversation:
         parts: list[dict[str, Any]] = [{"type": "image", "image": image.file} for image in exchange.images]
         # As training wrote it: prompts that stand for themselves have a space before and behind.
-        stands_alone = form != "chatml" and is_prompt(exchange.asked)
+        stands_alone = form in ("questions", "plain") and is_prompt(exchange.asked)
         parts.append({"type": "text", "text": f" {exchange.asked} " if stands_alone else exchange.asked})
         messages.append({"role": "user", "content": parts})
         messages.append({"role": "assistant", "content": exchange.answers[place].text})

@@ -78,7 +78,7 @@ UNSUPPORTED: dict[str, dict[str, list[Any]]] = {
         "tools": [], "tool_choice": ["none", "auto"], "tool_calls": [],
         "functions": [], "function_call": ["none", "auto"],
     },
-    "how the prompt is written is said by form: chatml, questions or plain": {
+    "how the prompt is written is said by form: chatml, questions, plain or decoder": {
         "chat_template": [], "chat_template_kwargs": [{"enable_thinking": False}],
         "add_generation_prompt": [True], "echo": [False],
     },

@@ -251,7 +251,7 @@ class Api:
             "object": "model",
             "created": self.created,
             "owned_by": "monkey",  # tells our server from others
-            "forms": list(TEMPLATES),
+            "forms": [form for form in TEMPLATES if form in self.answerer.processor.forms],
             "card": self.answerer.card.as_json(),
         }
 

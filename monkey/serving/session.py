@@ -28,7 +28,7 @@ from PIL import Image
 
 from monkey.boxes import to_canvas
 from monkey.checkpoint_card import CheckpointCard, card_of
-from monkey.conversation import Conversation, Template
+from monkey.conversation import Conversation, Template, join_parts, split_box_markers
 from monkey.decoding import Decoding, decoding_of
 from monkey.engine import Canvas, Engine, Request, computing_thread
 from monkey.modeling import MonkeyForConditionalGeneration
@@ -217,7 +217,8 @@ class Answerer:
     Attributes:
         engine: what computes; its `stats`, `waiting` and `running` are for whoever watches it.
         form: how `chat` writes conversations unless told, see `monkey.conversation`: "chatml" for a checkpoint
-            whose generation settings say `chat_format: chatml`, else "questions".
+            whose generation settings say `chat_format: chatml`, "decoder" where the decoder's own tokenizer has a chat
+            template, else "questions".
     """
 
     def __init__(
@@ -236,13 +237,14 @@ class Answerer:
         self.card = card or CheckpointCard()
         self.for_answers, self.for_descriptions = decoding_of(self.card.answers), decoding_of(self.card.descriptions)
         settings = model.generation_config
-        self.form: Template = "chatml" if getattr(settings, "chat_format", None) == "chatml" else "questions"
+        own: Template = "decoder" if processor.form == "decoder" else "questions"
+        self.form: Template = "chatml" if getattr(settings, "chat_format", None) == "chatml" else own
         if cache_bytes is None:
             on_gpu = model.device.type == "cuda"
             cache_bytes = torch.cuda.mem_get_info(model.device)[0] // 4 if on_gpu else CACHE_BYTES
         self.engine = Engine(model, processor, max_rows, cache_bytes, compiled, thread)
         ends = settings.eos_token_id
-        self._end_ids = {processor.tokenizer.eod_id, *(ends if isinstance(ends, (list, tuple)) else [ends])} - {None}
+        self._end_ids = frozenset(ends if isinstance(ends, (list, tuple)) else [ends]) - {None}
 
     def __enter__(self) -> Answerer:
         return self
@@ -324,18 +326,16 @@ class Answerer:
             messages: as `Conversation.from_messages` takes them, a user's last: `{"role": …, "content": text | parts}`,
                 a part being `{"type": "text", "text": …}` or `{"type": "image", "image": …}` with whatever
                 `monkey.images.open_image` takes. All content is plain text.
-            form: how it is written, "chatml", "questions" or "plain" (`monkey.conversation`); `self.form` when None.
+            form: how it is written, "chatml", "questions", "plain" or "decoder" (`monkey.conversation`); `self.form`
+                when None.
             picture_labels: in "chatml", write `Picture n: ` before each image and a line break after it, as Qwen-VL's
                 chat does; False writes the image alone, as published Monkey reads `<img>…</img>`.
             max_windows: as of `ask`; of every image of the conversation.
         """
         processor = self.limited_processor(max_windows)
         ids, _, images = self._encode(processor, messages, form, picture_labels)
-        ends = set(self._end_ids)
-        if (form or self.form) == "chatml":
-            ends |= {self.processor.tokenizer.im_end_id, self.processor.tokenizer.im_start_id}
-        canvases = _read_canvases(processor, images)
-        return self._submit(ids, canvases, decoding or self.for_answers, ends, is_conversation=True)
+        canvases, decoding = _read_canvases(processor, images), decoding or self.for_answers
+        return self._submit(ids, canvases, decoding, form or self.form, is_conversation=True)
 
     def attention_maps(
         self,
@@ -372,8 +372,7 @@ class Answerer:
         canvases = _read_canvases(processor, images)
         # The answer's boxes are of the image, and the model wrote them on its canvas.
         written = to_canvas(Conversation.from_question(images[-1:], answer.strip()), [canvases[-1].share])
-        text = replace(written.messages[0], parts=written.messages[0].parts[1:])
-        ids = processor.encode(Conversation((text,)), any_length=True).ids
+        ids = processor.encode_segments(join_parts(written.messages[0].parts[1:]), before=prompt)
         ids = ids[: self._room(prompt, max(1, len(ids)))]
         return compute_maps(self.model, processor.image_processor, prompt, ids, canvases, layers, self._run_exclusive)
 
@@ -408,8 +407,11 @@ class Answerer:
     def _answer(self, images: Any, text: str, decoding: Decoding, max_windows: int | None) -> Reply:
         processor = self.limited_processor(max_windows)
         images = list(images) if isinstance(images, (list, tuple)) else [images]
-        ids, _, images = processor.encode(Conversation.from_question(images, text))
-        return self._submit(ids, _read_canvases(processor, images), decoding, self._end_ids)
+        # A chat template writes itself what says that an answer follows, and the prompt of training goes.
+        form: Template = "decoder" if self.form == "decoder" else "plain"
+        wording = {"question_prompt": self.card.question_prompt, "add_generation_prompt": True}
+        ids, _, images = processor.encode(Conversation.from_question(images, text), form, **wording)
+        return self._submit(ids, _read_canvases(processor, images), decoding, form)
 
     def _encode(
         self,
@@ -425,11 +427,12 @@ class Answerer:
         return processor.encode(conversation, form or self.form, add_generation_prompt=True, **wording)
 
     def _submit(
-        self, ids: list[int], canvases: list[Canvas], decoding: Decoding, ends: set[int], is_conversation: bool = False
+        self, ids: list[int], canvases: list[Canvas], decoding: Decoding, form: Template, is_conversation: bool = False
     ) -> Reply:
         """Put a request in line; its inputs are made, so that bad input was refused at once."""
         room = self._room(ids, decoding.max_new_tokens)
-        request = Request(ids, canvases, decoding, room, frozenset(ends), is_conversation)
+        ends = self._end_ids | self.processor.end_ids(form)
+        request = Request(ids, canvases, decoding, room, ends, is_conversation)
         reply = self.engine.submit(request)
         reply.timeout = self.patience
         return reply

@@ -718,10 +718,10 @@ def _misses(engine: Engine, processor: MonkeyProcessor, record: Record, max_leng
     for number, (start, stop) in zip(answers, supervised_spans(labels), strict=True):
         prompt = ids[:start]
         shown = canvases[: prompt.count(tokenizer.image_start_id)]
-        limit, ends = stop - start, frozenset([tokenizer.eod_id])
+        limit, ends = stop - start, processor.end_ids()
         (generated,) = engine.run_greedily([Request(prompt, shown, Decoding(limit), limit, ends, min_new_tokens=0)])
-        ended = tokenizer.eod_id in generated
-        text = tokenizer.decode(generated[: generated.index(tokenizer.eod_id)] if ended else generated)
+        end = next((place for place, token in enumerate(generated) if token in ends), None)
+        ended, text = end is not None, tokenizer.decode(generated[:end])
         expected = tokenizer.decode(ids[start : stop - 1])
         if not ended or text != expected:
             yield Miss(record.source, number, expected, text, ended)

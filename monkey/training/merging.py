@@ -21,6 +21,8 @@ from monkey.journal import atomic_folder, write_json
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.parts import part_of
 from monkey.processing import MonkeyProcessor
+from monkey.tokenization import VOCABULARY_FILE
+from monkey.tokenization_decoder import TOKENIZER_FILE
 from monkey.training.model_card import write_model_card
 
 PROBE_TOKENS = 32
@@ -35,8 +37,8 @@ _PUBLISHED_TOKENIZER = {
 }
 
 _WRITTEN = {
-    *("README.md", "config.json", "generation_config.json", CARD_FILE, "processor_config.json", "qwen.tiktoken"),
-    *("run.json", "tokenizer_config.json", "training_log.json"),
+    *("README.md", "config.json", "generation_config.json", CARD_FILE, "processor_config.json", VOCABULARY_FILE),
+    *("run.json", "tokenizer_config.json", "training_log.json", TOKENIZER_FILE, "chat_template.jinja"),
 }
 """What a merge writes, and so may replace, beside weights."""
 
@@ -212,6 +214,6 @@ def _history(source: Path) -> list[dict[str, Any]]:
 
 def _processor(merge: Merge, config: MonkeyConfig) -> MonkeyProcessor:
     """Return the processor beside the adapter, or the base's on the adapter's grid."""
-    if checkpoint_file(merge.adapter, "qwen.tiktoken") is not None:
+    if any(checkpoint_file(merge.adapter, name) for name in (VOCABULARY_FILE, TOKENIZER_FILE)):
         return MonkeyProcessor.from_pretrained(merge.adapter)
     return MonkeyProcessor.from_pretrained(merge.base, tuple(config.grid), config.grids, config.fit)
