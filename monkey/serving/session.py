@@ -19,7 +19,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from PIL import Image
 
 from monkey.boxes import to_canvas
 from monkey.checkpoint_card import CheckpointCard, card_of
-from monkey.conversation import Conversation, Template, join_parts, split_box_markers
+from monkey.conversation import Conversation, Template, join_parts
 from monkey.decoding import Decoding, decoding_of
 from monkey.engine import Canvas, Engine, Request, computing_thread
 from monkey.modeling import MonkeyForConditionalGeneration
