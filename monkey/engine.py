@@ -213,13 +213,17 @@ class Engine:
         self.max_rows = max_rows
         self.stats = EngineStats()
         self._decoder = model.model.language_model
-        self.device = self._decoder.embed_tokens.weight.device
-        # Shapes change only when rows or room are added, so each is compiled once.
-        run_layers = self._decoder.run_layers
-        self._decode_layers = (
-            torch.compile(run_layers, mode="reduce-overhead", dynamic=False) if compiled else run_layers
-        )
-        self._cache = KVCache(len(self._decoder.layers), is_fixed=compiled)
+        self.device = model.get_input_embeddings().weight.device
+        self._decode_layers = None
+        if compiled:
+            if not hasattr(self._decoder, "run_layers"):
+                raise ValueError(
+                    f"compile=True: the step of a {model.config.text_config.model_type} decoder is not compiled, only "
+                    "that of Qwen-7B; leave it out"
+                )
+            # Shapes change only when rows or room are added, so each is compiled once.
+            self._decode_layers = torch.compile(self._decoder.run_layers, mode="reduce-overhead", dynamic=False)
+        self._cache = KVCache(model.config.text_config.num_hidden_layers, is_fixed=compiled)
         self._store = PrefixStore(cache_bytes)
         self._features: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self._feature_bytes = cache_bytes // 8
@@ -628,8 +632,7 @@ class Engine:
             offset += len(block)
         positions = torch.cat([torch.arange(block.start, block.end) for block in blocks])[None]
         alphas = [row.ntk_alpha for row, block, _ in pieces for _ in range(len(block))]
-        embedded = self._decoder.embed_positions(positions, alphas)
-        return self._decoder.run_prefill(hidden, positions, embedded, Prefill(blocks, ends))[0]
+        return self._decoder.read_prompts(hidden, positions, alphas, Prefill(blocks, ends))
 
     def _advance(self, row: _Row, block: PrefixBlock) -> None:
         """Note that a block of a row was read; a stretch that was read in several becomes one."""
@@ -678,15 +681,15 @@ class Engine:
         hidden = self._embed([*(row.ids[-1] for row in rows), *[0] * unused])
         positions = torch.tensor([[*(row.cached for row in rows), *[0] * unused]])
         alphas = [*(row.ntk_alpha for row in rows), *[rows[0].ntk_alpha] * unused]
-        embedded = self._decoder.embed_positions(positions, alphas)
-        return self._decode_layers(hidden, positions.to(self.device), embedded, runs=self._cache)[0, : len(rows)]
+        written = self._decoder.write_tokens(hidden, positions, alphas, self._cache, self._decode_layers)
+        return written[: len(rows)]
 
     def _embed(self, ids: list[int]) -> torch.Tensor:
-        return self._decoder.embed_tokens(torch.tensor([ids], device=self.device))
+        return self.model.get_input_embeddings()(torch.tensor([ids], device=self.device))
 
     def _logits(self, last: torch.Tensor) -> torch.Tensor:
         """Return logits [N, vocabulary] in fp32 of last hidden states [N, D]."""
-        return self.model.lm_head(self._decoder.norm(last)).float()
+        return self.model.lm_head(last).float()
 
     def _choose(self, last: torch.Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
         """Choose each row's next token from its last hidden state [N, D]; its log-probability where that is asked."""
