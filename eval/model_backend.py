@@ -26,6 +26,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Request
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.checkpoint_files import checkpoint_fingerprint, weight_files
+from monkey.configuration import cached_width
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
@@ -153,8 +154,7 @@ class ModelBackend:
         self.num_workers = num_workers
         self.end_id = processor.tokenizer.eod_id
         # Between two batches stays what the last image's prefix takes.
-        text = model.config.text_config
-        width = 2 * text.num_key_value_heads * text.head_dim * text.num_hidden_layers * DTYPES[dtype].itemsize
+        width = cached_width(model.config.text_config) * DTYPES[dtype].itemsize
         self.engine = Engine(model, processor, cache_bytes=width * (model.config.image_tokens + 2))
         self._counts = {"prompts": 0, "prompt_tokens": 0, "new_tokens": 0}
         self.settings: dict[str, Any] = {

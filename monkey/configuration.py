@@ -1,4 +1,4 @@
-"""Configuration of Monkey: a grid of windows over a shared vision transformer, a resampler and a Qwen decoder.
+"""Configuration of Monkey: a grid of windows over a shared vision transformer, a resampler and a decoder.
 
 Every count that follows from the grid (windows, views, image tokens, canvas) is a property here and nowhere else.
 The published checkpoints (`echo840/Monkey`, `echo840/Monkey-Chat`, `Qwen/Qwen-VL`) carry a flat `config.json`:
@@ -9,13 +9,15 @@ Method: Monkey, arXiv 2311.06607.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedConfig, Qwen2Config
+from transformers import CONFIG_MAPPING, PreTrainedConfig, Qwen2Config
 from transformers.generation import GenerationConfig
 
 from monkey.files import check_field, location_of, read_json, refused_in_a_sentence, required_file
@@ -99,7 +101,7 @@ class MonkeyVisionConfig(PreTrainedConfig):
     num_queries: int = 256
     """Queries of the resampler, a square grid: tokens a view becomes."""
     resampler_heads: int | None = None
-    """Heads of the resampler's cross-attention; None means its width // 128, as published."""
+    """Heads of the resampler's cross-attention; None means its width // 128, as published, or the next that fits."""
     adapter_rank: int = 16
     """Rank of a window's adapters on the attention's two projections."""
     mlp_adapter_rank: int = 32
@@ -179,6 +181,52 @@ class MonkeyTextConfig(Qwen2Config):
             )
 
 
+def decoder_config(content: Any) -> Any:
+    """Return the configuration of a decoder of transformers, for a dict that names its `model_type`.
+
+    Whatever is no such dict is returned as it is, for `MonkeyTextConfig` or its checks.
+
+    Raises:
+        ValueError: a family that transformers does not have, with the nearest that it has.
+    """
+    if not isinstance(content, dict) or content.get("model_type", "monkey_text") == MonkeyTextConfig.model_type:
+        return content
+    model_type = content["model_type"]
+    if model_type not in CONFIG_MAPPING or issubclass(CONFIG_MAPPING[model_type], MonkeyConfig):
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "is it newer than the installed transformers?"
+        raise ValueError(f"text_config has model_type={model_type!r}, which no decoder of transformers has; {hint}")
+    return CONFIG_MAPPING[model_type].from_dict(content)
+
+
+def with_layers(text_config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
+    """Return the configuration of a decoder of these layers of another, counted from 0, as a copy."""
+    shallow = copy.deepcopy(text_config)
+    for name, value in per_layer(text_config).items():
+        setattr(shallow, name, [value[layer] for layer in layers])
+    shallow.num_hidden_layers = len(layers)
+    return shallow
+
+
+def per_layer(text_config: PreTrainedConfig) -> dict[str, list[Any]]:
+    """Return the fields of a decoder that say something of each of its layers, such as `layer_types`."""
+    count = text_config.num_hidden_layers
+    return {name: value for name, value in vars(text_config).items() if isinstance(value, list) and len(value) == count}
+
+
+def cached_width(text_config: PreTrainedConfig) -> int:
+    """Return how many numbers the decoder keeps of a token: the keys and values of all layers."""
+    heads = text_config.num_attention_heads
+    key_heads = getattr(text_config, "num_key_value_heads", None) or heads
+    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
+    return 2 * text_config.num_hidden_layers * key_heads * head_dim
+
+
+def inner_width(text_config: PreTrainedConfig) -> int:
+    """Return the inner width of a decoder's MLP; families that do not say it have four times the hidden size."""
+    return getattr(text_config, "intermediate_size", None) or 4 * text_config.hidden_size
+
+
 class MonkeyConfig(PreTrainedConfig):
     """The whole model. `MonkeyConfig()` is the published full size at 896×896, 9,708.1 M parameters."""
 
@@ -194,15 +242,25 @@ class MonkeyConfig(PreTrainedConfig):
     image_start_id: int = 151857
     """Id of `<img>`; `</img>` and `<imgpad>` follow it."""
     vision_config: MonkeyVisionConfig | dict | None = None
-    text_config: MonkeyTextConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    """`MonkeyTextConfig`, Qwen-7B's, or that of any decoder of transformers, told by its `model_type`."""
+    lora_targets: list[str] | None = None
+    """Names of the decoder's linears that --use_lora adapts; None means the family's own, see `monkey.parts`."""
     tie_word_embeddings: bool = False
+    """Whether the head's weights are the embeddings'; what `text_config` says, and never in the published layout."""
 
     def __post_init__(self, **kwargs):
         _check_fields(self, kwargs)
+        self.text_config = decoder_config(self.text_config)
         super().__post_init__(**kwargs)
         self.grid = check_grid(self.grid)
-        if self.tie_word_embeddings or self.text_config.tie_word_embeddings:
+        tied = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        if self.is_published_decoder and (tied or self.tie_word_embeddings):
             raise ValueError("tie_word_embeddings=True: the published layout has a head of its own; leave it False")
+        self.tie_word_embeddings = tied
+        names = self.lora_targets
+        if names is not None and not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+            raise ValueError(f'lora_targets={names!r} is no list of names of linears, such as ["q_proj", "v_proj"]')
         if self.window_adapters not in ("per_window", "shared", "none"):
             raise ValueError(f"window_adapters={self.window_adapters!r} is not one of 'per_window', 'shared', 'none'")
 
@@ -239,7 +297,20 @@ class MonkeyConfig(PreTrainedConfig):
 
     @property
     def resampler_heads(self) -> int:
-        return self.vision_config.resampler_heads or max(1, self.text_config.hidden_size // 128)
+        """Heads of the resampler; by default the most that are 128 wide or wider, and divide the decoder's width."""
+        width = self.text_config.hidden_size
+        most = max(1, width // 128)
+        return self.vision_config.resampler_heads or next(n for n in range(most, 0, -1) if width % n == 0)
+
+    @property
+    def is_published_decoder(self) -> bool:
+        """Whether the decoder is Qwen-7B as published, with its own names on disk, rather than one of transformers."""
+        return isinstance(self.text_config, MonkeyTextConfig)
+
+    @property
+    def built_in_rank(self) -> int:
+        """Rank of adapters that the decoder was built with, as the published 24 GB variant; 0 for none."""
+        return self.text_config.adapter_rank if self.is_published_decoder else 0
 
     @property
     def image_end_id(self) -> int:
@@ -253,6 +324,11 @@ class MonkeyConfig(PreTrainedConfig):
     def eod_id(self) -> int:
         """Id of `<|endoftext|>`, which also pads and ends a sequence."""
         return self.image_start_id - SPECIALS_BEFORE_IMAGE_START
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the library's; what was never set is left out, so that files of published models stay as they were."""
+        content = super().to_dict()
+        return {key: value for key, value in content.items() if key != "lora_targets" or value is not None}
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -437,7 +513,16 @@ def _read_grid(flat: dict[str, Any], window_size: int) -> tuple[tuple[int, int],
 
 
 def published_config(config: MonkeyConfig, dtype: str = "bfloat16") -> dict[str, Any]:
-    """Return the flat `config.json` that the published code reads, for weights of `dtype`; it reads back as it was."""
+    """Return the flat `config.json` that the published code reads, for weights of `dtype`; it reads back as it was.
+
+    Raises:
+        ValueError: a decoder that the published code does not have.
+    """
+    if not config.is_published_decoder:
+        raise ValueError(
+            f"the published config.json has no place for a decoder of the family {config.text_config.model_type}, only "
+            "for Qwen-7B: write this project's own layout"
+        )
     has_adapters = bool(config.num_adapters)
     height, width = config.canvas_size
     visual = {
