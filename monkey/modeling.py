@@ -22,7 +22,8 @@ from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
 from monkey.configuration import MonkeyConfig
-from monkey.language import LanguageHead, LowRankAdapter, MonkeyTextModel
+from monkey.decoders import build_decoder, build_head, embeddings_name
+from monkey.language import LowRankAdapter
 from monkey.vision import (
     MonkeyVisionModel,
     Resampler,
@@ -103,14 +104,14 @@ class MonkeyModel(MonkeyPreTrainedModel):
     def __init__(self, config: MonkeyConfig):
         super().__init__(config)
         self.visual = MonkeyVisionModel(config)
-        self.language_model = MonkeyTextModel(config.text_config)
+        self.language_model = build_decoder(config.text_config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.embed_tokens
+        return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.embed_tokens = value
+        self.language_model.set_input_embeddings(value)
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Decoder tokens [I, V·Q, D] of normalised canvases [I, 3, H, W]."""
@@ -233,12 +234,12 @@ def _refuse_spans(rows: list[list[int]], config: MonkeyConfig, num_images: int) 
 class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
     """Monkey with its head: answers questions about images, and trains on conversations."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
-
     def __init__(self, config: MonkeyConfig):
         super().__init__(config)
         self.model = MonkeyModel(config)
-        self.lm_head = LanguageHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = build_head(config.text_config)
+        embeddings = embeddings_name(self.model.language_model)
+        self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{embeddings}.weight"}
         self.post_init()
         if self.generation_config.eos_token_id is None and config.eod_id >= 0:
             self.generation_config.eos_token_id = config.eod_id
@@ -366,7 +367,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
         )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Write safetensors under the published names, and our `config.json`.
+        """Write safetensors, published parts under their published names, and our `config.json`.
 
         `scripts/convert_checkpoint.py` writes the published `config.json` and `.bin` shards.
         """
@@ -378,7 +379,8 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
         # The table that was *used* to open would lack rows, such as the adapters of an opened Qwen-VL.
         if hasattr(self, "_weight_conversions"):
             del self._weight_conversions
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        with checkpoint.registered_table(self.config):
+            return super().save_pretrained(save_directory, *args, **kwargs)
 
 
 # Without the table a checkpoint would open with every weight random, so the class never exists without it.

@@ -49,6 +49,7 @@ LAYERS = (
         "monkey.decoding",
         "monkey.reply",
     ),
+    ("monkey.decoders",),
     ("monkey.checkpoint", "monkey.image_processing"),
     ("monkey.modeling", "monkey.processing"),
     ("monkey.engine", "monkey.quantised"),
