@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,9 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import MonkeyConfig, cached_width, inner_width, with_layers
 from monkey.files import read_settings_file
-from monkey.parts import LORA_LINEARS
+from monkey.parts import lora_linears, pattern_of
 from monkey.training.recipes import RECIPES, Recipe, apply_recipe, base_model, choose_recipe, part_of
 
 GIB, MIB, FP32 = 2**30, 2**20, 4
@@ -214,11 +215,12 @@ def dry_model(
         dtypes: of weights that train, and of frozen ones.
         checkpointing: of the vision transformer, and of the decoder.
     """
+    from monkey.decoders import decoder_layers
     from monkey.modeling import MonkeyForConditionalGeneration
 
     with torch.device("meta"):
         model: nn.Module = MonkeyForConditionalGeneration(config)
-        if recipe.decoder_lora and not config.text_config.adapter_rank:
+        if recipe.decoder_lora and not config.built_in_rank:
             from monkey.adapters import add_decoder_lora
 
             model = add_decoder_lora(model, SimpleNamespace(lora_r=lora_rank, lora_alpha=lora_rank, lora_dropout=0.05))
@@ -229,7 +231,8 @@ def dry_model(
                 tensor = torch.empty(parameter.shape, dtype=dtypes[0 if parameter.requires_grad else 1])
                 module._parameters[name] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
     base = base_model(model).train()
-    for layers, on in zip((base.model.visual.layers, base.model.language_model.layers), checkpointing, strict=True):
+    decoder = decoder_layers(base.model.language_model)
+    for layers, on in zip((base.model.visual.layers, decoder), checkpointing, strict=True):
         for layer in layers:
             layer.gradient_checkpointing = on
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
@@ -249,7 +252,7 @@ def dry_step(model: nn.Module, size: StepSize, begin: Callable[[str], None], aut
             features = whole.visual(torch.zeros(size.images, 3, *model.config.canvas_size))
             image = _leaf(features)
         begin("decoder's forward")
-        embedded = whole.language_model.embed_tokens(torch.zeros(size.rows, size.tokens, dtype=torch.long))
+        embedded = whole.get_input_embeddings()(torch.zeros(size.rows, size.tokens, dtype=torch.long))
         if image is not None:
             slots = torch.zeros(size.rows, size.tokens, 1, dtype=torch.bool)
             embedded = embedded.masked_scatter(slots, image.to(embedded.dtype))
@@ -282,7 +285,7 @@ def by_depth(
     def traced(vision_layers: int, decoder_layers: int) -> dict[str, float]:
         shallow = copy.deepcopy(config)
         shallow.vision_config.num_hidden_layers = vision_layers
-        shallow.text_config.num_hidden_layers = decoder_layers
+        shallow.text_config = with_layers(config.text_config, range(decoder_layers))
         shallow.name_or_path = ""  # PEFT's adapters would look for the checkpoint's files
         return trace(shallow)
 
@@ -381,22 +384,22 @@ class PartSizes:
 
 
 def part_sizes(config: MonkeyConfig, lora_rank: int = 0) -> PartSizes:
-    """Count the parameters of each part; with `lora_rank`, as PEFT's adapters on `LORA_LINEARS` would add to them."""
+    """Count the parameters of each part; with `lora_rank`, as PEFT's adapters on `lora_linears` would add to them."""
     from monkey.modeling import MonkeyForConditionalGeneration
 
     with torch.device("meta"):
         model = MonkeyForConditionalGeneration(config)
     parts: dict[str, int] = {}
-    packable = 0
-    adapted = {path.rpartition(".")[2] for path in LORA_LINEARS} if lora_rank else set()
     for name, parameter in model.named_parameters():
-        part, count = part_of(name), parameter.numel()
-        parts[part] = parts.get(part, 0) + count
-        if part == "decoder" and name.endswith("proj.weight"):
-            packable += count
-            if name.split(".")[-2] in adapted:
-                added = lora_rank * sum(parameter.shape)
-                parts["decoder adapters"] = parts.get("decoder adapters", 0) + added
+        part = part_of(name)
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    decoder = model.model.language_model
+    packable = sum(one.weight.numel() for one in decoder.modules() if isinstance(one, nn.Linear))
+    if lora_rank:
+        adapted = re.compile(pattern_of(lora_linears(model)))
+        linears = (module for name, module in model.named_modules() if adapted.fullmatch(name))
+        added = sum(lora_rank * (one.in_features + one.out_features) for one in linears)
+        parts["decoder adapters"] = parts.get("decoder adapters", 0) + added
     embedding = model.get_input_embeddings().weight.numel()
     return PartSizes(parts, packable, embedding, max(parameter.numel() for parameter in model.parameters()))
 
@@ -469,9 +472,9 @@ def _evaluation(config: MonkeyConfig, settings: PlanSettings) -> int:
     batch, width = settings.evaluation_batch, settings.frozen_bytes
     tokens = batch * (config.image_tokens + 2 + settings.text_tokens)
     patches = batch * config.num_views * vision.patches_per_side**2
-    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * tokens * width
+    cache = cached_width(text) * tokens * width
     vision_layer = patches * (2 * vision.intermediate_size + 3 * vision.hidden_size) * width
-    decoder_layer = tokens * (3 * text.intermediate_size * width + 2 * text.hidden_size * FP32)
+    decoder_layer = tokens * (3 * inner_width(text) * width + 2 * text.hidden_size * FP32)
     return cache + max(vision_layer, decoder_layer) + batch * text.vocab_size * (width + FP32)
 
 
@@ -529,7 +532,7 @@ def plan(
     """
     settings = replace(settings or PlanSettings(), **changes)
     recipe, size = settings.recipe, step_size(config, settings)
-    has_peft = recipe.decoder_lora and not config.text_config.adapter_rank
+    has_peft = recipe.decoder_lora and not config.built_in_rank
     sizes = sizes or part_sizes(config, settings.lora_rank if has_peft else 0)
     lines, host = _sums(config, settings, sizes)
     lines["CUDA context (assumed)"] = CUDA_CONTEXT
@@ -568,7 +571,7 @@ def _phases(config: MonkeyConfig, settings: PlanSettings, size: StepSize, sizes:
     if settings.recipe.four_bit:
         # The backward pass of a packed linear unpacks it.
         text = config.text_config
-        unpacked = text.hidden_size * max(text.intermediate_size, text.hidden_size) * 2
+        unpacked = text.hidden_size * max(inner_width(text), text.hidden_size) * 2
         phases |= {name: phases[name] + unpacked for name in ("decoder's forward", "decoder's backward")}
     phases["optimiser's step"] = _widened_gradients(settings, sizes)
     if settings.evaluation_batch:
