@@ -162,6 +162,7 @@ def build_head(text_config: PreTrainedConfig) -> LanguageHead:
 
 @functools.lru_cache(maxsize=64)
 def _head_has_bias(structure: str) -> bool:
+    # Where ZeRO-3 opens a checkpoint, whatever is made is sharded; this was made before, to compare shapes.
     config = decoder_config(json.loads(structure))
     with torch.device("meta"), no_init_weights():
         whole = _causal_class(config)(with_layers(config, [0]))
@@ -182,14 +183,25 @@ def _causal_class(text_config: PreTrainedConfig) -> type[PreTrainedModel]:
 def decoder_layers(decoder: nn.Module) -> nn.ModuleList:
     """Return the layers of a decoder, whatever the library calls them."""
     count = decoder.config.num_hidden_layers
-    found = [one for one in decoder.modules() if isinstance(one, nn.ModuleList) and len(one) == count]
-    return next(one for one in found if isinstance(one[0], nn.Module))
+    return next(one for one in decoder.modules() if isinstance(one, nn.ModuleList) and len(one) == count)
 
 
 def embeddings_name(decoder: nn.Module) -> str:
     """Return the path of a decoder's input embeddings within it, such as `embed_tokens`."""
     embeddings = decoder.get_input_embeddings()
     return next(name for name, module in decoder.named_modules() if module is embeddings)
+
+
+def longest_sequence(text_config: PreTrainedConfig) -> int | None:
+    """Return how many tokens the engine may hold of a prompt with its answer; None where nothing in it sets a limit.
+
+    A decoder with sliding windows sees no further back, and attention by runs sees all.
+    """
+    kinds = getattr(text_config, "layer_types", None)
+    windowed = kinds is None or "sliding_attention" in kinds
+    window = getattr(text_config, "sliding_window", None) if windowed else None
+    kind, limit = _stretched_rotary(text_config)
+    return min((one for one in (window, limit if kind else None) if one is not None), default=None)
 
 
 def _stretched_rotary(text_config: PreTrainedConfig) -> tuple[str | None, int]:
@@ -336,22 +348,21 @@ def load_decoder(
     name = f"{source}/{gguf_file}" if gguf_file else str(source)
     given: dict[str, Any] = {"trust_remote_code": False} | ({"gguf_file": gguf_file} if gguf_file else {})
     with _named(name):
-        config = AutoConfig.from_pretrained(source, **given)
-        if getattr(config, "quantization_config", None) is not None:
-            raise ValueError("it is packed already: give the ordinary weights, which any run can pack")
-        probe(config)
+        if gguf_file is None:  # whose vocabulary takes seconds to parse, so that is done once, with its weights
+            config = AutoConfig.from_pretrained(source, **given)
+            if getattr(config, "quantization_config", None) is not None:
+                raise ValueError("it is packed already: give the ordinary weights, which any run can pack")
+            probe(config)
         with library_bars(sys.stderr is not None and sys.stderr.isatty()):
-            # With its configuration, so that a GGUF's vocabulary, which takes seconds, is not parsed once more.
-            whole, info = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, output_loading_info=True, **given
-            )
+            whole, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **given)
+        probe(whole.config)
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise ValueError(f"{len(missing)} weights of the decoder are missing, for instance {missing[0]}")
-    state = decoder_state(whole)
-    # Where it lay on this machine is nothing that a new model's files should say.
-    clean = {key: value for key, value in config.to_dict().items() if "name_or_path" not in key}
-    return type(config).from_dict(clean), state
+    # Where it lay on this machine is nothing that a new model's files should say; nor is what it was packed in.
+    content = whole.config.to_dict()
+    kept = {key: content[key] for key in content if "name_or_path" not in key and key != "quantization_config"}
+    return type(whole.config).from_dict(kept), decoder_state(whole)
 
 
 @contextmanager

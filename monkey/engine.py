@@ -21,7 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from monkey.configuration import MonkeyConfig
+from monkey.decoders import longest_sequence
 from monkey.decoding import Decoding, choose_tokens, make_generator
 from monkey.kv_cache import KVCache, Prefill, PrefixBlock, PrefixStore
 from monkey.language import find_ntk_alpha
@@ -167,6 +168,15 @@ class _Row:
 
 def _make_row(request: Request, reply: Reply, config: MonkeyConfig, processor: MonkeyProcessor, device) -> _Row:
     """Return a request before anything was done; ValueError for image places and images that do not fit."""
+    longest = longest_sequence(config.text_config)
+    if longest is not None:
+        if len(request.ids) > longest:
+            raise ValueError(
+                f"the prompt has {len(request.ids):,} tokens, and the {config.text_config.model_type} decoder is exact "
+                f"here up to {longest:,} (its sliding window, or its rotary positions): give less text or fewer images"
+            )
+        # The last token is written and not read.
+        request = replace(request, limit=min(request.limit, longest - len(request.ids) + 1))
     image_slots(torch.tensor([request.ids]), config, num_images=len(request.images))
     starts = [position + 1 for position, token in enumerate(request.ids) if token == config.image_start_id]
     spans = [(start, start + config.image_tokens) for start in starts]

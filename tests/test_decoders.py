@@ -33,11 +33,12 @@ from transformers import (
     SmolLM3Config,
     T5Config,
 )
+from transformers.initialization import no_init_weights
 
 from monkey import decoders
 from monkey.adapters import add_decoder_lora, merge_peft, save_adapter, with_adapter
 from monkey.configuration import MonkeyConfig, published_config, with_layers
-from monkey.decoders import decoder_layers, load_decoder, probe, put_decoder
+from monkey.decoders import decoder_layers, load_decoder, longest_sequence, probe, put_decoder
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
 from monkey.modeling import MonkeyForConditionalGeneration
@@ -339,21 +340,23 @@ def test_a_real_width_is_probed_in_a_second_and_leaves_the_random_numbers_alone(
     assert smol.no_rope_layers == [1, 1, 1, 0]
 
 
-def test_a_request_that_outgrows_the_decoders_window_is_refused_and_harms_no_other(monkeypatch):
+def test_an_answer_ends_where_the_decoders_window_does_and_a_longer_prompt_is_refused(monkeypatch):
     monkeypatch.setattr("monkey.engine.Detokenizer", _Silent)
     model = random_model(config_with(MistralConfig(**SIZES, **HEADS, sliding_window=140)))
     engine = Engine(model, _Nobody())
     shared = [3 + number % 90 for number in range(134)]  # referred to, not in the tail of the row
-    read, written, fine = engine.run(
-        [
-            Request(ids, [], Decoding(max_new_tokens=9), 9, frozenset({319}), min_new_tokens=9)
-            for ids in ([*shared, *range(3, 13)], [*shared, 5], [6, 7, 8])
-        ]
-    )
-    assert "sees 140 tokens back (sliding_window), and a run with its prefix has 144" in str(read.error)
-    assert "a run with its prefix has 141" in str(written.error)
-    assert len(written.token_ids) == 6
-    assert len(fine.token_ids) == 9
+
+    def request(ids):
+        return Request(ids, [], Decoding(max_new_tokens=9), 9, frozenset({319}), min_new_tokens=9)
+
+    full, other, fine = engine.run([request(ids) for ids in ([*shared, 5], [*shared, 6, 7], [6, 7, 8])])
+    assert [(len(one.token_ids), one.finish_reason) for one in (full, other, fine)] == [
+        (6, "length"), (5, "length"), (9, "length"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="the prompt has 144 tokens, and the mistral decoder is exact here up to 140"):
+        engine.run([request([*shared, *range(3, 13)])])
+    assert longest_sequence(FAMILIES["gemma3_text"]) == 512
+    assert longest_sequence(FAMILIES["qwen2"]) is longest_sequence(MonkeyConfig().text_config) is None
 
 
 def test_a_row_beyond_the_decoders_window_or_its_rotary_limit_is_refused():
@@ -444,7 +447,7 @@ def test_targets_that_are_no_linears_are_named():
     assert "lora_targets" not in MonkeyConfig().to_dict()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "phi"])
+@pytest.mark.parametrize("family", ["qwen3", "phi"])
 def test_a_step_is_planned_counted_and_packed_by_the_familys_own_sizes(family):
     kind = type(FAMILIES[family])
     text = {**SIZES, "num_hidden_layers": 5, "num_key_value_heads": 4, "tie_word_embeddings": False}
@@ -454,16 +457,14 @@ def test_a_step_is_planned_counted_and_packed_by_the_familys_own_sizes(family):
     wrapped = add_decoder_lora(model, SimpleNamespace(lora_r=3, lora_alpha=3, lora_dropout=0.0))
     counts = {one.part: one.parameters for one in apply_recipe(wrapped, RECIPES["lora-llm"])}
     assert {part: count for part, count in sizes.parts.items() if count} == counts
-    linears = {"phi": 4 * 48 * 48 + 2 * 48 * 96}.get(family, 4 * 48 * 48 + 3 * 48 * 96)
+    linears = 4 * 48 * 48 + {"phi": 2, "qwen3": 3}[family] * 48 * 96
     assert sizes.packable == 5 * linears
     flops = count_flops(config, RECIPES["everything"])
     assert flops.token == pytest.approx(3 * 5 * 2 * linears, rel=1e-6)
     assert flops.pair == pytest.approx(3 * 5 * 4 * 48, rel=1e-6)
-    planned = plan(config, recipe=RECIPES["qlora-llm"], evaluation_batch=2, decoder_checkpointing=True)
+    planned = plan(config, recipe=RECIPES["qlora-llm"], evaluation_batch=2)
     assert planned.total > planned.sums > 0
     assert planned.phases["evaluation"] > planned.sums
-    more = plan(config, recipe=RECIPES["qlora-llm"], evaluation_batch=2)
-    assert more.phases["decoder's forward"] > planned.phases["decoder's forward"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="4-bit needs bitsandbytes")
@@ -551,14 +552,16 @@ def test_smollm2_in_a_monkey_answers_a_text_as_by_itself_token_by_token():
 
     grown = LlamaConfig.from_dict({**text_config.to_dict(), "vocab_size": text_config.vocab_size + 3})
     config = config_with(grown, image_start_id=text_config.vocab_size)
-    model = MonkeyForConditionalGeneration(config).eval()
+    with no_init_weights():
+        model = MonkeyForConditionalGeneration(config).eval()
+        whole = AutoModelForCausalLM.from_config(text_config, dtype=torch.float32).eval()
     assert config.resampler_heads == 4
+    model.tie_weights()
     put_decoder(model, state)
     embeddings = model.get_input_embeddings().weight
     assert embeddings is model.lm_head.weight
     torch.testing.assert_close(embeddings[-1], embeddings[:-3].mean(dim=0))
 
-    whole = AutoModelForCausalLM.from_config(text_config, dtype=torch.float32).eval()
     prefix = "model.language_model."
     whole.get_decoder().load_state_dict({name.removeprefix(prefix): tensor for name, tensor in state.items()})
     whole.tie_weights()
