@@ -28,6 +28,7 @@ from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Re
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor, MonkeyProcessor
 from monkey.boxes import WHOLE, Share
 from monkey.checkpoint_files import checkpoint_fingerprint, weight_files
+from monkey.configuration import cached_width
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
@@ -170,8 +171,7 @@ class ModelBackend:
         self.num_workers = num_workers
         self.end_id, self.end_ids = processor.tokenizer.eod_id, processor.end_ids()
         # Between two batches stays what the last image's prefix takes.
-        text = model.config.text_config
-        width = 2 * text.num_key_value_heads * text.head_dim * text.num_hidden_layers * DTYPES[dtype].itemsize
+        width = cached_width(model.config.text_config) * DTYPES[dtype].itemsize
         largest = max(map(model.config.tokens_of, model.config.allowed_grids))
         self.engine = Engine(model, processor, cache_bytes=width * (largest + 2))
         self._counts = {"prompts": 0, "prompt_tokens": 0, "new_tokens": 0}

@@ -7,7 +7,7 @@ gives the whole trained model back. `base.json` beside them says which base and 
 Only the decoder's adapters are merged, for its linears see every token alike. The window adapters stay: each window has
 its own, so no single weight could hold them. They, and whatever else was trained, are taken as they were trained.
 
-    PEFT          W + (alpha / r) · B · A                    on each linear of `LORA_LINEARS`
+    PEFT          W + (alpha / r) · B · A                    on each of `monkey.parts.lora_linears`
     built-in      W + scale · up · down                      `qkv_adapter`'s rows are the queries', keys' and values'
 
 Products and sums are made in float32 and rounded once, to the type that is written.
@@ -16,7 +16,6 @@ Products and sums are made in float32 and rounded once, to the type that is writ
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -33,7 +32,7 @@ from monkey.files import required_file
 from monkey.journal import write_json
 from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.parts import LORA_LINEARS, base_model, part_of
+from monkey.parts import base_model, lora_linears, part_of, pattern_of
 from monkey.quantised import dequantised_state, open_four_bit, quantisation_of
 
 if TYPE_CHECKING:
@@ -54,19 +53,18 @@ class LoraSizes(Protocol):
 
 
 def add_decoder_lora(model: nn.Module, sizes: LoraSizes) -> PeftModel:
-    """Wrap the model with PEFT adapters on exactly `LORA_LINEARS`; they start as zero.
+    """Wrap the model with PEFT adapters on exactly `lora_linears`; they start as zero.
 
     The base is looked at now, while its files are there: a run may outlive the folder that it started from.
     """
     from peft import LoraConfig, get_peft_model
 
-    # PEFT matches a string against a module's whole path, so that nothing of the vision side can be meant.
-    paths = "|".join(re.escape(path).replace(r"\*", r"\d+") for path in LORA_LINEARS)
     config = LoraConfig(
         r=sizes.lora_r,
         lora_alpha=sizes.lora_alpha,
         lora_dropout=sizes.lora_dropout,
-        target_modules=f"(?:{paths})",
+        # PEFT matches a string against a module's whole path, so that nothing of the vision side can be meant.
+        target_modules=pattern_of(lora_linears(model)),
         bias="none",
     )
     record = base_record(model)
@@ -215,6 +213,8 @@ def merge_peft(
 def merge_built_in(model: MonkeyForConditionalGeneration) -> int:
     """Merge the adapters built into the decoder (the published 24 GB variant), in place; return the linears changed."""
     linears = 0
+    if not model.config.built_in_rank:
+        return linears
     for layer in model.model.language_model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         for owner, adapter_name, targets in (
@@ -241,7 +241,13 @@ def _plain_model(base: nn.Module, state: dict[str, torch.Tensor]) -> MonkeyForCo
     content.pop("quantization_config", None)
     with torch.device("meta"), no_init_weights():
         model = MonkeyForConditionalGeneration(MonkeyConfig.from_dict(content))
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(state, assign=True, strict=not model.config.tie_word_embeddings)
+    model.tie_weights()
+    # What a decoder of the library computes when it is made, such as its rotary frequencies, is in no state dict.
+    for name, buffer in base.named_buffers():
+        owner, _, own = name.rpartition(".")
+        if own in model.get_submodule(owner)._non_persistent_buffers_set:
+            setattr(model.get_submodule(owner), own, buffer.cpu())
     model.config.dtype = model.dtype
     model.generation_config = base.generation_config
     return model.eval()

@@ -11,11 +11,17 @@ transformers takes it when it is opened with `attn_implementation="runs"`:
 
     model(input_ids, position_ids=position_ids, runs=Runs(runs, device), use_cache=False)
 
+With `attn_implementation="runs_or_sdpa"` the same decoder also takes padded batches and caches, as ever, where no runs
+are given.
+
 Shape letters: B batch, H heads, T tokens of the row, S tokens that are seen, d head width, R runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,9 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import varlen
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 RUNS = "runs"
 """Name of the layout among transformers' attention implementations."""
+
+RUNS_OR_SDPA = "runs_or_sdpa"
+"""Name of what attends by runs where they are given, and as the library does by SDPA where not."""
 
 QUERY_TOKENS = 64
 """Tokens whose scores exist at once where they are written out, which bounds the memory of long prompts."""
@@ -53,6 +64,14 @@ class Layout(Protocol):
         ...
 
 
+# What attention functions of the library are given beside queries, keys and values, and no layout has.
+_LEFT_OUT = {
+    "softcap": "caps its scores",
+    "s_aux": "has attention sinks",
+    "position_bias": "adds a bias to its scores",
+}
+
+
 def attend_by_runs(
     module: Any,
     query: torch.Tensor,
@@ -73,8 +92,9 @@ def attend_by_runs(
         raise ValueError(
             f'attn_implementation="{RUNS}" needs the keyword runs=, a layout such as monkey.attention.Runs'
         )
-    if options.get("softcap") is not None:
-        raise ValueError("this decoder caps its scores (softcap), and attention by runs does not; use another one")
+    for name, what in _LEFT_OUT.items():
+        if options.get(name) is not None:
+            raise ValueError(f"this decoder {what} ({name}), and attention by runs does not; use another one")
     window = options.get("sliding_window")
     if window is not None and runs.longest > window:
         raise ValueError(
@@ -91,6 +111,34 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 AttentionInterface.register(RUNS, attend_by_runs)
 AttentionMaskInterface.register(RUNS, _no_mask)
+
+_has_layout: ContextVar[bool] = ContextVar("has_layout", default=False)
+
+
+@contextmanager
+def without_masks() -> Iterator[None]:
+    """Let decoders with `RUNS_OR_SDPA` make no masks: a [T, T] one of a packed row would be read by nobody."""
+    token = _has_layout.set(True)
+    try:
+        yield
+    finally:
+        _has_layout.reset(token)
+
+
+def _attend_by_either(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any = None, **options: Any
+) -> tuple[torch.Tensor, None]:
+    # By the keyword, not by `without_masks`: a checkpointed layer is computed again after that has ended.
+    attend = sdpa_attention_forward if options.get("runs") is None else attend_by_runs
+    return attend(module, query, key, value, attention_mask, **options)
+
+
+def _mask_by_either(*arguments: Any, **options: Any) -> torch.Tensor | None:
+    return None if _has_layout.get() else sdpa_mask(*arguments, **options)
+
+
+AttentionInterface.register(RUNS_OR_SDPA, _attend_by_either)
+AttentionMaskInterface.register(RUNS_OR_SDPA, _mask_by_either)
 
 
 def checked_runs(segments: torch.Tensor, length: int) -> list[Run]:
@@ -117,6 +165,23 @@ def checked_runs(segments: torch.Tensor, length: int) -> list[Run]:
     if position != length:
         raise ValueError(f"segments cover {position} tokens of a row of {length}")
     return runs
+
+
+def packed_runs(
+    segments: torch.Tensor, hidden: torch.Tensor, attention_mask: torch.Tensor | None, cache: Any | None
+) -> Runs:
+    """Return the layout of a packed row [1, T, D] from its `segments` [R, 4].
+
+    Raises:
+        ValueError: as `checked_runs`; or several rows, padding or a cache, which no packed row has.
+    """
+    if cache is not None or attention_mask is not None or hidden.shape[0] != 1:
+        others = ["an attention_mask"] * (attention_mask is not None) + ["a cache"] * (cache is not None)
+        raise ValueError(
+            "segments pack one row without padding or cache, but "
+            f"{' and '.join([f'the batch has {hidden.shape[0]} rows', *others])}"
+        )
+    return Runs(checked_runs(segments, hidden.shape[1]), hidden.device)
 
 
 class Runs:
@@ -225,12 +290,21 @@ def attend_with_lse(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the attention [B, H, T, d] of queries to S keys, and its log-sum-exp [B, H, T] in fp32.
 
-    With the log-sum-exp two attentions of the same queries become one, see `merge`. There is no gradient.
+    With the log-sum-exp two attentions of the same queries become one, see `merge`. There is no gradient. Keys and
+    values may have fewer heads, each of which serves as many heads of queries, neighbours of each other.
 
     Args:
         is_causal: as many queries as keys, each of which sees those up to its own.
         mask: [B, 1, 1, S], added to the scores.
     """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and is_causal:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    elif groups > 1:
+        # Queries that see the same keys are one product, whichever heads and tokens they are of.
+        outputs, sums = attend_with_lse(query.unflatten(1, (-1, groups)).flatten(2, 3), key, value, scaling, mask=mask)
+        outputs, sums = (x.unflatten(2, (groups, -1)).flatten(1, 2) for x in (outputs, sums))
+        return outputs, sums
     if query.device.type == "cpu":
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
         return flash(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scaling)

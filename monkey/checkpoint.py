@@ -2,7 +2,8 @@
 
 transformers' weight-conversion table does the work both ways: it renames, splits the decoder's stacked projection
 and stacks the adapters of the windows when a checkpoint is opened, and undoes all three when one is saved. Nothing
-else in this project knows the published names.
+else in this project knows the published names. A part that was never published, such as a decoder of transformers,
+has no rows in it: it has one set of names, its library's, in memory and on disk.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import logging
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -19,7 +21,11 @@ from typing import Any
 import psutil
 import torch
 from safetensors import SafetensorError
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    get_model_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.core_model_loading import (
     Chunk,
     ConversionOps,
@@ -43,6 +49,7 @@ from monkey.checkpoint_files import (
 )
 from monkey.cli import library_bars
 from monkey.configuration import LAYOUT_KEYS, MonkeyConfig, placed_windows
+from monkey.decoders import probe
 from monkey.files import base_of, check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence
 
 logger = logging.getLogger(__name__)
@@ -120,17 +127,21 @@ def place_adapters(stacked: torch.Tensor, old_grid: tuple[int, int], config: Mon
     return stacked[placed_windows(tuple(old_grid), new_grid)]
 
 
-def conversion_table() -> list[WeightRenaming | WeightConverter]:
-    """The table in the library's terms, a fresh copy at each call."""
-    table: list[WeightRenaming | WeightConverter] = [WeightRenaming(old, new) for old, new in RENAMED]
-    for old, new in DECODER_ADAPTERS:
-        for old_tensor, new_tensor in ADAPTER_TENSORS:
-            prefix = r"^model\.language_model\.layers\.(\d+)\."
-            published = prefix + re.escape(f"{old}.{old_tensor}")
-            table.append(WeightRenaming(published, rf"model.language_model.layers.\1.{new}.{new_tensor}"))
-    for kind in ("weight", "bias"):
-        split = [f".self_attn.{name}_proj.{kind}" for name in "qkv"]
-        table.append(WeightConverter(f".attn.c_attn.{kind}", split, operations=[Chunk(dim=0)]))
+def conversion_table(config: MonkeyConfig) -> list[WeightRenaming | WeightConverter]:
+    """The table in the library's terms, a fresh copy at each call, with the rows of the parts that were published."""
+    parts = ["model.visual."] + ["model.language_model."] * config.is_published_decoder
+    table: list[WeightRenaming | WeightConverter] = [
+        WeightRenaming(old, new) for old, new in RENAMED if new.startswith(tuple(parts))
+    ]
+    if config.is_published_decoder:
+        for old, new in DECODER_ADAPTERS:
+            for old_tensor, new_tensor in ADAPTER_TENSORS:
+                prefix = r"^model\.language_model\.layers\.(\d+)\."
+                published = prefix + re.escape(f"{old}.{old_tensor}")
+                table.append(WeightRenaming(published, rf"model.language_model.layers.\1.{new}.{new_tensor}"))
+        for kind in ("weight", "bias"):
+            split = [f".self_attn.{name}_proj.{kind}" for name in "qkv"]
+            table.append(WeightConverter(f".attn.c_attn.{kind}", split, operations=[Chunk(dim=0)]))
     for old, new in WINDOW_ADAPTERS:
         for old_tensor, new_tensor in ADAPTER_TENSORS:
             table.append(
@@ -142,24 +153,42 @@ def conversion_table() -> list[WeightRenaming | WeightConverter]:
     return table
 
 
+_table_lock = threading.RLock()
+
+
+@contextmanager
+def registered_table(config: MonkeyConfig) -> Iterator[None]:
+    """Give transformers the table of one model, under our `model_type`, for as long as its weights go in or out."""
+    name = MonkeyConfig.model_type
+    with _table_lock:
+        before = get_checkpoint_conversion_mapping(name)
+        register_checkpoint_conversion_mapping(name, conversion_table(config), overwrite=True)
+        try:
+            yield
+        finally:
+            register_checkpoint_conversion_mapping(name, before, overwrite=True)
+
+
 def register() -> None:
-    """Give the table to transformers, under our `model_type`."""
-    register_checkpoint_conversion_mapping(MonkeyConfig.model_type, conversion_table(), overwrite=True)
+    """Give transformers the table of the published model, for whoever asks it without us."""
+    register_checkpoint_conversion_mapping(MonkeyConfig.model_type, conversion_table(MonkeyConfig()), overwrite=True)
 
 
 def published_names(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors under our parameter names (weights, gradients, …) as the published names would hold them."""
+    """Return tensors under our parameter names (weights, gradients, …) as a checkpoint's names would hold them."""
     # Every row of the table, rather than those that the model was opened with.
-    return revert_weight_conversion(
-        SimpleNamespace(config=model.config, _weight_conversions=conversion_table()), tensors
-    )
+    with registered_table(model.config):
+        table = get_model_conversion_mapping(model, add_legacy=False)
+        return revert_weight_conversion(SimpleNamespace(config=model.config, _weight_conversions=table), tensors)
 
 
 def published_shapes(model_class: type, config: MonkeyConfig) -> dict[str, torch.Size]:
     """Return published name → shape of every tensor that a checkpoint of `config` holds."""
     with torch.device("meta"), no_init_weights():
         model = model_class(config)
-    tensors = published_names(model, model.state_dict())
+    tied = model.get_expanded_tied_weights_keys()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    tensors = published_names(model, state)
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
@@ -191,12 +220,13 @@ def open_checkpoint(
     _check_generation_config(base, hub, config)
     if adapter:
         _check_adapter_config(adapter, hub)
+    probe(config.text_config)
     if getattr(source, "quantization_config", None) is None:
         _check_weights(model_class, base, source, config, kwargs)
     config._source_grid = tuple(source.grid)
     wants_info = kwargs.pop("output_loading_info", False)
     is_on_screen = sys.stderr is not None and sys.stderr.isatty()
-    with _without_load_report(), _refused_whole(name), library_bars(is_on_screen):
+    with registered_table(config), _without_load_report(), _refused_whole(name), library_bars(is_on_screen):
         model, info = opener(name, *model_args, config=config, output_loading_info=True, **kwargs)
     del model.config._source_grid
     _check_loaded(name, model, info)
@@ -241,7 +271,8 @@ def _check_weights(
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     _check_layers(name, shapes, source)
     rank = int(shapes[DECODER_ADAPTER][0]) if DECODER_ADAPTER in shapes else 0
-    source.text_config.adapter_rank = config.text_config.adapter_rank = rank
+    if config.is_published_decoder:
+        source.text_config.adapter_rank = config.text_config.adapter_rank = rank
     has_adapters = any(WINDOW_ADAPTER.match(key) for key in shapes)
     with _refused_whole(name):
         held = copy.deepcopy(config)
@@ -256,7 +287,7 @@ def _check_weights(
 def _check_layers(name: Any, found: Iterable[str], config: MonkeyConfig) -> None:
     """Raise ValueError unless the checkpoint holds the layers that config.json counts, before any is made."""
     for pattern, counted, field in (
-        (r"transformer\.h\.(\d+)\.", config.text_config.num_hidden_layers, "decoder"),
+        (r"(?:transformer\.h|model\.language_model\.\w+)\.(\d+)\.", config.text_config.num_hidden_layers, "decoder"),
         (r"transformer\.visual\.transformer\.resblocks\.(\d+)\.", config.vision_config.num_hidden_layers, "vision"),
     ):
         there = {int(match[1]) for key in found if (match := re.match(pattern, key))}

@@ -68,9 +68,10 @@ SAMPLED_FILES = (
 )
 """Those that any answer may depend on, the checkpoint's own settings of generation among them."""
 
-# Published names of the decoder's own tensors; those of adapters built into it are left out, for they train.
+# Names of the decoder's own tensors, published or its library's; those of adapters built into it are left out, for they
+# train.
 _DECODER_TENSOR = re.compile(
-    r"(?:transformer\.(?:wte|ln_f)|lm_head|transformer\.h\.\d+\.(?!.*_lora\.).+)\.(?:weight|bias)"
+    r"(?:transformer\.(?:wte|ln_f)|lm_head|transformer\.h\.\d+\.(?!.*_lora\.).+|model\.language_model\..+)\.(?:weight|bias)"
 )
 
 _DIGESTED_PLACES, _DIGESTED_BYTES = 1024, 1024

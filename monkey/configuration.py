@@ -1,4 +1,4 @@
-"""Configuration of Monkey: a grid of windows over a shared vision transformer, a resampler and a Qwen decoder.
+"""Configuration of Monkey: a grid of windows over a shared vision transformer, a resampler and a decoder.
 
 Every count that follows from the grid (windows, views, image tokens, canvas) is a property here and nowhere else.
 The published checkpoints (`echo840/Monkey`, `echo840/Monkey-Chat`, `Qwen/Qwen-VL`) carry a flat `config.json`:
@@ -9,6 +9,7 @@ Method: Monkey, arXiv 2311.06607.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import math
@@ -17,7 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedConfig, Qwen2Config
+from transformers import CONFIG_MAPPING, PreTrainedConfig, Qwen2Config
 from transformers.generation import GenerationConfig
 
 from monkey.files import check_field, location_of, read_json, refused_in_a_sentence, required_file
@@ -148,7 +149,7 @@ class VisionConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     resampler_heads: int | None = None
-    """Heads of the resampler's cross-attention; None means its width // 128, as published."""
+    """Heads of the resampler's cross-attention; None means its width // 128, as published, or the next that fits."""
     adapter_rank: int = 16
     """Rank of a window's adapters on the attention's projections."""
     mlp_adapter_rank: int = 32
@@ -332,6 +333,52 @@ class MonkeyTextConfig(Qwen2Config):
             )
 
 
+def decoder_config(content: Any) -> Any:
+    """Return the configuration of a decoder of transformers, for a dict that names its `model_type`.
+
+    Whatever is no such dict is returned as it is, for `MonkeyTextConfig` or its checks.
+
+    Raises:
+        ValueError: a family that transformers does not have, with the nearest that it has.
+    """
+    if not isinstance(content, dict) or content.get("model_type", "monkey_text") == MonkeyTextConfig.model_type:
+        return content
+    model_type = content["model_type"]
+    if model_type not in CONFIG_MAPPING or issubclass(CONFIG_MAPPING[model_type], MonkeyConfig):
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "is it newer than the installed transformers?"
+        raise ValueError(f"text_config has model_type={model_type!r}, which no decoder of transformers has; {hint}")
+    return CONFIG_MAPPING[model_type].from_dict(content)
+
+
+def with_layers(text_config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
+    """Return the configuration of a decoder of these layers of another, counted from 0, as a copy."""
+    shallow = copy.deepcopy(text_config)
+    for name, value in per_layer(text_config).items():
+        setattr(shallow, name, [value[layer] for layer in layers])
+    shallow.num_hidden_layers = len(layers)
+    return shallow
+
+
+def per_layer(text_config: PreTrainedConfig) -> dict[str, list[Any]]:
+    """Return the fields of a decoder that say something of each of its layers, such as `layer_types`."""
+    count = text_config.num_hidden_layers
+    return {name: value for name, value in vars(text_config).items() if isinstance(value, list) and len(value) == count}
+
+
+def cached_width(text_config: PreTrainedConfig) -> int:
+    """Return how many numbers the decoder keeps of a token: the keys and values of all layers."""
+    heads = text_config.num_attention_heads
+    key_heads = getattr(text_config, "num_key_value_heads", None) or heads
+    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
+    return 2 * text_config.num_hidden_layers * key_heads * head_dim
+
+
+def inner_width(text_config: PreTrainedConfig) -> int:
+    """Return the inner width of a decoder's MLP; families that do not say it have four times the hidden size."""
+    return getattr(text_config, "intermediate_size", None) or 4 * text_config.hidden_size
+
+
 LAYOUT_KEYS = ("grid", "grids", "fit", "global_view", "window_adapters")
 """Fields of `MonkeyConfig` that `from_pretrained` may change: how images are cut, and what adapters windows have."""
 
@@ -365,12 +412,17 @@ class MonkeyConfig(PreTrainedConfig):
     """Id of what ends a text, and pads; None means `<|endoftext|>`, 214 before `<img>`."""
     vision_config: VisionConfig | dict | None = None
     """The published encoder's, or `TimmVisionConfig`: a dict says which by its model_type."""
-    text_config: MonkeyTextConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    """`MonkeyTextConfig`, Qwen-7B's, or that of any decoder of transformers, told by its `model_type`."""
+    lora_targets: list[str] | None = None
+    """Names of the decoder's linears that --use_lora adapts; None means the family's own, see `monkey.parts`."""
     tie_word_embeddings: bool = False
+    """Whether the head's weights are the embeddings'; what `text_config` says, and never in the published layout."""
 
     def __post_init__(self, **kwargs):
         _check_fields(self, kwargs)
         self.vision_config = _vision_config(self.vision_config)
+        self.text_config = decoder_config(self.text_config)
         super().__post_init__(**kwargs)
         self.grid = check_grid(self.grid)
         if self.grids is not None:
@@ -378,8 +430,13 @@ class MonkeyConfig(PreTrainedConfig):
             # As JSON gives them back, so that a set is the same before and after it was written.
             self.grids = self.grids if isinstance(self.grids, str) else [list(grid) for grid in self.grids]
         check_fit(self.fit)
-        if self.tie_word_embeddings or self.text_config.tie_word_embeddings:
+        tied = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        if self.is_published_decoder and (tied or self.tie_word_embeddings):
             raise ValueError("tie_word_embeddings=True: the published layout has a head of its own; leave it False")
+        self.tie_word_embeddings = tied
+        names = self.lora_targets
+        if names is not None and not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+            raise ValueError(f'lora_targets={names!r} is no list of names of linears, such as ["q_proj", "v_proj"]')
         if self.window_adapters not in ("per_window", "shared", "none"):
             raise ValueError(f"window_adapters={self.window_adapters!r} is not one of 'per_window', 'shared', 'none'")
         for name, published in self._published_ids.items():
@@ -438,7 +495,20 @@ class MonkeyConfig(PreTrainedConfig):
 
     @property
     def resampler_heads(self) -> int:
-        return self.vision_config.resampler_heads or max(1, self.text_config.hidden_size // 128)
+        """Heads of the resampler; by default the most that are 128 wide or wider, and divide the decoder's width."""
+        width = self.text_config.hidden_size
+        most = max(1, width // 128)
+        return self.vision_config.resampler_heads or next(n for n in range(most, 0, -1) if width % n == 0)
+
+    @property
+    def is_published_decoder(self) -> bool:
+        """Whether the decoder is Qwen-7B as published, with its own names on disk, rather than one of transformers."""
+        return isinstance(self.text_config, MonkeyTextConfig)
+
+    @property
+    def built_in_rank(self) -> int:
+        """Rank of adapters that the decoder was built with, as the published 24 GB variant; 0 for none."""
+        return self.text_config.adapter_rank if self.is_published_decoder else 0
 
     @property
     def _published_ids(self) -> dict[str, int]:
@@ -452,7 +522,7 @@ class MonkeyConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As the library's, without what says no more than the published model does."""
-        as_published = {"grids": None, "fit": "stretch", **self._published_ids}
+        as_published = {"grids": None, "fit": "stretch", "lora_targets": None, **self._published_ids}
         content = super().to_dict().items()
         return {key: value for key, value in content if key not in as_published or value != as_published[key]}
 
@@ -641,11 +711,17 @@ def _read_grid(flat: dict[str, Any], window_size: int) -> tuple[tuple[int, int],
 
 
 def published_config(config: MonkeyConfig, dtype: str = "bfloat16") -> dict[str, Any]:
-    """Return the flat `config.json` that the published code reads, for weights of `dtype`; it reads back as it was."""
-    if not isinstance(config.vision_config, MonkeyVisionConfig):
+    """Return the flat `config.json` that the published code reads, for weights of `dtype`; it reads back as it was.
+
+    Raises:
+        ValueError: an encoder or a decoder that the published code does not have.
+    """
+    foreign = "" if isinstance(config.vision_config, MonkeyVisionConfig) else config.vision_config.architecture
+    if not config.is_published_decoder:
+        foreign = f"a decoder of the family {config.text_config.model_type}"
+    if foreign:
         raise ValueError(
-            f"the published form has no place for the encoder {config.vision_config.architecture}: keep the checkpoint "
-            "in this project's own form"
+            f"the published config.json has no place for {foreign}: keep the checkpoint in this project's own layout"
         )
     has_adapters = bool(config.num_adapters)
     height, width = config.canvas_size

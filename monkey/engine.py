@@ -21,7 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from monkey.boxes import WHOLE, Share
 from monkey.configuration import Grid, MonkeyConfig
+from monkey.decoders import longest_sequence
 from monkey.decoding import Decoding, choose_tokens, make_generator
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.kv_cache import KVCache, Prefill, PrefixBlock, PrefixStore
@@ -193,6 +194,15 @@ class _Row:
 
 def _make_row(request: Request, reply: Reply, config: MonkeyConfig, processor: MonkeyProcessor, device) -> _Row:
     """Return a request before anything was done; ValueError for image places and images that do not fit."""
+    longest = longest_sequence(config.text_config)
+    if longest is not None:
+        if len(request.ids) > longest:
+            raise ValueError(
+                f"the prompt has {len(request.ids):,} tokens, and the {config.text_config.model_type} decoder is exact "
+                f"here up to {longest:,} (its sliding window, or its rotary positions): give less text or fewer images"
+            )
+        # The last token is written and not read.
+        request = replace(request, limit=min(request.limit, longest - len(request.ids) + 1))
     grids = [image.grid(config) for image in request.images]
     image_slots(torch.tensor([request.ids]), config, len(grids), grids if config.is_ragged else None)
     starts = [position + 1 for position, token in enumerate(request.ids) if token == config.image_start_id]
@@ -241,13 +251,17 @@ class Engine:
         self.max_rows = max_rows
         self.stats = EngineStats()
         self._decoder = model.model.language_model
-        self.device = self._decoder.embed_tokens.weight.device
-        # Shapes change only when rows or room are added, so each is compiled once.
-        run_layers = self._decoder.run_layers
-        self._decode_layers = (
-            torch.compile(run_layers, mode="reduce-overhead", dynamic=False) if compiled else run_layers
-        )
-        self._cache = KVCache(len(self._decoder.layers), is_fixed=compiled)
+        self.device = model.get_input_embeddings().weight.device
+        self._decode_layers = None
+        if compiled:
+            if not hasattr(self._decoder, "run_layers"):
+                raise ValueError(
+                    f"compile=True: the step of a {model.config.text_config.model_type} decoder is not compiled, only "
+                    "that of Qwen-7B; leave it out"
+                )
+            # Shapes change only when rows or room are added, so each is compiled once.
+            self._decode_layers = torch.compile(self._decoder.run_layers, mode="reduce-overhead", dynamic=False)
+        self._cache = KVCache(model.config.text_config.num_hidden_layers, is_fixed=compiled)
         self._store = PrefixStore(cache_bytes)
         self._features: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self._feature_bytes = cache_bytes // 8
@@ -664,8 +678,7 @@ class Engine:
             offset += len(block)
         positions = torch.cat([torch.arange(block.start, block.end) for block in blocks])[None]
         alphas = [row.ntk_alpha for row, block, _ in pieces for _ in range(len(block))]
-        embedded = self._decoder.embed_positions(positions, alphas)
-        return self._decoder.run_prefill(hidden, positions, embedded, Prefill(blocks, ends))[0]
+        return self._decoder.read_prompts(hidden, positions, alphas, Prefill(blocks, ends))
 
     def _advance(self, row: _Row, block: PrefixBlock) -> None:
         """Note that a block of a row was read; a stretch that was read in several becomes one."""
@@ -714,15 +727,15 @@ class Engine:
         hidden = self._embed([*(row.ids[-1] for row in rows), *[0] * unused])
         positions = torch.tensor([[*(row.cached for row in rows), *[0] * unused]])
         alphas = [*(row.ntk_alpha for row in rows), *[rows[0].ntk_alpha] * unused]
-        embedded = self._decoder.embed_positions(positions, alphas)
-        return self._decode_layers(hidden, positions.to(self.device), embedded, runs=self._cache)[0, : len(rows)]
+        written = self._decoder.write_tokens(hidden, positions, alphas, self._cache, self._decode_layers)
+        return written[: len(rows)]
 
     def _embed(self, ids: list[int]) -> torch.Tensor:
-        return self._decoder.embed_tokens(torch.tensor([ids], device=self.device))
+        return self.model.get_input_embeddings()(torch.tensor([ids], device=self.device))
 
     def _logits(self, last: torch.Tensor) -> torch.Tensor:
         """Return logits [N, vocabulary] in fp32 of last hidden states [N, D]."""
-        return self.model.lm_head(self._decoder.norm(last)).float()
+        return self.model.lm_head(last).float()
 
     def _choose(self, last: torch.Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
         """Choose each row's next token from its last hidden state [N, D]; its log-probability where that is asked."""

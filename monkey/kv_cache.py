@@ -275,7 +275,9 @@ class Prefill:
         if block.parent or query.device.type == "cpu":
             return attend_with_lse(query, key, value, scaling, is_causal)
         # Nothing is merged with it, and a GPU's own kernel writes no scores out.
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal, scale=scaling)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, is_causal=is_causal, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+        )
         return attended, attended.new_zeros(attended.shape[:-1], dtype=torch.float32)
 
 
@@ -348,13 +350,14 @@ class KVCache:
         """For the step to come: the prefix of each row, and the position of its token in its tail."""
         unused = self.rows - len(positions) if self.is_fixed else 0
         positions = [*positions, *[0] * unused]
-        self.longest = max(positions) + 1
+        ends = [prefix.end if prefix else 0 for prefix in prefixes]
+        self.longest = max(end + position + 1 for end, position in zip(ends, positions, strict=False))
         self._is_level = len(set(positions)) == 1 and not self.is_fixed
         self._position = positions[0]
         device = self.keys[0].device
         self._positions = torch.tensor(positions, device=device)
         self._row_numbers = torch.arange(len(positions), device=device)
-        self._end = self.length if self.is_fixed else self.longest
+        self._end = self.length if self.is_fixed else max(positions) + 1
         self._mask = self._bias = None
         if not self._is_level:
             self._mask = (torch.arange(self._end, device=device) <= self._positions[:, None])[:, None, None]
@@ -369,7 +372,9 @@ class KVCache:
         values = self._write(self.values[layer], value.transpose(0, 2))
         if not self._levels:
             mask = None if self._mask is None else self._mask.to(query.device)
-            attended = F.scaled_dot_product_attention(by_row, keys, values, attn_mask=mask, scale=scaling)
+            attended = F.scaled_dot_product_attention(
+                by_row, keys, values, attn_mask=mask, scale=scaling, enable_gqa=keys.shape[1] != by_row.shape[1]
+            )
             return attended.transpose(0, 2).transpose(1, 2)
         attended, lse = attend_with_lse(by_row, keys, values, scaling, mask=self._additive_mask(query))
         attended, lse = attended.transpose(0, 2), lse.transpose(0, 2)

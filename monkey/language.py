@@ -10,7 +10,7 @@ Shape letters: B batch, T tokens, D width, H heads, d head width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +33,9 @@ from transformers.models.qwen2.modeling_qwen2 import (
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from monkey.attention import RUNS, Runs, checked_runs
+from monkey.attention import RUNS, Layout, Runs, packed_runs
 from monkey.configuration import MonkeyTextConfig
-from monkey.kv_cache import Prefill, grow_in_place
+from monkey.kv_cache import KVCache, Prefill, grow_in_place
 
 LOSS_LOGITS = 256 * 151_936
 """Logits of supervised positions that exist at once, 148 MiB in fp32: 256 positions at the published vocabulary."""
@@ -47,8 +47,11 @@ def loss_rows(vocab_size: int) -> int:
 
 
 def find_ntk_alpha(length: int, config: MonkeyTextConfig) -> float:
-    """Return the growth of the rotary base in evaluation, for a prompt of `length` tokens (Qwen's dynamic NTK)."""
-    if not config.use_dynamic_ntk:
+    """Return the growth of the rotary base in evaluation, for a prompt of `length` tokens (Qwen's dynamic NTK).
+
+    Decoders of other families have none.
+    """
+    if not getattr(config, "use_dynamic_ntk", False):
         return 1.0
     return max(2 ** math.ceil(math.log(length / config.seq_length, 2) + 1) - 1, 1)
 
@@ -103,7 +106,14 @@ class RMSNorm(Qwen2RMSNorm):
 
 
 class LanguageHead(nn.Linear):
-    """Hidden states to logits, or straight to a loss without ever holding the logits of every position."""
+    """Hidden states to logits, or straight to a loss without ever holding the logits of every position.
+
+    Attributes:
+        logit_scale, logit_cap: what some families multiply their logits by, and then let none go beyond, softly.
+    """
+
+    logit_scale: float = 1.0
+    logit_cap: float | None = None
 
     def forward(
         self, hidden: torch.Tensor, targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
@@ -117,7 +127,7 @@ class LanguageHead(nn.Linear):
         are sharded, each process gathers them once.
         """
         if targets is None:
-            return super().forward(hidden)
+            return self._logits(hidden)
         rows = loss_rows(self.out_features)
         given = [tensor for tensor in (hidden, targets, weights) if tensor is not None]
         chunks = list(zip(*(tensor.split(rows) for tensor in given), strict=True))
@@ -127,10 +137,18 @@ class LanguageHead(nn.Linear):
             losses = [checkpoint(self._summed_loss, *chunk, use_reentrant=False) for chunk in chunks]
         return torch.stack(losses).sum()
 
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = F.linear(hidden, self.weight, self.bias)
+        if self.logit_scale != 1.0:
+            logits = logits * self.logit_scale
+        if self.logit_cap is not None:
+            logits = self.logit_cap * torch.tanh(logits / self.logit_cap)
+        return logits
+
     def _summed_loss(
         self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
-        logits = F.linear(hidden, self.weight, self.bias).float()
+        logits = self._logits(hidden).float()
         if weights is None:
             return F.cross_entropy(logits, targets, reduction="sum")
         return F.cross_entropy(logits, targets, reduction="none") @ weights
@@ -305,6 +323,46 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
         )
 
+    def read_prompts(
+        self, hidden: torch.Tensor, position_ids: torch.Tensor, alphas: Sequence[float], prompts: Prefill
+    ) -> torch.Tensor:
+        """Return the last hidden states [n, D], normalised, of the n prompts that end in a pass; evaluation only.
+
+        Args:
+            hidden: [1, T, D], embedded tokens and image features.
+            position_ids: [1, T] on the CPU, of each token in its own prompt.
+            alphas: growth of the rotary base of each token, from `find_ntk_alpha`.
+            prompts: the layout, whose blocks get their keys and values.
+        """
+        embedded = self.embed_positions(position_ids, alphas)
+        return self.norm(self.run_prefill(hidden, position_ids, embedded, prompts)[0])
+
+    def write_tokens(
+        self,
+        hidden: torch.Tensor,
+        position_ids: torch.Tensor,
+        alphas: Sequence[float],
+        rows: KVCache,
+        run_layers: Callable[..., torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Return the hidden states [N, D], normalised, of one more token of each of N rows; evaluation only.
+
+        Args:
+            hidden, position_ids, alphas: as of `read_prompts`, with T = N.
+            rows: the layout, which was prepared for this step.
+            run_layers: `run_layers`, compiled.
+        """
+        embedded = self.embed_positions(position_ids, alphas)
+        return self.norm(
+            (run_layers or self.run_layers)(hidden, position_ids.to(hidden.device), embedded, runs=rows)[0]
+        )
+
+    def watch(
+        self, hidden: torch.Tensor, position_ids: torch.Tensor, alphas: Sequence[float], layout: Layout, layers: int
+    ) -> None:
+        """Let tokens pass through the first `layers` layers, for a layout that looks at them; as `read_prompts`."""
+        self.run_layers(hidden, position_ids, self.embed_positions(position_ids, alphas), layers, runs=layout)
+
     def embed_positions(
         self, position_ids: torch.Tensor, alphas: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -386,13 +444,7 @@ class MonkeyTextModel(Qwen2PreTrainedModel):
         attention_mask: torch.Tensor | None,
         cache: Cache | None,
     ) -> Runs:
-        if cache is not None or attention_mask is not None or inputs_embeds.shape[0] != 1:
-            others = ["an attention_mask"] * (attention_mask is not None) + ["a cache"] * (cache is not None)
-            raise ValueError(
-                "segments pack one row without padding or cache, but "
-                f"{' and '.join([f'the batch has {inputs_embeds.shape[0]} rows', *others])}"
-            )
-        runs = Runs(checked_runs(segments, inputs_embeds.shape[1]), inputs_embeds.device)
+        runs = packed_runs(segments, inputs_embeds, attention_mask, cache)
         if not self.training and runs.longest > self.config.seq_length:
             raise ValueError(
                 f"segments hold a sample of {runs.longest} tokens; in evaluation the decoder treats those beyond "

@@ -24,7 +24,8 @@ from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
 from monkey.configuration import Grid, MonkeyConfig, MonkeyVisionConfig, TimmVisionConfig, check_grid
-from monkey.language import LanguageHead, LowRankAdapter, MonkeyTextModel
+from monkey.decoders import build_decoder, build_head, embeddings_name
+from monkey.language import LowRankAdapter
 from monkey.vision import (
     MonkeyVisionModel,
     Resampler,
@@ -121,14 +122,14 @@ class MonkeyModel(MonkeyPreTrainedModel):
     def __init__(self, config: MonkeyConfig):
         super().__init__(config)
         self.visual = VISION_MODELS[type(config.vision_config)](config)
-        self.language_model = MonkeyTextModel(config.text_config)
+        self.language_model = build_decoder(config.text_config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.embed_tokens
+        return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.embed_tokens = value
+        self.language_model.set_input_embeddings(value)
 
     def get_image_features(self, pixel_values: torch.Tensor, image_grids: ImageGrids | None = None) -> torch.Tensor:
         """As of `MonkeyForConditionalGeneration`."""
@@ -294,12 +295,12 @@ def _check_span(
 class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
     """Monkey with its head: answers questions about images, and trains on conversations."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
-
     def __init__(self, config: MonkeyConfig):
         super().__init__(config)
         self.model = MonkeyModel(config)
-        self.lm_head = LanguageHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = build_head(config.text_config)
+        embeddings = embeddings_name(self.model.language_model)
+        self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{embeddings}.weight"}
         self.post_init()
         if self.generation_config.eos_token_id is None and config.eod_id >= 0:
             self.generation_config.eos_token_id = config.eod_id
@@ -453,7 +454,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
         )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Write safetensors under the published names, and our `config.json`.
+        """Write safetensors, published parts under their published names, and our `config.json`.
 
         `scripts/convert_checkpoint.py` writes the published `config.json` and `.bin` shards.
         """
@@ -465,7 +466,8 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
         # The table that was *used* to open would lack rows, such as the adapters of an opened Qwen-VL.
         if hasattr(self, "_weight_conversions"):
             del self._weight_conversions
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        with checkpoint.registered_table(self.config):
+            return super().save_pretrained(save_directory, *args, **kwargs)
 
 
 # Without the table a checkpoint would open with every weight random, so the class never exists without it.

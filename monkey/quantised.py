@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import MonkeyConfig, inner_width
 from monkey.modeling import MonkeyForConditionalGeneration
 
 if TYPE_CHECKING:
@@ -163,10 +163,11 @@ def _refuse_odd_widths(name: str, config: MonkeyConfig) -> None:
     where 9 % is right. A GPU unpacks them well.
     """
     text = config.text_config
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     widths = {
         "hidden_size": text.hidden_size,
-        "intermediate_size": text.intermediate_size,
-        "num_attention_heads · head_dim": text.num_attention_heads * text.head_dim,
+        "intermediate_size": inner_width(text),
+        "num_attention_heads · head_dim": text.num_attention_heads * head_dim,
     }
     for field, width in widths.items():
         if width % BLOCK:

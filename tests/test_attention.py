@@ -60,6 +60,17 @@ def test_two_parts_of_the_keys_are_merged_to_all_of_them(attend, is_causal, monk
     assert lse.shape == (2, 3, 7)
 
 
+@pytest.mark.parametrize("kind", ["plain", "causal", "masked"])
+def test_a_head_of_keys_serves_its_neighbouring_heads_of_queries(kind):
+    tokens = 7 if kind == "causal" else 3
+    query, key = torch.randn(2, 6, tokens, 16), torch.randn(2, 2, 7, 16)
+    mask = torch.zeros(2, 1, 1, 7).masked_fill(torch.arange(7) > 4, -torch.inf) if kind == "masked" else None
+    alike = key.repeat_interleave(3, dim=1)
+    expected = attend_with_lse(query, alike, alike + 1, 0.3, kind == "causal", mask)
+    for found, wanted in zip(attend_with_lse(query, key, key + 1, 0.3, kind == "causal", mask), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
 def test_a_mask_hides_keys():
     query, key = torch.randn(2, 3, 1, 16), torch.randn(2, 3, 5, 16)
     mask = torch.zeros(2, 1, 1, 5)

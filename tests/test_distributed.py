@@ -26,7 +26,7 @@ from monkey.training.finetune import batch_plan, finetune
 from tests import distributed_run, forked
 from tests.outside_doors import free_port
 from tests.timm_start import with_timm
-from tests.training_start import dataset_of, log, losses, train, with_records, words_of
+from tests.training_start import dataset_of, library_start, log, losses, train, with_records, words_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300
@@ -88,7 +88,9 @@ def starts(start, tmp_path_factory) -> SimpleNamespace:
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     broken = _broken(start, tmp_path_factory)
     timm = with_timm(start, tmp_path_factory.mktemp("timm") / "base")
-    return SimpleNamespace(whole=start, few=few, held_out=held_out, spoiled=spoiled, broken=broken, timm=timm)
+    library = library_start(start, tmp_path_factory.mktemp("library"))
+    bases = {"timm": timm, "library": library}
+    return SimpleNamespace(whole=start, few=few, held_out=held_out, spoiled=spoiled, broken=broken, **bases)
 
 
 def _texts(count: int) -> list[dict]:
@@ -215,6 +217,8 @@ def zero(starts, tmp_path_factory) -> SimpleNamespace:
     words = sharded(starts, "zero3-offload", folder, ("padded", "padded resumed"))
     words |= sharded(starts, "zero2", folder, (*OF_ZERO, "padded resumed"))
     words |= sharded(starts, "zero3", folder, (*OF_ZERO, "packed resumed"))
+    library = words_of(starts.library, folder / "zero3" / "library", *PACKED, *rows(2))
+    words["zero3 library"] = [*library, "--deepspeed", str(folder / "zero3.json")]
     for recipe, name in SHIPPED:
         given = ["--config", str(ROOT / f"configs/training/{recipe}.yaml"), *EXACT, *batches(1, 1, 1)]
         given += ["--deepspeed", str(ROOT / f"configs/deepspeed/{name}.json"), "--dataloader_num_workers", "0"]
@@ -342,6 +346,17 @@ def test_weights_and_optimiser_on_the_host_change_nothing(alone, zero):
     for name in ("padded", "padded resumed"):
         assert zero.ended[f"zero3-offload {name}"] == (None, None)
         assert losses(zero.folder / "zero3-offload" / name) == pytest.approx(losses(alone / "padded"), **ROUNDED)
+
+
+@pytest.mark.slow
+def test_a_decoder_of_the_library_learns_sharded_what_it_learns_in_one_process(starts, zero, tmp_path):
+    """Its head is tied to its embeddings, which ZeRO-3 gathers for both."""
+    assert zero.ended["zero3 library"] == (None, None)
+    alone = train(starts.library, tmp_path / "alone", *PACKED, *rows(1), "--report_to", "none")
+    assert losses(zero.folder / "zero3" / "library") == pytest.approx(losses(alone), **ROUNDED)
+    expected, found = state(alone), state(zero.folder / "zero3" / "library")
+    for tensor in expected:
+        torch.testing.assert_close(found[tensor], expected[tensor], atol=2e-6, rtol=0, msg=tensor)
 
 
 @pytest.mark.slow

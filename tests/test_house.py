@@ -51,6 +51,7 @@ LAYERS = (
         "monkey.decoding",
         "monkey.reply",
     ),
+    ("monkey.decoders",),
     ("monkey.checkpoint", "monkey.image_processing", "monkey.vision_timm"),
     ("monkey.modeling", "monkey.processing"),
     ("monkey.engine", "monkey.quantised"),

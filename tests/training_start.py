@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from monkey.configuration import MonkeyConfig
 from monkey.data.dataset import ConversationDataset
 from monkey.data.mixture import open_records
 from monkey.processing import MonkeyProcessor
@@ -47,6 +48,19 @@ def write_start(folder: Path) -> SimpleNamespace:
     records += [conversation("Say yes. Answer: ", "yes"), conversation("Count to three. Answer: ", "one two three")]
     (folder / "train.json").write_text(json.dumps(records))
     return SimpleNamespace(folder=folder, base=folder / "base", data=folder / "train.json", records=records)
+
+
+def library_start(start, folder: Path) -> SimpleNamespace:
+    """The same start with a decoder of transformers, whose keys have fewer heads and whose head is tied."""
+    content = small_config(grid=(2, 2)).to_dict()
+    content["text_config"] = {
+        "model_type": "llama", "vocab_size": 1024, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    random_model(MonkeyConfig.from_dict(content)).save_pretrained(folder)
+    MonkeyProcessor.from_pretrained(start.base).save_pretrained(folder)
+    return SimpleNamespace(**{**vars(start), "base": folder})
 
 
 def words_of(start, output: Path, *more: str) -> list[str]:

@@ -158,15 +158,20 @@ def resampler_weights(attention: ResamplerAttention, query: torch.Tensor, key: t
 class _Watched:
     """Causal attention of one row of tokens that sums up the weights of its last tokens in the layers to be watched."""
 
-    def __init__(self, layers: Sequence[int], count: int, columns: torch.Tensor):
+    def __init__(self, layers: Sequence[int], count: int, columns: torch.Tensor, longest: int):
+        self.longest = longest
         self.layers, self.count, self.columns = frozenset(layers), count, columns
         self.total = torch.zeros(count, len(columns))
 
     def attend(self, query, key, value, layer, scaling, dropout=0.0):
         """As `monkey.attention.Layout.attend`."""
         if layer in self.layers:
-            self._watch(query[0], key[0], scaling)
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling).transpose(1, 2)
+            self._watch(query[0], key[0].repeat_interleave(query.shape[1] // key.shape[1], dim=0), scaling)
+        is_grouped = key.shape[1] != query.shape[1]
+        attended = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=is_grouped
+        )
+        return attended.transpose(1, 2)
 
     def _watch(self, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
         length = query.shape[1]
@@ -205,19 +210,20 @@ def answer_weights(
         ValueError: layers that the decoder does not have, or spans that do not fit the images.
     """
     decoder = model.model.language_model
-    count = len(decoder.layers)
+    count = decoder.config.num_hidden_layers
     layers = watched_layers(count) if layers is None else sorted(set(layers))
     if not len(layers) or not all(0 <= layer < count for layer in layers):
         raise ValueError(f"layers are {list(layers)}, and the decoder's {count} are counted from 0")
     ids = torch.tensor([[*prompt, *answer[:-1]]])
     columns = image_slots(ids, model.config, len(features), image_grids)[0].nonzero()[:, 0]
-    embedded = decoder.embed_tokens(ids.to(decoder.embed_tokens.weight.device))
+    embeddings = model.get_input_embeddings()
+    embedded = embeddings(ids.to(embeddings.weight.device))
     hidden = model.model.place_image_features(embedded, ids, features, image_grids)
     positions = torch.arange(ids.shape[1])[None]
-    rotary = decoder.embed_positions(positions, [find_ntk_alpha(len(prompt), decoder.config)])
-    watched = _Watched(layers, len(answer), columns)
+    alphas = [find_ntk_alpha(len(prompt), decoder.config)]
+    watched = _Watched(layers, len(answer), columns, ids.shape[1])
     # Behind the last layer that is watched, nothing is looked at.
-    decoder.run_layers(hidden, positions, rotary, layers[-1] + 1, runs=watched)
+    decoder.watch(hidden, positions, alphas, watched, layers[-1] + 1)
     return watched.total / len(layers)
 
 

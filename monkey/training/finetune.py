@@ -30,10 +30,11 @@ from monkey.data.dataset import ConversationDataset, errors_as_raised, first_rea
 from monkey.data.mixture import Records, holds_images, open_records
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Record
+from monkey.decoders import decoder_layers
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
 from monkey.journal import PARTIAL, remove_partials
-from monkey.language import LowRankAdapter, MonkeyAttention
+from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.quantised import keep_trained_in_float32, open_four_bit
@@ -513,7 +514,7 @@ def open_model(flags: Flags) -> tuple[nn.Module, list[PartCount]]:
     """
     recipe = flags.recipe
     model = open_base(flags)
-    built_in = bool(model.config.text_config.adapter_rank)
+    built_in = bool(model.config.built_in_rank)
     if built_in:
         _use_built_in_adapters(model, flags)
     elif recipe.decoder_lora:
@@ -593,9 +594,11 @@ _DROPOUTS: dict[type[nn.Module], str] = {
     WindowAdapter: "dropout",
     LowRankAdapter: "dropout",
     ResamplerAttention: "dropout",
-    MonkeyAttention: "attention_dropout",
 }
 """Class -> its attribute that is a probability of dropout."""
+
+_ATTENTION_DROPOUT = "attention_dropout"
+"""The same of the attention of every decoder, ours and the library's."""
 
 
 def _set_dropouts(model: nn.Module, kind: type[nn.Module], value: float) -> None:
@@ -604,23 +607,32 @@ def _set_dropouts(model: nn.Module, kind: type[nn.Module], value: float) -> None
             setattr(module, _DROPOUTS[kind], value)
 
 
+def _set_attention_dropout(model: MonkeyForConditionalGeneration, value: float) -> None:
+    for module in model.model.language_model.modules():
+        if isinstance(getattr(module, _ATTENTION_DROPOUT, None), (int, float)):
+            setattr(module, _ATTENTION_DROPOUT, value)
+
+
 def set_dropout(model: MonkeyForConditionalGeneration, parts: PartArguments) -> None:
     """Set each part's dropout to what its flag says, in the modules and in the config."""
     vision, text = model.config.vision_config, model.config.text_config
     for kind, config, field, given in (
         (WindowAdapter, vision, "adapter_dropout", parts.vision_adapter_dropout),
         (ResamplerAttention, vision, "resampler_dropout", parts.resampler_dropout),
-        (MonkeyAttention, text, "attention_dropout", parts.decoder_dropout),
     ):
         if given is not None:
             setattr(config, field, given)
             _set_dropouts(model, kind, given)
+    if parts.decoder_dropout is not None:
+        text.attention_dropout = parts.decoder_dropout
+        _set_attention_dropout(model, parts.decoder_dropout)
 
 
 def without_dropout(model: nn.Module) -> None:
     """Turn every dropout of the model off. The config keeps its values, and so does a checkpoint."""
     for kind in _DROPOUTS:
         _set_dropouts(model, kind, 0.0)
+    _set_attention_dropout(base_model(model), 0.0)
 
 
 def set_checkpointing(model: MonkeyForConditionalGeneration, parts: PartArguments, training: Any) -> tuple[bool, bool]:
@@ -633,7 +645,8 @@ def set_checkpointing(model: MonkeyForConditionalGeneration, parts: PartArgument
     settings = {**(training.activation_checkpointing_kwargs or {}), "use_reentrant": False}
     chosen = tuple(both if own is None else own for own in (parts.vision_checkpointing, parts.decoder_checkpointing))
     parts.vision_checkpointing, parts.decoder_checkpointing = chosen
-    for layers, on in zip((model.model.visual.blocks, model.model.language_model.layers), chosen, strict=True):
+    decoder = decoder_layers(model.model.language_model)
+    for layers, on in zip((model.model.visual.blocks, decoder), chosen, strict=True):
         for layer in layers:
             layer.gradient_checkpointing = on
             layer._gradient_checkpointing_func = partial(checkpoint, **settings)

@@ -15,6 +15,7 @@ import copy
 import functools
 import json
 import math
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,9 +30,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 
-from monkey.configuration import MonkeyConfig
+from monkey.configuration import MonkeyConfig, cached_width, inner_width, with_layers
 from monkey.files import read_settings_file
-from monkey.parts import LORA_LINEARS
+from monkey.parts import lora_linears, pattern_of
 from monkey.training.recipes import RECIPES, Recipe, apply_recipe, base_model, choose_recipe, part_of
 
 GIB, MIB, FP32 = 2**30, 2**20, 4
@@ -258,12 +259,13 @@ def dry_model(
         dtypes: of weights that train, and of frozen ones.
         checkpointing: of the vision transformer, and of the decoder.
     """
+    from monkey.decoders import decoder_layers
     from monkey.modeling import MonkeyForConditionalGeneration
 
     # timm reads numbers off tensors while it makes an encoder, which fake ones do not have.
     with unset_fake_temporarily(), torch.device("meta"):
         model: nn.Module = MonkeyForConditionalGeneration(config)
-        if recipe.decoder_lora and not config.text_config.adapter_rank:
+        if recipe.decoder_lora and not config.built_in_rank:
             from monkey.adapters import add_decoder_lora
 
             model = add_decoder_lora(model, SimpleNamespace(lora_r=lora_rank, lora_alpha=lora_rank, lora_dropout=0.05))
@@ -277,7 +279,8 @@ def dry_model(
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
     base = base_model(model).train()
-    for layers, on in zip((base.model.visual.blocks, base.model.language_model.layers), checkpointing, strict=True):
+    decoder = decoder_layers(base.model.language_model)
+    for layers, on in zip((base.model.visual.blocks, decoder), checkpointing, strict=True):
         for layer in layers:
             layer.gradient_checkpointing = on
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
@@ -297,7 +300,7 @@ def dry_step(model: nn.Module, size: StepSize, begin: Callable[[str], None], aut
             features = whole.visual(*_dry_images(model.config, size))
             image = _leaf(features)
         begin("decoder's forward")
-        embedded = whole.language_model.embed_tokens(torch.zeros(size.rows, size.tokens, dtype=torch.long))
+        embedded = whole.get_input_embeddings()(torch.zeros(size.rows, size.tokens, dtype=torch.long))
         if image is not None:
             slots = torch.zeros(size.rows, size.tokens, 1, dtype=torch.bool)
             embedded = embedded.masked_scatter(slots, image.to(embedded.dtype))
@@ -340,7 +343,7 @@ def by_depth(
     def traced(vision_layers: int, decoder_layers: int) -> dict[str, float]:
         shallow = copy.deepcopy(config)
         shallow.vision_config.num_hidden_layers = vision_layers
-        shallow.text_config.num_hidden_layers = decoder_layers
+        shallow.text_config = with_layers(config.text_config, range(decoder_layers))
         shallow.name_or_path = ""  # PEFT's adapters would look for the checkpoint's files
         return trace(shallow)
 
@@ -439,22 +442,22 @@ class PartSizes:
 
 
 def part_sizes(config: MonkeyConfig, lora_rank: int = 0) -> PartSizes:
-    """Count the parameters of each part; with `lora_rank`, as PEFT's adapters on `LORA_LINEARS` would add to them."""
+    """Count the parameters of each part; with `lora_rank`, as PEFT's adapters on `lora_linears` would add to them."""
     from monkey.modeling import MonkeyForConditionalGeneration
 
     with torch.device("meta"):
         model = MonkeyForConditionalGeneration(config)
     parts: dict[str, int] = {}
-    packable = 0
-    adapted = {path.rpartition(".")[2] for path in LORA_LINEARS} if lora_rank else set()
     for name, parameter in model.named_parameters():
-        part, count = part_of(name), parameter.numel()
-        parts[part] = parts.get(part, 0) + count
-        if part == "decoder" and name.endswith("proj.weight"):
-            packable += count
-            if name.split(".")[-2] in adapted:
-                added = lora_rank * sum(parameter.shape)
-                parts["decoder adapters"] = parts.get("decoder adapters", 0) + added
+        part = part_of(name)
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    decoder = model.model.language_model
+    packable = sum(one.weight.numel() for one in decoder.modules() if isinstance(one, nn.Linear))
+    if lora_rank:
+        adapted = re.compile(pattern_of(lora_linears(model)))
+        linears = (module for name, module in model.named_modules() if adapted.fullmatch(name))
+        added = sum(lora_rank * (one.in_features + one.out_features) for one in linears)
+        parts["decoder adapters"] = parts.get("decoder adapters", 0) + added
     embedding = model.get_input_embeddings().weight.numel()
     return PartSizes(parts, packable, embedding, max(parameter.numel() for parameter in model.parameters()))
 
@@ -528,9 +531,9 @@ def _evaluation(config: MonkeyConfig, settings: PlanSettings) -> int:
     grid = largest_grid(config)
     tokens = batch * (config.tokens_of(grid) + 2 + settings.text_tokens)
     patches = batch * config.tokens_of(grid) // vision.num_queries * vision.patches_per_side**2
-    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * tokens * width
+    cache = cached_width(text) * tokens * width
     vision_layer = patches * (2 * vision.intermediate_size + 3 * vision.hidden_size) * width
-    decoder_layer = tokens * (3 * text.intermediate_size * width + 2 * text.hidden_size * FP32)
+    decoder_layer = tokens * (3 * inner_width(text) * width + 2 * text.hidden_size * FP32)
     return cache + max(vision_layer, decoder_layer) + batch * text.vocab_size * (width + FP32)
 
 
@@ -588,7 +591,7 @@ def plan(
     """
     settings = replace(settings or PlanSettings(), **changes)
     recipe, size = settings.recipe, step_size(config, settings)
-    has_peft = recipe.decoder_lora and not config.text_config.adapter_rank
+    has_peft = recipe.decoder_lora and not config.built_in_rank
     sizes = sizes or part_sizes(config, settings.lora_rank if has_peft else 0)
     lines, host = _sums(config, settings, sizes)
     lines["CUDA context (assumed)"] = CUDA_CONTEXT
@@ -627,7 +630,7 @@ def _phases(config: MonkeyConfig, settings: PlanSettings, size: StepSize, sizes:
     if settings.recipe.four_bit:
         # The backward pass of a packed linear unpacks it.
         text = config.text_config
-        unpacked = text.hidden_size * max(text.intermediate_size, text.hidden_size) * 2
+        unpacked = text.hidden_size * max(inner_width(text), text.hidden_size) * 2
         phases |= {name: phases[name] + unpacked for name in ("decoder's forward", "decoder's backward")}
     phases["optimiser's step"] = _widened_gradients(settings, sizes)
     if settings.evaluation_batch:
