@@ -49,7 +49,7 @@ def set_grid(
 
     Raises:
         FileNotFoundError: `base` lacks a file.
-        ValueError: `target` exists, or a window that is no multiple of the patches.
+        ValueError: `target` exists, a window that is no multiple of the patches, or another window for a timm encoder.
     """
     target = Path(target)
     refuse_existing(target)
@@ -58,7 +58,8 @@ def set_grid(
     import torch
 
     from monkey.checkpoint_files import write_checkpoint
-    from monkey.configuration import check_grid
+    from monkey.configuration import TimmVisionConfig, check_grid
+    from monkey.tokenization_decoder import open_tokenizer
 
     grid = check_grid(grid)
     layout = {"grid": grid, "window_adapters": adapters, "global_view": global_view, "grids": grids, "fit": fit}
@@ -66,8 +67,13 @@ def set_grid(
     if window is not None:
         if window < 1 or window % config.vision_config.patch_size:
             raise ValueError(f"--window {window} is not a multiple of the patches' {config.vision_config.patch_size}")
+        if isinstance(config.vision_config, TimmVisionConfig):
+            raise ValueError(
+                f"--window {window}: timm interpolates the positions of {config.vision_config.architecture} only when "
+                "it is made; make the model anew with scripts/new_model.py --window-size"
+            )
         config.vision_config.window_size = window
-    tokenizer = monkey.QwenTokenizer.from_pretrained(base)
+    tokenizer = open_tokenizer(base)
     torch.manual_seed(seed)
     model = monkey.MonkeyForConditionalGeneration.from_pretrained(base, config=config)
     return write_checkpoint(model, monkey.MonkeyProcessor.from_config(config, tokenizer), target, card_of(base))

