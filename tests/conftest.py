@@ -17,6 +17,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+import monkey  # noqa: F401  before timm and transformers, which else meet a torchvision that cannot be imported
+
 if TYPE_CHECKING:
     import torch
 
