@@ -26,6 +26,8 @@ from scripts.stages import REPOSITORY, evaluate, results, run, train
 CONFIG = "configs/training/from-parts.yaml"
 ENCODER, BESIDE = "models/small-base", "models/small"
 SIDE, GRID = 224, "2,2"
+QUESTIONS = 10
+"""Most of an image, whose tokens cost more than a question's."""
 TASKS = "documents_heldout", "documents_heldout_read", "documents_heldout_box"
 
 
@@ -63,6 +65,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help=f"of training; the number in {CONFIG} if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
+    cores = min(2, os.cpu_count() or 1)
+    parser.add_argument("--processes", type=int, default=cores, help="that train, a thread each (default %(default)s)")
     options = parser.parse_args(words)
     try:
         language = options.language or str(smollm2())
@@ -80,11 +84,12 @@ def main(words: list[str] | None = None) -> int:
     run(
         "draw documents",
         *("-m", "monkey.data.documents", "--output", data, "--side", str(SIDE), "--seed", seed),
-        *("--workers", str(min(2, os.cpu_count() or 1))),
-        *("--train", str(options.pictures), "--heldout", str(options.heldout)),
+        *("--workers", str(options.processes)),
+        *("--train", str(options.pictures), "--heldout", str(options.heldout), "--questions", str(QUESTIONS)),
     )
     steps = () if options.steps is None else ("--max_steps", str(options.steps))
-    train("train it", CONFIG, begun, data / "train.json", trained, "--seed", seed, "--bf16", options.bf16, *steps)
+    flags = "--seed", seed, "--bf16", options.bf16, *steps
+    train("train it", CONFIG, begun, data / "train.json", trained, *flags, processes=options.processes)
     models = {"trained": trained, "beside": REPOSITORY / BESIDE}
     for name, model in models.items():
         evaluate(f"ask {model.name}", model, ",".join(TASKS), data, result, name)

@@ -168,7 +168,7 @@ def test_from_parts_names_the_package_that_is_missing(monkeypatch, tmp_path, cap
 
 def test_from_parts_builds_trains_and_asks_and_does_nothing_twice(decoder, tmp_path, capfd):
     output = tmp_path / "run"
-    sizes = ["--pictures", "8", "--heldout", "9", "--steps", "1", "--bf16", "False"]
+    sizes = ["--pictures", "8", "--heldout", "9", "--steps", "1", "--bf16", "False", "--processes", "1"]
     words = ["--language", str(decoder), "--output", str(output), *sizes]
     assert train_from_parts.main(words) == 0
     assert "documents_heldout" in capfd.readouterr().out.split("95 % interval")[-1]
