@@ -121,7 +121,10 @@ def _given_features(model, features: torch.Tensor) -> Iterator[SimpleNamespace]:
     model.get_image_features = lambda rows: features[rows.flatten().long()]
     try:
         yield SimpleNamespace(
-            tokenizer=TOKENS_AS_NUMBERS, image_processor=SimpleNamespace(normalised=lambda rows: rows)
+            tokenizer=TOKENS_AS_NUMBERS,
+            image_processor=SimpleNamespace(
+                normalised=lambda rows: rows, cut=lambda canvases: {"pixel_values": np.stack(canvases)}
+            ),
         )
     finally:
         model.get_image_features = original

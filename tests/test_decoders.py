@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -173,7 +174,10 @@ class _Nobody:
     """A processor as far as the engine asks: images as they are, tokens as characters."""
 
     def __init__(self):
-        self.image_processor = SimpleNamespace(normalised=lambda pixels: pixels.float() / 255 - 0.5)
+        self.image_processor = SimpleNamespace(
+            normalised=lambda pixels: pixels.float() / 255 - 0.5,
+            cut=lambda canvases: {"pixel_values": np.stack(canvases)},
+        )
         self.tokenizer = SimpleNamespace(decode_bytes=None)
 
 

@@ -31,6 +31,13 @@ ADDED: dict[str, dict[str, str]] = {
     "evaluate_vqa.py": {**_SHAPES, "--max-windows": _MAX_WINDOWS},
     "finetune_multitask.py": _SHAPES,
     "python -m monkey.ask": {"--max-windows": _MAX_WINDOWS},
+    "scripts/new_model.py": dict.fromkeys(
+        (
+            *("--vision", "--language", "--output", "--gguf-file", "--grid", "--grids", "--fit", "--window-size"),
+            *("--window-tokens", "--adapters", "--no-global-view", "--boxes", "--random-weights", "--dtype"),
+        ),
+        "an encoder and a decoder that others trained become one model",
+    ),
     "scripts/set_grid.py": _SHAPES,
     "scripts/show_views.py": _SHAPES,
 }

@@ -233,7 +233,7 @@ class TestFiles:
         assert "tensors are missing: model.visual.encoder.blocks.0.attn.proj.bias" in message
 
     def test_the_published_form_has_no_place_for_it(self):
-        assert "keep the checkpoint in this project's own form" in refusal(lambda: published_config(timm_config()))
+        assert "keep the checkpoint in this project's own layout" in refusal(lambda: published_config(timm_config()))
 
 
 class TestPretrained:

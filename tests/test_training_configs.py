@@ -18,7 +18,7 @@ SHARDING = {path.stem: path for path in sorted((ROOT / "configs/deepspeed").glob
 
 RECIPE = {name: name for name in ("full-llm", "lora-llm", "qlora-llm", "adapters-only", "everything")}
 RECIPE |= {"small": "everything", "reader-base": "everything", "reader-monkey": "full-llm", "reader-study": "full-llm"}
-RECIPE |= {"tickets": "full-llm"}
+RECIPE |= {"tickets": "full-llm", "from-parts": "lora-llm"}
 """Config -> the recipe that it is for."""
 
 EVERYWHERE = {

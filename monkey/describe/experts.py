@@ -346,14 +346,17 @@ def open_model(class_name: str, settings: ModelSettings) -> tuple[Any, Any]:
     from safetensors import SafetensorError
 
     where = {"revision": settings.revision} if settings.revision else {}
-    reader = transformers.AutoTokenizer if class_name == "AutoModelForCausalLM" else transformers.AutoProcessor
+    of_text = class_name == "AutoModelForCausalLM"
+    reader = transformers.AutoTokenizer if of_text else transformers.AutoProcessor
+    # By Pillow, as published: where torchvision is installed, transformers resizes by that, and scores are others.
+    how = {} if of_text else {"backend": "pil"}
     dtype, device = getattr(torch, settings.dtype_name), settings.device_name
     try:
         with library_bars(False):  # which would break the stage's own
             model, loaded = getattr(transformers, class_name).from_pretrained(
                 settings.model, dtype=dtype, output_loading_info=True, **where
             )
-            processor = reader.from_pretrained(settings.model, **where)
+            processor = reader.from_pretrained(settings.model, **where, **how)
         if missing := sorted(loaded["missing_keys"]):
             # They would be random, and what the expert says with them.
             raise ValueError(f"{len(missing)} of its weights are not there, {missing[0]} the first")

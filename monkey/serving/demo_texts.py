@@ -177,6 +177,7 @@ CHINESE = {
     "show_views": "显示窗口",
     "show_heat": "显示看了哪里",
     "views_of": "{name}，{width}×{height} 像素",
+    "views_on_grid": "{name}，{width}×{height} 像素：{rows}×{columns} 个窗口，{tokens:,} 个 token",
     "heat_of_queries": "重采样器的查询在每个窗口里看哪里",
     "heat_of_answer": "回答看了哪里：其注意力的 {share:.0%} 落在这张图片上",
     "sees_counts": (
