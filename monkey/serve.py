@@ -120,8 +120,7 @@ def run(options: argparse.Namespace) -> None:
             fetcher = None if hosts is None else Fetcher(hosts, images.max_bytes)
             written = {"form": options.form, "picture_labels": options.picture_labels}
             api = Api(answerer, limits, fetcher, keys, is_loopback(listener), origins, **written)
-            print(f"serving {answerer.name} at {base_url(listener)} (Ctrl-C ends it)", flush=True)
-            serve(api, listener)
+            serve(api, listener, f"serving {answerer.name} at {base_url(listener)} (Ctrl-C ends it)")
     print("the server has ended", file=sys.stderr)
 
 

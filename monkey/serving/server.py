@@ -549,10 +549,12 @@ class Server(uvicorn.Server):
 
     Attributes:
         url: what OpenAI's client takes as `base_url`.
+        announcement: printed when it is heard there, and not before; nothing when empty.
     """
 
     def __init__(self, api: Api, listener: socket.socket):
         self.url = base_url(listener)
+        self.announcement = ""
         self._admission = api.admission
         self._is_urgent = False
         self._longest = api.limits.seconds + KEEP_ALIVE
@@ -571,6 +573,11 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=GRACE,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.announcement and self.started:
+            print(self.announcement, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.interrupt()
@@ -613,15 +620,20 @@ class Server(uvicorn.Server):
         self._seen = seen
 
 
-def serve(api: Api, listener: socket.socket) -> None:
+def serve(api: Api, listener: socket.socket, announcement: str = "") -> None:
     """Serve until a signal says to end.
+
+    Args:
+        announcement: as of `Server`.
 
     Raises:
         ValueError: another process has begun to listen there since `bind`.
     """
     host, port = listener.getsockname()[:2]
     try:
-        Server(api, listener).run(sockets=[listener])
+        server = Server(api, listener)
+        server.announcement = announcement
+        server.run(sockets=[listener])
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
