@@ -215,7 +215,7 @@ class Served:
     """Stands in for the server: notes with what it would run."""
 
     def __init__(self, monkeypatch):
-        def serve_once(api, listening):
+        def serve_once(api, listening, announcement):
             self.api, self.address = api, listening.getsockname()
             api.close()
 
