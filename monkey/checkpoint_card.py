@@ -51,7 +51,7 @@ FOR_ANSWERS = Sampling()
 """As the published demo answers questions."""
 
 FOR_DESCRIPTIONS = Sampling(max_new_tokens=250, temperature=0.7, seed=0)
-"""As the published demo describes a picture, but for the seed, which it leaves to chance."""
+"""As the published demo describes an image, but for the seed, which it leaves to chance."""
 
 UNKNOWN_TERMS = {
     "en": "The terms of these weights are not stated: look where they come from before you use them.",

@@ -399,7 +399,7 @@ class MonkeyConfig(PreTrainedConfig):
     fit: str = "stretch"
     """How an image comes onto its canvas: "stretch" (published) or "pad", which keeps its ratio."""
     global_view: bool = True
-    """Whether the whole picture, shrunk to one window, is added as the last view."""
+    """Whether the whole image, shrunk to one window, is added as the last view."""
     window_adapters: str = "per_window"
     """`per_window` (published), `shared` (one set for all windows) or `none` (plain Qwen-VL)."""
     image_start_id: int = 151857
@@ -658,7 +658,7 @@ def _read_published(content: dict[str, Any]) -> dict[str, Any]:
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": float(text.pop("rope_theta"))}
     grid, adapters = _read_grid(flat, nested["vision_config"]["window_size"])
     nested["grid"] = grid
-    # Qwen-VL has one view and no adapters: the whole picture, stretched to a window.
+    # Qwen-VL has one view and no adapters: the whole image, stretched to a window.
     nested["global_view"] = flat.get("visual.global_view", adapters is not None)
     nested["window_adapters"] = flat.get("visual.window_adapters", "none" if adapters is None else "per_window")
     nested |= {key: flat[f"visual.{key}"] for key in ("grids", "fit") if f"visual.{key}" in flat}

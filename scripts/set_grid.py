@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{folder}: {len(tokens)} grids, {min(tokens)} to {max(tokens)} tokens an image")
             return
         height, width = config.canvas_size
-        print(f"{folder}: {height}×{width} pixels, {config.image_tokens} tokens a picture")
+        print(f"{folder}: {height}×{width} pixels, {config.image_tokens} tokens an image")
 
     return run_program(write)
 

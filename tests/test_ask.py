@@ -389,7 +389,7 @@ class TestFiles:
         moved = images[2].rename(images[2].with_name("moved.png"))
         assert run(checkpoint, *self.words(rows)) == cli.EXIT_PARTIAL
         said = capsys.readouterr().err
-        missing = f"error: {rows}:3: no picture images/2.png"
+        missing = f"error: {rows}:3: no image images/2.png"
         assert said.index(missing) < said.index("opening ") < said.index(f"{rows}:2: {images[1]} is a PDF")
         assert said.count(missing) == 1
         assert "3 of 6 rows have no answer" in said

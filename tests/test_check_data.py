@@ -91,7 +91,7 @@ BROKEN = {
     "empty answer": (row("What?", " "), "empty answer", "turn 1: the answer is empty"),
     "url": (row("<img>http://host/a.png</img> What?"), "refused image path", "http://host/a.png is a URL"),
     "outside": (row("<img>../a.png</img> What?"), "refused image path", "../a.png leads out of"),
-    "missing": (row("<img>none.png</img> What?"), "missing image", "no picture none.png"),
+    "missing": (row("<img>none.png</img> What?"), "missing image", "no image none.png"),
     "cut off": (row("<img>half.png</img> What?"), "broken image", "half.png is damaged or cut off"),
     "web page": (row("<img>page.png</img> What?"), "broken image", "page.png is a web page"),
     "long": (row(f"<img>a.png</img> {LONG}Answer: "), "too long", "over the 512 allowed (the model's max_positions)"),

@@ -55,7 +55,7 @@ FAULTS = {
     "empty question": (row(5, question=" "), "not of the schema", "the question is empty"),
     "base64": (row(5, image="/9j/4AAQ" + 5000 * "a"), "refused image path", "as base64; write it to a file"),
     "outside": (row(5, image="../a.png"), "refused image path", "leads out of"),
-    "missing": (row(5, image="images/gone.png"), "missing image", "no picture images/gone.png"),
+    "missing": (row(5, image="images/gone.png"), "missing image", "no image images/gone.png"),
     "half": (row(5, image="images/half.png"), "broken image", "half.png"),
     "twice": (row("0"), "question id twice", "was given before, at"),
 }
@@ -194,7 +194,7 @@ def test_training_files_of_questions_are_compared_too(root):
         ("image also trained on", f"{questions}:2")
     ]
     assert report.train_images == 1
-    assert "no picture images/gone.png" in report.not_checked["leakage from 1 training rows"]
+    assert "no image images/gone.png" in report.not_checked["leakage from 1 training rows"]
     train = write_lines(root / "train.jsonl", [row(0, image="images/gone.png"), {"text": "no conversation"}])
     with pytest.raises(ValueError, match=r"--train .*train.jsonl: no row names an image that is there.*gone.png"):
         check_questions([TASK], root, train=[train])

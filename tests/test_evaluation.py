@@ -250,7 +250,7 @@ def test_program_exits_with_one_and_names_what_is_missing(sums, tmp_path, monkey
         ([row(0), row(1, image="images/none.png")], "none.png"),
         ([row(0), row(1), row(2, question_id=100)], "sums.jsonl:3: question_id 100 was given before, at "),
         ([], "sums.jsonl: is empty"),
-        ([row(0, image="/a.png")], "is absolute; make it relative, or give the pictures' folder as --data-root"),
+        ([row(0, image="/a.png")], "is absolute; make it relative, or give the images' folder as --data-root"),
     ],
     ids=["malformed", "null", "no-image", "id-twice", "empty", "absolute"],
 )

@@ -70,7 +70,7 @@ class TestSelections:
 def test_missing_images_stop_a_run_or_are_counted_and_made_good_once_they_are_there(tmp_path, capsys):
     holed = write_set(tmp_path / "data", [row(0), row(1, image="images/none.png"), row(2)])
     assert program(holed, tmp_path / "result") == 2
-    assert "sums.jsonl:2: no picture images/none.png" in (error := capsys.readouterr().err)
+    assert "sums.jsonl:2: no image images/none.png" in (error := capsys.readouterr().err)
     assert "--allow-missing goes on without it" in error
 
     assert program(holed, tmp_path / "result", "--allow-missing") == 0
@@ -78,7 +78,7 @@ def test_missing_images_stop_a_run_or_are_counted_and_made_good_once_they_are_th
     assert (results["complete"], results["n"], results["n_expected"], results["missing"]) == (False, 2, 3, [101])
     assert [failure["question_id"] for failure in results["failed"]] == [101]
     assert "left out: sums: " in (error := capsys.readouterr().err)
-    assert "no picture images/none.png" in error
+    assert "no image images/none.png" in error
 
     class Dropping(OracleBackend):
         def generate_answers(self, batch):

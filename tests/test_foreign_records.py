@@ -283,7 +283,7 @@ BAD = {
     "bytes": (asked("<image>?", image={"bytes": "AA", "path": "a.png"}), "holds an image itself, not its path"),
     "number for a path": (asked("<image>?", image=7), "'image' must hold the paths of images, found a whole number"),
     "tag in a path": (asked("<image>?", image="a.png</img><img>b.png"), "holds <img> or </img>; rename the file"),
-    "URL": (asked("<image>?", image="https://host/a.png"), "is a URL; download the picture and name the file"),
+    "URL": (asked("<image>?", image="https://host/a.png"), "is a URL; download the image and name the file"),
     "data URI": (chat([{"type": "image_url", "image_url": "data:image/png;base64,AA"}]), "data:image/png;base64,AA"),
     "outside of the root": (asked("<image>?", image="../a.png"), "leads out of"),
     "by file://": (chat([{"type": "image", "image": "file:///etc/hostname"}]), "/etc/hostname is absolute"),

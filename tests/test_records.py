@@ -133,9 +133,9 @@ def test_root_folder_decides_where_images_lie(folder):
     path = write_list(folder, record("<img>data/a.png</img>"))
     with pytest.raises(FileNotFoundError) as caught:
         read_records(path)
-    assert str(caught.value).startswith(f"{folder / 'train.json'}[0], turn 0: no picture data/a.png in {folder}")
+    assert str(caught.value).startswith(f"{folder / 'train.json'}[0], turn 0: no image data/a.png in {folder}")
     assert read_records(path, image_root=folder.parent)[0].images == [folder / "a.png"]
-    with pytest.raises(FileNotFoundError, match="the folder of the pictures does not exist"):
+    with pytest.raises(FileNotFoundError, match="the folder of the images does not exist"):
         read_records(path, image_root=folder / "none")
 
 

@@ -275,21 +275,21 @@ def test_names_as_other_systems_give_them_are_found(image_folder):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("Images/A.PNG", r"no picture Images/A.PNG in .*; there is images/a.png \(letter case and accents count\)$"),
+        ("Images/A.PNG", r"no image Images/A.PNG in .*; there is images/a.png \(letter case and accents count\)$"),
         ("images\\A.png", r"; there is images/a.png \("),
         ("images/cafe\u0301.png", "; there is images/caf\u00e9.png \\("),
-        ("images/none.png", r"no picture images/none.png in \S+ and \S+$"),
+        ("images/none.png", r"no image images/none.png in \S+ and \S+$"),
         ("images/sub", "what has this name is a folder, a pipe or a device"),
         ("images/pipe.png", "what has this name is a folder, a pipe or a device"),
         ("pics/a.png", r"leads out of .*/set through a symbolic link, to .*elsewhere/a.png; copy .* as --data-root"),
         ("..\\elsewhere\\a.png", "leads out of .*; give a folder that holds it as --data-root"),
-        ("C:\\scans\\a.png", "is absolute; make it relative, or give the pictures' folder as --data-root"),
+        ("C:\\scans\\a.png", "is absolute; make it relative, or give the images' folder as --data-root"),
         ("images/a\tb.png", r"'images/a\\tb.png' holds characters that no path in a record can have; rename the file"),
         ("images/\udcff.png", "holds characters that no path in a record can have"),
-        (" ", "the path of a picture is empty"),
+        (" ", "the path of an image is empty"),
         ("/etc/hostname", "/etc/hostname is absolute; make it relative"),
-        ("http://host/a.png", "http://host/a.png is a URL; download the picture and name the file"),
-        ("data:image/png;base64,AAAA", "holds the picture itself, as base64"),
+        ("http://host/a.png", "http://host/a.png is a URL; download the image and name the file"),
+        ("data:image/png;base64,AAAA", "holds the image itself, as base64"),
     ],
 )
 def test_each_refusal_says_what_is_there_or_the_way_out(image_folder, path, message):

@@ -564,7 +564,7 @@ class TestTraining:
     def test_a_set_of_which_no_image_fits_a_sample_is_refused(self, start, tmp_path, capsys):
         words = words_of(start, tmp_path / "out", "--grids", "2x2,1x4", "--model_max_length", "19")
         assert finetune_main(words) == 2
-        assert "--grids 2x2,1x4 makes at least 20 tokens of a picture" in capsys.readouterr().err
+        assert "--grids 2x2,1x4 makes at least 20 tokens of an image" in capsys.readouterr().err
 
 
 class TestSetGrid:

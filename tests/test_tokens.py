@@ -97,7 +97,7 @@ def test_tokens_that_the_code_would_make_otherwise_are_not_taken_up(data, encode
 def test_a_picture_that_went_is_told_though_its_tokens_are_kept(data):
     prepared(data)
     data.with_name("b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.json\[1\], turn 0: no picture b\.png"):
+    with pytest.raises(FileNotFoundError, match=r"train\.json\[1\], turn 0: no image b\.png"):
         prepared(data, check_images=True)
     dataset = prepared(data, check_images=True, skip_bad=True)
     dataset.leave_out(dataset.bad)
@@ -109,7 +109,7 @@ def test_a_picture_that_went_is_told_though_no_header_is_looked_at(data):
     data.with_name("a.png").write_bytes(b"")
     prepared(data)
     data.with_name("b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.json\[1\], turn 0: no picture b\.png"):
+    with pytest.raises(FileNotFoundError, match=r"train\.json\[1\], turn 0: no image b\.png"):
         prepared(data)
 
 

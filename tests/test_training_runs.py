@@ -130,7 +130,7 @@ class TestBadRecords:
         record = json.loads((folder / "run.json").read_text())
         assert (record["data"]["samples"]["train"], record["data"]["left_out"]) == (10, 4)
         said = capsys.readouterr().out
-        for number, why in ((0, "no picture 10.png"), (1, "11.png"), (12, "tokens long"), (13, "the last turn")):
+        for number, why in ((0, "no image 10.png"), (1, "11.png"), (12, "tokens long"), (13, "the last turn")):
             (sentence,) = [line for line in record["left_out"] if f"train.json[{number}]" in line]
             assert why in sentence
             assert f"left out: {sentence}" in said
@@ -403,7 +403,7 @@ class TestWholeRuns:
             open_model(parse_flags(words_of(start, tmp_path / "out", "--lora_dropout", "0.2")))
 
     def test_a_grid_too_large_for_a_sample_is_a_sentence(self, start, tmp_path):
-        with pytest.raises(ValueError, match=r"--grid 30,30 makes .* tokens of a picture, .* holds fewer"):
+        with pytest.raises(ValueError, match=r"--grid 30,30 makes .* tokens of an image, .* holds fewer"):
             train(start, tmp_path / "out", "--grid", "30,30", "--model_max_length", "64")
         with pytest.raises(ValueError, match=r"grid=\(1000000, 1000000\) has more than 1,024 windows"):
             train(start, tmp_path / "out", "--grid", "1000000,1000000")

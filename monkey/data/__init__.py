@@ -1,4 +1,4 @@
 """Conversation records on disk, packing, the drawn documents and the small vocabulary.
 
-Pictures are decoded only by the check of training data.
+Images are decoded only by the check of training data.
 """

@@ -175,7 +175,7 @@ def _split_turn(turn: Any, role: str, where: str) -> list[str]:
     pieces = _split_at_images(value, where)
     if len(pieces) > 1 and role != "user":
         whose = "an answer" if role == "assistant" else "the system's text"
-        fail(where, f"{whose} holds <img>; pictures belong into the user's turns")
+        fail(where, f"{whose} holds <img>; images belong into the user's turns")
     return pieces
 
 
@@ -234,7 +234,7 @@ def _read_size(images: ImagePaths, path: str, where: str) -> tuple[int, int]:
     if orientation != 1:
         fail(
             where,
-            f"EXIF turns {path} (orientation {orientation}), and whether boxes in pixels are of the turned picture is "
+            f"EXIF turns {path} (orientation {orientation}), and whether boxes in pixels are of the turned image is "
             "not known; save it upright",
         )
     return size
@@ -315,7 +315,7 @@ def read_question(row: int, fields: Any, source: str, images: ImagePaths, accept
     if not text.strip():
         fail(source, "the question is empty")
     if _TAG.search(text):
-        fail(source, "the question holds <img> or </img>; the picture belongs into 'image'")
+        fail(source, "the question holds <img> or </img>; the image belongs into 'image'")
     question_id = field_of(fields, "question_id", (int, str), source)
     answer = field_of(fields, "answer", (str, int, float, list), source)
     answers = [_read_reference(one, source) for one in (answer if isinstance(answer, list) else [answer])]

@@ -360,7 +360,7 @@ class ImagePaths:
 
     def __init__(self, records: Path, image_root: str | Path | None, root_name: str = "image_root") -> None:
         if image_root is not None and not Path(image_root).is_dir():
-            raise FileNotFoundError(f"{image_root}: the folder of the pictures does not exist")
+            raise FileNotFoundError(f"{image_root}: the folder of the images does not exist")
         self._root_name = root_name
         self._only_root = image_root is not None
         folders = [Path(image_root)] if image_root is not None else [records.parent, Path()]
@@ -385,19 +385,19 @@ class ImagePaths:
 
     def _refuse_impossible(self, path: str, where: str) -> None:
         if not path.strip():
-            raise ValueError(f"{where}: the path of a picture is empty")
+            raise ValueError(f"{where}: the path of an image is empty")
         if path.startswith("data:") or len(path) > _LONGEST_PATH:
             raise ValueError(
-                f"{where}: {path[:40]}… holds the picture itself, as base64; write it to a file and name the file"
+                f"{where}: {path[:40]}… holds the image itself, as base64; write it to a file and name the file"
             )
         if NOT_IN_PATHS.search(path):
             raise ValueError(f"{where}: {path!r} holds characters that no path in a record can have; rename the file")
         if _SCHEME.match(path):
-            raise ValueError(f"{where}: {path[:80]} is a URL; download the picture and name the file")
+            raise ValueError(f"{where}: {path[:80]} is a URL; download the image and name the file")
         is_of_windows = os.name != "nt" and PureWindowsPath(path).is_absolute()
         if is_of_windows or (os.path.isabs(path) and not self._only_root):
             raise ValueError(
-                f"{where}: {path} is absolute; make it relative, or give the pictures' folder as {self._root_name}"
+                f"{where}: {path} is absolute; make it relative, or give the images' folder as {self._root_name}"
             )
 
     def _look_up(self, path: str, where: str) -> Path:
@@ -409,12 +409,12 @@ class ImagePaths:
                 if os.path.isfile(real):
                     return folder / spelling
         tried = " and ".join(real_folder for _, real_folder in self._roots)
-        raise MissingImage(f"{where}: no picture {path} in {tried}{self._describe_likeness(path)}")
+        raise MissingImage(f"{where}: no image {path} in {tried}{self._describe_likeness(path)}")
 
     def _describe_escape(self, root: str, path: str, real: str) -> str:
         if Path(os.path.normpath(os.path.join(root, path))).is_relative_to(root):
             return (
-                f"leads out of {root} through a symbolic link, to {real}; copy the pictures into the folder, or give "
+                f"leads out of {root} through a symbolic link, to {real}; copy the images into the folder, or give "
                 f"the one that really holds them as {self._root_name} and write paths from there"
             )
         return f"leads out of {root}; give a folder that holds it as {self._root_name}"

@@ -288,7 +288,7 @@ def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -
 
 
 def _refuse_large_grid(flags: Flags, processor: MonkeyProcessor) -> None:
-    """ValueError for a grid of which no picture fits into a sample, before any is made."""
+    """ValueError for a grid of which no image fits into a sample, before any is made."""
     limit, named = flags.data.model_max_length, flags.model
     grids = processor.image_processor.allowed_grids
     flag, given = ("grids", named.grids) if grids else ("grid", named.grid)
@@ -296,7 +296,7 @@ def _refuse_large_grid(flags: Flags, processor: MonkeyProcessor) -> None:
     if given is not None and tokens > limit:
         least = "at least " if grids else ""
         raise ValueError(
-            f"--{flag} {given} makes {least}{tokens:,} tokens of a picture, and --model_max_length {limit:,} holds "
+            f"--{flag} {given} makes {least}{tokens:,} tokens of an image, and --model_max_length {limit:,} holds "
             "fewer: give a smaller grid or raise it"
         )
 
