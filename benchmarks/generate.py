@@ -10,6 +10,9 @@ and keeps them. Prompts are one image of 1280 tokens and a short question. Ratio
 ours in time of the following tokens; `memory_ratio` ours / baseline in peak bytes of a whole generation (not weights).
 Those are of `model.generate`. `engine_…` are the same of what `monkey.ask`, the demo and the server run
 (`monkey.engine`): its requests arrive together, and its first token is there when every request has one.
+`first_token_fraction` and `decode_fraction`: how much of the time of `model.generate` the decoder's matrix products and
+attention take by themselves, at the same shapes and in turn with it; 1 is what the machine allows.
+`engine_first_token_fraction` and `engine_decode_fraction` are the engine's.
 Figures, a batch size each: `tokens_per_second` after the first token, of all rows together, and `first_token_seconds`,
 of the three.
 """
@@ -19,7 +22,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -28,7 +31,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks.engine_run import TOKENS_AS_NUMBERS, Written, run_engine
-from benchmarks.measure import arguments, finish, largest_difference, peak_bytes, report
+from benchmarks.measure import arguments, finish, largest_difference, peak_bytes, report, seconds
 from benchmarks.published import PublishedMonkey
 from benchmarks.random_weights import made_on
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
@@ -145,6 +148,50 @@ class _Clock(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
+class Products:
+    """What any implementation has to compute at these shapes: the decoder's matrix products and attention, no more.
+
+    Norms, rotations, activations, residuals, the cache and the choice of tokens are left out.
+    """
+
+    def __init__(self, model: MonkeyForConditionalGeneration, inputs: dict[str, torch.Tensor]):
+        self.model = model
+        self.batch, self.length = inputs["input_ids"].shape
+
+    def pass_through(self, queries: int) -> Callable[[], None]:
+        """Return what computes one pass of the last `queries` tokens of every row."""
+        decoder = self.model.model.language_model
+        config, dtype = decoder.config, self.model.dtype
+        device = self.model.device
+        inputs = {
+            width: torch.randn(self.batch, queries, width, device=device, dtype=dtype)
+            for width in (config.hidden_size, config.intermediate_size)
+        }
+        shape = self.batch, config.num_attention_heads
+        query = torch.randn(*shape, queries, config.head_dim, device=device, dtype=dtype)
+        keys = torch.randn(*shape, self.length, config.head_dim, device=device, dtype=dtype)
+        linears = [module for module in decoder.layers.modules() if isinstance(module, torch.nn.Linear)]
+
+        @torch.no_grad()
+        def run() -> None:
+            for linear in linears:
+                torch.nn.functional.linear(inputs[linear.in_features], linear.weight, linear.bias)
+            for _ in decoder.layers:
+                torch.nn.functional.scaled_dot_product_attention(query, keys, keys, is_causal=queries > 1)
+            self.model.lm_head(inputs[config.hidden_size][:, -1])
+
+        return run
+
+    def timed(self, steps: int = 8) -> tuple[float, float]:
+        """Seconds of a prefill, and of a step of one token, divided by the rows."""
+        device = self.model.device.type
+        prefill, step = self.pass_through(self.length), self.pass_through(1)
+        for run in (prefill, step):
+            run()
+        first = seconds(prefill, device)
+        return first, statistics.median(seconds(step, device) for _ in range(steps)) / self.batch
+
+
 class _GivenFeatures(PublishedMonkey):
     """The baseline with its features given: `benchmarks/vision.py` times how they are made."""
 
@@ -170,18 +217,23 @@ def measure(sides: Sides, repeats: int, device: str, suffix: str, ratios: dict[s
         if not torch.equal(getattr(sides, name)().tokens, expected):
             raise SystemExit(f"error: {name} and the published order generated different tokens")
     # Neighbouring runs, so that drift of the machine cancels in their ratio.
-    runs = [{name: timed(getattr(sides, name)) for name in SIDES} for _ in range(repeats)]
+    products = Products(sides.model, sides.inputs)
+    runs = [
+        {**{name: timed(getattr(sides, name)) for name in SIDES}, "products": products.timed()} for _ in range(repeats)
+    ]
     rows = len(expected)
     figures = {"first_token_seconds": {}, "tokens_per_second": {}}
     for index, (name, unit) in enumerate((("first_token", "to the first token"), ("decode", "a token after it"))):
-        seconds = {side: statistics.median(run[side][index] for run in runs) for side in SIDES}
+        medians = {side: statistics.median(run[side][index] for run in runs) for side in (*SIDES, "products")}
         for side, prefix in (("ours", ""), ("engine", "engine_")):
-            ratios[f"{prefix}{name}_speedup{suffix}"] = statistics.median(
-                run["published"][index] / run[side][index] for run in runs
-            )
-        shown = ", ".join(f"{side} {1000 * value:.1f} ms" for side, value in seconds.items())
+            for ratio, other in (("speedup", "published"), ("fraction", "products")):
+                ratios[f"{prefix}{name}_{ratio}{suffix}"] = statistics.median(
+                    run[other][index] / run[side][index] for run in runs
+                )
+        shown = ", ".join(f"{side} {1000 * value:.1f} ms" for side, value in medians.items())
         print(f"batch {rows}: {shown} {unit}")
-        for side, value in seconds.items():
+        for side in SIDES:
+            value = medians[side]
             figure = ("first_token_seconds", value) if name == "first_token" else ("tokens_per_second", 1 / value)
             figures[figure[0]][side] = round(figure[1], 4)
     peaks = {name: peak_bytes(getattr(sides, name), device) for name in SIDES[:2]}

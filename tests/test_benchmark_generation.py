@@ -25,6 +25,7 @@ def test_the_last_line_has_ratios_and_rates_of_every_side(capfd, one_batch):
     assert generate.main(SMALL) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     names = {"first_token_speedup", "decode_speedup", "engine_first_token_speedup", "engine_decode_speedup"}
+    names |= {name.replace("speedup", "fraction") for name in names}
     assert {f"{name}_2" for name in (*names, "memory_ratio")} <= set(result["ratios"])
     assert set(result["figures"]["batch_2"]["tokens_per_second"]) == {"published", "ours", "engine"}
     assert min(result["ratios"].values()) > 0
