@@ -88,9 +88,8 @@ class ChatTemplate:
         for number, strips, after in zip(skeleton.order, skeleton.strips, skeleton.texts[1:], strict=True):
             message, is_answer = messages[number], roles[number] == "assistant"
             opening = self._opening(roles[:number]) if is_answer and number else before
-            if not before.startswith(
-                opening
-            ):  # as where earlier answers stand without a thought, and the last with one
+            if not before.startswith(opening):
+                # As where earlier answers stand without a thought, and the last with one.
                 opening = before
             segments += [Segment(opening, True), Segment(before[len(opening) :], True, is_answer)]
             segments += join_parts(_content(message, question_prompt, strips), is_answer)

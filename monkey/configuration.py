@@ -345,7 +345,8 @@ def decoder_config(content: Any) -> Any:
         return content
     model_type = content["model_type"]
     if model_type not in CONFIG_MAPPING or issubclass(CONFIG_MAPPING[model_type], MonkeyConfig):
-        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+        others = [kind for kind in CONFIG_MAPPING if kind != model_type]
+        near = difflib.get_close_matches(str(model_type), others, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "is it newer than the installed transformers?"
         raise ValueError(f"text_config has model_type={model_type!r}, which no decoder of transformers has; {hint}")
     return CONFIG_MAPPING[model_type].from_dict(content)

@@ -225,6 +225,11 @@ def main(arguments: list[str] | None = None) -> int:
     missing = [name for name in needed if getattr(options, name) is None]
     if missing or (is_joined and options.source is not None):
         parser.error("give SOURCE and OUTPUT, or --vision, --language and --output")
+    given = [
+        action.option_strings[0] for action in parts._group_actions if getattr(options, action.dest) != action.default
+    ]
+    if given and not is_joined:
+        parser.error(f"{given[0]} is for a model of two parts: give --vision and --language, or leave it out")
 
     def write() -> None:
         if is_joined:

@@ -162,6 +162,12 @@ def test_half_a_command_says_what_is_needed(words, capsys):
     assert "--vision, --language and --output" in capsys.readouterr().err
 
 
+def test_a_flag_of_two_parts_is_not_passed_over_without_them(capsys):
+    with pytest.raises(SystemExit):
+        main(["source", "output", "--grid", "2,2"])
+    assert "--grid is for a model of two parts" in capsys.readouterr().err
+
+
 def test_from_parts_names_the_package_that_is_missing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(train_from_parts.importlib.util, "find_spec", lambda name: None)
     assert train_from_parts.main(["--output", str(tmp_path)]) == 2
