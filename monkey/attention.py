@@ -45,6 +45,10 @@ Run = tuple[int, int, int, int]
 """Start and end of a run, start and end of its prefix (equal where it has none)."""
 
 
+Tokens = slice | torch.Tensor
+"""Tokens of a row: neighbours, or their numbers."""
+
+
 class Layout(Protocol):
     """Who sees whom in one pass through the layers."""
 
@@ -187,15 +191,15 @@ def packed_runs(
 class Runs:
     """The runs of one packed row, whose prefixes lie in the row itself; prepared once for all layers.
 
-    On CUDA in half precision every run goes through one variable-length flash kernel; elsewhere each run is a product
-    of its own, so that nothing is computed between samples. Gradients flow through both.
+    On CUDA in half precision every run goes through one variable-length flash kernel; elsewhere runs of one prefix are
+    one product, so that nothing is computed between samples that share nothing. Gradients flow through both.
     """
 
     def __init__(self, runs: list[Run], device: torch.device):
         self.runs = runs
         self.longest = max(end - start + prefix_end - prefix_start for start, end, prefix_start, prefix_end in runs)
         self._device = device
-        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+        self._products: tuple | None = None
         self._lengths: tuple | None = None
 
     def attend(
@@ -214,27 +218,53 @@ class Runs:
         return self._run_by_run(query, key, value, scaling, dropout, is_grouped)
 
     def _run_by_run(self, query, key, value, scaling, dropout, is_grouped):
-        outputs = []
-        for start, end, prefix_start, prefix_end in self.runs:
-            keys, values, mask = key[:, :, start:end], value[:, :, start:end], None
-            if prefix_start != prefix_end:
-                keys = torch.cat([key[:, :, prefix_start:prefix_end], keys], dim=2)
-                values = torch.cat([value[:, :, prefix_start:prefix_end], values], dim=2)
-                mask = self._mask(prefix_end - prefix_start, end - start)
-            outputs.append(
-                F.scaled_dot_product_attention(
-                    query[:, :, start:end], keys, values, mask, dropout,
-                    is_causal=mask is None, scale=scaling, enable_gqa=is_grouped,
-                )
-            )  # fmt: skip
-        return torch.cat(outputs, dim=2).transpose(1, 2)
+        if self._products is None:
+            self._products = self._plan_products()
+        products, order = self._products
+        dtype = query.dtype
+        if query.device.type == "cpu" and query.requires_grad:
+            # On processors the backward pass takes two to three times as long in half precision.
+            query, key, value = query.float(), key.float(), value.float()
+        outputs = [
+            F.scaled_dot_product_attention(
+                query[:, :, own], key[:, :, seen], value[:, :, seen], mask, dropout,
+                is_causal=mask is None, scale=scaling, enable_gqa=is_grouped,
+            )
+            for own, seen, mask in products
+        ]  # fmt: skip
+        attended = torch.cat(outputs, dim=2).to(dtype)
+        return (attended if order is None else attended[:, :, order]).transpose(1, 2)
 
-    def _mask(self, prefix: int, own: int) -> torch.Tensor:
-        """Return a boolean mask [own, prefix + own]: all of the prefix, and causally the run itself."""
-        if (prefix, own) not in self._masks:
-            mask = torch.ones(own, prefix + own, dtype=torch.bool, device=self._device).tril(prefix)
-            self._masks[prefix, own] = mask
-        return self._masks[prefix, own]
+    def _plan_products(self) -> tuple[list[tuple[Tokens, Tokens, torch.Tensor | None]], torch.Tensor | None]:
+        """Return the products, as queries, the tokens that they see and a mask, and the order of tokens after them.
+
+        A run without prefix is one product, and all runs of one prefix are one: of an image and twenty questions two.
+        """
+        groups: dict[Run | tuple[int, int], list[Run]] = {}
+        for run in self.runs:
+            groups.setdefault(run if run[2] == run[3] else run[2:], []).append(run)
+        products, places = [], []
+        for runs in groups.values():
+            own = np.concatenate([np.arange(start, end) for start, end, _, _ in runs])
+            places.append(own)
+            prefix_start, prefix_end = runs[0][2:]
+            if prefix_start == prefix_end:
+                products.append((self._tokens(own), self._tokens(own), None))
+                continue
+            seen = np.concatenate([np.arange(prefix_start, prefix_end), own])
+            starts = np.concatenate([np.full(end - start, start) for start, end, _, _ in runs])
+            mask = (seen >= starts[:, None]) & (seen <= own[:, None])
+            mask[:, : prefix_end - prefix_start] = True
+            products.append((self._tokens(own), self._tokens(seen), torch.from_numpy(mask).to(self._device)))
+        order = np.argsort(np.concatenate(places))
+        is_sorted = bool((order == np.arange(len(order))).all())
+        return products, None if is_sorted else torch.from_numpy(order).to(self._device)
+
+    def _tokens(self, tokens: np.ndarray) -> Tokens:
+        """Return neighbours as a slice, which copies nothing."""
+        if len(tokens) == tokens[-1] - tokens[0] + 1:
+            return slice(int(tokens[0]), int(tokens[-1]) + 1)
+        return torch.from_numpy(tokens).to(self._device)
 
     def _by_kernel(self, query, key, value, scaling, is_grouped):
         if self._lengths is None:

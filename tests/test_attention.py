@@ -32,6 +32,28 @@ def test_a_decoder_of_the_library_packs_rows_with_a_shared_prefix(config):
     torch.testing.assert_close(packed, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_runs_of_prefixes_that_alternate_attend_as_each_of_them_alone(dtype):
+    runs = [(0, 4, 0, 0), (4, 7, 0, 0), (7, 9, 0, 4), (9, 12, 4, 7), (12, 13, 0, 4), (13, 15, 0, 0), (15, 16, 4, 7)]
+    given = [torch.randn(1, heads, 16, 8, dtype=dtype, requires_grad=True) for heads in (4, 2, 2)]
+    attended = Runs(runs, torch.device("cpu")).attend(*given, layer=0, scaling=0.3)
+    attended.float().square().sum().backward()
+    exact = [x.detach().float().requires_grad_() for x in given]
+    expected = []
+    for start, end, prefix_start, prefix_end in runs:
+        query, key, value = exact
+        seen = [*range(prefix_start, prefix_end), *range(start, end)]
+        mask = torch.ones(end - start, len(seen), dtype=torch.bool).tril(prefix_end - prefix_start)
+        key, value = (x[:, :, seen].repeat_interleave(2, dim=1) for x in (key, value))
+        expected.append(F.scaled_dot_product_attention(query[:, :, start:end], key, value, mask, scale=0.3))
+    expected = torch.cat(expected, dim=2).transpose(1, 2)
+    expected.square().sum().backward()
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(attended.float(), expected, rtol=tolerance, atol=tolerance)
+    for x, y in zip(given, exact, strict=True):
+        torch.testing.assert_close(x.grad.float(), y.grad, rtol=tolerance, atol=tolerance)
+
+
 def test_what_a_layout_does_not_have_is_refused():
     model = AutoModelForCausalLM.from_config(Gemma2Config(**SIZES), attn_implementation="runs").eval()
     row = torch.tensor([[3, 4]])
