@@ -37,6 +37,7 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     "convert": ("scripts.convert_checkpoint", "a checkpoint in the published layout, or from it"),
     "merge": ("scripts.merge_adapters", "a checkpoint with its decoder's adapters merged"),
     "average": ("scripts.average_checkpoints", "the mean of several checkpoints"),
+    "push": ("scripts.push_to_hub", "upload a checkpoint to the hub, with its card"),
     "views": ("scripts.show_views", "what a model sees of an image"),
     "documents": ("monkey.data.documents.__main__", "draw documents to train on and to ask about"),
 }
