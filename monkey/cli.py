@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from monkey.grids import FITS
+
 EXIT_PARTIAL, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 """Exit statuses: a part failed, a mistake that the user can mend, Ctrl-C."""
-
-
-FITS = ("stretch", "pad")
-"""How an image is put on its grid: drawn out to its edges, or in its own ratio with padding on the right and below."""
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -163,7 +163,7 @@ def _open_encoder(vision: str, given: dict[str, int | None]) -> tuple[Any, Calla
     Raises:
         ValueError: a name that is none of timm, or a folder that is neither timm's nor a Monkey checkpoint.
     """
-    from monkey.configuration import TimmVisionConfig
+    from monkey.part_configs import TimmVisionConfig
     from monkey.timm_encoders import describe_folder
 
     fields = {key: value for key, value in given.items() if value is not None}

@@ -58,7 +58,8 @@ def set_grid(
     import torch
 
     from monkey.checkpoint_files import write_checkpoint
-    from monkey.configuration import TimmVisionConfig, check_grid
+    from monkey.grids import check_grid
+    from monkey.part_configs import TimmVisionConfig
     from monkey.tokenization_decoder import open_tokenizer
 
     grid = check_grid(grid)

@@ -38,11 +38,13 @@ from transformers.initialization import no_init_weights
 
 from monkey import decoders
 from monkey.adapters import add_decoder_lora, merge_peft, save_adapter, with_adapter
-from monkey.configuration import MonkeyConfig, published_config, with_layers
+from monkey.configuration import MonkeyConfig
 from monkey.decoders import decoder_layers, load_decoder, longest_sequence, probe, put_decoder
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
+from monkey.flat_config import published_config
 from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.part_configs import with_layers
 from monkey.parts import base_model, lora_linears, part_of
 from monkey.quantised import open_four_bit, packed_linears
 from monkey.training.finetune import set_dropout, without_dropout

@@ -24,10 +24,9 @@ from eval.model_backend import ModelBackend
 from eval.tables import notes
 from eval.tasks import PromptForm, select_tasks
 from finetune_multitask import main as finetune_main
-from monkey import cli, configuration
 from monkey.boxes import WHOLE, BoxStream, located, to_canvas, to_image
 from monkey.cli import grid_set
-from monkey.configuration import MonkeyConfig, expand_grids
+from monkey.configuration import MonkeyConfig
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
 from monkey.data.dataset import ConversationDataset
@@ -35,6 +34,7 @@ from monkey.data.documents.sets import Settings, draw, write_set
 from monkey.data.mixture import open_records
 from monkey.data.records import read_questions
 from monkey.decoding import Decoding
+from monkey.grids import expand_grids
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.reply import Detokenizer
@@ -213,9 +213,6 @@ class TestFlags:
         config = tiny_config(grids=((1, 2), (2, 1)))
         config.save_pretrained(tmp_path)
         assert MonkeyConfig.from_pretrained(tmp_path).grids == config.grids == [[1, 2], [2, 1]]
-
-    def test_the_two_fits_are_those_of_the_configuration(self):
-        assert cli.FITS == configuration.FITS
 
     def test_training_opens_with_the_layout_of_its_flags(self, tmp_path):
         needed = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", str(tmp_path), "--use_cpu", "True"]

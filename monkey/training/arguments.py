@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from monkey.cli import FITS, grid_set
+from monkey.cli import grid_set
 from monkey.data.mixture import record_sets
 from monkey.data.packing import SHARING, RowSettings
 from monkey.files import parse_settings, read_settings_file, refuse_missing
+from monkey.grids import FITS
 from monkey.training.recipes import RECIPES, Recipe, choose_recipe
 
 # What the flags call a group -> its parts of the model.
