@@ -33,6 +33,14 @@ def whole_number(least: int) -> Callable[[str], int]:
     return read
 
 
+def one_grid(text: str) -> tuple[int, int]:
+    """Return the rows and columns of windows that a flag names, such as `2,3`."""
+    match = re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
+    return int(match[1]), int(match[2])
+
+
 def grid_set(text: str) -> str | list[list[int]]:
     """Return the grids that a flag names: `up-to-6` as it is, `1x2,2x1,2x2` as lists of rows and columns."""
     text = text.strip()

@@ -338,8 +338,10 @@ class TestAsking:
 
     def test_no_question_gets_more_windows_than_the_model_was_opened_with(self, any_shape):
         with Answerer(any_shape.model, any_shape.processor.limit_windows(2)) as answerer:
-            assert answerer.limited_processor(3).image_processor.max_windows == 2
+            assert answerer.limited_processor(None).image_processor.max_windows == 2
             assert answerer.limited_processor(1).image_processor.max_windows == 1
+            with pytest.raises(ValueError, match="max_windows is 3, and this model was opened with at most 2 windows"):
+                answerer.ask(WIDE, "What?", max_windows=3)
 
     def test_boxes_of_an_answer_are_the_images_and_come_back_as_the_model_wrote_them(self, answerer, monkeypatch):
         answering(answerer, "<ref>it</ref><box>(250,0),(500,500)</box>", monkeypatch)
@@ -382,6 +384,10 @@ class TestAsking:
         assert asked(max_windows=None) == asked()
         assert asked(max_windows=0) == ("max_windows", "invalid_value")
         assert asked(max_windows="2") == ("max_windows", "invalid_type")
+        with Answerer(answerer.model, answerer.processor.limit_windows(2), answerer.name) as limited:
+            api = Api(limited)
+            assert asked(max_windows=1) < asked() == asked(max_windows=2)
+            assert asked(max_windows=3) == ("max_windows", "unsupported_value")
         with Answerer(random_model(small_config()), small_processor(), answerer.name) as fixed:
             api = Api(fixed)
             assert asked(max_windows=2) == ("max_windows", "unsupported_value")
