@@ -21,12 +21,12 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from monkey.cli import grid_set
+from monkey.cli import grid_set, one_grid
 from monkey.data.mixture import record_sets
 from monkey.data.packing import SHARING, RowSettings
 from monkey.files import parse_settings, read_settings_file, refuse_missing
@@ -47,12 +47,11 @@ def flag(default: Any, description: str) -> Any:
     return field(default=default, metadata={"help": description})
 
 
-def parse_grid(text: str) -> tuple[int, int]:
-    """Return the rows and columns of windows that `--grid` names."""
-    match = re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", text)
-    if match is None:
-        raise ValueError(f"--grid {text} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
-    return int(match[1]), int(match[2])
+def _read(flag: str, text: str | None, read: Callable[[str], Any]) -> Any:
+    try:
+        return None if text is None else read(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--{flag} {error}") from None
 
 
 @dataclass
@@ -80,11 +79,8 @@ class ModelArguments:
         if self.fit is not None and self.fit not in FITS:
             raise ValueError(f"--fit {self.fit} is unknown: give one of {', '.join(FITS)}")
         # As numbers; None keeps the checkpoint's.
-        self.grid_shape = None if self.grid is None else parse_grid(self.grid)
-        try:
-            self.grid_set = None if self.grids is None else grid_set(self.grids)
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"--grids {error}") from None
+        self.grid_shape = _read("grid", self.grid, one_grid)
+        self.grid_set = _read("grids", self.grids, grid_set)
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -602,8 +598,8 @@ _MISSING = {
 }
 
 
-def given_flags(words: Sequence[str]) -> Given:
-    """Return what was given for each flag; ValueError for a name that is none, and for one that a run needs."""
+def read_words(words: Sequence[str]) -> Given:
+    """Return what was given for each flag; ValueError for a name that is none."""
     named: dict[str, list[str]] = {}
     values: list[str] = []
     for word in words:
@@ -614,7 +610,12 @@ def given_flags(words: Sequence[str]) -> Given:
         else:
             values.append(word)
     config = named.pop("config", None)
-    given = Given(named, read_config(config[-1]) if config else {})
+    return Given(named, read_config(config[-1]) if config else {})
+
+
+def given_flags(words: Sequence[str]) -> Given:
+    """Return what was given for each flag; ValueError for a name that is none, and for one that a run needs."""
+    given = read_words(words)
     for name, advice in _MISSING.items():
         if not any(given[name]):
             raise ValueError(f"--{name} is missing: {advice}")
