@@ -84,7 +84,8 @@ def _training_flags(path: str | None, words: list[str]) -> dict[str, Any]:
 
 
 def _read_value(words: list[str]) -> Any:
-    """Return what the words behind a flag say; of a flag with several values, which no plan depends on, the first."""
+    if len(words) > 1:
+        return words
     text = words[0] if words else "true"
     switches = {"true": True, "yes": True, "t": True, "y": True, "false": False, "no": False, "f": False, "n": False}
     return switches.get(text.lower(), int(text) if text.isdecimal() else text)
@@ -98,8 +99,12 @@ def _model(options: argparse.Namespace, flags: dict[str, Any]) -> monkey.MonkeyC
         elif (value := flags.get(name)) is not None:
             layout[name] = read(value if isinstance(value, str) else ",".join(map(str, value)))
     if options.checkpoint is None:
-        return monkey.MonkeyConfig(**layout)
-    return monkey.MonkeyConfig.from_pretrained(options.checkpoint, **layout)
+        config = monkey.MonkeyConfig(**layout)
+    else:
+        config = monkey.MonkeyConfig.from_pretrained(options.checkpoint, **layout)
+    if (targets := flags.get("lora_targets")) is not None:
+        config.lora_targets = targets if isinstance(targets, list) else [targets]
+    return config
 
 
 def _settings(options: argparse.Namespace, flags: dict[str, Any]) -> PlanSettings:

@@ -265,6 +265,11 @@ class TestProgram:
         own = ["--recipe", "lora-llm", "--grids", "up-to-6", "--pack-tokens", "4096", "--vision-checkpointing", "False"]
         assert run == planned(*own, "--decoder-checkpointing", "False", *self.SMALL)
         assert (len(run["grids"]), run["tokens"], run["recipe"]) == (14, 4096, "lora-llm")
+        adapters = [
+            planned("--", *start, *more, *targets)["parameters"]["decoder adapters"]
+            for targets in ([], ["--lora_targets", "q_proj"], ["--lora_targets", "q_proj", "v_proj"])
+        ]
+        assert adapters[0] > adapters[2] == 2 * adapters[1]
         assert len(planned("--", *start)["grids"]) == 8
         assert len(planned("--grids", "1x2", "--", *start, *more)["grids"]) == 1
 

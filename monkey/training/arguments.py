@@ -172,12 +172,17 @@ class LoraArguments:
     use_lora: bool | None = flag(
         None,
         "Freeze the decoder and train low-rank adapters on its q, k, v, o, gate and up projections (the published "
-        "c_attn, attn.c_proj, w2, w1; the MLP's last projection has none).",
+        "c_attn, attn.c_proj, w2, w1; the MLP's last projection has none), or on --lora_targets.",
     )
     q_lora: bool | None = flag(None, "The same on a decoder held in 4 bits (bitsandbytes); the vision side is not.")
     lora_r: int = flag(32, "Rank of the decoder's adapters; 32 is the published 24 GB variant's.")
     lora_alpha: int = flag(32, "Scale of the decoder's adapters is lora_alpha / lora_r; the published one starts at 1.")
     lora_dropout: float = flag(0.05, "Dropout before the decoder's adapters.")
+    lora_targets: list[str] | None = flag(
+        None,
+        "Names of the decoder's linears that get adapters, such as q_proj v_proj. By default what the checkpoint's "
+        "config.json says, else the published ones, of another decoder those that PEFT takes for its family.",
+    )
 
 
 _RATE = "Learning rate of {}; by default --learning_rate."
@@ -729,7 +734,7 @@ def _idle_flags(flags: Flags) -> list[_Idle]:
             idle.append(_Idle(rates[group], _RECIPE, advice))
     if not flags.recipe.decoder_lora:
         advice = "the recipe gives the decoder no adapters: add --recipe lora-llm, or leave it out"
-        idle.append(_Idle(("lora_r", "lora_alpha"), _RECIPE, advice))
+        idle.append(_Idle(("lora_r", "lora_alpha", "lora_targets"), _RECIPE, advice))
     if not flags.data.packing:
         names = ("pack_tokens", "share_images", "look_ahead", "most_shared")
         idle.append(_Idle(names, ("packing",), "it is about packed rows: add --packing True"))
