@@ -74,7 +74,8 @@ def prepare(processor: MonkeyProcessor, end_ids: frozenset[int], requests: Seque
     ready, inputs, failures = [], [], []
     for request in requests:
         try:
-            ids = processor.encode(request.conversation, add_generation_prompt=True).ids
+            asked = request.turns if processor.form == "decoder" else request.conversation
+            ids = processor.encode(asked, add_generation_prompt=True).ids
             for path in request.images:
                 if path not in canvases:
                     canvases[path] = Canvas.read(path, processor.image_processor, os.fsencode(path))
@@ -169,6 +170,7 @@ class ModelBackend:
         self.device, self.dtype = str(model.device), dtype
         self.fingerprint = fingerprint
         self.num_workers = num_workers
+        self.asks_in_turns = processor.form == "decoder"
         self.end_id, self.end_ids = processor.tokenizer.eod_id, processor.end_ids()
         # Between two batches stays what the last image's prefix takes.
         width = cached_width(model.config.text_config) * DTYPES[dtype].itemsize
