@@ -33,7 +33,6 @@ def parse_flags(words: list[str]) -> argparse.Namespace:
         prog="demo.py",
         description="Ask a model about pictures in the browser.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "-c",

@@ -130,9 +130,7 @@ FLAGS_OF_ONE: Mapping[str, str] = {
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = ArgumentParser(description=__doc__)
     what = parser.add_argument_group("what")
     what.add_argument("--checkpoint", help="folder of a checkpoint, or its hub name")
     what.add_argument(

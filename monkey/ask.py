@@ -60,12 +60,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m monkey.ask",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ArgumentParser(prog="python -m monkey.ask", description=__doc__)
     parser.add_argument("question", nargs="?", help="the question; read from standard input where it is left out")
     what = parser.add_argument_group("what")
     what.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="image, or a folder")

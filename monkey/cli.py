@@ -16,7 +16,13 @@ EXIT_PARTIAL, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it."""
+    """Says what is wrong with a flag in one sentence, where argparse prints every flag before it.
+
+    A description keeps its lines, and no flag is taken for another that it begins.
+    """
+
+    def __init__(self, *, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings):
+        super().__init__(formatter_class=formatter_class, allow_abbrev=allow_abbrev, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")

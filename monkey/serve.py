@@ -26,12 +26,7 @@ PACKAGES = ("fastapi", "httpx", "prometheus_client", "pydantic", "uvicorn")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m monkey.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ArgumentParser(prog="python -m monkey.serve", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s); 0.0.0.0 is all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any that is free (%(default)s)")
     parser.add_argument(

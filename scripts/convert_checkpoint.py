@@ -11,7 +11,6 @@ Auto classes need beside the weights is said at the end.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -125,7 +124,7 @@ def code_that_is_missing(folder: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("source", help="folder or hub name")
     parser.add_argument("target", help="new folder")
     parser.add_argument("--format", choices=sorted(WEIGHT_SUFFIXES), default="safetensors")

@@ -200,7 +200,7 @@ def _copy_encoder(checkpoint: str, visual: nn.Module) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("source", nargs="?", help="folder with config.json and qwen.tiktoken")
     parser.add_argument("output", nargs="?", help="new folder")
     parser.add_argument("--seed", type=int, default=0)

@@ -23,7 +23,7 @@ from monkey.images import open_image
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("picture", type=Path)
     parser.add_argument("output", type=Path, help="PNG to write")
     parser.add_argument("--checkpoint", help="folder or hub name whose geometry to use")
