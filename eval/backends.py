@@ -33,13 +33,11 @@ from monkey.provenance import file_digest
 
 @dataclass(frozen=True)
 class Shot:
-    """An example that is shown before a question: its image, and its prompt with the answer written after it.
-
-    `text` begins with the image's place.
-    """
+    """An example that is shown before a question: an image, what is asked about it, and the answer."""
 
     image: Path
-    text: str
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -65,28 +63,44 @@ class Request:
         """The images in the order of their places; the question's own is the last."""
         return tuple(self.conversation.images)
 
-    @property
-    def parts(self) -> list[Path | str]:
-        """The prompt as images and texts in their order, for models that know no marks of ours."""
-        parts: list[Path | str] = []
-        for part in self.conversation.messages[0].parts:
-            if isinstance(part, Image):
-                parts += [part.source, ""]
-            else:
-                parts[-1] += part.text
-        return parts
-
     @functools.cached_property
     def conversation(self) -> Conversation:
-        """One message: each example behind its image, then the question behind its own.
+        """One message: each example with its answer behind its image, then the question behind its own.
 
+        As in the published evaluator an answer stands after a blank, and nothing stands between examples and question.
         Control tokens are the images' places and the marks that the prompt's form holds; what users wrote is inert.
         """
         parts: list[Part] = []
         for shot in self.shots:
-            parts += [Image(shot.image), Text(shot.text.removeprefix(IMAGE_PLACE))]
-        parts += [Image(self.question.image), *self.form.parts(self.question.question)]
-        return Conversation((Message("user", tuple(parts)),))
+            asked = self.form.ask(shot.question)
+            blank = "" if asked[-1:].isspace() else " "
+            parts += [Image(shot.image), Text(f"{asked}{blank}{shot.answer}".removeprefix(IMAGE_PLACE))]
+        return Conversation((Message("user", (*parts, *self._ask(self.question.image, self.question.question))),))
+
+    @property
+    def turns(self) -> Conversation:
+        """The same for a chat template: each example is a turn of the user's and one of the assistant's."""
+        messages = []
+        for shot in self.shots:
+            messages.append(Message("user", self._ask(shot.image, shot.question)))
+            messages.append(Message("assistant", (Text(shot.answer),)))
+        return Conversation((*messages, Message("user", self._ask(self.question.image, self.question.question))))
+
+    def _ask(self, image: Path, question: str) -> tuple[Part, ...]:
+        return Image(image), *self.form.parts(question)
+
+
+def parts_of(message: Message) -> list[Path | str]:
+    """Return a message as images and texts in their order, for models that know no marks of ours."""
+    parts: list[Path | str] = []
+    for part in message.parts:
+        if isinstance(part, Image):
+            parts.append(part.source)
+        elif parts and isinstance(parts[-1], str):
+            parts[-1] += part.text
+        else:
+            parts.append(part.text)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,8 @@ class Backend(Protocol):
     A backend may have `work`, figures that only grow (`vision_seconds`, `prefill_tokens`, …): a run records by how
     much they grew, and those named `peak_…` as they are. One that reads answers from a file may have
     `foreign_answers(task, ids, count)`: the ids there that are not among the `ids` of the task's `count` questions. One
-    whose images differ in shape may have `image_grids(images)`: rows and columns of the windows of each.
+    whose images differ in shape may have `image_grids(images)`: rows and columns of the windows of each. One that asks
+    through a chat template has `asks_in_turns`, and shows examples as turns.
 
     `torch.OutOfMemoryError` from `generate_answers` makes a run go on with smaller batches.
     """
@@ -357,6 +372,7 @@ class OpenAIBackend:
         as_asked = {"form": "decoder" if "decoder" in described["forms"] else "plain"} if is_ours else {}
         plain = {**as_asked, "skip_special_tokens": True} if is_ours else {}
         self.settings: dict[str, Any] = {"temperature": 0, **plain}
+        self.asks_in_turns = self.settings.get("form") != "plain"
         self._concurrency = concurrency
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="openai")
 
@@ -384,9 +400,10 @@ class OpenAIBackend:
     def _answer(self, request: Request) -> Answer | Failure:
         client = self._client
         try:
-            message = {"role": "user", "content": message_content(request)}
+            asked = request.turns if self.asks_in_turns else request.conversation
+            messages = [{"role": message.role, "content": message_content(message)} for message in asked.messages]
             limits = {"max_tokens": request.task.max_new_tokens, **self.settings}
-            status, reply = client.complete({"model": self.model, "messages": [message], **limits})
+            status, reply = client.complete({"model": self.model, "messages": messages, **limits})
             if status == 200:
                 return _read_completion(request.row, reply)
             reason = f"{self.base_url} answers {status}: {client.said(reply)}"
@@ -411,16 +428,18 @@ def _read_completion(row: int, reply: bytes) -> Answer:
     return Answer(row, text, tokens, STOPPED_AT_LENGTH if choice.get("finish_reason") == "length" else STOPPED_AT_END)
 
 
-def message_content(request: Request) -> list[dict[str, Any]]:
-    """Return the prompt in OpenAI's form: images and texts in their order.
+def message_content(message: Message) -> str | list[dict[str, Any]]:
+    """Return a message's content in OpenAI's form: an assistant's text, or images and texts in their order.
 
     Raises OSError or ValueError when an image does not open.
     """
+    if message.role == "assistant":
+        return message.text
     return [
         {"type": "image_url", "image_url": {"url": data_url(part)}}
         if isinstance(part, Path)
         else {"type": "text", "text": part}
-        for part in request.parts
+        for part in parts_of(message)
     ]
 
 

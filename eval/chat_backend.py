@@ -1,6 +1,7 @@
 """The `hf` backend for others' models: any AutoModelForImageTextToText of transformers that has a chat template.
 
-A question is one message of the user's, images and texts in their order; the answer is greedy. Unlike Monkey's
+A question is one message of the user's, images and texts in their order, and each example before it a message of the
+user's and the assistant's; the answer is greedy. Unlike Monkey's
 tokenizer, those of other models may read control tokens in a question's text.
 """
 
@@ -17,10 +18,11 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from eval.backends import Answer, Failure, Request
+from eval.backends import Answer, Failure, Request, parts_of
 from eval.model_backend import DTYPES, Batch, choose_device, choose_dtype, load_batches, read_answer
 from monkey import MonkeyConfig
 from monkey.configuration import QwenVLConfig
+from monkey.conversation import Message
 from monkey.files import checkpoint_file, read_json, required_file
 from monkey.images import open_image
 from monkey.provenance import fingerprint
@@ -40,6 +42,7 @@ class ChatBackend:
     """
 
     name = "hf"
+    asks_in_turns = True
 
     def __init__(
         self,
@@ -108,17 +111,12 @@ def prepare_chats(processor: Any, requests: Sequence[Request]) -> Batch:
     ready, chats, failures = [], [], []
     for request in requests:
         try:
-            content = [
-                {"type": "image", "image": open_image(part)}
-                if isinstance(part, Path)
-                else {"type": "text", "text": part}
-                for part in request.parts
-            ]
+            chat = [{"role": message.role, "content": _content(message)} for message in request.turns.messages]
         except (OSError, ValueError) as error:
             failures.append(Failure(request.row, f"{request.question.source}: {error}"))
             continue
         ready.append(request)
-        chats.append([{"role": "user", "content": content}])
+        chats.append(chat)
     if not chats:
         return Batch((), None, tuple(failures))
     inputs = processor.apply_chat_template(
@@ -129,6 +127,13 @@ def prepare_chats(processor: Any, requests: Sequence[Request]) -> Batch:
         processor_kwargs={"padding": True, "return_tensors": "pt"},
     )
     return Batch(tuple(ready), dict(inputs), tuple(failures))
+
+
+def _content(message: Message) -> list[dict[str, Any]]:
+    return [
+        {"type": "image", "image": open_image(part)} if isinstance(part, Path) else {"type": "text", "text": part}
+        for part in parts_of(message)
+    ]
 
 
 def is_ours(checkpoint: str) -> bool:

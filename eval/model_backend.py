@@ -28,11 +28,11 @@ from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Re
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor, MonkeyProcessor
 from monkey.boxes import WHOLE, Share
 from monkey.checkpoint_files import checkpoint_fingerprint, weight_files
-from monkey.configuration import cached_width
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
 from monkey.files import base_of, checkpoint_file, required_file
+from monkey.part_configs import cached_width
 from monkey.reply import Detokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -74,7 +74,8 @@ def prepare(processor: MonkeyProcessor, end_ids: frozenset[int], requests: Seque
     ready, inputs, failures = [], [], []
     for request in requests:
         try:
-            ids = processor.encode(request.conversation, add_generation_prompt=True).ids
+            asked = request.turns if processor.form == "decoder" else request.conversation
+            ids = processor.encode(asked, add_generation_prompt=True).ids
             for path in request.images:
                 if path not in canvases:
                     canvases[path] = Canvas.read(path, processor.image_processor, os.fsencode(path))
@@ -169,6 +170,7 @@ class ModelBackend:
         self.device, self.dtype = str(model.device), dtype
         self.fingerprint = fingerprint
         self.num_workers = num_workers
+        self.asks_in_turns = processor.form == "decoder"
         self.end_id, self.end_ids = processor.tokenizer.eod_id, processor.end_ids()
         # Between two batches stays what the last image's prefix takes.
         width = cached_width(model.config.text_config) * DTYPES[dtype].itemsize

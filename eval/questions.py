@@ -3,9 +3,8 @@
 A task has a file of questions, and where there is a VQA annotation file its ten answers per question. What a user can
 have wrong in the data shows here, before a model is opened and before a file is written.
 
-Examples (few-shot) come from a training file. As in the published evaluator an example is the prompt with its answer
-after a blank, and examples and question follow each other without anything between. Which ones a question gets depends
-on the seed and the question's id alone.
+Examples (few-shot) come from a training file. Which ones a question gets depends on the seed and the question's id
+alone; how they are shown, `eval.backends.Request` says.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from eval.backends import Shot
 from eval.metrics import metric_named
 from eval.metrics.corpus import Item
 from eval.score import check_parts, needs_whole_set
-from eval.tasks import PromptForm, Task
+from eval.tasks import Task
 from monkey.data.records import Question, read_questions
 from monkey.data.rows import MissingImage
 from monkey.provenance import file_digest
@@ -286,8 +285,13 @@ class Examples:
             f"{question.source}"
         )
 
-    def shots(self, chosen: Sequence[int], form: PromptForm) -> tuple[Shot, ...]:
-        return tuple(Shot(self.rows[index].image, shown(self.rows[index], form)) for index in chosen)
+    def shots(self, chosen: Sequence[int]) -> tuple[Shot, ...]:
+        """Return the examples at these places, each with the answer that most people gave."""
+        rows = [self.rows[index] for index in chosen]
+        answers = [Counter(answer.strip() for answer in row.answers if answer.strip()) for row in rows]
+        return tuple(
+            Shot(row.image, row.question, own.most_common(1)[0][0]) for row, own in zip(rows, answers, strict=True)
+        )
 
     def digest(self, image: Path) -> str:
         if image not in self.digests:
@@ -337,14 +341,6 @@ def _refuse_leaks(examples: Examples, question_set: QuestionSet) -> None:
                 raise ValueError(
                     f"--train: {row.source} is the question of {question.source} on the same image; take it out"
                 )
-
-
-def shown(row: Question, form: PromptForm) -> str:
-    """An example as it stands in the prompt: asked, and answered with the answer most people gave."""
-    asked = form.ask(row.question)
-    answers = Counter(answer.strip() for answer in row.answers if answer.strip())
-    blank = "" if asked[-1:].isspace() else " "
-    return f"{asked}{blank}{answers.most_common(1)[0][0]}"
 
 
 def _draws(seed: int, question_id: int | str, count: int) -> Iterator[int]:

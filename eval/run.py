@@ -264,7 +264,7 @@ class TaskWork:
         return {question.row: question for question in self.question_set.questions}
 
     def request(self, row: int) -> Request:
-        shots = self.examples.shots(self.chosen[row], self.form) if self.examples else ()
+        shots = self.examples.shots(self.chosen[row]) if self.examples else ()
         return Request(self.task, self.questions[row], self.form, shots)
 
     def make_keys(self, backend: Backend) -> None:
@@ -277,12 +277,15 @@ class TaskWork:
             if own is None:
                 continue
             request = self.request(row)
+            asked: Any = request.prompt
+            if request.shots and getattr(backend, "asks_in_turns", False):
+                asked = [message.text for message in request.turns.messages]
             self.keys[row] = digest(
                 task=self.task.name,
                 row=row,
                 question_id=question.question_id,
                 image=[*(self.examples.digest(shot.image) for shot in request.shots), own] if request.shots else own,
-                prompt=request.prompt,
+                prompt=asked,
                 generation=generation,
                 model=backend.fingerprint,
             )

@@ -277,12 +277,7 @@ def write_rescored(run: Run, rescored: Sequence[Rescored]) -> list[Mapping[str, 
 
 
 def parser_of(documentation: str | None, program: str) -> ArgumentParser:
-    return ArgumentParser(
-        prog=f"python -m {program}",
-        description=documentation,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    return ArgumentParser(prog=f"python -m {program}", description=documentation)
 
 
 def comma_list(text: str) -> list[str]:

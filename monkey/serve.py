@@ -26,12 +26,7 @@ PACKAGES = ("fastapi", "httpx", "prometheus_client", "pydantic", "uvicorn")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m monkey.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ArgumentParser(prog="python -m monkey.serve", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s); 0.0.0.0 is all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any that is free (%(default)s)")
     parser.add_argument(
@@ -112,6 +107,7 @@ def run(options: argparse.Namespace) -> None:
             print(f"warning: {reached}; set {KEY_VARIABLE}", file=sys.stderr)
         print(f"opening {checkpoint}", file=sys.stderr, flush=True)
         settings = {"compile": options.compile, "max_rows": options.max_rows, "name": options.name}
+        settings["max_windows"] = options.max_windows
         with load(checkpoint, options.device, options.dtype, options.quantization, **settings) as answerer:
             answerer.patience = options.time_limit
             images = answerer.processor.image_processor

@@ -9,7 +9,6 @@ al., Robust fine-tuning of zero-shot models, arXiv 2109.01903).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def average(before: Path, after: Path, target: Path, part: float = 0.5) -> Path:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("before", type=Path, help="checkpoint folder")
     parser.add_argument("after", type=Path, help="checkpoint folder")
     parser.add_argument("target", type=Path, help="new folder")

@@ -21,9 +21,7 @@ from monkey.data.preview import draw_pieces
 
 
 def parse_flags(words: list[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="training conversations: .json, .jsonl or .yaml")
     parser.add_argument("--checkpoint", help="folder or hub name whose tokenizer counts; without it no lengths")
     parser.add_argument("--max-length", type=whole_number(1), default=2048, help="tokens that a sample may have")

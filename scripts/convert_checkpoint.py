@@ -11,7 +11,6 @@ Auto classes need beside the weights is said at the end.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -53,7 +52,7 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
     refuse_missing(source)
 
     from monkey.checkpoint_files import weight_files
-    from monkey.configuration import published_config
+    from monkey.flat_config import published_config
 
     files = [Path(path) for path in weight_files(source, {})]
     with atomic_folder(target) as folder:
@@ -125,7 +124,7 @@ def code_that_is_missing(folder: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("source", help="folder or hub name")
     parser.add_argument("target", help="new folder")
     parser.add_argument("--format", choices=sorted(WEIGHT_SUFFIXES), default="safetensors")

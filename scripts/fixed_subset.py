@@ -9,7 +9,6 @@ stated interval has room for.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -60,7 +59,7 @@ def fixed_subset_score(checkpoint: Path, folder: Path) -> dict[str, dict[str, An
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--write", action="store_true", help=f"state the scores in the checkpoint's {STATED}")
     options = parser.parse_args(words)

@@ -9,7 +9,6 @@ taken up by the same call. Any setting of the config can be given as a flag, e.g
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from dataclasses import asdict
@@ -106,7 +105,7 @@ def training_arguments(flags: list[str]) -> TrainingArguments:
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command; 2 on what the user can mend."""
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("base", type=Path, help="checkpoint folder of an untrained model")
     parser.add_argument("target", type=Path, help="new folder")
     parser.add_argument("--config", type=Path, required=True, help="YAML of transformers.TrainingArguments")

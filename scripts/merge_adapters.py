@@ -20,7 +20,6 @@ By default it is what the adapter was trained on.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from monkey.cli import ArgumentParser, run_program
@@ -28,7 +27,7 @@ from monkey.files import refuse_missing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("adapter", help="PEFT adapter folder, or checkpoint with built-in adapters")
     parser.add_argument("output", help="new folder")
     parser.add_argument("--base", help="folder or hub name of the adapter's base, where it has moved")

@@ -9,7 +9,6 @@ outputs/quickstart: data/, finetuned/ (with loss_curve.png), result/ (prediction
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -50,7 +49,7 @@ def table(before: dict[str, dict], after: dict[str, dict]) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "quickstart")
     parser.add_argument("--pictures", type=int, default=2000, help="to train on")
     parser.add_argument("--heldout", type=int, default=80, help="pictures to ask about, which share no text with them")

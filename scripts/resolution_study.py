@@ -16,7 +16,6 @@ OUTPUT holds table.md, table.csv, results.json and scores.png. What was finished
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -342,7 +341,7 @@ def measure(
 
 def main(words: list[str] | None = None) -> int:
     """Runs the study; 2 on what the user can mend."""
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     base = REPOSITORY / "models" / "small-base"
     parser.add_argument("base", type=Path, nargs="?", default=base, help="checkpoint at one window, without adapters")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "study")

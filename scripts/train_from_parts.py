@@ -14,7 +14,6 @@ lands in one folder, by default outputs/from-parts: untrained/, data/, trained/ 
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import sys
@@ -56,7 +55,7 @@ def table(result: Path, names: dict[str, str]) -> str:
 
 def main(words: list[str] | None = None) -> int:
     """Run the stages; 2 on what the user can mend."""
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "from-parts")
     parser.add_argument("--vision", default=ENCODER, help="as of scripts/new_model.py (default %(default)s)")
     parser.add_argument("--language", help="as of scripts/new_model.py (default: SmolLM2 from its package)")

@@ -17,7 +17,6 @@ what models/small holds.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -85,7 +84,7 @@ def score_lines(result: Path, name: str) -> list[str]:
 
 def main(words: list[str] | None = None) -> int:
     """Runs the stages; 2 on what the user can mend."""
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "small")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if not given")
     parser.add_argument("--pictures", type=int, help="to train the base on; three quarters as many for Monkey")

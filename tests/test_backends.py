@@ -205,7 +205,7 @@ class TestServer:
     def test_formats_that_servers_do_not_read_are_sent_as_png(self, sums):
         path = sums.parent / "images" / "0.png"
         Image.new("RGB", (3, 2), "red").save(path, "TIFF")
-        url = message_content(requests_of(sums)[0])[0]["image_url"]["url"]
+        url = message_content(requests_of(sums)[0].turns.messages[0])[0]["image_url"]["url"]
         assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).format == "PNG"
 
     def test_several_requests_are_on_their_way_at_once_and_no_more(self, sums, tmp_path, serve):

@@ -35,7 +35,7 @@ from monkey.training.finetune import overfit_report
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, picture, refusal, small_config
 from tests.small_tokenizers import CHATML, KINDS, LLAMA_3, config_of, gemma, gpt2, llama2, llama3, smollm, special
-from tests.training_start import PACKED, losses, train
+from tests.training_start import NO_DROPOUT, PACKED, conversation, log, losses, train
 
 TYPED = (
     *(
@@ -544,13 +544,40 @@ def test_records_are_encoded_once_for_a_vocabulary_and_a_template(tmp_path, monk
     for change in (lambda: None, lambda: None, lambda: setattr(tokenizer, "chat_template", LLAMA_3 + " ")):
         change()
         dataset = ConversationDataset(
-            open_records(tmp_path / "train.json"), processor_of(tokenizer), 512, sharing="turns"
+            open_records(tmp_path / "train.json"), processor_of(tokenizer), 512, sharing="branches"
         )
         dataset.prepare(check_images=True)
         folders.append(dataset.tokens.folder)
         assert supervised_texts(dataset.processor.tokenizer, dataset[0]["labels"]) == ["x<|eot_id|>"]
-        assert dataset.tokens.sizes.shared.tolist() == [0] * 4  # a turn begins with marks of its own
     assert folders[0] == folders[1] != folders[2]
+
+
+@pytest.mark.parametrize("kind", [llama3, smollm])
+def test_turns_about_one_image_are_branches_in_a_chat_template_and_as_exact_as_those_alone(kind, tmp_path, capsys):
+    config, tokenizer = config_of(kind())
+    base, data = tmp_path / "base", tmp_path / "train.json"
+    random_model(config).save_pretrained(base)
+    MonkeyProcessor.from_config(config, tokenizer).save_pretrained(base)
+    for name in ("a", "b"):
+        picture(90 * (name == "b")).save(tmp_path / f"{name}.png")
+    records = [
+        conversation(f"<img>{name}.png</img> {question} Answer: ", answer)
+        for name in ("a", "b")
+        for question, answer in (("What is the total?", "12.50"), ("Where?", "Köln"), ("Is it a receipt?", "yes"))
+    ]
+    data.write_text(json.dumps(records))
+    start = SimpleNamespace(base=base, data=data)
+    once = ("--num_train_epochs", "1", "--max_steps", "-1", "--gradient_accumulation_steps", "99", *NO_DROPOUT)
+    padded = train(start, tmp_path / "padded", *once)
+    capsys.readouterr()
+    room = ("--model_max_length", "200", "--pack_tokens", "400")
+    turns = train(start, tmp_path / "turns", *PACKED, *room, "--share_images", "turns", *once)
+    assert "note: questions about one image are branches behind it, not turns" in capsys.readouterr().out
+    assert losses(turns) == pytest.approx(losses(padded), rel=1e-5)
+    first, alone = log(turns)[0], log(padded)[0]
+    assert first["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+    assert first["images_per_second"] / first["samples_per_second"] == pytest.approx(2 / 6)
+    assert alone["images_per_second"] / alone["samples_per_second"] == pytest.approx(1)
 
 
 def test_a_run_trains_saves_merges_and_answers_in_the_chat_template(tmp_path):

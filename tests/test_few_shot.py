@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from eval.backends import EchoBackend
-from eval.model_backend import ModelBackend
-from eval.questions import Examples, FewShot, load_examples, load_question_set, shown
+from eval.backends import EchoBackend, Request
+from eval.chat_backend import prepare_chats
+from eval.model_backend import ModelBackend, prepare
+from eval.questions import Examples, FewShot, load_examples, load_question_set
 from eval.run import run
 from eval.tasks import PromptForm
+from monkey.processing import MonkeyProcessor
 from monkey.prompts import VQA_AS_TRAINED
 from tests.conftest import random_model
 from tests.small_processor import small_config, small_processor
+from tests.small_tokenizers import config_of, llama3, smollm
 from tests.test_evaluation import lines_of, own_task, program, row, run_one, settings, write_set
 
 FORM = PromptForm("as-trained", VQA_AS_TRAINED)
@@ -59,8 +63,59 @@ class TestPrompt:
         assert first != second
         # The answer that most people gave is shown.
         path = write_set(tmp_path / "people", [row(50, answer=["", "b", "a", " b "])], "train.jsonl")
-        (example,) = examples_of(sums, path, number=1).rows
-        assert shown(example, FORM).endswith("Answer: b")
+        (shot,) = examples_of(sums, path, number=1).shots([0])
+        assert shot.answer == "b"
+        for form, end in ((FORM, " What is 50 plus 50? Answer: b"), (PromptForm("x", "<img></img>{question}"), " b")):
+            request = Request(own_task(sums), load_question_set(own_task(sums)).questions[0], form, (shot,))
+            assert request.prompt.split("<img></img>")[1].endswith(end)
+
+    @pytest.mark.parametrize("kind", [llama3, smollm])
+    def test_in_a_chat_template_each_example_is_a_turn_of_the_users_and_one_of_the_assistants(self, sums, train, kind):
+        config, tokenizer = config_of(kind())
+        processor = MonkeyProcessor.from_config(config, tokenizer)
+        question = load_question_set(own_task(sums)).questions[3]
+        shots = examples_of(sums, train).shots([4, 1])
+        batch = prepare(processor, processor.end_ids(), [Request(own_task(sums), question, FORM, shots)])
+
+        def asked(image: Path, text: str) -> dict:
+            content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+            return {"role": "user", "content": content}
+
+        chat = [
+            *(asked(shots[0].image, "Twice 54?"), {"role": "assistant", "content": "108"}),
+            *(asked(shots[1].image, "Twice 51?"), {"role": "assistant", "content": "102"}),
+            asked(question.image, "What is 3 plus 3?"),
+        ]
+        (own,) = batch.inputs
+        assert own.ids == processor.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_tensors=None
+        )
+        assert len(own.images) == 3
+
+    def test_another_family_has_them_as_turns_too(self, sums, train):
+        chats = []
+        processor = SimpleNamespace(apply_chat_template=lambda own, **_: chats.extend(own) or {})
+        question = load_question_set(own_task(sums)).questions[3]
+        prepare_chats(processor, [Request(own_task(sums), question, FORM, examples_of(sums, train).shots([4, 1]))])
+        (chat,) = chats
+        assert [message["role"] for message in chat] == ["user", "assistant"] * 2 + ["user"]
+        assert chat[1]["content"] == [{"type": "text", "text": "108"}]
+        assert [part["type"] for part in chat[2]["content"]] == ["image", "text"]
+        assert chat[2]["content"][1]["text"] == " Twice 51? Answer: "
+
+    def test_answers_to_turns_are_none_to_one_prompt(self, sums, train, tmp_path):
+        class Chatting(EchoBackend):
+            asks_in_turns = True
+
+        def resumed() -> int:
+            (task,) = lines_of(tmp_path / "run" / "timing.jsonl")[-1]["tasks"].values()
+            return task["resumed"]
+
+        for number, kept in ((2, 0), (0, 6)):  # without an example the two are one and the same
+            few_shot = FewShot(number, train, 1) if number else None
+            for backend, expected in ((EchoBackend, 0), (Chatting, kept), (Chatting, 6)):
+                run_one(sums, tmp_path / "run", backend, few_shot=few_shot)
+                assert resumed() == expected
 
 
 class TestChoice:

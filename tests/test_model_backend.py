@@ -135,7 +135,7 @@ def plain_answers(backend: ModelBackend, requests: list[Request]) -> dict[int, s
     """Raw answers by row, each prompt alone through `generate`."""
     answers = {}
     for request in requests:
-        text = "".join(part for part in request.parts if isinstance(part, str))
+        text = request.prompt.removeprefix("<img></img>")
         inputs = backend.processor(text=text, images=[request.question.image], inert_text=True)
         generated = backend.model.generate(
             **inputs,

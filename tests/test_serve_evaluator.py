@@ -9,12 +9,13 @@ import torch
 
 from eval.backends import OpenAIBackend
 from eval.model_backend import ModelBackend
+from eval.questions import FewShot
 from eval.run import run
 from monkey.processing import MonkeyProcessor
 from monkey.serving.session import load
 from tests.conftest import random_model
 from tests.running_server import asking, running, talkative_model
-from tests.small_processor import small_processor
+from tests.small_processor import picture, small_processor
 from tests.small_tokenizers import config_of, smollm
 from tests.test_evaluation import lines_of, own_task, row, settings, write_set
 
@@ -97,7 +98,12 @@ def test_a_server_of_others_is_asked_without_our_setting(checkpoint, monkeypatch
         assert OpenAIBackend(server.url).settings == {"temperature": 0}
 
 
-def test_in_a_decoders_chat_template_too(sums, tmp_path):
+@pytest.mark.parametrize("examples", [0, 2])
+def test_in_a_decoders_chat_template_too(sums, tmp_path, examples):
+    train = write_set(tmp_path / "train", [row(number, image=f"images/t{number}.png") for number in range(50, 54)])
+    for number in range(50, 54):
+        picture(number).save(train.parent / "images" / f"t{number}.png")
+    few_shot = FewShot(examples, train, 1) if examples else None
     config, tokenizer = config_of(smollm())
     folder = tmp_path / "tiny"
     random_model(config).save_pretrained(folder)
@@ -108,8 +114,9 @@ def test_in_a_decoders_chat_template_too(sums, tmp_path):
             ("hf", lambda: ModelBackend(str(folder), "cpu", num_workers=0)),
             ("openai", lambda: OpenAIBackend(server.url)),
         ):
-            (results,) = run([own_task(sums)], settings(tmp_path / name), backend)
+            (results,) = run([own_task(sums)], settings(tmp_path / name, few_shot=few_shot), backend)
             assert results["generation"]["form"] == "decoder"
+            assert results["complete"]
     own, through = told(tmp_path / "hf"), told(tmp_path / "openai")
     # What the server tells has no white space around it.
     assert [(one[0], one[1].strip(), *one[2:]) for one in own] == through

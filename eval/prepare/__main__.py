@@ -25,12 +25,7 @@ _UNVERIFIED = "(as remembered, not verified: read those of the publisher)"
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m eval.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ArgumentParser(prog="python -m eval.prepare", description=__doc__)
     parser.add_argument("task", nargs="?", metavar="TASK", help="name of the task; --list has them")
     parser.add_argument("--src", type=Path, metavar="DIR", help="folder that holds the unpacked release")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="the data root to write below (.)")

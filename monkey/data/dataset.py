@@ -228,9 +228,17 @@ class ConversationDataset(Dataset):
             return [first]
         others = [self._sample(number, pixels=False) for number in index[1:]]
         shared = shared_tokens(first["input_ids"], first["labels"], self.processor.tokenizer.image_end_id)
-        if self.sharing == "turns":
+        if self.joins_turns:
             return [self._join(first, others, shared)]
         return [{**sample, "shared": shared} for sample in (first, *others)]
+
+    @property
+    def joins_turns(self) -> bool:
+        """Whether records about one image become one conversation.
+
+        In a chat template a turn begins with control tokens, which the joined would lack: there they are branches.
+        """
+        return self.sharing == "turns" and self.processor.form == "plain"
 
     def source(self, number: int) -> str:
         """Return where a record stands."""
@@ -311,10 +319,10 @@ class ConversationDataset(Dataset):
             check_images: read each image's header; that a record names images which are there is always looked at.
             workers: processes that read records beside this one.
         """
-        if self.sharing == "turns" and self.processor.form != "plain":
+        if self.sharing == "turns" and not self.joins_turns:
             self.notices.append(
-                "questions about one image stay apart: in the decoder's chat template each begins with tokens of its "
-                "own, which --share_images turns would leave out; branches reads the image once for all of them"
+                "questions about one image are branches behind it, not turns of one conversation: in the decoder's own "
+                "chat template each begins with control tokens, which --share_images turns would leave out"
             )
         folder = self._tokens_folder()
         tokens = self.take_up(folder) if folder is not None else None
@@ -365,7 +373,7 @@ class ConversationDataset(Dataset):
             vocabulary=self.processor.tokenizer.fingerprint,
             image_tokens=self.processor.image_tokens,
             lengths=[self.max_length, self.processor.max_positions],
-            is_joined=self.sharing == "turns",
+            is_joined=self.joins_turns,
             **(shapes if images.is_ragged else {}),
             **({"fit": images.fit} if images.fit != "stretch" else {}),
         )
@@ -432,8 +440,8 @@ class _PartReader:
         if self.check_images:
             self._check_headers(record)
         shared = shared_tokens(ids, labels, tokenizer.image_end_id)
-        if dataset.sharing == "turns" and not (dataset.processor.form == "plain" and _can_join(record)):
-            shared = 0  # in a chat template each turn begins with control tokens, which the joined would lack
+        if dataset.joins_turns and not _can_join(record):
+            shared = 0
         prefix = hashlib.blake2b(repr((record.images, ids[:shared])).encode(), digest_size=8).digest()
         tokens = _compress(ids, labels, tokenizer.image_pad_id)
         return record, tokens, (len(tokens[0]), shared, int.from_bytes(prefix, "big", signed=True), len(record.images))

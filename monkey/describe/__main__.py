@@ -151,12 +151,7 @@ class Command:
     main: Callable[[argparse.Namespace], int]
 
     def parser(self, name: str) -> argparse.ArgumentParser:
-        parser = ArgumentParser(
-            prog=f"python -m monkey.describe {name}",
-            description=self.more,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        parser = ArgumentParser(prog=f"python -m monkey.describe {name}", description=self.more)
         self.add_flags(parser)
         return parser
 
