@@ -134,7 +134,7 @@ def test_the_encoder_of_a_monkey_checkpoint_is_taken_without_its_adapters_and_re
         (["--vision", VISION, "--window-tokens", "6"], "num_queries=6"),
         (["--vision", "some/where"], "some/where"),
         (["--vision", VISION, "--language", "no/where"], "no/where"),
-        (["--vision", VISION, "--grid", "2"], "--grid 2"),
+        (["--vision", VISION, "--grid", "2000,2"], "grid=(2000, 2) has more than 1,024 windows"),
     ],
 )
 def test_what_cannot_be_joined_is_one_sentence(given, said, decoder, tmp_path, capsys):
@@ -166,6 +166,9 @@ def test_a_flag_of_two_parts_is_not_passed_over_without_them(capsys):
     with pytest.raises(SystemExit):
         main(["source", "output", "--grid", "2,2"])
     assert "--grid is for a model of two parts" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--vision", "v", "--language", "l", "--output", "o", "--grid", "2"])
+    assert "error: --grid: 2 is not rows,columns" in capsys.readouterr().err
 
 
 def test_from_parts_names_the_package_that_is_missing(monkeypatch, tmp_path, capsys):
