@@ -387,8 +387,12 @@ def decoder_state(whole: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def put_decoder(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+def put_decoder(model: nn.Module, state: dict[str, torch.Tensor], new_ids: Sequence[int] = ()) -> None:
     """Put the weights of `load_decoder` into a Monkey; tokens that it has beyond theirs start as the mean of all.
+
+    Args:
+        new_ids: tokens that the decoder's vocabulary did not have. Families pad their embeddings with rows that nothing
+            trained, and such a token may have got one of them; it starts as the mean too.
 
     Raises:
         ValueError: weights of another decoder.
@@ -407,6 +411,7 @@ def put_decoder(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
         if here != there and not is_longer:
             raise ValueError(f"the decoder's {name} has shape {there or 'none'}, and the model's has {here or 'none'}")
     for name, tensor in state.items():
-        if own[name].shape != tensor.shape:
-            own[name][len(tensor) :] = tensor.float().mean(dim=0)
         own[name][: len(tensor)] = tensor
+        if name in by_token:
+            mean = tensor.mean(dim=0, dtype=torch.float32).to(own[name].dtype)
+            own[name][len(tensor) :] = own[name][list(new_ids)] = mean

@@ -108,7 +108,7 @@ def join_parts(
     if not random_weights:
         fill(model.model.visual)
     if state is not None:
-        put_decoder(model, state)
+        put_decoder(model, state, prepared.new_ids)
     if dtype != "auto" or state is not None:
         model.to(getattr(torch, dtype) if dtype != "auto" else next(iter(state.values())).dtype)
     processor = monkey.MonkeyProcessor.from_config(config, prepared.tokenizer)

@@ -78,6 +78,21 @@ def test_it_holds_both_parts_as_they_were(joined, decoder, encoder):
     assert monkey.MonkeyProcessor.from_pretrained(joined).image_processor.image_std == [0.25, 0.25, 0.25]
 
 
+def test_new_tokens_start_as_the_mean_in_rows_that_the_decoder_had_padded_too(decoder, tmp_path):
+    padded = tmp_path / "padded"
+    config = LlamaConfig.from_pretrained(decoder, vocab_size=LlamaConfig.from_pretrained(decoder).vocab_size + 2)
+    LlamaForCausalLM(config).save_pretrained(padded)
+    small_tokenizers.smollm().save_pretrained(padded)
+    assert main(["--vision", str(CHECKPOINT), "--language", str(padded), "--output", str(tmp_path / "new")]) == 0
+    rows = load_file(padded / "model.safetensors")["model.embed_tokens.weight"]
+    held = load_file(tmp_path / "new" / "model.safetensors")["model.language_model.embed_tokens.weight"]
+    # The vocabulary lacks three tokens, and two of them get rows that nothing trained.
+    first = len(rows) - 2
+    assert len(held) == first + 3
+    torch.testing.assert_close(held[first:], rows.mean(dim=0).expand(3, -1), rtol=0, atol=1e-6)
+    assert torch.equal(held[:first], rows[:first])
+
+
 def test_a_text_is_answered_as_by_the_decoder_itself(joined, decoder):
     whole, tokenizer = AutoModelForCausalLM.from_pretrained(decoder), small_tokenizers.smollm()
     messages = [{"role": "user", "content": QUESTION}]
