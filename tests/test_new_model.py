@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -148,7 +149,10 @@ def test_the_encoder_of_a_monkey_checkpoint_is_taken_without_its_adapters_and_re
         (["--vision", VISION, "--window-size", "50"], "window_size=50"),
         (["--vision", VISION, "--window-tokens", "6"], "num_queries=6"),
         (["--vision", "some/where"], "some/where"),
-        (["--vision", VISION, "--language", "no/where"], "no/where"),
+        (["--vision", VISION, "--language", "no/where"], "no/where: no config.json in the hub's offline cache"),
+        (["--vision", VISION, "--language", "./nowhere"], "./nowhere: no such checkpoint folder"),
+        (["--vision", VISION, "--language", "tests/none.gguf"], "tests: no none.gguf in the folder"),
+        (["--vision", VISION, "--language", str(CHECKPOINT)], "model type 'monkey' is no decoder of text alone"),
         (["--vision", VISION, "--grid", "2"], "--grid 2"),
     ],
 )
@@ -159,6 +163,22 @@ def test_what_cannot_be_joined_is_one_sentence(given, said, decoder, tmp_path, c
     assert error.startswith("error: ")
     assert said in error
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"vocab_size": 100}, "Padding_idx must be within"), ({"hidden_size": 64}, "has shape [343, 48], but config.json makes it [343, 64]"), ({}, "no tokenizer.json")],
+)
+def test_a_decoder_that_does_not_hold_together_is_one_sentence(fields, said, decoder, tmp_path, capsys):
+    folder = shutil.copytree(decoder, tmp_path / "decoder")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | fields))
+    if not fields:
+        (folder / "tokenizer.json").unlink()
+    assert main(["--vision", str(CHECKPOINT), "--language", str(folder), "--output", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {folder}: ")
+    assert said in error
 
 
 def test_a_model_that_is_no_decoder_of_text_is_refused(decoder, tmp_path, capsys):
