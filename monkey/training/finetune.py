@@ -26,11 +26,12 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from monkey.adapters import add_decoder_lora, merge_peft, open_adapted
 from monkey.checkpoint_card import card_of
+from monkey.configuration import MonkeyConfig
 from monkey.data.dataset import ConversationDataset, errors_as_raised, first_readable
 from monkey.data.mixture import Records, holds_images, open_records
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Record
-from monkey.decoders import decoder_layers
+from monkey.decoders import decoder_layers, longest_sequence
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
 from monkey.journal import PARTIAL, remove_partials
@@ -126,6 +127,7 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     model, counts = open_model(flags)
     if resume_from is not None:
         refuse_other_model(resume_from, base_model(model))
+    _refuse_long_samples(base_model(model).config, batches, train_set)
     memory = _memory_plan(flags, model, batches)
     record = _record(flags, counts, train_set, eval_set, batches, memory, resume_from)
     if resume_from is not None and training.process_index == 0:
@@ -299,6 +301,19 @@ def _refuse_large_grid(flags: Flags, processor: MonkeyProcessor) -> None:
             f"--{flag} {given} makes {least}{tokens:,} tokens of an image, and --model_max_length {limit:,} holds "
             "fewer: give a smaller grid or raise it"
         )
+
+
+def _refuse_long_samples(config: MonkeyConfig, batches: RowPlan | BatchPlan, dataset: ConversationDataset) -> None:
+    """ValueError for a sample beyond what the decoder is exact for in packed rows, before a step meets it."""
+    longest = longest_sequence(config.text_config)
+    if not isinstance(batches, RowPlan) or longest is None or batches.sizes.tokens.max() <= longest:
+        return
+    number = int(batches.sizes.tokens.argmax())
+    raise ValueError(
+        f"{dataset.records[number].source}: the sample has {batches.sizes.tokens[number]:,} tokens, and packed rows of "
+        f"the {config.text_config.model_type} decoder are exact up to {longest:,} (its sliding window, or its rotary "
+        "positions): shorten it, give a smaller grid, or leave --packing out"
+    )
 
 
 def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -> MemoryPlan | None:
