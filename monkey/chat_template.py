@@ -53,7 +53,7 @@ class ChatTemplate:
         if not tokenizer.chat_template:
             raise ValueError(
                 "form is 'decoder', and the decoder's tokenizer has no chat template: take the form questions, which "
-                "needs none"
+                "needs none, or give the prompt as text"
             )
         self._source = tokenizer.get_chat_template()
         self._tokens = tuple(sorted(tokenizer.special_tokens_map.items()))

@@ -167,7 +167,11 @@ def test_what_cannot_be_joined_is_one_sentence(given, said, decoder, tmp_path, c
 
 @pytest.mark.parametrize(
     ("fields", "said"),
-    [({"vocab_size": 100}, "Padding_idx must be within"), ({"hidden_size": 64}, "has shape [343, 48], but config.json makes it [343, 64]"), ({}, "no tokenizer.json")],
+    [
+        ({"vocab_size": 100}, "Padding_idx must be within"),
+        ({"hidden_size": 64}, "has shape [343, 48], but config.json makes it [343, 64]"),
+        ({}, "no tokenizer.json"),
+    ],
 )
 def test_a_decoder_that_does_not_hold_together_is_one_sentence(fields, said, decoder, tmp_path, capsys):
     folder = shutil.copytree(decoder, tmp_path / "decoder")
@@ -221,6 +225,14 @@ def test_from_parts_builds_trains_and_asks_and_does_nothing_twice(decoder, tmp_p
     written = (output / "trained" / "model.safetensors").stat().st_mtime_ns
     assert train_from_parts.main(words) == 0
     assert (output / "trained" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_an_encoder_of_timm_keeps_the_window_of_its_checkpoint(joined, decoder, tmp_path, capsys):
+    given = ["--vision", joined, "--language", decoder, "--output", tmp_path / "new"]
+    assert main([*map(str, given), "--window-size", "96"]) == 2
+    assert "holds the positions of windows of 64 pixels; leave it out" in capsys.readouterr().err
+    assert main([*map(str, given), "--window-size", "64", "--merge"]) == 2
+    assert "leave --merge out" in capsys.readouterr().err
 
 
 def test_another_window_is_given_when_a_timm_encoder_is_joined_and_not_later(joined, tmp_path, capsys):
