@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import shutil
 from types import SimpleNamespace
 
@@ -15,9 +16,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, T5
 
 import monkey
 from monkey.decoding import Decoding
+from monkey.serving import session
 from scripts import stages, train_from_parts
 from scripts.new_model import main
 from scripts.set_grid import main as set_grid
+from scripts.show_views import main as show_views
 from tests import small_tokenizers
 from tests.small_processor import CHECKPOINT
 from tests.test_small_model import REPOSITORY, in_process
@@ -114,6 +117,23 @@ def test_an_image_is_answered_about_on_its_own_grid(joined):
         _ = square.text
     # Four windows in a row and the global view beside one window and the global view, of 4 tokens each.
     assert wide.prompt_tokens - square.prompt_tokens == 3 * 4
+
+
+def test_what_an_answer_looked_at_is_asked_in_the_words_that_were_answered(joined, tmp_path, monkeypatch):
+    prompts = []
+    for name, place in (("Answerer._submit", 1), ("compute_maps", 2)):
+        whole = operator.attrgetter(name)(session)
+
+        def keep(*given, whole=whole, place=place, **named):
+            prompts.append(given[place])
+            return whole(*given, **named)
+
+        monkeypatch.setattr(f"monkey.serving.session.{name}", keep)
+    Image.new("RGB", (200, 60), "red").save(tmp_path / "red.png")
+    words = [tmp_path / "red.png", tmp_path / "views.png", "--checkpoint", joined, "--ask", QUESTION]
+    assert show_views(list(map(str, words))) == 0
+    asked, looked = prompts
+    assert looked == asked
 
 
 def test_random_weights_of_named_parts_are_the_same_for_a_seed(decoder, tmp_path):
