@@ -399,6 +399,13 @@ def test_templates_that_would_lie_are_refused_in_a_sentence():
     )
 
 
+def test_a_prompt_is_the_same_on_every_day():
+    for dated in ("date_string", "strftime_now('%d %b %Y')"):
+        tokenizer = smollm()
+        tokenizer.chat_template = CHATML.replace("You help.", "' + " + dated + " + '")
+        assert "system\n26 Jul 2024<|im_end|>" in processor_of(tokenizer).apply_chat_template(chat("Hi"))
+
+
 def test_white_space_stays_where_the_template_leaves_it():
     messages = Conversation.from_messages(chat("\n Hi \n")).messages
     for family, shown in ((smollm, "user\n\n Hi \n<|im_end|>"), (llama3, "\n\nHi<|eot_id|>"), (llama2, "[INST] Hi [/")):
