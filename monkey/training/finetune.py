@@ -38,6 +38,7 @@ from monkey.journal import PARTIAL, remove_partials
 from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
+from monkey.prompts import BOX_MARKERS
 from monkey.quantised import keep_trained_in_float32, open_four_bit
 from monkey.training.arguments import Flags, PartArguments
 from monkey.training.memory import (
@@ -135,6 +136,12 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         warn_of_other_flags(resume_from, record["flags"], record["data"])
     if training.process_index == 0:
         _announce(flags, model, counts, memory, record)
+        if "decoder" not in flags.recipe.trains and has_new_markers(model, processor):
+            print(
+                "note: the markers of boxes are new to this decoder and all have one embedding, which the recipe "
+                f"{flags.recipe.name} leaves as it is, so it cannot learn to write them: train the decoder whole "
+                "first, or make the model without --boxes"
+            )
     with (
         nothing_left_of_a_false_start(output_dir),
         full_disk_named(output_dir),
@@ -273,6 +280,14 @@ def _announce(
         print(plan_table(memory))
     print(_flops(flags, model)[0])
     print(flags.table())
+
+
+def has_new_markers(model: nn.Module, processor: MonkeyProcessor) -> bool:
+    """Whether the markers of boxes are tokens that nothing has trained yet, as new_model.py --boxes adds them."""
+    ids = processor.tokenizer.convert_tokens_to_ids(list(BOX_MARKERS))
+    rows = base_model(model).get_input_embeddings().weight  # none where ZeRO-3 holds them elsewhere
+    are_tokens = None not in ids and len(set(ids)) == len(BOX_MARKERS)
+    return are_tokens and len(rows) > max(ids) and bool((rows[ids] == rows[ids[0]]).all())
 
 
 def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -> bool:
