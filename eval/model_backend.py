@@ -28,6 +28,7 @@ from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Re
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor, MonkeyProcessor
 from monkey.boxes import WHOLE, Share
 from monkey.checkpoint_files import checkpoint_fingerprint, weight_files
+from monkey.decoders import longest_sequence
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
@@ -65,9 +66,12 @@ def by_image(requests: Sequence[Request]) -> list[Request]:
     return [request for group in groups.values() for request in group]
 
 
-def prepare(processor: MonkeyProcessor, end_ids: frozenset[int], requests: Sequence[Request]) -> Batch:
+def prepare(
+    processor: MonkeyProcessor, end_ids: frozenset[int], requests: Sequence[Request], longest: int | None = None
+) -> Batch:
     """Open each image once and encode the prompts; what users wrote is inert text, whatever characters it holds.
 
+    The decoder is exact up to `longest` tokens, see `monkey.decoders.longest_sequence`.
     A request whose image does not open, or whose prompt is too long, becomes a failure and leaves the others alone.
     """
     canvases: dict[Path, Canvas] = {}
@@ -75,10 +79,10 @@ def prepare(processor: MonkeyProcessor, end_ids: frozenset[int], requests: Seque
     for request in requests:
         try:
             asked = request.turns if processor.form == "decoder" else request.conversation
-            ids = processor.encode(asked, add_generation_prompt=True).ids
+            ids = processor.encode(asked, max_length=longest, add_generation_prompt=True).ids
             for path in request.images:
                 if path not in canvases:
-                    canvases[path] = Canvas.read(path, processor.image_processor, os.fsencode(path))
+                    canvases[path] = Canvas.read(path, processor.image_processor, digest=os.fsencode(path))
         except (OSError, ValueError) as error:
             failures.append(Failure(request.row, f"{request.question.source}: {error}"))
             continue
@@ -216,7 +220,8 @@ class ModelBackend:
 
     def batches(self, requests: Sequence[Request], batch_size: int) -> Iterable[Batch]:
         """Batches of `batch_size`; requests about one image follow each other in them."""
-        prepare_own = partial(prepare, self.processor, self.end_ids)
+        longest = longest_sequence(self.model.config.text_config)
+        prepare_own = partial(prepare, self.processor, self.end_ids, longest=longest)
         return load_batches(by_image(requests), batch_size, self.num_workers, prepare_own)
 
     # Not inference mode: what the model caches there could not be used in a training step that follows.

@@ -173,6 +173,8 @@ def written(boxes: Sequence[Located]) -> str:
 def to_canvas(conversation: Conversation, shares: Sequence[Share]) -> Conversation:
     """Return a conversation whose boxes are of the canvases; each box is of the image that stands last before it.
 
+    One that stands before all images, as where a question comes before its image, is of the first.
+
     Texts stay as they are but for the numbers of complete boxes. Where the markers of a box are no trusted text, they
     are characters like others, and so are its numbers.
 
@@ -182,7 +184,7 @@ def to_canvas(conversation: Conversation, shares: Sequence[Share]) -> Conversati
     if all(share == WHOLE for share in shares):
         return conversation
     messages = [list(message.parts) for message in conversation.messages]
-    share, behind = WHOLE, []  # the texts behind an image, which may be those of several messages
+    share, behind = shares[0], []  # the texts behind an image, which may be those of several messages
     upcoming = iter(shares)
     for parts in messages:
         for place, part in enumerate(parts):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import NamedTuple
 
 import jinja2
@@ -23,8 +24,17 @@ from monkey.conversation import Image, Message, Part, Segment, Text, check_endin
 from monkey.prompts import VQA_AS_TRAINED, after_image, is_prompt
 from monkey.tokenization_decoder import DecoderTokenizer
 
-FIXED = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+_DAY = datetime(2024, 7, 26)
+
+FIXED = {"enable_thinking": False, "date_string": _DAY.strftime("%d %b %Y")}
 """Variables that templates of several families look for."""
+
+_DATED = "".join(
+    f" | replace('%{sign}', '{_DAY.strftime(f'%{sign}')}')"
+    for sign in (*"aAbBdHIjmMpSyY", "-d", "-m", "-H", "-I", "-M")
+)
+_STRFTIME_NOW = "{% macro strftime_now(format) %}{{ format" + _DATED + " }}{% endmacro +%}"
+"""Stands before a template that asks for the date itself, by a function that the library gives it; that of today."""
 
 # White space that no template writes itself, and signs that one which escapes, splits or cases a text would change.
 _EDGE = "\f"
@@ -53,7 +63,7 @@ class ChatTemplate:
         if not tokenizer.chat_template:
             raise ValueError(
                 "form is 'decoder', and the decoder's tokenizer has no chat template: take the form questions, which "
-                "needs none"
+                "needs none, or give the prompt as text"
             )
         self._source = tokenizer.get_chat_template()
         self._tokens = tuple(sorted(tokenizer.special_tokens_map.items()))
@@ -143,8 +153,9 @@ def _render(
     marks = [_MARK.format(number=number) for number in range(len(roles))]
     chat = [{"role": role, "content": f"{_EDGE}{mark}{_EDGE}"} for role, mark in zip(roles, marks, strict=True)]
     try:
+        dated = _STRFTIME_NOW + source if "strftime_now" in source else source
         (text,), _ = render_jinja_template(
-            [chat], chat_template=source, add_generation_prompt=add_generation_prompt, **dict(tokens), **FIXED
+            [chat], chat_template=dated, add_generation_prompt=add_generation_prompt, **dict(tokens), **FIXED
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

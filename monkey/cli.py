@@ -65,7 +65,7 @@ def add_shape_flags(parser: argparse._ActionsContainer) -> None:
         "--grids",
         type=grid_set,
         metavar="SET",
-        help="of which each image takes the best: up-to-6, or 1x2,2x1,2x2 (none)",
+        help="of which each image takes the best: up-to-6, or 1x2,2x1,2x2 (the checkpoint's own, if it has any)",
     )
     parser.add_argument("--fit", choices=FITS, help="of an image on its grid (the checkpoint's own)")
 

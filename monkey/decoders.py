@@ -240,6 +240,7 @@ def probe(text_config: PreTrainedConfig) -> None:
         ValueError: they are not, with the family and by how much, or why it cannot be tried.
     """
     if not isinstance(text_config, MonkeyTextConfig):
+        _causal_class(text_config)
         _probe(_structure_of(text_config))
 
 
@@ -255,7 +256,6 @@ def _structure_of(text_config: PreTrainedConfig) -> str:
 def _probe(structure: str) -> None:
     config = decoder_config(json.loads(structure))
     family = config.model_type
-    _causal_class(config)
     odd = sorted(set(getattr(config, "layer_types", None) or ()) - PLAIN_LAYERS)
     if odd:
         raise ValueError(
@@ -355,8 +355,16 @@ def load_decoder(
                 raise ValueError("it is packed already: give the ordinary weights, which any run can pack")
             probe(config)
         with library_bars(sys.stderr is not None and sys.stderr.isatty()):
-            whole, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **given)
+            # Weights of other sizes are told below, in a sentence.
+            loading = {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
+            whole, info = AutoModelForCausalLM.from_pretrained(source, **loading, **given)
         probe(whole.config)
+        if info["mismatched_keys"]:
+            key, there, here = min(info["mismatched_keys"])
+            raise ValueError(
+                f"{key} has shape {list(there)}, but config.json makes it {list(here)}; weights and config.json belong "
+                "to different models"
+            )
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise ValueError(f"{len(missing)} weights of the decoder are missing, for instance {missing[0]}")
@@ -372,10 +380,13 @@ def _named(name: str) -> Iterator[None]:
     try:
         with refused_in_a_sentence(name):
             yield
-    except ValueError as error:
-        if name in str(error):
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        # Sizes that do not go together are asserted, or told in a table of tensors.
+        if name in str(error) and isinstance(error, ValueError):
             raise
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {' '.join(str(error).split())[:300]}") from error
 
 
 def decoder_state(whole: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -387,8 +398,12 @@ def decoder_state(whole: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def put_decoder(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+def put_decoder(model: nn.Module, state: dict[str, torch.Tensor], new_ids: Sequence[int] = ()) -> None:
     """Put the weights of `load_decoder` into a Monkey; tokens that it has beyond theirs start as the mean of all.
+
+    Args:
+        new_ids: tokens that the decoder's vocabulary did not have. Families pad their embeddings with rows that nothing
+            trained, and such a token may have got one of them; it starts as the mean too.
 
     Raises:
         ValueError: weights of another decoder.
@@ -407,6 +422,7 @@ def put_decoder(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
         if here != there and not is_longer:
             raise ValueError(f"the decoder's {name} has shape {there or 'none'}, and the model's has {here or 'none'}")
     for name, tensor in state.items():
-        if own[name].shape != tensor.shape:
-            own[name][len(tensor) :] = tensor.float().mean(dim=0)
         own[name][: len(tensor)] = tensor
+        if name in by_token:
+            mean = tensor.mean(dim=0, dtype=torch.float32).to(own[name].dtype)
+            own[name][len(tensor) :] = own[name][list(new_ids)] = mean

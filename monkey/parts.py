@@ -69,7 +69,7 @@ def lora_linears(model: nn.Module) -> tuple[str, ...]:
     published ones, of another decoder those that PEFT takes for its family, or all of its layers where PEFT knows none.
 
     Raises:
-        ValueError: `lora_targets` names what is no linear of this decoder.
+        ValueError: `lora_targets` names what is no linear of this decoder, or it has none.
     """
     from torch import nn
 
@@ -79,11 +79,17 @@ def lora_linears(model: nn.Module) -> tuple[str, ...]:
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     paths = dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", name) for name in linears if name.startswith(_DECODER))
     known = dict.fromkeys(path.rpartition(".")[2] for path in paths)
+    if not known:
+        raise ValueError(
+            f"the {config.text_config.model_type} decoder has no linears of torch.nn to adapt: train it whole "
+            "(--recipe full-llm), or leave it frozen (--recipe adapters-only)"
+        )
     if wanted is None:
         from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
         default = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(config.text_config.model_type)
-        wanted = [name for name in default if name in known] if isinstance(default, list) else list(known)
+        wanted = [name for name in default if name in known] if isinstance(default, list) else []
+        wanted = wanted or list(known)
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ValueError(

@@ -230,6 +230,11 @@ def _create(architecture: str, arguments: dict[str, Any], weights: str | os.Path
         return timm.create_model(architecture, **arguments, **loading)
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if weights == "published" and isinstance(error, OSError):
+            raise ValueError(
+                f"{architecture}: its weights cannot be loaded, for they are neither on the hub nor in its offline "
+                f"cache ({type(error).__name__}): fetch them where there is a network, or give a folder of timm's"
+            ) from error
         if weights is not None:
             raise ValueError(f"{architecture}: its weights cannot be loaded from {source}: {reason}") from error
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
@@ -248,10 +253,9 @@ def _loading(weights: str | os.PathLike) -> tuple[str, dict[str, Any]]:
         raise FileNotFoundError(f"{path}: no such file of weights")
     try:
         with safe_open(path, "pt") as file:
-            names = set(file.keys())
+            # A classifier of other classes than the architecture's goes with the head that it stands in.
+            classes = file.get_slice("head.weight").get_shape()[0] if "head.weight" in file.keys() else 0  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file ({error})") from error
-    loading: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
-    if "head.weight" not in names:
-        loading["num_classes"] = loading["pretrained_cfg_overlay"]["num_classes"] = 0
-    return str(path), loading
+    overlay = {"file": str(path), "num_classes": classes}
+    return str(path), {"pretrained": True, "pretrained_cfg_overlay": overlay, "num_classes": classes}

@@ -382,8 +382,18 @@ def load_tokenizer(source: str | os.PathLike, boxes: bool = False, **where: Any)
     Raises:
         FileNotFoundError, ValueError: no such decoder, or a tokenizer that cannot be had of it; one sentence.
     """
-    with refused_in_a_sentence(f"{source}: the tokenizer"):
-        return prepare_tokenizer(AutoTokenizer.from_pretrained(source, **where), boxes)
+    required_file(source, where.get("gguf_file", "config.json"), "the decoder", **location_of(where))
+    try:
+        with refused_in_a_sentence(f"{source}: the tokenizer"):
+            opened = AutoTokenizer.from_pretrained(source, **where)
+    except ValueError as error:
+        if "gguf_file" in where or checkpoint_file(source, TOKENIZER_FILE, **location_of(where)):
+            raise
+        raise ValueError(
+            f"{source}: no {TOKENIZER_FILE} there, and transformers makes none of the other files: save the decoder's "
+            "fast tokenizer beside its config.json"
+        ) from error
+    return prepare_tokenizer(opened, boxes)
 
 
 def open_tokenizer(checkpoint: str | os.PathLike, **settings: Any) -> DecoderTokenizer | QwenTokenizer:

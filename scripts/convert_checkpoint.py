@@ -55,12 +55,14 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
     from monkey.flat_config import published_config
 
     files = [Path(path) for path in weight_files(source, {})]
+    parsed = None if config == "copy" else monkey.MonkeyConfig.from_pretrained(source)
+    if config == "published":
+        published_config(parsed)  # before gigabytes are written, where it is refused
     with atomic_folder(target) as folder:
         dtype = _write_weights(files, folder, weight_format)
         _copy_other_files(files[0].parent, folder)
         card_of(source).write(folder)
-        if config != "copy":
-            parsed = monkey.MonkeyConfig.from_pretrained(source)
+        if parsed is not None:
             content = json.loads(parsed.to_json_string())
             if config == "published":
                 content = published_config(parsed, str(dtype).removeprefix("torch."))

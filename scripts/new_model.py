@@ -108,7 +108,7 @@ def join_parts(
     if not random_weights:
         fill(model.model.visual)
     if state is not None:
-        put_decoder(model, state)
+        put_decoder(model, state, prepared.new_ids)
     if dtype != "auto" or state is not None:
         model.to(getattr(torch, dtype) if dtype != "auto" else next(iter(state.values())).dtype)
     processor = monkey.MonkeyProcessor.from_config(config, prepared.tokenizer)
@@ -172,6 +172,12 @@ def _open_encoder(vision: str, given: dict[str, int | None]) -> tuple[Any, Calla
         return TimmVisionConfig(**describe_folder(vision) | fields), lambda visual: visual.load_pretrained(vision)
     if is_folder or not _is_of_timm(vision):
         config = monkey.MonkeyConfig.from_pretrained(vision).vision_config
+        other = fields.get("window_size", config.window_size)
+        if isinstance(config, TimmVisionConfig) and other != config.window_size:
+            raise ValueError(
+                f"--window-size {other}: {vision} holds the positions of windows of {config.window_size} pixels; leave "
+                "it out, or name timm's encoder, whose positions are interpolated when it is opened"
+            )
         changed = type(config).from_dict(config.to_dict() | fields)
         return changed, lambda visual: _copy_encoder(vision, visual)
     return TimmVisionConfig(architecture=vision, **fields), lambda visual: visual.load_pretrained()
@@ -216,7 +222,11 @@ def main(arguments: list[str] | None = None) -> int:
     parts.add_argument("--window-tokens", type=int, metavar="N", help="of a view (default: a quarter of its patches)")
     parts.add_argument("--adapters", choices=("per_window", "shared", "none"), help="default per_window")
     parts.add_argument("--no-global-view", dest="global_view", action="store_false", default=None)
-    parts.add_argument("--boxes", action="store_true", help="add the markers of boxes to the vocabulary")
+    parts.add_argument(
+        "--boxes",
+        action="store_true",
+        help="the markers of boxes as new tokens, which only a recipe that trains the decoder whole can teach it",
+    )
     parts.add_argument("--random-weights", action="store_true", help="of the two parts too, for trials")
     parts.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: the decoder's own)")
     options = parser.parse_args(arguments)

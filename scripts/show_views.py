@@ -62,7 +62,8 @@ def ask(model, image, question: str):
     answer = model.ask(image, question).text
     print(answer)
     content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-    (seen,) = model.attention_maps([{"role": "user", "content": content}], answer, form="questions")
+    form = "decoder" if model.form == "decoder" else "questions"  # as `ask` has written it
+    (seen,) = model.attention_maps([{"role": "user", "content": content}], answer, form=form)
     print(f"{seen.share:.1%} of the answer's attention went to the image")
     return seen.answer
 

@@ -11,6 +11,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -31,7 +32,7 @@ from monkey.reply import Detokenizer
 from monkey.serving.session import Answerer
 from monkey.tokenization import QwenTokenizer
 from monkey.tokenization_decoder import DecoderTokenizer, load_tokenizer, open_tokenizer, prepare_tokenizer
-from monkey.training.finetune import overfit_report
+from monkey.training.finetune import has_new_markers, overfit_report
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, picture, refusal, small_config
 from tests.small_tokenizers import CHATML, KINDS, LLAMA_3, config_of, gemma, gpt2, llama2, llama3, smollm, special
@@ -399,6 +400,13 @@ def test_templates_that_would_lie_are_refused_in_a_sentence():
     )
 
 
+def test_a_prompt_is_the_same_on_every_day():
+    for dated in ("date_string", "strftime_now('%d %b %Y')"):
+        tokenizer = smollm()
+        tokenizer.chat_template = CHATML.replace("You help.", "' + " + dated + " + '")
+        assert "system\n26 Jul 2024<|im_end|>" in processor_of(tokenizer).apply_chat_template(chat("Hi"))
+
+
 def test_white_space_stays_where_the_template_leaves_it():
     messages = Conversation.from_messages(chat("\n Hi \n")).messages
     for family, shown in ((smollm, "user\n\n Hi \n<|im_end|>"), (llama3, "\n\nHi<|eot_id|>"), (llama2, "[INST] Hi [/")):
@@ -599,6 +607,18 @@ def test_a_run_trains_saves_merges_and_answers_in_the_chat_template(tmp_path):
     assert processor.tokenizer.fingerprint == tokenizer.fingerprint
     report = overfit_report(model.eval(), processor, list(open_records(data)), 64)
     assert [miss.expected for miss in report.misses] == ["total"] * (4 - report.reproduced)
+
+
+def test_markers_that_nothing_has_trained_are_noticed():
+    with_markers, without = (DecoderTokenizer.of(smollm(), boxes) for boxes in (True, False))
+    embeddings = torch.nn.Embedding(400, 4)
+    model = SimpleNamespace(get_input_embeddings=lambda: embeddings)
+    ids = with_markers.convert_tokens_to_ids(list(BOX_MARKERS))
+    assert not has_new_markers(model, SimpleNamespace(tokenizer=with_markers))
+    with torch.no_grad():
+        embeddings.weight[ids] = embeddings.weight.mean(dim=0)
+    assert has_new_markers(model, SimpleNamespace(tokenizer=with_markers))
+    assert not has_new_markers(model, SimpleNamespace(tokenizer=without))
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    GPT2Config,
     GptOssConfig,
     GraniteConfig,
     Llama4TextConfig,
@@ -49,8 +50,10 @@ from monkey.parts import base_model, lora_linears, part_of
 from monkey.quantised import open_four_bit, packed_linears
 from monkey.training.finetune import set_dropout, without_dropout
 from monkey.training.memory import part_sizes, plan
+from monkey.training.merging import merge_adapters
 from monkey.training.meter import count_flops
 from monkey.training.recipes import RECIPES, apply_recipe
+from scripts.convert_checkpoint import convert
 from tests.conftest import left_padded, prompt_ids, random_model, tiny_config
 from tests.training_start import NO_DROPOUT, SAVE, library_start, log, losses, train
 
@@ -443,6 +446,26 @@ def test_adapters_are_put_on_the_familys_linears_saved_and_merged(family, target
             torch.testing.assert_close(logits, expected_logits, rtol=0, atol=1e-5)
 
 
+def test_a_decoder_without_linears_says_so_where_adapters_are_asked_for():
+    config = config_with(GPT2Config(vocab_size=320, n_embd=48, n_layer=1, n_head=4))
+    with pytest.raises(ValueError, match=r"the gpt2 decoder has no linears of torch\.nn to adapt: train it whole"):
+        lora_linears(MonkeyForConditionalGeneration(config))
+
+
+def test_the_published_layout_is_refused_before_weights_are_read_or_written(tmp_path, monkeypatch):
+    random_model(config_with(FAMILIES["llama"])).save_pretrained(tmp_path / "model")
+    never = (
+        "scripts.convert_checkpoint._write_weights",
+        "monkey.modeling.MonkeyForConditionalGeneration.from_pretrained",
+    )
+    for name in never:
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("weights were touched"))
+    with pytest.raises(ValueError, match="no place for a decoder of the family llama"):
+        convert(str(tmp_path / "model"), tmp_path / "new", "bin", config="published")
+    with pytest.raises(ValueError, match="no place for a decoder of the family llama"):
+        merge_adapters(str(tmp_path / "model"), tmp_path / "new", layout="published")
+
+
 def test_targets_that_are_no_linears_are_named():
     config = config_with(FAMILIES["llama"])
     config.lora_targets = ["qkv"]
@@ -540,6 +563,14 @@ def test_the_linears_with_adapters_are_a_flag(start, tmp_path, family):
     with pytest.raises(ValueError, match=f"lora_targets names 'w1', {known}"):
         train(library, tmp_path / "none", *once, "--lora_targets", "q_proj", "w1")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_sample_beyond_the_decoders_window_is_refused_before_a_step_meets_it_in_packed_rows(start, tmp_path):
+    text = {"model_type": "mistral", "sliding_window": 30}
+    library = library_start(start, tmp_path / "base", **text)
+    with pytest.raises(ValueError, match=r"\[\d+\]: the sample has \d+ tokens, and packed rows of the mistral decoder"):
+        train(library, tmp_path / "packed", *ONE_ROW)
+    train(library, tmp_path / "padded", "--max_steps", "1")
 
 
 def test_dropout_of_the_decoders_attention_is_a_flag(start, tmp_path):

@@ -52,6 +52,20 @@ def answers_of(backend: ModelBackend, requests: list[Request], batch_size: int) 
     return [answer for batch in backend.batches(requests, batch_size) for answer in backend.generate_answers(batch)]
 
 
+def test_images_are_told_apart_by_their_paths_so_that_none_is_digested(asked, backend):
+    (batch,) = backend.batches(asked[1], batch_size=3)
+    assert [one.images[-1].digest for one in batch.inputs] == [os.fsencode(one.images[-1]) for one in batch.requests]
+
+
+def test_a_prompt_beyond_what_the_decoder_is_exact_for_fails_alone(asked, backend, monkeypatch):
+    lengths = [len(one.ids) for one in next(iter(backend.batches(asked[1], batch_size=3))).inputs]
+    monkeypatch.setattr("eval.model_backend.longest_sequence", lambda _: min(lengths))
+    (batch,) = backend.batches(asked[1], batch_size=3)
+    assert len(batch.requests) == lengths.count(min(lengths))
+    assert len(batch.failures) == 3 - len(batch.requests) > 0
+    assert f"more than the {min(lengths):,} allowed" in batch.failures[0].reason
+
+
 def test_answers_are_the_recorded_ones(asked, backend, golden):
     recorded = golden.tensors["batch.generated"].tolist()
     answers = answers_of(backend, asked[1], batch_size=3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import operator
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +16,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, T5
 
 import monkey
 from monkey.decoding import Decoding
+from monkey.serving import session
 from scripts import stages, train_from_parts
 from scripts.new_model import main
 from scripts.set_grid import main as set_grid
+from scripts.show_views import main as show_views
 from tests import small_tokenizers
 from tests.small_processor import CHECKPOINT
 from tests.test_small_model import REPOSITORY, in_process
@@ -78,6 +82,21 @@ def test_it_holds_both_parts_as_they_were(joined, decoder, encoder):
     assert monkey.MonkeyProcessor.from_pretrained(joined).image_processor.image_std == [0.25, 0.25, 0.25]
 
 
+def test_new_tokens_start_as_the_mean_in_rows_that_the_decoder_had_padded_too(decoder, tmp_path):
+    padded = tmp_path / "padded"
+    config = LlamaConfig.from_pretrained(decoder, vocab_size=LlamaConfig.from_pretrained(decoder).vocab_size + 2)
+    LlamaForCausalLM(config).save_pretrained(padded)
+    small_tokenizers.smollm().save_pretrained(padded)
+    assert main(["--vision", str(CHECKPOINT), "--language", str(padded), "--output", str(tmp_path / "new")]) == 0
+    rows = load_file(padded / "model.safetensors")["model.embed_tokens.weight"]
+    held = load_file(tmp_path / "new" / "model.safetensors")["model.language_model.embed_tokens.weight"]
+    # The vocabulary lacks three tokens, and two of them get rows that nothing trained.
+    first = len(rows) - 2
+    assert len(held) == first + 3
+    torch.testing.assert_close(held[first:], rows.mean(dim=0).expand(3, -1), rtol=0, atol=1e-6)
+    assert torch.equal(held[:first], rows[:first])
+
+
 def test_a_text_is_answered_as_by_the_decoder_itself(joined, decoder):
     whole, tokenizer = AutoModelForCausalLM.from_pretrained(decoder), small_tokenizers.smollm()
     messages = [{"role": "user", "content": QUESTION}]
@@ -98,6 +117,23 @@ def test_an_image_is_answered_about_on_its_own_grid(joined):
         _ = square.text
     # Four windows in a row and the global view beside one window and the global view, of 4 tokens each.
     assert wide.prompt_tokens - square.prompt_tokens == 3 * 4
+
+
+def test_what_an_answer_looked_at_is_asked_in_the_words_that_were_answered(joined, tmp_path, monkeypatch):
+    prompts = []
+    for name, place in (("Answerer._submit", 1), ("compute_maps", 2)):
+        whole = operator.attrgetter(name)(session)
+
+        def keep(*given, whole=whole, place=place, **named):
+            prompts.append(given[place])
+            return whole(*given, **named)
+
+        monkeypatch.setattr(f"monkey.serving.session.{name}", keep)
+    Image.new("RGB", (200, 60), "red").save(tmp_path / "red.png")
+    words = [tmp_path / "red.png", tmp_path / "views.png", "--checkpoint", joined, "--ask", QUESTION]
+    assert show_views(list(map(str, words))) == 0
+    asked, looked = prompts
+    assert looked == asked
 
 
 def test_random_weights_of_named_parts_are_the_same_for_a_seed(decoder, tmp_path):
@@ -133,7 +169,10 @@ def test_the_encoder_of_a_monkey_checkpoint_is_taken_without_its_adapters_and_re
         (["--vision", VISION, "--window-size", "50"], "window_size=50"),
         (["--vision", VISION, "--window-tokens", "6"], "num_queries=6"),
         (["--vision", "some/where"], "some/where"),
-        (["--vision", VISION, "--language", "no/where"], "no/where"),
+        (["--vision", VISION, "--language", "no/where"], "no/where: no config.json in the hub's offline cache"),
+        (["--vision", VISION, "--language", "./nowhere"], "./nowhere: no such checkpoint folder"),
+        (["--vision", VISION, "--language", "tests/none.gguf"], "tests: no none.gguf in the folder"),
+        (["--vision", VISION, "--language", str(CHECKPOINT)], "model type 'monkey' is no decoder of text alone"),
         (["--vision", VISION, "--grid", "2000,2"], "grid=(2000, 2) has more than 1,024 windows"),
     ],
 )
@@ -144,6 +183,26 @@ def test_what_cannot_be_joined_is_one_sentence(given, said, decoder, tmp_path, c
     assert error.startswith("error: ")
     assert said in error
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"vocab_size": 100}, "Padding_idx must be within"),
+        ({"hidden_size": 64}, "has shape [343, 48], but config.json makes it [343, 64]"),
+        ({}, "no tokenizer.json"),
+    ],
+)
+def test_a_decoder_that_does_not_hold_together_is_one_sentence(fields, said, decoder, tmp_path, capsys):
+    folder = shutil.copytree(decoder, tmp_path / "decoder")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | fields))
+    if not fields:
+        (folder / "tokenizer.json").unlink()
+    assert main(["--vision", str(CHECKPOINT), "--language", str(folder), "--output", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {folder}: ")
+    assert said in error
 
 
 def test_a_model_that_is_no_decoder_of_text_is_refused(decoder, tmp_path, capsys):
@@ -189,6 +248,14 @@ def test_from_parts_builds_trains_and_asks_and_does_nothing_twice(decoder, tmp_p
     written = (output / "trained" / "model.safetensors").stat().st_mtime_ns
     assert train_from_parts.main(words) == 0
     assert (output / "trained" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_an_encoder_of_timm_keeps_the_window_of_its_checkpoint(joined, decoder, tmp_path, capsys):
+    given = ["--vision", joined, "--language", decoder, "--output", tmp_path / "new"]
+    assert main([*map(str, given), "--window-size", "96"]) == 2
+    assert "holds the positions of windows of 64 pixels; leave it out" in capsys.readouterr().err
+    assert main([*map(str, given), "--window-size", "64", "--merge"]) == 2
+    assert "leave --merge out" in capsys.readouterr().err
 
 
 def test_another_window_is_given_when_a_timm_encoder_is_joined_and_not_later(joined, tmp_path, capsys):

@@ -85,6 +85,12 @@ class TestBoxesOnTheCanvas:
         assert question == "<img></img><box>(50,100),(100,200)</box><img></img><box>(100,25),(200,50)</box>"
         assert answer == "<box>(100,25),(200,50)</box>"
 
+    def test_a_box_before_all_images_is_of_the_first(self):
+        # As clients of OpenAI's form often put a question before its image.
+        turn = Message("user", (Text("<box>(100,100),(200,200)</box>", True), ImagePart("a"), ImagePart("b")))
+        (question,) = texts(to_canvas(Conversation((turn,)), [HALF_WIDTH, QUARTER_HEIGHT]))
+        assert question == "<box>(50,100),(100,200)</box><img></img><img></img>"
+
     def test_a_box_may_begin_in_a_question_and_end_in_the_answer(self):
         turns = [
             {"role": "user", "text": "<img></img> Where is <ref>it</ref>? <box>"},

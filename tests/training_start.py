@@ -50,13 +50,16 @@ def write_start(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, base=folder / "base", data=folder / "train.json", records=records)
 
 
-def library_start(start, folder: Path) -> SimpleNamespace:
-    """The same start with a decoder of transformers, whose keys have fewer heads and whose head is tied."""
+def library_start(start, folder: Path, **text) -> SimpleNamespace:
+    """The same start with a decoder of transformers, whose keys have fewer heads and whose head is tied.
+
+    `text` are other fields of its configuration.
+    """
     content = small_config(grid=(2, 2)).to_dict()
     content["text_config"] = {
         "model_type": "llama", "vocab_size": 1024, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": True, **text,
     }  # fmt: skip
     random_model(MonkeyConfig.from_dict(content)).save_pretrained(folder)
     MonkeyProcessor.from_pretrained(start.base).save_pretrained(folder)

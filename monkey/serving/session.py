@@ -354,8 +354,8 @@ class Answerer:
         The images and the whole conversation are read once more, between the steps of answers in progress.
 
         Args:
-            messages: as of `chat`, up to the one that was answered. What `ask` was asked is one message of the form
-                "questions" that holds the images and the question.
+            messages: as of `chat`, up to the one that was answered. What `ask` was asked is one message that holds the
+                images and the question, of the form "questions", or "decoder" where that is `self.form`.
             answer: what was answered; its tokens are those that its text is read as.
             form, picture_labels, max_windows: as of `chat`.
             layers: see `monkey.serving.attention_maps.answer_weights`.

@@ -31,7 +31,7 @@ from monkey.data.dataset import ConversationDataset, errors_as_raised, first_rea
 from monkey.data.mixture import Records, holds_images, open_records
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Record
-from monkey.decoders import decoder_layers
+from monkey.decoders import decoder_layers, longest_sequence
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
 from monkey.journal import PARTIAL, remove_partials
@@ -39,6 +39,7 @@ from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.parts import lora_linears
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
+from monkey.prompts import BOX_MARKERS
 from monkey.quantised import keep_trained_in_float32, open_four_bit
 from monkey.training.arguments import Flags, PartArguments
 from monkey.training.memory import (
@@ -129,6 +130,7 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     model, counts = open_model(flags)
     if resume_from is not None:
         refuse_other_model(resume_from, base_model(model))
+    _refuse_long_samples(base_model(model).config, batches, train_set)
     memory = _memory_plan(flags, model, batches)
     record = _record(flags, counts, train_set, eval_set, batches, memory, resume_from)
     if resume_from is not None and training.process_index == 0:
@@ -136,6 +138,12 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
         warn_of_other_flags(resume_from, record["flags"], record["data"])
     if training.process_index == 0:
         _announce(flags, model, counts, memory, record)
+        if "decoder" not in flags.recipe.trains and has_new_markers(model, processor):
+            print(
+                "note: the markers of boxes are new to this decoder and all have one embedding, which the recipe "
+                f"{flags.recipe.name} leaves as it is, so it cannot learn to write them: train the decoder whole "
+                "first, or make the model without --boxes"
+            )
     with (
         nothing_left_of_a_false_start(output_dir),
         full_disk_named(output_dir),
@@ -276,6 +284,14 @@ def _announce(
     print(flags.table())
 
 
+def has_new_markers(model: nn.Module, processor: MonkeyProcessor) -> bool:
+    """Whether the markers of boxes are tokens that nothing has trained yet, as new_model.py --boxes adds them."""
+    ids = processor.tokenizer.convert_tokens_to_ids(list(BOX_MARKERS))
+    rows = base_model(model).get_input_embeddings().weight  # none where ZeRO-3 holds them elsewhere
+    are_tokens = None not in ids and len(set(ids)) == len(BOX_MARKERS)
+    return are_tokens and len(rows) > max(ids) and bool((rows[ids] == rows[ids[0]]).all())
+
+
 def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -> bool:
     """Whether the run has made all its steps and saved its end; says so. A self-test has its answers to give yet."""
     training, output_dir = flags.training, Path(flags.training.output_dir)
@@ -311,6 +327,19 @@ def _check_lora_targets(flags: Flags) -> None:
         config.lora_targets = flags.lora.lora_targets
         with torch.device("meta"):
             lora_linears(MonkeyForConditionalGeneration(config))
+
+
+def _refuse_long_samples(config: MonkeyConfig, batches: RowPlan | BatchPlan, dataset: ConversationDataset) -> None:
+    """ValueError for a sample beyond what the decoder is exact for in packed rows, before a step meets it."""
+    longest = longest_sequence(config.text_config)
+    if not isinstance(batches, RowPlan) or longest is None or batches.sizes.tokens.max() <= longest:
+        return
+    number = int(batches.sizes.tokens.argmax())
+    raise ValueError(
+        f"{dataset.records[number].source}: the sample has {batches.sizes.tokens[number]:,} tokens, and packed rows of "
+        f"the {config.text_config.model_type} decoder are exact up to {longest:,} (its sliding window, or its rotary "
+        "positions): shorten it, give a smaller grid, or leave --packing out"
+    )
 
 
 def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -> MemoryPlan | None:

@@ -117,6 +117,9 @@ def merge_adapters(
             "own weights, so leave out --base and --base-precision"
         )
     _check_output(output, overwrite, adapter, base)
+    if layout == "published":
+        # Before anything is opened, where it is refused.
+        published_config(MonkeyConfig.from_pretrained(base or adapter))
 
     if is_peft:
         tuned = open_adapted(source, base, base_precision, chosen)

@@ -36,11 +36,14 @@ def start_as_merge(model: MonkeyForConditionalGeneration) -> None:
     head_width, ratio = width // heads, patches // queries
     frequencies = min(FREQUENCIES, head_width // 4)
     if patches % queries:
-        raise ValueError(f"{patches}×{patches} patches cannot be merged evenly into {queries}×{queries} tokens")
+        raise ValueError(
+            f"{patches}×{patches} patches cannot be merged evenly into {queries}×{queries} tokens; take another number "
+            "of tokens per window, or leave --merge out"
+        )
     if heads < ratio**2 or not frequencies:
         raise ValueError(
             f"merging {ratio}×{ratio} patches needs {ratio**2} heads at least 4 wide; resampler_heads={heads} of "
-            f"{head_width} will not do"
+            f"{head_width} will not do; leave --merge out"
         )
     speeds = 1.0 / 10000 ** (torch.arange(frequencies, dtype=torch.float32) / (width / 4))
     step = (1 - torch.cos(speeds / ratio)).sum().item()
