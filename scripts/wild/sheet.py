@@ -83,7 +83,7 @@ class Sheet:
     ) -> None:
         """Ask for a fact in one wording or both; of several natural ones one is drawn."""
         answers = (answers,) if isinstance(answers, str) else tuple(dict.fromkeys(answers))
-        fact = fact or (f"{kind}-{at}" if at else f"{kind}-{len(self.questions)}")
+        fact = fact or f"{kind}-{len({question.fact for question in self.questions})}"
         if natural is not None and not isinstance(natural, str):
             natural = self.rng.choice(natural)
         for wording, text in (("trained", trained), ("natural", natural)):
