@@ -26,6 +26,12 @@ REGION_QUESTION = "Where is <ref>{question}</ref>?"
 REGION_AS_TRAINED = VQA_AS_TRAINED.replace("{question}", REGION_QUESTION)
 """The box of a text, as the documents that this project draws ask for it."""
 
+REGION_TEXT_QUESTION = "What is written in <box>{question}</box>?"
+"""Asks for the text in a box, whose corners stand where a question does: `(x1,y1),(x2,y2)`."""
+
+REGION_TEXT_AS_TRAINED = VQA_AS_TRAINED.replace("{question}", REGION_TEXT_QUESTION)
+"""The text in a box, in the form of the other questions."""
+
 VQA_PUBLISHED = "<img></img>{question} Answer:"
 """Question answering as the released evaluate_vqa.py of Monkey asks it."""
 
@@ -78,6 +84,7 @@ FORMS = {
     "caption": {AS_TRAINED: CAPTION_AS_TRAINED, PUBLISHED: CAPTION_QWEN_VL},
     "scienceqa": {AS_TRAINED: VQA_AS_TRAINED, PUBLISHED: SCIENCEQA_QWEN_VL},
     "region": {AS_TRAINED: REGION_AS_TRAINED, PUBLISHED: REGION_AS_TRAINED},
+    "region_text": {AS_TRAINED: REGION_TEXT_AS_TRAINED, PUBLISHED: REGION_TEXT_AS_TRAINED},
     "ocrbench": {AS_TRAINED: VQA_AS_TRAINED, PUBLISHED: VQA_AS_TRAINED},
 }
 """The prompt of an evaluation task, by the name in its row and the choice of `--prompt`."""
