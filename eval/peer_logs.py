@@ -53,6 +53,9 @@ SAMPLE_FIELDS = {"doc_id": int, "target": str, "filtered_resps": str | list, "in
 SHEET_COLUMNS = ("index", "question", "answer", "prediction")
 """What a sheet of VLMEvalKit must hold."""
 
+FAILURES = ("Failed to obtain answer", "[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED]")
+"""What stands in the place of answers that an evaluator did not get."""
+
 _SAMPLES = re.compile(r"(?P<date>.+)_samples_(?P<task>.+)\.jsonl")
 _OPTIONS = "ABCDEFGHI"
 
@@ -132,6 +135,7 @@ def _read_log(path: Path, metric: str | None) -> PeerTask:
                 f"{path}: row {line['row']} has {len(line['references'])} reference, and {metric} needs {needed}; "
                 "--metric accuracy does with one"
             )
+    _refuse_failures(path, lines)
     has_images = all(line["image"] for line in lines)
     scored = [
         {
@@ -157,6 +161,16 @@ def _read_log(path: Path, metric: str | None) -> PeerTask:
         "evaluator": evaluator,
     }
     return PeerTask(path, results, tuple(scored))
+
+
+def _refuse_failures(path: Path, lines: Sequence[Line]) -> None:
+    """Raise ValueError where a sentence about a failure stands in the place of an answer."""
+    failed = [line for line in lines if line["answer"].startswith(FAILURES)]
+    if failed:
+        raise ValueError(
+            f"{path}: {len(failed)} of {len(lines)} answers are none, first in row {failed[0]['row']} "
+            f"({failed[0]['answer'][:60]!r}); ask them again with the evaluator that wrote the log"
+        )
 
 
 def _choose_metric(path: Path, task: str, metric: str | None, own: Mapping[str, float]) -> tuple[str, str]:

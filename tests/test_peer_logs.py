@@ -204,6 +204,8 @@ def test_other_mistakes_are_one_sentence(tmp_path, capsys):
     assert "row 0 has 1 reference, and vqa_score needs" in refusal(capsys, report, few)
     ours = write_task(tmp_path / "ours", "t", [("a", ["a"])])
     assert "is for logs of other evaluators" in refusal(capsys, compare, ours, ours, "--metric", "anls")
+    unasked = sheet(tmp_path / "m_DocVQA_VAL.tsv", "0\tWho?\tx\tx", "1\tWho?\tx\tFailed to obtain answer via API.")
+    assert "1 of 2 answers are none, first in row 1" in refusal(capsys, report, unasked)
     other = tmp_path / "some.json"
     other.write_text("{}")
     assert "is no log that is known" in refusal(capsys, report, other)

@@ -39,7 +39,7 @@ def peer():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("vlmeval", "vlmeval.dataset", "vlmeval.vlm", "vlmeval.vlm.base"):
             patch.setitem(sys.modules, name, ModuleType(name))
-        sys.modules["vlmeval.dataset"].DATASET_TYPE = TYPES.get
+        sys.modules["vlmeval.dataset"].DATASET_TYPE = lambda name, *, default="MCQ": TYPES.get(name, default)
         sys.modules["vlmeval.vlm.base"].BaseModel = BaseModel
         place = REPOSITORY / "integrations" / "vlmevalkit" / "monkey.py"
         spec = importlib.util.spec_from_file_location("vlmeval.vlm.monkey", place)
@@ -92,9 +92,9 @@ def test_answers_are_as_long_as_the_data_set_allows(peer, model, docs, monkeypat
         return Silent
 
     monkeypatch.setattr(model.answerer, "chat", chat)
-    for dataset in (*TYPES, None):
+    for dataset in (*TYPES, "receipts_of_mine", None):
         model.generate(message(docs[0]), dataset)
-    assert limits == [peer.SHORT, peer.SHORT, peer.LONG, peer.SHORT, peer.LONG]
+    assert limits == [peer.SHORT, peer.SHORT, peer.LONG, peer.SHORT, peer.LONG, peer.LONG]
 
 
 def test_images_stand_where_the_data_set_puts_them(model, docs):

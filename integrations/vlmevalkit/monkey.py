@@ -68,7 +68,9 @@ class Monkey(BaseModel):
         Raises:
             ValueError: it holds a video.
         """
-        is_short = dataset == "HallusionBench" or (dataset is not None and DATASET_TYPE(dataset) in ("MCQ", "Y/N"))
+        # Of a set of the user's own VLMEvalKit says by default that it is multiple choice, whatever it holds.
+        kind = None if dataset is None else DATASET_TYPE(dataset, default=None)
+        is_short = kind in ("MCQ", "Y/N") or dataset == "HallusionBench"
         limit = self.max_new_tokens or (SHORT if is_short else LONG)
         question = {"role": "user", "content": list(map(read_part, message))}
         return self.answerer.chat([question], monkey.Decoding(limit, keep_markers=False), form=self.form).text
