@@ -1,7 +1,7 @@
 """Logs that lmms-eval and VLMEvalKit wrote are runs: their figures, compared, shown, and refused in a sentence.
 
 tests/peer_logs/ holds what lmms-eval 0.7.3 wrote of the small model: 32 questions about drawn documents, the same with
-answers of two tokens, and four questions whose options were weighed.
+answers of two tokens, and four questions whose options were weighed; and VLMEvalKit of August 2026, of 16 of them.
 """
 
 from __future__ import annotations
@@ -152,6 +152,19 @@ def test_an_option_is_right_by_its_letter_or_its_text_and_the_nearest_is_known(t
     assert task.lines[0]["question"] == "Which?\nA. moon\nB. sun"
     assert task.results["scores"] == score_table("choice_accuracy", task.lines)
     assert "nearest_option" in task.results["scores"]
+
+
+def test_what_vlmevalkit_wrote_is_compared_with_what_lmms_eval_wrote(tmp_path):
+    (task,) = open_any_run(LOGS / "monkey-small", "choice_accuracy").tasks.values()
+    assert (task.name, task.results["n"]) == ("made_mcq", 16)
+    first = task.lines[0]
+    assert first["references"] == ["A", "3"]
+    assert first["question"].endswith("\nA. 3\nB. A form titled Poem list.\nC. yes")
+    pytest.importorskip("openpyxl", reason="pip install '.[peers]' reads .xlsx")
+    theirs = tmp_path / "1_samples_docs.jsonl"
+    theirs.write_text("".join(f"{json.dumps(sample)}\n" for sample in logged()[:16]))
+    (one,) = compare_runs(open_any_run(LOGS / "monkey-small4", "anls"), open_any_run(theirs)).tasks
+    assert (one.name, one.value_first, one.difference.ties) == ("made_docs", one.value_second, 16)
 
 
 def test_a_workbook_is_read_as_the_sheet_is(tmp_path):
