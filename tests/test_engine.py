@@ -353,7 +353,8 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first():
         assert images == [1, 2, 3, 3, 4]
 
 
-def test_a_given_answer_is_weighed_as_a_forward_pass_of_the_whole_weighs_it():
+@pytest.mark.parametrize("form", ["questions", "chatml"])
+def test_a_given_answer_is_weighed_as_a_forward_pass_of_the_whole_weighs_it(form):
     model = model_of()
     processor = small_processor()
     with opened(model) as answerer:
@@ -365,11 +366,11 @@ def test_a_given_answer_is_weighed_as_a_forward_pass_of_the_whole_weighs_it():
             numbers, question = QUESTIONS[case]
             parts = [{"type": "image", "image": image(number)} for number in numbers]
             message = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
-            weighed.append((message, answerer.weigh([message], answer, form="questions")))
+            weighed.append((message, answerer.weigh([message], answer, form=form)))
         for (message, reply), (_, answer) in zip(weighed, cases, strict=True):
             assert reply.text == answer.strip()
             whole = Conversation.from_messages([message, {"role": "assistant", "content": answer}])
-            ids, labels, images = processor.encode(whole, "questions", labels=True)
+            ids, labels, images = processor.encode(whole, form, labels=True)
             pixels = {"pixel_values": processor.image_processor(images)["pixel_values"]} if images else {}
             targets = torch.tensor([labels[1:]])
             with torch.no_grad():

@@ -127,7 +127,8 @@ class Monkey(lmms):
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Return an answer to each request, with its tokens counted."""
         self._name_unused(requests)
-        decodings = map(_named(read_decoding), requests, map(self._settings, requests))
+        # A setting that is not to be had ends the run before anything is asked.
+        decodings = [_read_decoding_of(request) for request in requests]
 
         def ask(request: Instance, decoding: Decoding) -> Reply:
             return self.answerer.chat(self._messages(request), decoding, **self._chat)
@@ -135,8 +136,7 @@ class Monkey(lmms):
         def read(reply: Reply) -> GenerationResult:
             return GenerationResult(reply.text, TokenCounts(reply.prompt_tokens, reply.new_tokens))
 
-        # A setting that is not there ends the run before anything was asked.
-        return self._in_line(requests, list(decodings), ask, read)
+        return self._in_line(requests, decodings, ask, read)
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Return an `OptionLoss` for each (context, option).
@@ -214,13 +214,9 @@ class Monkey(lmms):
 
     def _name_unused(self, requests: Sequence[Instance]) -> None:
         """Say once which settings of tasks are for other models."""
-        unused = sorted({name for request in requests for name in self._settings(request)} - KNOWN)
+        unused = sorted({name for request in requests for name in _settings_of(request)} - KNOWN)
         if unused and self.rank == 0:
             print(f"generation settings that are not for this model: {', '.join(unused)}", file=sys.stderr)
-
-    def _settings(self, request: Instance) -> Mapping[str, Any]:
-        """Return the generation settings of a task."""
-        return next(argument for argument in request.args if isinstance(argument, dict))
 
     def _messages(self, request: Instance) -> Messages:
         raise NotImplementedError
@@ -301,12 +297,14 @@ def _naming(request: Instance) -> Iterator[None]:
         raise type(error)(f"task {request.task_name}, document {request.doc_id}: {error}") from error
 
 
-def _named(read: Callable[[Any], Any]) -> Callable[[Instance, Any], Any]:
-    def read_of(request: Instance, value: Any) -> Any:
-        with _naming(request):
-            return read(value)
+def _settings_of(request: Instance) -> Mapping[str, Any]:
+    """Return the generation settings of a task, which stand elsewhere for each kind of model."""
+    return next(argument for argument in request.args if isinstance(argument, dict))
 
-    return read_of
+
+def _read_decoding_of(request: Instance) -> Decoding:
+    with _naming(request):
+        return read_decoding(_settings_of(request))
 
 
 def _read_whole(name: str, value: Any) -> int:
