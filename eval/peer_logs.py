@@ -81,16 +81,20 @@ def open_any_run(place: str | Path, metric: str | None = None) -> Run:
 
     Raises:
         FileNotFoundError: nothing there that is a run.
-        ValueError: a log of another form, a task without a metric, or a `metric` for a run of ours.
+        ValueError: a log of another form, a task without a metric, or a run of ours with another one than `metric`.
     """
     place = Path(place)
     if metric is not None and metric not in METRICS:
         raise ValueError(f"--metric {metric} is no metric; {nearest(metric, METRICS)}")
-    logs = [place] if place.is_file() else sorted(_logs_in(place)) if place.is_dir() else []
+    # VLMEvalKit links to its latest sheets from the folder above theirs.
+    found = {path.resolve(): path for path in sorted(_logs_in(place), reverse=True)} if place.is_dir() else {}
+    logs = [place] if place.is_file() else sorted(found.values())
     if not logs or any(place.glob(f"*/{RESULTS}")):
-        if metric is not None:
-            raise ValueError(f"--metric {metric} is for logs of other evaluators; {place} is none, and has its metrics")
-        return open_run(place)
+        run = open_run(place)
+        others = sorted({task.results["metric"] for task in run.tasks.values()} - {metric})
+        if metric is not None and others:
+            raise ValueError(f"--metric {metric} is for logs of other evaluators; {place} is scored by {others[0]}")
+        return run
     tasks: dict[str, PeerTask] = {}
     for log in logs:
         task = _read_log(log, metric)

@@ -127,6 +127,7 @@ def test_a_sheet_of_vlmevalkit_is_read_with_lists_of_references_and_texts_that_l
         "12\tWhat is left?\t['nothing']\t",
     )
     sheet(path.with_name("some_model_DocVQA_VAL_results.tsv"), "1\t2\t3\t4")
+    (path.parent.parent / path.name).symlink_to(path)
     for place in (path, path.parent, path.parent.parent):
         (task,) = open_any_run(place).tasks.values()
         assert (task.name, task.results["metric"]) == ("DocVQA_VAL", "anls")
@@ -216,7 +217,10 @@ def test_other_mistakes_are_one_sentence(tmp_path, capsys):
     few = shutil.copy(unknown, tmp_path / "1_samples_textvqa_val.jsonl")
     assert "row 0 has 1 reference, and vqa_score needs" in refusal(capsys, report, few)
     ours = write_task(tmp_path / "ours", "t", [("a", ["a"])])
-    assert "is for logs of other evaluators" in refusal(capsys, compare, ours, ours, "--metric", "anls")
+    assert "evaluators; " in (said := refusal(capsys, compare, ours, ours, "--metric", "anls"))
+    assert "ours is scored by accuracy" in said
+    assert compare.main([str(ours), str(ours), "--metric", "accuracy"]) == 0
+    capsys.readouterr()
     unasked = sheet(tmp_path / "m_DocVQA_VAL.tsv", "0\tWho?\tx\tx", "1\tWho?\tx\tFailed to obtain answer via API.")
     assert "1 of 2 answers are none, first in row 1" in refusal(capsys, report, unasked)
     other = tmp_path / "some.json"
