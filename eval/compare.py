@@ -3,6 +3,7 @@
     python -m eval.compare result/A result/B
     python -m eval.compare result/A result/B --tasks textvqa_val,docvqa_test --variant original
     python -m eval.compare result/A result/B --json
+    python -m eval.compare A_samples_docvqa_val.jsonl B_samples_docvqa_val.jsonl      # logs of lmms-eval or VLMEvalKit
 
 Differences are B minus A in percentage points, over the rows of both. Rows are paired, and the images, not the
 questions, are drawn and swapped: the interval is of a bootstrap clustered by image, `p` of a sign-flip permutation
@@ -22,7 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from eval.run_folder import Line, Run, TaskRun, json_text, open_run
+from eval.peer_logs import add_metric_flag, open_any_run
+from eval.run_folder import Line, Run, TaskRun, json_text
 from eval.score import comma_list, exit_status, parser_of, units_of
 from eval.statistics import DRAWS, LEVEL, PERMUTATIONS, SEED, Difference, difference, holm
 from eval.tables import ABSENT, aligned, shown, shown_interval
@@ -84,14 +86,7 @@ def compare_runs(
     Raises:
         ValueError: no task in common, a named one that a run lacks, or rows that differ.
     """
-    if names is None:
-        names = [name for name in first.tasks if name in second.tasks]
-        if not names:
-            raise ValueError(
-                f"no task in common: {first.folder} has {', '.join(first.tasks)} and {second.folder} "
-                f"{', '.join(second.tasks)}"
-            )
-    pairs = list(zip(first.chosen(names), second.chosen(names), strict=True))
+    pairs = _pair_tasks(first, second, names)
     for one, other in pairs:
         check_same_rows(one, other, any_prompt)
     compared = [_compare_task(one, other, variant) for one, other in pairs]
@@ -100,9 +95,28 @@ def compare_runs(
         first,
         second,
         tuple(replace(one, p_holm=p_value) for one, p_value in zip(compared, corrected, strict=True)),
-        tuple(name for name in first.tasks if name not in second.tasks),
-        tuple(name for name in second.tasks if name not in first.tasks),
+        tuple(name for name in first.tasks if name not in second.tasks and name != pairs[0][0].name),
+        tuple(name for name in second.tasks if name not in first.tasks and name != pairs[0][1].name),
     )
+
+
+def _pair_tasks(first: Run, second: Run, names: Sequence[str] | None) -> list[tuple[TaskRun, TaskRun]]:
+    """Return the tasks of two runs by their names; two evaluators may call the only task of each otherwise."""
+    if names is None:
+        names = [name for name in first.tasks if name in second.tasks]
+        if not names:
+            ones, others = list(first.tasks.values()), list(second.tasks.values())
+            if len(ones) == len(others) == 1 and not _are_of_one_evaluator(ones[0], others[0]):
+                return [(ones[0], others[0])]
+            raise ValueError(
+                f"no task in common: {first.folder} has {', '.join(first.tasks)} and {second.folder} "
+                f"{', '.join(second.tasks)}"
+            )
+    return list(zip(first.chosen(names), second.chosen(names), strict=True))
+
+
+def _are_of_one_evaluator(first: TaskRun, second: TaskRun) -> bool:
+    return first.results.get("evaluator") == second.results.get("evaluator")
 
 
 def check_same_rows(first: TaskRun, second: TaskRun, any_prompt: bool = False) -> None:
@@ -126,7 +140,9 @@ def check_same_rows(first: TaskRun, second: TaskRun, any_prompt: bool = False) -
             )
     if not ones:
         raise ValueError(f"{name}: neither {first.folder} nor {second.folder} has an answer to compare")
-    for field in (field for field in _ASKED if field != "prompt" or not any_prompt):
+    # Each evaluator numbers and words questions in its own way; the references are the data set's.
+    fields = _ASKED if _are_of_one_evaluator(first, second) else ("references",)
+    for field in (field for field in fields if field != "prompt" or not any_prompt):
         pairs = {row: (_asked(ones[row], field), _asked(others[row], field)) for row in ones}
         # Lines of runs before the image's hash was kept have None.
         differing = [row for row, (one, other) in pairs.items() if one != other and None not in (one, other)]
@@ -260,18 +276,23 @@ def comparison_json(comparison: Comparison) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     parser = parser_of(__doc__, "eval.compare")
-    parser.add_argument("first", metavar="A", help="folder of a run")
+    parser.add_argument("first", metavar="A", help="folder of a run, or a log of lmms-eval or VLMEvalKit")
     parser.add_argument("second", metavar="B", help="folder of the run that is compared with it")
     parser.add_argument("--tasks", type=comma_list, help="only these tasks; commas between (all in common)")
     parser.add_argument("--variant", help="of the metrics (each task's headline)")
     parser.add_argument("--any-prompt", action="store_true", help="compare even if the prompts differ")
+    add_metric_flag(parser)
     parser.add_argument("--json", action="store_true", help="print JSON with full floats")
     return parser
 
 
 def compare(options: argparse.Namespace) -> int:
     comparison = compare_runs(
-        open_run(options.first), open_run(options.second), options.tasks, options.variant, options.any_prompt
+        open_any_run(options.first, options.metric),
+        open_any_run(options.second, options.metric),
+        options.tasks,
+        options.variant,
+        options.any_prompt,
     )
     print((comparison_json if options.json else comparison_text)(comparison), end="")
     return 0

@@ -2,6 +2,7 @@
 
     python -m eval.report result/NAME                  # result/NAME/report.html
     python -m eval.report result/A result/B            # result/B/report-vs-A.html, with what changed from A to B
+    python -m eval.report logs/                        # of lmms-eval or VLMEvalKit, see eval/peer_logs.py
     python -m eval.report result/NAME --format md      # prints the table instead: text, md, csv, json, tex
 
 The page holds the scores with intervals, ceilings and published figures, charts, and a browser of questions with small
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare import Comparison, compare_runs, comparison_row, shown_difference, shown_p
+from eval.peer_logs import add_metric_flag, open_any_run
 from eval.report_rows import Limits, Shown, Thumbnails, chosen_rows, page_data, thumbnails
-from eval.run_folder import Run, TaskRun, open_run
+from eval.run_folder import Run, TaskRun
 from eval.score import comma_list, exit_status, parser_of, score_table
 from eval.tables import (
     FORMATS,
@@ -332,7 +334,7 @@ def score_counts(scores: Sequence[float]) -> list[int]:
 def arguments() -> argparse.ArgumentParser:
     defaults = Limits()
     parser = parser_of(__doc__, "eval.report")
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or a log of lmms-eval or VLMEvalKit")
     parser.add_argument("other", metavar="RUN2", nargs="?", help="folder of a run that is compared with it")
     parser.add_argument("--output", type=Path, help="where the page goes (report.html in the run's folder)")
     parser.add_argument("--tasks", type=comma_list, help="only these tasks; commas between")
@@ -345,6 +347,7 @@ def arguments() -> argparse.ArgumentParser:
         "--megabytes", type=float, default=defaults.picture_bytes / 1e6, help="most room for images (%(default)g)"
     )
     parser.add_argument("--any-prompt", action="store_true", help="compare even if the prompts differ")
+    add_metric_flag(parser)
     parser.add_argument("--format", choices=("html", *FORMATS), default="html", help="html, or a table to print")
     return parser
 
@@ -353,8 +356,8 @@ def report(options: argparse.Namespace) -> int:
     for flag in ("questions", "pictures", "megabytes"):
         if getattr(options, flag) < 0:
             raise ValueError(f"--{flag} {getattr(options, flag)} must not be negative")
-    first = open_run(options.run)
-    second = None if options.other is None else open_run(options.other)
+    first = open_any_run(options.run, options.metric)
+    second = None if options.other is None else open_any_run(options.other, options.metric)
     if options.format != "html":
         if second is not None:
             raise ValueError(f"--format {options.format} is of one run; python -m eval.compare prints two")
@@ -365,7 +368,9 @@ def report(options: argparse.Namespace) -> int:
     html = report_html(first, second, options.tasks, limits, options.images, options.any_prompt)
     place = options.output
     if place is None:
-        place = first.folder / "report.html" if second is None else second.folder / f"report-vs-{first.name}.html"
+        name = "report.html" if second is None else f"report-vs-{first.name}.html"
+        of_run = (second or first).folder
+        place = of_run.with_name(f"{of_run.stem}-{name}") if of_run.is_file() else of_run / name
     if not place.parent.is_dir():
         raise FileNotFoundError(f"--output {place}: the folder {place.parent} does not exist")
     write_atomic(place, html)

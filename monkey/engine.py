@@ -101,6 +101,8 @@ class Request:
         end_ids: tokens that end the answer.
         is_conversation: whether what follows this prompt may be asked next, so that its keys and values are kept.
         min_new_tokens: tokens before which the answer does not end.
+        given: the whole answer, the token that ends it included, to be weighed instead of written; `limit` has room
+            for it.
     """
 
     ids: list[int]
@@ -110,6 +112,7 @@ class Request:
     end_ids: frozenset[int]
     is_conversation: bool = False
     min_new_tokens: int = 1
+    given: tuple[int, ...] = ()
 
 
 @dataclass
@@ -154,6 +157,8 @@ class _Row:
     is_suspect: bool = False
     """Whether reading failed, in company: it is read alone next, so that an error reaches its own asker only."""
     log_probability: float = 0.0
+    is_greedy: bool = True
+    """Whether every token of a given answer was the likeliest."""
     chosen: int = 0
     reason: FinishReason | None = None
 
@@ -190,6 +195,8 @@ class _Row:
         if (reply := self.reply()) is not None:
             if self.request.decoding.confidence and self.chosen:
                 reply.confidence = math.exp(self.log_probability / self.chosen)
+            if self.request.given:
+                reply.log_probability, reply.is_greedy = self.log_probability, self.is_greedy
             reply.end(reason, error)
 
 
@@ -197,9 +204,10 @@ def _make_row(request: Request, reply: Reply, config: MonkeyConfig, processor: M
     """Return a request before anything was done; ValueError for image places and images that do not fit."""
     longest = longest_sequence(config.text_config)
     if longest is not None:
-        if len(request.ids) > longest:
+        tokens = len(request.ids) + len(request.given[:-1])
+        if tokens > longest:
             raise ValueError(
-                f"the prompt has {len(request.ids):,} tokens, and the {config.text_config.model_type} decoder is exact "
+                f"the prompt has {tokens:,} tokens, and the {config.text_config.model_type} decoder is exact "
                 f"here up to {longest:,} (its sliding window, or its rotary positions): give less text or fewer images"
             )
         # The last token is written and not read.
@@ -741,12 +749,17 @@ class Engine:
     def _choose(self, last: torch.Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
         """Choose each row's next token from its last hidden state [N, D]; its log-probability where that is asked."""
         logits = self._logits(last)
-        wanted = [place for place, row in enumerate(rows) if row.request.decoding.confidence]
+        wanted = [place for place, row in enumerate(rows) if row.request.decoding.confidence or row.request.given]
         certain = logits[wanted].log_softmax(dim=-1) if wanted else None
         for place, row in enumerate(rows):
             if row.new_tokens < row.request.min_new_tokens:
                 logits[place, list(row.request.end_ids)] = -torch.inf
         tokens = choose_tokens(logits, [row.request.decoding for row in rows], [row.generator for row in rows])
+        for place, row in enumerate(rows):
+            if row.request.given:
+                given = row.request.given[row.new_tokens]
+                row.is_greedy &= given == tokens[place]
+                tokens[place] = given
         log_probabilities = [0.0] * len(rows)
         if certain is not None:
             own = torch.tensor([tokens[place] for place in wanted], device=certain.device)

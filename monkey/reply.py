@@ -45,6 +45,8 @@ class Reply(Iterator[str]):
         token_ids: tokens written so far, without the one that ends an answer.
         confidence: after the end, where it was asked for: exp of the mean log-probability of the answer's tokens, the
             one that ends it included, before temperature and top_p; 1 for an answer that the model was certain of.
+        log_probability, is_greedy: after the end, of an answer that was given to be weighed: the sum of its tokens'
+            log-probabilities, the one that ends it included, and whether each token was the likeliest.
         error: after the end, what the model raised.
         has_begun: set when the model turns to it; the time before is waiting in line.
         is_closed: whether nobody wants the answer any more.
@@ -55,6 +57,8 @@ class Reply(Iterator[str]):
         self.timeout = REPLY_TIMEOUT
         self.token_ids: list[int] = []
         self.confidence: float | None = None
+        self.log_probability: float | None = None
+        self.is_greedy: bool | None = None
         self.has_begun = threading.Event()
         self._chunks: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._lock, self._tell = threading.Lock(), self._chunks.put

@@ -12,6 +12,7 @@ from PIL import Image
 
 from monkey import engine as engine_module
 from monkey import kv_cache
+from monkey.conversation import Conversation
 from monkey.kv_cache import KVCache
 from monkey.reply import Detokenizer, Reply
 from monkey.serving.session import Answerer, Decoding
@@ -350,3 +351,32 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first():
             images.append(answerer.engine.stats.images)
         # Features are kept apart, within an eighth of it: for none of these images.
         assert images == [1, 2, 3, 3, 4]
+
+
+@pytest.mark.parametrize("form", ["questions", "chatml"])
+def test_a_given_answer_is_weighed_as_a_forward_pass_of_the_whole_weighs_it(form):
+    model = model_of()
+    processor = small_processor()
+    with opened(model) as answerer:
+        written = asked(answerer, 4, max_new_tokens=6).text
+        cases = [(case, answer) for case in range(len(QUESTIONS)) for answer in ("yes", "three of them", "yes, it is")]
+        cases.append((4, written))
+        weighed = []
+        for case, answer in cases:
+            numbers, question = QUESTIONS[case]
+            parts = [{"type": "image", "image": image(number)} for number in numbers]
+            message = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
+            weighed.append((message, answerer.weigh([message], answer, form=form)))
+        for (message, reply), (_, answer) in zip(weighed, cases, strict=True):
+            assert reply.text == answer.strip()
+            whole = Conversation.from_messages([message, {"role": "assistant", "content": answer}])
+            ids, labels, images = processor.encode(whole, form, labels=True)
+            pixels = {"pixel_values": processor.image_processor(images)["pixel_values"]} if images else {}
+            targets = torch.tensor([labels[1:]])
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([ids]), **pixels).logits[:, :-1].log_softmax(dim=-1)
+            supervised = targets >= 0
+            own = logits.gather(2, targets.clamp(min=0)[..., None])[..., 0][supervised]
+            assert reply.log_probability == pytest.approx(float(own.sum()), rel=1e-4)
+            assert reply.is_greedy == bool((logits.argmax(dim=-1) == targets)[supervised].all())
+        assert answerer.engine.stats.images == 4

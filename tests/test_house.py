@@ -60,7 +60,7 @@ LAYERS = (
     ("monkey.adapters",),
     ("monkey", "monkey.data"),
     ("monkey.serving",),
-    ("monkey.training", "monkey.describe"),
+    ("monkey.training", "monkey.describe", "monkey.integrations"),
     ("monkey.ask", "monkey.serve", "monkey.command", "monkey.__main__"),
     ("eval",),
 )

@@ -20,6 +20,7 @@ REMOVED: dict[str, dict[str, str]] = {
 _SHAPES = {"--grids": "images may take grids of their own", "--fit": "images may keep their ratio"}
 _MAX_WINDOWS = "what an image costs is a request's to bound"
 
+_PEER_METRIC = {"--metric": "logs of other evaluators do not say how we score them"}
 ADDED: dict[str, dict[str, str]] = {
     "python -m benchmarks.full_size": {"--optimizer": "one GPU holds full-llm with Adam's moments in 8 bits"},
     "python -m benchmarks.serving": {"--clients": "a GPU is asked by 64 clients"},
@@ -36,6 +37,8 @@ ADDED: dict[str, dict[str, str]] = {
     },
     "python -m monkey.ask": {"--max-windows": _MAX_WINDOWS},
     "python -m monkey.serve": {"--max-windows": _MAX_WINDOWS},
+    "python -m eval.compare": _PEER_METRIC,
+    "python -m eval.report": _PEER_METRIC,
     "scripts/new_model.py": dict.fromkeys(
         (
             *("--vision", "--language", "--output", "--gguf-file", "--grid", "--grids", "--fit", "--window-size"),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from eval.prepare.__main__ import main as prepare
 from eval.tasks import TASKS, Task
 from tests.official_releases import RELEASES
 from tests.test_house import READMES, REPOSITORY
+from tests.test_peer_logs import WHOLE
 
 
 def readme_commands() -> list[list[str]]:
@@ -120,6 +122,10 @@ def test_what_follows_a_run_follows_it(words, root, tmp_path, monkeypatch, capsy
         flags = f"--dataset {root / 'my.jsonl'} --metric accuracy --data-root {root} --backend oracle"
         where = f"--save_name {folder.name} --output-dir {folder.parent}"
         assert evaluate_vqa.main(f"{flags} {where}".split()) == 0
+    for log in (Path(word) for word in words[3:] if word.startswith(("logs", "outputs"))):
+        path = log if log.suffix else log / "1_samples_docvqa_val.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(WHOLE, path)
     assert AFTER_THE_RUN[words[2]](words[3:]) == 0
     assert "error" not in capsys.readouterr().err
 

@@ -27,7 +27,7 @@ from PIL import Image
 
 from monkey.boxes import to_canvas
 from monkey.checkpoint_card import CheckpointCard, card_of
-from monkey.conversation import Conversation, Template, join_parts
+from monkey.conversation import UNSUPERVISED, Conversation, Template, join_parts
 from monkey.decoding import Decoding, decoding_of
 from monkey.engine import Canvas, Engine, Request, computing_thread
 from monkey.files import project_folder
@@ -339,6 +339,41 @@ class Answerer:
         canvases, decoding = _read_canvases(processor, images), decoding or self.for_answers
         return self._submit(ids, canvases, decoding, form or self.form, is_conversation=True)
 
+    def weigh(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        answer: str,
+        *,
+        form: Template | None = None,
+        picture_labels: bool = True,
+        max_windows: int | None = None,
+    ) -> Reply:
+        """Weigh an answer that is given to the last message of a conversation: how likely the model is to give it.
+
+        The beginning of the conversation is read once, however many answers to it are weighed.
+
+        Args:
+            messages, form, picture_labels, max_windows: as of `chat`.
+            answer: plain text, put behind the conversation as answers are in training, with the token that ends one.
+
+        Returns:
+            The answer, with its `log_probability` and `is_greedy` after its end.
+
+        Raises:
+            FileNotFoundError, ValueError, RuntimeError: as `chat`; or an answer that is empty or too long.
+        """
+        processor, form = self.limited_processor(max_windows), form or self.form
+        conversation = Conversation.from_messages([*messages, {"role": "assistant", "content": answer}])
+        wording = {"question_prompt": self.card.question_prompt, "picture_labels": picture_labels}
+        ids, labels, images = processor.encode(conversation, form, labels=True, **wording)
+        # The last stretch of supervised tokens; what a template writes behind it is not.
+        end = len(labels) - next(place for place, label in enumerate(reversed(labels)) if label != UNSUPERVISED)
+        start = end - next(place for place, label in enumerate(reversed(labels[:end])) if label == UNSUPERVISED)
+        given = tuple(ids[start:end])
+        canvases = _read_canvases(processor, images)
+        limit, ends = len(given), frozenset(given[-1:])
+        return self._put_in_line(Request(ids[:start], canvases, Decoding(limit), limit, ends, given=given))
+
     def attention_maps(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -439,7 +474,9 @@ class Answerer:
         """Put a request in line; its inputs are made, so that bad input was refused at once."""
         room = self._room(ids, decoding.max_new_tokens)
         ends = self._end_ids | self.processor.end_ids(form)
-        request = Request(ids, canvases, decoding, room, ends, is_conversation)
+        return self._put_in_line(Request(ids, canvases, decoding, room, ends, is_conversation))
+
+    def _put_in_line(self, request: Request) -> Reply:
         reply = self.engine.submit(request)
         reply.timeout = self.patience
         return reply
