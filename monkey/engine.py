@@ -37,7 +37,7 @@ from monkey.image_processing import MonkeyImageProcessor
 from monkey.kv_cache import KVCache, Prefill, PrefixBlock, PrefixStore
 from monkey.language import find_ntk_alpha
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
-from monkey.processing import MonkeyProcessor
+from monkey.processing import MonkeyProcessor, TooLong
 from monkey.reply import Detokenizer, FinishReason, Reply
 
 CHUNK = 512
@@ -193,11 +193,11 @@ class _Row:
 
 
 def _make_row(request: Request, reply: Reply, config: MonkeyConfig, processor: MonkeyProcessor, device) -> _Row:
-    """Return a request before anything was done; ValueError for image places and images that do not fit."""
+    """Return a request before anything was done; ValueError for image places and images that do not fit, or TooLong."""
     longest = longest_sequence(config.text_config)
     if longest is not None:
         if len(request.ids) > longest:
-            raise ValueError(
+            raise TooLong(
                 f"the prompt has {len(request.ids):,} tokens, and the {config.text_config.model_type} decoder is exact "
                 f"here up to {longest:,} (its sliding window, or its rotary positions): give less text or fewer images"
             )
