@@ -38,7 +38,7 @@ from monkey.image_processing import MonkeyImageProcessor
 from monkey.kv_cache import KVCache, Prefill, PrefixBlock, PrefixStore
 from monkey.language import find_ntk_alpha
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
-from monkey.processing import MonkeyProcessor
+from monkey.processing import MonkeyProcessor, TooLong
 from monkey.reply import Detokenizer, FinishReason, Reply
 
 CHUNK = 512
@@ -201,12 +201,12 @@ class _Row:
 
 
 def _make_row(request: Request, reply: Reply, config: MonkeyConfig, processor: MonkeyProcessor, device) -> _Row:
-    """Return a request before anything was done; ValueError for image places and images that do not fit."""
+    """Return a request before anything was done; ValueError for image places and images that do not fit, or TooLong."""
     longest = longest_sequence(config.text_config)
     if longest is not None:
         tokens = len(request.ids) + len(request.given[:-1])
         if tokens > longest:
-            raise ValueError(
+            raise TooLong(
                 f"the prompt has {tokens:,} tokens, and the {config.text_config.model_type} decoder is exact "
                 f"here up to {longest:,} (its sliding window, or its rotary positions): give less text or fewer images"
             )

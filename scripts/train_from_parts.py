@@ -25,6 +25,8 @@ from scripts.stages import REPOSITORY, evaluate, results, run, train
 CONFIG = "configs/training/from-parts.yaml"
 ENCODER, BESIDE = "models/small-base", "models/small"
 SIDE, GRID = 224, "2,2"
+ROWS = 2
+"""Of a step, one per process of the two that the config is meant for."""
 QUESTIONS = 10
 """Most of an image, whose tokens cost more than a question's."""
 TASKS = "documents_heldout", "documents_heldout_read", "documents_heldout_box"
@@ -64,14 +66,20 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help=f"of training; the number in {CONFIG} if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
-    cores = min(2, os.cpu_count() or 1)
-    parser.add_argument("--processes", type=int, default=cores, help="that train, a thread each (default %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if not given")
+    parser.add_argument("--processes", type=int, help="that train (default 2 with a thread each, on a GPU 1)")
     options = parser.parse_args(words)
     try:
         language = options.language or str(smollm2())
     except FileNotFoundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if options.device is None:
+        import torch
+
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_cpu = options.device == "cpu"
+    processes = options.processes or (min(2, os.cpu_count() or 1) if on_cpu else 1)
     output, seed = options.output.resolve(), str(options.seed)
     begun, data, trained, result = (output / name for name in ("untrained", "data", "trained", "result"))
     if not begun.exists():
@@ -83,12 +91,14 @@ def main(words: list[str] | None = None) -> int:
     run(
         "draw documents",
         *("-m", "monkey.data.documents", "--output", data, "--side", str(SIDE), "--seed", seed),
-        *("--workers", str(options.processes)),
+        *("--workers", str(min(2, os.cpu_count() or 1))),
         *("--train", str(options.pictures), "--heldout", str(options.heldout), "--questions", str(QUESTIONS)),
     )
     steps = () if options.steps is None else ("--max_steps", str(options.steps))
-    flags = "--seed", seed, "--bf16", options.bf16, *steps
-    train("train it", CONFIG, begun, data / "train.json", trained, *flags, processes=options.processes)
+    # As many rows a step, however many processes share them.
+    flags = "--seed", seed, "--bf16", options.bf16, "--use_cpu", str(on_cpu), *steps
+    rows = "--gradient_accumulation_steps", str(max(1, ROWS // processes))
+    train("train it", CONFIG, begun, data / "train.json", trained, *flags, *rows, processes=processes)
     models = {"trained": trained, "beside": REPOSITORY / BESIDE}
     for name, model in models.items():
         evaluate(f"ask {model.name}", model, ",".join(TASKS), data, result, name)

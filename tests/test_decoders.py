@@ -47,6 +47,7 @@ from monkey.flat_config import published_config
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.part_configs import with_layers
 from monkey.parts import base_model, lora_linears, part_of
+from monkey.processing import TooLong
 from monkey.quantised import open_four_bit, packed_linears
 from monkey.training.finetune import set_dropout, without_dropout
 from monkey.training.memory import part_sizes, plan
@@ -362,7 +363,7 @@ def test_an_answer_ends_where_the_decoders_window_does_and_a_longer_prompt_is_re
     assert [(len(one.token_ids), one.finish_reason) for one in (full, other, fine)] == [
         (6, "length"), (5, "length"), (9, "length"),
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="the prompt has 144 tokens, and the mistral decoder is exact here up to 140"):
+    with pytest.raises(TooLong, match="the prompt has 144 tokens, and the mistral decoder is exact here up to 140"):
         engine.run([request([*shared, *range(3, 13)])])
     assert longest_sequence(FAMILIES["gemma3_text"]) == 512
     assert longest_sequence(FAMILIES["qwen2"]) is longest_sequence(MonkeyConfig().text_config) is None

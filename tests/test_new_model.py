@@ -258,6 +258,27 @@ def test_an_encoder_of_timm_keeps_the_window_of_its_checkpoint(joined, decoder, 
     assert "leave --merge out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "trained"),
+    [
+        (("--device", "cuda"), {"processes": 1, "--use_cpu": "False", "--gradient_accumulation_steps": "2"}),
+        (
+            ("--device", "cpu", "--processes", "2"),
+            {"processes": 2, "--use_cpu": "True", "--gradient_accumulation_steps": "1"},
+        ),
+    ],
+)
+def test_from_parts_trains_on_the_device_with_as_many_rows_a_step(words, trained, tmp_path, monkeypatch):
+    given = []
+    for name in ("run", "evaluate", "table"):
+        monkeypatch.setattr(train_from_parts, name, lambda *_, **__: None)
+    monkeypatch.setattr(train_from_parts, "train", lambda *flags, processes: given.append((flags, processes)))
+    assert train_from_parts.main(["--language", "any", "--output", str(tmp_path / "run"), *words]) == 0
+    ((flags, processes),) = given
+    settings = {name: flags[flags.index(name) + 1] for name in trained if name.startswith("--")}
+    assert {"processes": processes, **settings} == trained
+
+
 def test_another_window_is_given_when_a_timm_encoder_is_joined_and_not_later(joined, tmp_path, capsys):
     assert set_grid([str(joined), str(tmp_path / "new"), "--grid", "2,2", "--window", "32"]) == 2
     assert "--window-size" in capsys.readouterr().err

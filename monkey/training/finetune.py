@@ -338,7 +338,7 @@ def _refuse_long_samples(config: MonkeyConfig, batches: RowPlan | BatchPlan, dat
     raise ValueError(
         f"{dataset.records[number].source}: the sample has {batches.sizes.tokens[number]:,} tokens, and packed rows of "
         f"the {config.text_config.model_type} decoder are exact up to {longest:,} (its sliding window, or its rotary "
-        "positions): shorten it, give a smaller grid, or leave --packing out"
+        "positions): shorten it, give a smaller grid, or --packing False"
     )
 
 
