@@ -19,6 +19,7 @@ Shape letters: B batch, H heads, T tokens of the row, S tokens that are seen, d 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,6 +41,9 @@ RUNS_OR_SDPA = "runs_or_sdpa"
 
 QUERY_TOKENS = 64
 """Tokens whose scores exist at once where they are written out, which bounds the memory of long prompts."""
+
+_KERNEL_GROUPS = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters
+"""Whether the kernel takes fewer heads of keys than of queries, as from torch 2.12 on."""
 
 Run = tuple[int, int, int, int]
 """Start and end of a run, start and end of its prefix (equal where it has none)."""
@@ -271,12 +275,16 @@ class Runs:
             self._lengths = self._kernel_lengths()
         order, query_ends, key_ends, longest_query, longest_key = self._lengths
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+        grouped = {"enable_gqa": True} if is_grouped else {}
+        if is_grouped and not _KERNEL_GROUPS:
+            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+            grouped = {}
         if order is not None:
             key, value = key[order], value[order]
         # The kernel aligns queries with the last keys of their run, so a prefix is seen whole.
         attended = varlen.varlen_attn(
             query, key, value, query_ends, key_ends, longest_query, longest_key,
-            scale=scaling, window_size=(-1, 0), enable_gqa=is_grouped,
+            scale=scaling, window_size=(-1, 0), **grouped,
         )  # fmt: skip
         return attended[None]
 

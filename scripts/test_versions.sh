@@ -22,7 +22,7 @@ shift
 
 "${PYTHON:-python3}" -m venv --clear "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
-VIRTUAL_ENV="$PWD/$venv" "$venv/bin/uv" pip install --quiet --resolution "$resolution" \
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --resolution "$resolution" \
   -e '.[all,client,development]'
 "$venv/bin/uv" pip list --python "$venv/bin/python" 2>/dev/null |
   grep -iE '^(torch|torchvision|transformers|peft|accelerate|deepspeed|bitsandbytes|timm|datasets|gradio|fastapi|pydantic|pillow|numpy) '
