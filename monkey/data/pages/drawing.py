@@ -181,7 +181,7 @@ def _typeset(
     kind: str, template: str, rng: random.Random, split: Split, limits: Limits, attempt: int
 ) -> tuple[Page, float] | None:
     """Return a page by typst and the pixels of its capital letters, or None where it is not sound."""
-    fill = rng.uniform(0.8 if TYPESET[kind].is_dense else 0.4, 1.0) * 0.94**attempt
+    fill = rng.uniform(0.8 if TYPESET[kind].is_dense else 0.4, 1.0) * 0.9**attempt
     writer = Writer(random.Random(rng.getrandbits(64)), split.texts)
     look, room = _choose_look(kind, rng, split, limits, fill)
     content = TYPESET[kind].write(writer, room)
@@ -207,7 +207,10 @@ def _draw_chart(
     zoom = _choose_zoom(rng, shown, width, limits)
     family = rng.choice([family for family in _families(kind, split) if not family.is_typst])
     size = width, width * ratio
-    image, printed, content = charts.draw_chart(kind, template, writer, rng, family, size, zoom)
+    try:
+        image, printed, content = charts.draw_chart(kind, template, writer, rng, family, size, zoom)
+    except UserWarning:
+        return None
     if not _is_sound(printed, *image.size, zoom):
         return None
     return _tell(kind, template, content, image, printed), zoom * CAPITAL
