@@ -16,7 +16,7 @@ import pytest
 from monkey.boxes import located
 from monkey.data.pages.drafts import Draft, Sheet, draft_unanswerable
 from monkey.data.pages.facts import Cell, Field, NumberFormat, Page, Table
-from monkey.data.pages.questioning import KINDS, SPLITS, ask, draft_questions
+from monkey.data.pages.questioning import QUESTION_KINDS, SPLITS, ask, draft_questions
 from monkey.data.pages.wordings import Choices, read_wordings
 from monkey.tokenization import QwenTokenizer
 from tests.written_pages import HEIGHT, PAGES, SIZE, box_of, chart, letter, receipt, scene, set_lines, timetable
@@ -58,7 +58,7 @@ def test_every_form_has_fifteen_wordings_a_quarter_of_them_held_out():
         trained, heldout = form.sentences.trained, form.sentences.heldout
         assert len(trained) + len(heldout) >= 15, name
         assert len(heldout) >= (len(trained) + len(heldout)) / 4, name
-    assert {form.kind for form in BOOK.forms.values()} == {*KINDS, "unanswerable"}
+    assert {form.kind for form in BOOK.forms.values()} == {*QUESTION_KINDS, "unanswerable"}
 
 
 def test_no_wording_is_given_twice_or_is_both_trained_and_held_out():
@@ -472,7 +472,7 @@ def test_unanswerable_is_never_what_a_page_has_on_a_thousand_pages():
     assert asked > 300
 
 
-@pytest.mark.parametrize("make", (receipt, timetable, letter, chart))
+@pytest.mark.parametrize("make", [receipt, timetable, letter, chart])
 def test_written_pages_are_asked_for_nothing_absent_that_they_have(make):
     page = make()
     found = {draft.key for draft in drafts_of(page) if draft.kind == "unanswerable" and draft.form == "field"}
@@ -534,7 +534,8 @@ def test_a_question_that_follows_stands_behind_one_and_a_third_turn_asks_as_the_
         (NumberFormat("$"), ("$1,204.10", "$3.40"), (1204.1, 3.4), "$1,207.50", "$1,200.70"),
         (NumberFormat("CHF", True, True, ".", "'"), ("CHF 1'250.00", "CHF 2'750.05"), (1250.0, 2750.05),
          "CHF 4'000.05", "CHF 1'500.05"),
-        (NumberFormat("kr", False, True, ",", ""), ("1200,00 kr", "0,10 kr"), (1200.0, 0.1), "1200,10 kr", "1199,90 kr"),
+        (NumberFormat("kr", False, True, ",", ""), ("1200,00 kr", "0,10 kr"), (1200.0, 0.1),
+         "1200,10 kr", "1199,90 kr"),
         (NumberFormat(decimals=0), ("17", "4"), (17.0, 4.0), "21", "13"),
         (NumberFormat(), ("45 %", "5 %"), (45.0, 5.0), "50 %", "40 %"),
         (NumberFormat("$"), ("12.5", "0.75"), (12.5, 0.75), None, None),

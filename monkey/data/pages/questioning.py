@@ -34,7 +34,7 @@ from monkey.prompts import (
     VQA_PUBLISHED,
 )
 
-KINDS: Mapping[str, tuple[float, int]] = {
+QUESTION_KINDS: Mapping[str, tuple[float, int]] = {
     "field": (4.0, 3),
     "cell": (4.0, 3),
     "date": (1.5, 1),
@@ -91,7 +91,7 @@ class Question:
     """A question about a page and its answer.
 
     Attributes:
-        kind: a key of `KINDS`, or "unanswerable".
+        kind: a key of `QUESTION_KINDS`, or "unanswerable".
         text: as it is asked, without a prompt around it.
         answer: as the page prints it; a box as `monkey.boxes` writes it.
         height: pixels of the capitals that have to be read for the answer; 0 where none are.
@@ -152,14 +152,14 @@ def _choose(drafts: Sequence[Draft], rng: random.Random, most: int) -> list[Draf
     chosen: list[Draft] = []
     counts: Counter[str] = Counter()
     while kinds and len(chosen) < most:
-        kind = rng.choices(list(kinds), [KINDS[kind][0] for kind in kinds])[0]
+        kind = rng.choices(list(kinds), [QUESTION_KINDS[kind][0] for kind in kinds])[0]
         form = rng.choice(list(kinds[kind]))
         draft = kinds[kind][form].pop(rng.randrange(len(kinds[kind][form])))
         chosen.append(draft)
         counts[kind] += 1
         if not kinds[kind][form]:
             del kinds[kind][form]
-        if counts[kind] == KINDS[kind][1] or not kinds[kind]:
+        if counts[kind] == QUESTION_KINDS[kind][1] or not kinds[kind]:
             del kinds[kind]
     return chosen
 

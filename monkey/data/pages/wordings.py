@@ -20,7 +20,7 @@ TRAINED, HELD_OUT = "trained", "heldout"
 """Values of a question's `wording`."""
 
 OWN, FIRST = 0.4, 0.4
-"""How often a thing is asked for in one of its own questions, and a form's first wording, the published one, is taken."""
+"""How often a thing's own questions are asked; and of the others, how often a form's first, the published one."""
 HELD_OUT_SENTENCE = 0.65
 """How often the sentence, and not the name alone, of a question in held-out wording is held out."""
 ENDED = 0.25

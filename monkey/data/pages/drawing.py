@@ -1,0 +1,354 @@
+"""Draws a page: chooses what it says, how it looks and what a camera does to it, and tells where everything stands."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from monkey.data.pages import camera
+from monkey.data.pages.contents import CONTENTS, Content, Room
+from monkey.data.pages.facts import Box, Cell, Field, Page, Table, Word
+from monkey.data.pages.spelling import Writer
+from monkey.data.pages.typefaces import FAMILIES, HELD_OUT_FAMILIES, Family
+from monkey.data.pages.typesetting import Printed, Setting
+
+
+@dataclass(frozen=True)
+class Split:
+    """Whether words and templates, and whether typefaces, are held out."""
+
+    texts: bool
+    typefaces: bool
+
+
+SPLITS = {"train": Split(False, False), "known": Split(True, False), "heldout": Split(True, True)}
+"""To train on; other texts, values and templates in the same typefaces; and these in typefaces that train has not."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the model that will see the pages can see.
+
+    Attributes:
+        window: pixels of a window's side.
+        windows: how many windows an image is cut into at most; each image lies, with its ratio, on the largest grid.
+        smallest: pixels of capital letters as the windows show them, the smallest of a page's text.
+        longest: pixels of an image's longer side, before a camera turns it.
+    """
+
+    window: int = 112
+    windows: int = 6
+    smallest: float = 7.0
+    longest: int = 1200
+
+    def canvases(self) -> list[tuple[int, int]]:
+        """Return the sizes, in pixels, that an image can be shown at."""
+        sides = range(1, self.windows + 1)
+        return [(self.window * x, self.window * y) for x in sides for y in sides if x * y <= self.windows]
+
+    def shown(self, width: float, height: float) -> float:
+        """Return the pixels in which one unit of a page of this size is shown."""
+        return max(min(across / width, down / height) for across, down in self.canvases())
+
+    def room(self, width: float, scale: float) -> float:
+        """Return how high a page of this width may be, in its units, to be shown at a scale; 0 where it is too wide."""
+        return max((down / scale for across, down in self.canvases() if across >= width * scale), default=0.0)
+
+    def widest(self, ratio: float, scale: float) -> float:
+        """Return how wide a page of this height over width may be, to be shown at a scale."""
+        return max(min(across / scale, down / scale / ratio) for across, down in self.canvases())
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The shape of a kind's pages, in em of its text.
+
+    Attributes:
+        widths: the least and the greatest width.
+        ratios: heights over widths of which one is taken; none where a page is as high as what stands on it.
+        line: lines of text that stand in 1 em of height.
+    """
+
+    widths: tuple[float, float]
+    ratios: tuple[float, ...] = ()
+    margins: tuple[float, float] = (0.8, 2.0)
+
+
+A4 = 297 / 210
+FRAMES: Mapping[str, Frame] = {"receipt": Frame((13, 26))}
+
+TEMPLATES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "receipt": (("middle", "left", "band"), ("framed",)),
+}
+"""Templates of training and held-out ones of each kind that typst sets."""
+
+CAPITAL = 0.7
+"""Height of capital letters in em, about."""
+SIZE = 10.0
+"""Points of a page's text; how many pixels that are is decided by the zoom."""
+ATTEMPTS = 24
+CLEAN = 0.5
+"""How many pages no camera and no scanner has seen."""
+
+COLOURS: Mapping[str, str] = {
+    "red": "#c62828", "green": "#2e7d32", "blue": "#1a4fa3", "yellow": "#f2c200", "purple": "#7b1fa2",
+    "orange": "#e8710a", "black": "#111111", "brown": "#6d4326", "grey": "#6b6f76", "pink": "#d81b78",
+    "turquoise": "#00838f",
+}  # fmt: skip
+"""Names of colours that can be asked about, and the colours."""
+LIGHT = ("yellow", "orange")
+"""Those on which black is read better than white, and which are not read on white."""
+PAPERS = ("#ffffff",) * 6 + ("#fdfbf5", "#f7f3e8", "#f4f6f8", "#fffef0", "#eef5ee", "#f3eef7", "#fdeeee", "#e9eef5")
+INKS = ("#000000", "#000000", "#111111", "#1c1c28", "#222222", "#333333", "#14213d", "#3b2f2f")
+
+
+@cache
+def templates_of(kind: str, held_out: bool) -> tuple[str, ...]:
+    """Return the names of a kind's templates, as `templates/` has them."""
+    return tuple(f"{kind}-{name}" for name in TEMPLATES[kind][held_out])
+
+
+def draw_page(
+    kind: str,
+    rng: random.Random,
+    split: str,
+    limits: Limits | None = None,
+    template: str = "",
+    clean: bool | None = None,
+) -> Page:
+    """Draw a page of a kind; the same state of `rng` gives the same page.
+
+    Args:
+        kind: of `KINDS`.
+        split: of `SPLITS`.
+        template: one of the kind's own; any of the split's where none is given.
+        clean: whether no camera and no scanner sees it; about half of the pages where None.
+    """
+    limits = limits or Limits()
+    page, letters = _typeset(kind, rng, SPLITS[split], limits, template)
+    is_clean = rng.random() < CLEAN if clean is None else clean
+    return page if is_clean else _look_through(page, rng, letters)
+
+
+def _typeset(kind: str, rng: random.Random, split: Split, limits: Limits, template: str) -> tuple[Page, float]:
+    """Set pages until one is sound: all on one page, nothing cut, nothing on top of anything else."""
+    template = template or rng.choice(templates_of(kind, split.texts))
+    for attempt in range(ATTEMPTS):
+        fill = rng.uniform(0.35, 1.0) * 0.9**attempt
+        writer = Writer(random.Random(rng.getrandbits(64)), split.texts)
+        look, room = _choose_look(kind, rng, split, limits, fill)
+        content = CONTENTS[kind](writer, room)
+        setting = Setting({**look, **_as_json(content, rng), "template": template})
+        width, height = setting.size
+        shown = limits.shown(width, height)
+        if setting.num_pages > 1 or setting.is_broken or shown * SIZE * CAPITAL < 0.93 * limits.smallest:
+            continue
+        if not _is_sound(setting.words(1.0), width, height):
+            continue
+        zoom = _choose_zoom(rng, shown, max(width, height), limits)
+        return _tell(kind, template, content, setting.draw(zoom), setting.words(zoom)), zoom * SIZE * CAPITAL
+    raise RuntimeError(f"{template}: no page of {ATTEMPTS} came out whole; loosen the template or the limits")
+
+
+def _choose_look(
+    kind: str, rng: random.Random, split: Split, limits: Limits, fill: float
+) -> tuple[dict[str, Any], Room]:
+    """Choose size, typeface, colours and spacing; return them, and what the page can hold."""
+    frame = FRAMES[kind]
+    scale = limits.smallest * 2.2 ** rng.random() ** 1.5 / CAPITAL  # pixels to the em as shown; small ones more often
+    knobs = {
+        "gap": round(rng.uniform(0.45, 0.95), 3),
+        "leading": round(rng.uniform(0.5, 0.85), 3),
+        "title": round(rng.uniform(1.2, 2.2), 2),
+        "total": round(rng.uniform(1.0, 1.5), 2),
+        "dash": rng.choice((None, "dashed", "dotted", "stars")),
+    }
+    if frame.ratios:
+        ratio = rng.choice(frame.ratios)
+        width = min(frame.widths[1], limits.widest(ratio, scale))
+        width = max(frame.widths[0], width * rng.uniform(0.8, 1.0))
+        height = width * ratio
+    else:
+        width = rng.uniform(*frame.widths)
+        while limits.room(width, scale) < 0.5 * width and scale > limits.smallest / CAPITAL:
+            scale *= 0.9
+        while limits.room(width, scale) == 0.0:
+            width *= 0.95
+        ratio, height = 0.0, limits.room(width, scale)
+    margin = rng.uniform(*frame.margins)
+    lines = (height - 2 * margin) * fill / (CAPITAL + knobs["gap"])
+    family = _choose_family(kind, rng, split)
+    accent = rng.choice([name for name in COLOURS if name != "black"])
+    look = {
+        "width": round(width * SIZE, 2),
+        "height": round(height * SIZE, 2) if ratio else None,
+        "margin": round(margin * SIZE, 2),
+        "size": SIZE,
+        "font": family.name,
+        "weight": rng.choice(family.weights),
+        "paper": rng.choice(PAPERS),
+        "ink": rng.choice(INKS),
+        "accent": COLOURS[accent],
+        "accent_name": accent,
+        "on_accent": "#000000" if accent in LIGHT else "#ffffff",
+        "pale": _mix(COLOURS[accent], "#ffffff", rng.uniform(0.82, 0.93)),
+        "knobs": knobs,
+    }
+    return look, Room(width - 2 * margin, max(2, int(lines)))
+
+
+def _choose_family(kind: str, rng: random.Random, split: Split) -> Family:
+    families = HELD_OUT_FAMILIES if split.typefaces else FAMILIES
+    if kind == "receipt" and rng.random() < 0.35:
+        families = tuple(family for family in families if family.is_mono) or families
+    elif kind not in ("label", "sign", "card"):
+        families = tuple(family for family in families if not family.is_display)
+    return rng.choice(families)
+
+
+def _mix(one: str, other: str, share: float) -> str:
+    """Return a colour between two, `share` of it the other's."""
+    pairs = zip(bytes.fromhex(one[1:]), bytes.fromhex(other[1:]), strict=True)
+    return "#" + bytes(round(a + (b - a) * share) for a, b in pairs).hex()
+
+
+def _choose_zoom(rng: random.Random, shown: float, longest: float, limits: Limits) -> float:
+    """Choose pixels to the point: from letters just large enough up to more than the model sees."""
+    least = limits.smallest / (SIZE * CAPITAL)
+    most = min(shown * 2.5, limits.longest / longest)
+    return max(least, min(most, shown * rng.choice((1.0, rng.uniform(0.8, 1.5), rng.uniform(1.2, 2.5)))))
+
+
+def _as_json(content: Content, rng: random.Random) -> dict[str, Any]:
+    """Return what a content says as the templates read it."""
+    colon = rng.choice((":", ""))
+    return {
+        "seed": rng.randint(0, 9999),
+        "fields": {
+            key: {
+                "label": label + colon if label else "",
+                "value": value.text,
+                "ink": COLOURS[value.colour] if value.colour else "",
+            }
+            for key, (label, value) in content.fields.items()
+        },
+        "groups": content.groups,
+        "tables": [
+            {
+                "columns": table.columns,
+                "rows": [[value.text for value in row] for row in table.rows],
+                "shown": table.shown,
+                "numeric": [
+                    any(row[column].number is not None for row in table.rows) for column in range(len(table.columns))
+                ],
+            }
+            for table in content.tables
+        ],
+        "paragraphs": content.paragraphs,
+    }
+
+
+def _is_sound(words: Sequence[Printed], width: float, height: float) -> bool:
+    """Whether every word is on the page and none on another."""
+    boxes = np.array([word.box for word in words])
+    boxes += np.array([-1, 0, 1, 0]) * 0.06 * SIZE  # words that touch are read as one
+    if (boxes[:, :2] < 1).any() or (boxes[:, 2] > width - 1).any() or (boxes[:, 3] > height - 1).any():
+        return False
+    first = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    last = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    overlap = (last - first).clip(0).prod(axis=2)
+    np.fill_diagonal(overlap, 0)
+    return bool((overlap <= 0.02 * (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)).all())
+
+
+def _around(boxes: Iterable[Box]) -> Box:
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)
+
+
+def _tell(kind: str, template: str, content: Content, image: Image.Image, printed: Sequence[Printed]) -> Page:
+    """Return the page with what stands on it; what a template did not print is not told."""
+    parts: dict[str, list[Printed]] = defaultdict(list)
+    words: list[Word] = []
+    before: Printed | None = None
+    for one in printed:
+        parts[one.key].append(one)
+        line = words[-1].line if words else 0
+        if before and (abs(one.baseline - before.baseline) > 0.35 * before.height or one.box[0] < before.box[0]):
+            line += 1
+        words.append(Word(one.text, one.box, line, one.height))
+        before = one
+    fields = []
+    for key, (label, value) in content.fields.items():
+        if own := parts.get(f"f:{key}"):
+            fields.append(
+                Field(
+                    key, " ".join(one.text for one in own), _around(one.box for one in own), own[0].height,
+                    label if parts.get(f"l:{key}") else "", value.number, value.date, value.colour,
+                )
+            )  # fmt: skip
+    tables = []
+    for number, grid in enumerate(content.tables):
+        rows = []
+        for r, row in enumerate(grid.rows):
+            cells = []
+            for c, value in enumerate(row):
+                own = parts.get(f"c:{number}:{r}:{c}", [])
+                text = " ".join(one.text for one in own)
+                box = _around(one.box for one in own) if own else None
+                cells.append(Cell(text, box, own[0].height if own else 0.0, value.number if own else None))
+            rows.append(tuple(cells))
+        shown = any(parts.get(f"h:{number}:{c}") for c in range(len(grid.columns)))
+        if any(cell.text for row in rows for cell in row):
+            tables.append(Table(grid.key, grid.columns, grid.column_keys, tuple(rows), shown))
+    present = {field.key for field in fields}
+    absent = tuple(key for key in content.possible if key not in present)
+    return Page(
+        kind,
+        template,
+        image,
+        tuple(words),
+        tuple(fields),
+        tuple(tables),
+        content.numbers,
+        (),
+        absent,
+        content.description,
+    )
+
+
+def _look_through(page: Page, rng: random.Random, letters: float) -> Page:
+    """Return the page as a camera or a scanner sees it, its boxes moved."""
+    generator = np.random.default_rng(rng.getrandbits(64))
+    device = camera.photograph if rng.random() < 0.6 else camera.scan
+    image, move = device(page.image, generator, letters)
+    return moved(replace(page, image=image), move)
+
+
+def moved(page: Page, move: camera.Move) -> Page:
+    """Return the page with all boxes where a move takes them, and with heights to match."""
+
+    def of(one):
+        return replace(one, box=move.box(one.box), height=one.height * move.scale(one.box))
+
+    def of_cell(cell: Cell) -> Cell:
+        if cell.box is None:
+            return cell
+        return replace(cell, box=move.box(cell.box), height=cell.height * move.scale(cell.box))
+
+    return replace(
+        page,
+        words=tuple(map(of, page.words)),
+        fields=tuple(map(of, page.fields)),
+        tables=tuple(
+            replace(table, rows=tuple(tuple(map(of_cell, row)) for row in table.rows)) for table in page.tables
+        ),
+        shapes=tuple(replace(shape, box=move.box(shape.box)) for shape in page.shapes),
+    )
