@@ -18,6 +18,7 @@ from itertools import pairwise
 from monkey.boxes import marked
 from monkey.data.pages.amounts import Frame, common_frame, marks_thousands, minutes_of, print_amount
 from monkey.data.pages.facts import Box, Cell, Field, Page, Table, Word
+from monkey.data.pages.spelling import Writer
 from monkey.data.pages.wordings import NOTHING, Choices, Named, read_wordings
 
 UNANSWERABLE = "unanswerable"
@@ -103,10 +104,11 @@ class Sheet:
         lines: printed lines in reading order.
         spoken: the page's words without marks and capitals, between blanks.
         keys: of all fields and of the columns of all tables.
+        writer: makes words of the page's split, for what is asked in vain.
     """
 
-    def __init__(self, page: Page):
-        self.page, self.book = page, read_wordings()
+    def __init__(self, page: Page, writer: Writer):
+        self.page, self.writer, self.book = page, writer, read_wordings()
         times = Counter(own.key for own in page.fields)
         self.fields = tuple(own for own in page.fields if times[own.key] == 1 and own.value)
         numbered: dict[int, list[Word]] = {}
@@ -219,7 +221,9 @@ def draft_pairs(sheet: Sheet, rng: random.Random) -> Iterator[Draft]:
     absent = [key for key in sheet.page.absent if not sheet.states(key)]
     if absent and rng.random() < 0.2:
         pairs[rng.choice(absent)] = None
-    *first, last = pairs
+    # Keys that are words of every sentence are put in quotes, and others now and then.
+    is_quoted = rng.random() < 0.5 or {"from", "to"} & pairs.keys()
+    *first, last = (f'"{key}"' if is_quoted else key for key in pairs)
     yield from _pairs("pairs_asked", pairs, chosen, {"keys": f"{', '.join(first)} and {last}"})
 
 
@@ -296,7 +300,7 @@ def _column(sheet: Sheet, table: Table, place: int) -> Column:
     taken |= {_spoken(other) for spot, other in enumerate(table.columns) if spot != place}
     names = named.names.without(taken)
     if heading and table.shown and key != "named":
-        names = Choices((*names.trained, heading), names.heldout)
+        names = Choices((*names.trained, '"{heading}"'), names.heldout)
     cells = tuple(row[place] for row in table.rows)
     return Column(key, replace(named, names=names), heading, cells, tuple(row[0] for row in table.rows))
 
@@ -527,13 +531,15 @@ def _box(sheet: Sheet, box: Box) -> str:
 
 
 def invent_name(sheet: Sheet, names: Sequence[str], rng: random.Random) -> str:
-    """Return a name that is not on the page, made of halves of words that are; empty where there are too few."""
+    """Return a name like these that is not on the page: another one of its split, or one of theirs a little changed."""
     words = [word for name in names for word in name.split() if word.isalpha() and len(word) >= 4]
-    for _ in range(8 if len(words) >= 2 else 0):
-        first, second = rng.sample(words, 2)
-        made = first[: (len(first) + 1) // 2] + second[len(second) // 2 :].lower()
-        made = made.upper() if first.isupper() else made
-        if _spoken(made) not in sheet.spoken and len(made) <= LONGEST_LABEL:
+    while words:
+        word = rng.choice(words)
+        made = sheet.writer.word()
+        if rng.random() < 0.5:
+            made = word[: (len(word) + 1) // 2] + made[len(made) // 2 :]
+        made = made.upper() if word.isupper() else made.capitalize() if word[0].isupper() else made
+        if _spoken(made) not in sheet.spoken:
             return made
     return ""
 
@@ -564,8 +570,7 @@ def draft_image(sheet: Sheet, rng: random.Random) -> Iterator[Draft]:
     for name, count in by_name.items():
         yield Draft("count_shape", str(count), slots={"shapes": _plural(name)})
     for colour in (rng.choice(sorted(by_colour)), rng.choice(COLOURS)):
-        slots = {"colour": colour, "a_colour": f"{'an' if colour[0] in 'aeiou' else 'a'} {colour}"}
-        yield Draft("has_shape", YES if by_colour[colour] else NO, slots=slots)
+        yield Draft("has_shape", YES if by_colour[colour] else NO, slots={"colour": colour})
 
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "brown", "white", "grey", "pink")

@@ -24,6 +24,7 @@ from monkey.data.pages.drafts import (
     draft_unanswerable,
 )
 from monkey.data.pages.facts import Page
+from monkey.data.pages.spelling import Writer
 from monkey.data.pages.wordings import HELD_OUT, TRAINED, can_word, read_wordings, word
 from monkey.prompts import (
     CAPTION_AS_TRAINED,
@@ -36,15 +37,15 @@ from monkey.prompts import (
 
 QUESTION_KINDS: Mapping[str, tuple[float, int]] = {
     "field": (4.0, 3),
-    "cell": (4.0, 3),
+    "cell": (5.0, 3),
     "date": (1.5, 1),
-    "lookup": (1.0, 1),
-    "compare": (2.5, 2),
-    "sum": (0.8, 1),
-    "difference": (0.6, 1),
-    "count": (1.2, 1),
+    "lookup": (1.5, 1),
+    "compare": (5.0, 2),
+    "sum": (2.0, 1),
+    "difference": (1.5, 1),
+    "count": (1.5, 1),
     "yesno": (1.4, 1),
-    "line": (1.8, 2),
+    "line": (1.3, 2),
     "read": (1.2, 1),
     "pairs": (0.7, 1),
     "box": (2.0, 1),
@@ -71,7 +72,7 @@ UNANSWERABLE_PART = 0.08
 UNANSWERABLE_WITHOUT_TEXT = 0.4
 """The same of an image without text."""
 
-FOLLOWED, FOLLOWED_AGAIN = 0.2, 0.4
+FOLLOWED, FOLLOWED_AGAIN = 0.25, 0.4
 """How often a question is followed by one about the same in a second turn, and that one by a third."""
 
 PROMPTS: Mapping[str, float] = {
@@ -117,7 +118,7 @@ def ask(page: Page, rng: random.Random, split: str, most: int) -> list[Question]
     Args:
         split: of the page, one of `SPLITS`.
     """
-    sheet = Sheet(page)
+    sheet = Sheet(page, Writer(random.Random(rng.getrandbits(64)), held_out=split != "train"))
     drafts = draft_questions(sheet, rng)
     part = UNANSWERABLE_PART if page.words else UNANSWERABLE_WITHOUT_TEXT
     impossible = [draft for draft in draft_unanswerable(sheet, rng) if _can_put(draft)]
@@ -126,11 +127,21 @@ def ask(page: Page, rng: random.Random, split: str, most: int) -> list[Question]
     rng.shuffle(roots)
     asked: list[Question] = []
     for root in roots:
-        turns = [_put(draft, rng, split, draft is not root) for draft in _with_followers(root, rng)]
-        # One of the same words may be another kind's, such as "Total?" by name and by label.
-        if turns[0].text not in {question.text for question in asked}:
-            asked += turns[: most - len(asked)]
+        for draft in _with_followers(root, rng):
+            question = _put(draft, rng, split, draft is not root)
+            # What is asked by its name is not asked by its label, nor anything in the words of another kind.
+            if len(asked) == most or any(_is_alike(question, other) for other in asked):
+                break
+            asked.append(question)
     return asked
+
+
+def _is_alike(question: Question, other: Question) -> bool:
+    if question.follows or other.follows:
+        return (question.kind, question.key, question.answer) == (other.kind, other.key, other.answer)
+    if question.text == other.text:
+        return True
+    return bool(question.key) and (question.key, question.answer) == (other.key, other.answer)
 
 
 def draft_questions(sheet: Sheet, rng: random.Random) -> list[Draft]:

@@ -7,6 +7,7 @@ a held-out wording where its sentence or the name that it gives a thing is held 
 from __future__ import annotations
 
 import random
+import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def word(
         names: what the thing may be called; one of them goes into `name_slot`.
     """
     sentence, name, is_held_out = _choose(rng, form, own, names, name_slot, wording == HELD_OUT)
-    text = sentence.format_map({**slots, name_slot: name.format_map(slots)})
+    text = fill(sentence, {**slots, name_slot: name.format_map(slots)})
     is_typed = rng.random() < TYPED
     if sentence.startswith("{"):
         if not sentence.startswith(PAGE_SLOTS) and rng.random() < 0.5:
@@ -155,6 +156,15 @@ def word(
         endings = read_wordings().endings[rng.choice(form.endings)]
         text += " " + rng.choice(endings.heldout if is_held_out and rng.random() < 0.5 else endings.trained)
     return Asked(text, HELD_OUT if is_held_out else TRAINED)
+
+
+def fill(sentence: str, slots: Mapping[str, str]) -> str:
+    """Return a sentence with its slots filled; an article before one is "an" where what comes sounds so."""
+
+    def article(match: re.Match[str]) -> str:
+        return f"{match[1]}n {match[2]}" if slots[match[2][1:-1]].lstrip('"')[:1].lower() in "aeio" else match[0]
+
+    return re.sub(r"\b([Aa]) (\{\w+\})", article, sentence).format_map(slots)
 
 
 def can_word(form: Form, own: Choices, names: Choices, name_slot: str = "name") -> bool:
