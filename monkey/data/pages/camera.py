@@ -133,7 +133,7 @@ def _multiply(image: Image.Image, factor: np.ndarray) -> Image.Image:
 
 def tint(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Return the image on paper that is not quite white, with its fibres."""
-    colour = 1 - rng.uniform(0, 0.12) * np.array([0.15, 0.45, 1.0]) - rng.uniform(0, 0.08)
+    colour = 1 - rng.uniform(0, 0.15) * np.array([0.15, 0.45, 1.0]) - rng.uniform(0, 0.05)
     return _multiply(
         image, colour * (1 - rng.uniform(0, 0.1) * waves(rng, image.size, rng.uniform(0.2, 0.8))[..., None])
     )
@@ -142,7 +142,7 @@ def tint(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 def fade(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Return the image with less contrast, and a little brighter or darker."""
     pixels = np.asarray(image, float)
-    pixels = (pixels - 128) * rng.uniform(0.45, 0.85) + 128 + rng.uniform(-25, 35)
+    pixels = (pixels - 128) * rng.uniform(0.5, 0.85) + 128 + rng.uniform(-10, 40)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
@@ -172,7 +172,7 @@ def photograph(image: Image.Image, rng: np.random.Generator, letters: float) -> 
         image = tint(image, rng)
     image, move = turn_and_tilt(image, rng)
     if rng.random() < 0.8:
-        image = shade(image, rng, rng.uniform(0.1, 0.55))
+        image = shade(image, rng, rng.uniform(0.1, 0.5))
     if rng.random() < 0.5:
         image = blur(image, rng, letters)
     if rng.random() < 0.6:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from monkey.data.pages import camera
-from monkey.data.pages.contents import CONTENTS, Content, Room
+from monkey.data.pages import business, camera, everyday
+from monkey.data.pages.contents import Content, Room, Write
 from monkey.data.pages.facts import Box, Cell, Field, Page, Table, Word
 from monkey.data.pages.spelling import Writer
 from monkey.data.pages.typefaces import FAMILIES, HELD_OUT_FAMILIES, Family
@@ -67,33 +67,52 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The shape of a kind's pages, in em of its text.
+class Kind:
+    """A kind of page that typst sets.
 
     Attributes:
-        widths: the least and the greatest width.
-        ratios: heights over widths of which one is taken; none where a page is as high as what stands on it.
-        line: lines of text that stand in 1 em of height.
+        write: makes what a page says.
+        widths: the least and the greatest width of its pages, in em of their text.
+        ratios: heights over widths of which one is taken; with 0 a page is as high as what stands on it.
+        is_dense: whether its pages are full and their letters small, as those of business papers are.
+        templates: those of training, by their names without the kind's.
+        held_out: those of the held-out splits.
     """
 
+    write: Write
     widths: tuple[float, float]
-    ratios: tuple[float, ...] = ()
-    margins: tuple[float, float] = (0.8, 2.0)
+    ratios: tuple[float, ...]
+    templates: str
+    held_out: str
+    is_dense: bool = False
 
 
-A4 = 297 / 210
-FRAMES: Mapping[str, Frame] = {"receipt": Frame((13, 26))}
-
-TEMPLATES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "receipt": (("middle", "left", "band"), ("framed",)),
-}
-"""Templates of training and held-out ones of each kind that typst sets."""
+A4, LETTER = 297 / 210, 11 / 8.5
+KINDS: Mapping[str, Kind] = {
+    "receipt": Kind(business.write_receipt, (13, 26), (0,), "middle left band", "framed"),
+    "invoice": Kind(business.write_invoice, (20, 46), (A4, LETTER, 0, 0), "classic banded plain", "side", True),
+    "form": Kind(business.write_form, (16, 44), (A4, LETTER, 0, 0), "lined boxed aligned tinted", "under rows", True),
+    "letter": Kind(business.write_letter, (20, 46), (A4, LETTER, 0), "block middle", "right", True),
+    "columns": Kind(everyday.write_columns, (24, 50), (A4, LETTER, 1, 0.7), "plain justified band", "ruled", True),
+    "table": Kind(business.write_table, (14, 46), (0,), "ruled lines striped open", "book side", True),
+    "ticket": Kind(everyday.write_ticket, (15, 36), (0,), "band stub strip", "boxes"),
+    "label": Kind(everyday.write_label, (12, 26), (0,), "band framed plain", "side"),
+    "card": Kind(everyday.write_card, (14, 26), (0.5, 0.55, 0.6, 0.64, 0), "left middle filled line", "halves tinted"),
+    "menu": Kind(everyday.write_menu, (14, 34), (0,), "dots left board", "framed", True),
+    "timetable": Kind(everyday.write_timetable, (15, 44), (0,), "ruled board striped", "lines", True),
+    "slide": Kind(everyday.write_slide, (18, 42), (9 / 16, 9 / 16, 3 / 4), "plain band dark", "side"),
+    "sign": Kind(everyday.write_sign, (7, 18), (0.3, 0.45, 0.6, 0.8, 0), "filled framed plain", "band dark"),
+    "screen": Kind(everyday.write_screen, (14, 30), (0,), "list cards dark", "window"),
+}  # fmt: skip
+"""What typst sets."""
 
 CAPITAL = 0.7
 """Height of capital letters in em, about."""
 SIZE = 10.0
 """Points of a page's text; how many pixels that are is decided by the zoom."""
 ATTEMPTS = 24
+COLOURED = 0.35
+"""How many pages print one of their fields in a colour."""
 CLEAN = 0.5
 """How many pages no camera and no scanner has seen."""
 
@@ -103,6 +122,8 @@ COLOURS: Mapping[str, str] = {
     "turquoise": "#00838f",
 }  # fmt: skip
 """Names of colours that can be asked about, and the colours."""
+UNNAMED = ("black", "grey")
+"""Those that ink may look like."""
 LIGHT = ("yellow", "orange")
 """Those on which black is read better than white, and which are not read on white."""
 PAPERS = ("#ffffff",) * 6 + ("#fdfbf5", "#f7f3e8", "#f4f6f8", "#fffef0", "#eef5ee", "#f3eef7", "#fdeeee", "#e9eef5")
@@ -112,7 +133,8 @@ INKS = ("#000000", "#000000", "#111111", "#1c1c28", "#222222", "#333333", "#1421
 @cache
 def templates_of(kind: str, held_out: bool) -> tuple[str, ...]:
     """Return the names of a kind's templates, as `templates/` has them."""
-    return tuple(f"{kind}-{name}" for name in TEMPLATES[kind][held_out])
+    names = KINDS[kind].held_out if held_out else KINDS[kind].templates
+    return tuple(f"{kind}-{name}" for name in names.split())
 
 
 def draw_page(
@@ -141,10 +163,10 @@ def _typeset(kind: str, rng: random.Random, split: Split, limits: Limits, templa
     """Set pages until one is sound: all on one page, nothing cut, nothing on top of anything else."""
     template = template or rng.choice(templates_of(kind, split.texts))
     for attempt in range(ATTEMPTS):
-        fill = rng.uniform(0.35, 1.0) * 0.9**attempt
+        fill = rng.uniform(0.8 if KINDS[kind].is_dense else 0.4, 1.0) * 0.94**attempt
         writer = Writer(random.Random(rng.getrandbits(64)), split.texts)
         look, room = _choose_look(kind, rng, split, limits, fill)
-        content = CONTENTS[kind](writer, room)
+        content = KINDS[kind].write(writer, room)
         setting = Setting({**look, **_as_json(content, rng), "template": template})
         width, height = setting.size
         shown = limits.shown(width, height)
@@ -161,17 +183,18 @@ def _choose_look(
     kind: str, rng: random.Random, split: Split, limits: Limits, fill: float
 ) -> tuple[dict[str, Any], Room]:
     """Choose size, typeface, colours and spacing; return them, and what the page can hold."""
-    frame = FRAMES[kind]
-    scale = limits.smallest * 2.2 ** rng.random() ** 1.5 / CAPITAL  # pixels to the em as shown; small ones more often
+    frame = KINDS[kind]
+    largest = 1.5 if frame.is_dense else 2.4
+    scale = limits.smallest * largest ** rng.random() ** 1.5 / CAPITAL  # pixels to the em as shown, mostly few
     knobs = {
-        "gap": round(rng.uniform(0.45, 0.95), 3),
+        "gap": round(rng.uniform(0.4, 0.7 if frame.is_dense else 0.95), 3),
         "leading": round(rng.uniform(0.5, 0.85), 3),
         "title": round(rng.uniform(1.2, 2.2), 2),
         "total": round(rng.uniform(1.0, 1.5), 2),
         "dash": rng.choice((None, "dashed", "dotted", "stars")),
     }
-    if frame.ratios:
-        ratio = rng.choice(frame.ratios)
+    ratio = rng.choice(frame.ratios)
+    if ratio:
         width = min(frame.widths[1], limits.widest(ratio, scale))
         width = max(frame.widths[0], width * rng.uniform(0.8, 1.0))
         height = width * ratio
@@ -181,11 +204,12 @@ def _choose_look(
             scale *= 0.9
         while limits.room(width, scale) == 0.0:
             width *= 0.95
-        ratio, height = 0.0, limits.room(width, scale)
-    margin = rng.uniform(*frame.margins)
+        height = limits.room(width, scale)
+    margin = rng.uniform(0.8, 2.0)
     lines = (height - 2 * margin) * fill / (CAPITAL + knobs["gap"])
     family = _choose_family(kind, rng, split)
     accent = rng.choice([name for name in COLOURS if name != "black"])
+    ink = rng.choice(INKS)
     look = {
         "width": round(width * SIZE, 2),
         "height": round(height * SIZE, 2) if ratio else None,
@@ -194,9 +218,9 @@ def _choose_look(
         "font": family.name,
         "weight": rng.choice(family.weights),
         "paper": rng.choice(PAPERS),
-        "ink": rng.choice(INKS),
+        "ink": ink,
         "accent": COLOURS[accent],
-        "accent_name": accent,
+        "accent_ink": ink if accent in LIGHT else COLOURS[accent],
         "on_accent": "#000000" if accent in LIGHT else "#ffffff",
         "pale": _mix(COLOURS[accent], "#ffffff", rng.uniform(0.82, 0.93)),
         "knobs": knobs,
@@ -229,13 +253,19 @@ def _choose_zoom(rng: random.Random, shown: float, longest: float, limits: Limit
 def _as_json(content: Content, rng: random.Random) -> dict[str, Any]:
     """Return what a content says as the templates read it."""
     colon = rng.choice((":", ""))
+    dark = [name for name in COLOURS if name not in LIGHT + UNNAMED]
+    coloured = (
+        {rng.choice(list(content.fields)): COLOURS[rng.choice(dark)]}
+        if content.fields and rng.random() < COLOURED
+        else {}
+    )
     return {
         "seed": rng.randint(0, 9999),
         "fields": {
             key: {
                 "label": label + colon if label else "",
                 "value": value.text,
-                "ink": COLOURS[value.colour] if value.colour else "",
+                "ink": coloured.get(key, ""),
             }
             for key, (label, value) in content.fields.items()
         },
@@ -268,6 +298,12 @@ def _is_sound(words: Sequence[Printed], width: float, height: float) -> bool:
     return bool((overlap <= 0.02 * (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)).all())
 
 
+def _name_colour(printed: Sequence[Printed]) -> str:
+    """Return the name of the colour in which all of something is printed; none for ink and paper."""
+    colours = {one.colour for one in printed}
+    return next((name for name, colour in COLOURS.items() if name not in UNNAMED and colours == {colour}), "")
+
+
 def _around(boxes: Iterable[Box]) -> Box:
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)
@@ -291,7 +327,7 @@ def _tell(kind: str, template: str, content: Content, image: Image.Image, printe
             fields.append(
                 Field(
                     key, " ".join(one.text for one in own), _around(one.box for one in own), own[0].height,
-                    label if parts.get(f"l:{key}") else "", value.number, value.date, value.colour,
+                    label if parts.get(f"l:{key}") else "", value.number, value.date, _name_colour(own),
                 )
             )  # fmt: skip
     tables = []

@@ -11,12 +11,11 @@ from monkey.data.pages.spelling import DAYS, Writer
 
 @dataclass(frozen=True)
 class Value:
-    """A value in print, and what it is: a number, a day; `colour` names what it is printed in, where that is told."""
+    """A value in print, and what it is: a number, an ISO date."""
 
     text: str
     number: float | None = None
     date: str = ""
-    colour: str = ""
 
 
 Make = Callable[[Writer], Value]

@@ -29,6 +29,7 @@ class Printed:
             0, row 2, column 1, `h:0:1` of the head of its column 1, `p` of a paragraph, "" of anything else.
         baseline: the y on which it stands.
         height: of its capital letters.
+        colour: of its letters, as #rrggbb.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Printed:
     box: Box
     baseline: float
     height: float
+    colour: str = ""
 
 
 class Setting:
@@ -54,17 +56,17 @@ class Setting:
         )
         found = json.loads(self._compiler.query("<layout>", field="value", one=True))
         self.num_pages = max([found["page"], *(page for _, page, *_ in found["words"])])
-        self.is_broken = any(bottom - top > 1.5 * value[-1] for value, _, _, top, bottom in found["words"])
+        self.is_broken = any(bottom - top > 1.5 * value[5] for value, _, _, top, bottom in found["words"])
         self.size = content["width"], content["height"] or found["end"] + content["margin"]
         self._words = found["words"]
 
     def words(self, zoom: float) -> list[Printed]:
         """Return the words of the page at a number of pixels to the point, in the order of the layout."""
         printed = []
-        for (key, text, width, ascent, descent, capital), _, x, y, _ in self._words:
+        for (key, text, width, ascent, descent, capital, colour), _, x, y, _ in self._words:
             baseline = y + capital  # the top of a word's box of layout is its capitals'
             box = x * zoom, (baseline - ascent) * zoom, (x + width) * zoom, (baseline + descent) * zoom
-            printed.append(Printed(key, text, box, baseline * zoom, capital * zoom))
+            printed.append(Printed(key, text, box, baseline * zoom, capital * zoom, colour))
         return printed
 
     def draw(self, zoom: float) -> Image.Image:
