@@ -14,6 +14,8 @@ from fractions import Fraction
 
 import pytest
 
+pytest.importorskip("faker", reason="words of pages are Faker's (requirements.txt)")
+
 from monkey.boxes import located
 from monkey.data.pages import questioning, wordings
 from monkey.data.pages.drafts import Draft, Sheet, draft_unanswerable
