@@ -41,6 +41,9 @@ ADDED = frozenset(("price", "amount", "quantity", "value", "weight", "share", "n
 COMPARED = ADDED | {"unit_price", "age", "tax_rate"}
 """Keys of columns whose numbers may be compared; times are where the column has wordings for it."""
 
+NAMED_KINDS = frozenset(("receipt", "invoice", "letter", "ticket", "menu", "slide"))
+"""Kinds of page by which questions call it."""
+
 OFTEN_ASKED = (
     *("total", "date", "phone", "seller", "invoice_number", "due_date", "tax", "customer", "price", "address"),
     *("email", "time", "name", "amount", "order_number", "city", "product", "weight"),
@@ -125,7 +128,13 @@ class Sheet:
         labels = {_spoken(own.label) for own in self.page.fields if own.key != key}
         taken = {text for other in others for text in (*other.names.trained, *other.names.heldout)} | labels
         asked = {text for other in others for text in (*_own(other).trained, *_own(other).heldout)}
-        return Named(thing.names.without(taken), {"asked": _own(thing).without(asked)}, thing.near)
+        own = _own(thing).without(asked).that(self._suits)
+        return Named(thing.names.without(taken), {"asked": own}, thing.near)
+
+    def _suits(self, question: str) -> bool:
+        """Whether a question calls the page no other kind of document than it is."""
+        kinds = NAMED_KINDS & set(_spoken(question).split())
+        return not kinds or not self.page.words or self.page.kind in kinds
 
     def states(self, key: str) -> bool:
         """Whether the page may answer a question after a thing: it has it, or something near it, or its name."""
