@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,8 +179,8 @@ def photograph(image: Image.Image, rng: np.random.Generator, letters: float) -> 
     return (compress(image, rng) if rng.random() < 0.7 else image), move
 
 
-def scan(image: Image.Image, rng: np.random.Generator, letters: float) -> tuple[Image.Image, Move]:
-    """Return the page as a scanner or a copier sees it, and where its points went."""
+def scan(image: Image.Image, rng: np.random.Generator, letters: float, in_colour: bool) -> tuple[Image.Image, Move]:
+    """Return the page as a scanner or, unless `in_colour`, a copier sees it, and where its points went."""
     move = STILL
     if rng.random() < 0.5:
         image = tint(image, rng)
@@ -189,7 +188,7 @@ def scan(image: Image.Image, rng: np.random.Generator, letters: float) -> tuple[
         image, move = turn_a_little(image, rng)
     if rng.random() < 0.5:
         image = fade(image, rng)
-    if rng.random() < 0.3:
+    if not in_colour and rng.random() < 0.5:
         image = image.convert("L").convert("RGB")
     if rng.random() < 0.4:
         image = blur(image, rng, letters)
@@ -207,8 +206,3 @@ def turn_a_little(image: Image.Image, rng: np.random.Generator) -> tuple[Image.I
     corners = (np.array([(0, 0), (width, 0), (width, height), (0, height)], float) - centre) @ turn.T + centre
     edge = tuple(int(x) for x in np.median(np.asarray(image)[:, 0], axis=0))
     return put_on(image, Image.new("RGB", image.size, edge), corners)
-
-
-def height_of(heights: Sequence[float]) -> float:
-    """Return the height of the least letters of a page, of 12 where there are none."""
-    return min(heights, default=12.0)

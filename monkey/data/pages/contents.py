@@ -24,13 +24,21 @@ class Room:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be printed; as `facts.Table`, with values for cells."""
+    """A table to be printed; as `facts.Table`, with values for cells.
+
+    Attributes:
+        is_drawn: whether its numbers stand there as bars, lines or points where they are not printed.
+        row_colours: of a chart, names of the colours of what the rows are drawn as.
+    """
 
     key: str
     columns: tuple[str, ...]
     column_keys: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
     shown: bool = True
+    is_drawn: bool = False
+    row_colours: tuple[str, ...] = ()
+    column_colours: tuple[str, ...] = ()
 
 
 @dataclass

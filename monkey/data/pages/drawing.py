@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from monkey.data.pages import business, camera, everyday
+from monkey.data.pages import business, camera, charts, everyday, scenes
 from monkey.data.pages.contents import Content, Room, Write
 from monkey.data.pages.facts import Box, Cell, Field, Page, Table, Word
 from monkey.data.pages.spelling import Writer
@@ -88,7 +88,7 @@ class Kind:
 
 
 A4, LETTER = 297 / 210, 11 / 8.5
-KINDS: Mapping[str, Kind] = {
+TYPESET: Mapping[str, Kind] = {
     "receipt": Kind(business.write_receipt, (13, 26), (0,), "middle left band", "framed"),
     "invoice": Kind(business.write_invoice, (20, 46), (A4, LETTER, 0, 0), "classic banded plain", "side", True),
     "form": Kind(business.write_form, (16, 44), (A4, LETTER, 0, 0), "lined boxed aligned tinted", "under rows", True),
@@ -105,6 +105,8 @@ KINDS: Mapping[str, Kind] = {
     "screen": Kind(everyday.write_screen, (14, 30), (0,), "list cards dark", "window"),
 }  # fmt: skip
 """What typst sets."""
+KINDS = (*TYPESET, *charts.TEMPLATES, *scenes.TEMPLATES)
+"""All kinds of pages: what typst sets, what matplotlib draws, and images without text."""
 
 CAPITAL = 0.7
 """Height of capital letters in em, about."""
@@ -133,7 +135,10 @@ INKS = ("#000000", "#000000", "#111111", "#1c1c28", "#222222", "#333333", "#1421
 @cache
 def templates_of(kind: str, held_out: bool) -> tuple[str, ...]:
     """Return the names of a kind's templates, as `templates/` has them."""
-    names = KINDS[kind].held_out if held_out else KINDS[kind].templates
+    if kind in TYPESET:
+        names = TYPESET[kind].held_out if held_out else TYPESET[kind].templates
+    else:
+        names = (charts.TEMPLATES | scenes.TEMPLATES)[kind][held_out]
     return tuple(f"{kind}-{name}" for name in names.split())
 
 
@@ -153,37 +158,73 @@ def draw_page(
         template: one of the kind's own; any of the split's where none is given.
         clean: whether no camera and no scanner sees it; about half of the pages where None.
     """
-    limits = limits or Limits()
-    page, letters = _typeset(kind, rng, SPLITS[split], limits, template)
+    limits, of = limits or Limits(), SPLITS[split]
+    template = template or rng.choice(templates_of(kind, of.texts))
+    if kind in scenes.TEMPLATES:
+        page, letters = _draw_scene(kind, template, rng, limits), 12.0
+    else:
+        draw = _typeset if kind in TYPESET else _draw_chart
+        page, letters = _repeat(lambda attempt: draw(kind, template, rng, of, limits, attempt), template)
     is_clean = rng.random() < CLEAN if clean is None else clean
     return page if is_clean else _look_through(page, rng, letters)
 
 
-def _typeset(kind: str, rng: random.Random, split: Split, limits: Limits, template: str) -> tuple[Page, float]:
-    """Set pages until one is sound: all on one page, nothing cut, nothing on top of anything else."""
-    template = template or rng.choice(templates_of(kind, split.texts))
+def _repeat(draw: Callable[[int], tuple[Page, float] | None], template: str) -> tuple[Page, float]:
+    """Draw until a page is sound: all on one page, nothing cut, nothing on top of anything else."""
     for attempt in range(ATTEMPTS):
-        fill = rng.uniform(0.8 if KINDS[kind].is_dense else 0.4, 1.0) * 0.94**attempt
-        writer = Writer(random.Random(rng.getrandbits(64)), split.texts)
-        look, room = _choose_look(kind, rng, split, limits, fill)
-        content = KINDS[kind].write(writer, room)
-        setting = Setting({**look, **_as_json(content, rng), "template": template})
-        width, height = setting.size
-        shown = limits.shown(width, height)
-        if setting.num_pages > 1 or setting.is_broken or shown * SIZE * CAPITAL < 0.93 * limits.smallest:
-            continue
-        if not _is_sound(setting.words(1.0), width, height):
-            continue
-        zoom = _choose_zoom(rng, shown, max(width, height), limits)
-        return _tell(kind, template, content, setting.draw(zoom), setting.words(zoom)), zoom * SIZE * CAPITAL
+        if drawn := draw(attempt):
+            return drawn
     raise RuntimeError(f"{template}: no page of {ATTEMPTS} came out whole; loosen the template or the limits")
+
+
+def _typeset(
+    kind: str, template: str, rng: random.Random, split: Split, limits: Limits, attempt: int
+) -> tuple[Page, float] | None:
+    """Return a page by typst and the pixels of its capital letters, or None where it is not sound."""
+    fill = rng.uniform(0.8 if TYPESET[kind].is_dense else 0.4, 1.0) * 0.94**attempt
+    writer = Writer(random.Random(rng.getrandbits(64)), split.texts)
+    look, room = _choose_look(kind, rng, split, limits, fill)
+    content = TYPESET[kind].write(writer, room)
+    setting = Setting({**look, **_as_json(content, rng), "template": template})
+    width, height = setting.size
+    shown = limits.shown(width / SIZE, height / SIZE)
+    is_whole = setting.num_pages == 1 and not setting.is_broken and shown * CAPITAL >= 0.93 * limits.smallest
+    if not is_whole or not _is_sound(setting.words(1.0), width, height, SIZE):
+        return None
+    zoom = _choose_zoom(rng, shown, max(width, height) / SIZE, limits) / SIZE
+    return _tell(kind, template, content, setting.draw(zoom), setting.words(zoom)), zoom * SIZE * CAPITAL
+
+
+def _draw_chart(
+    kind: str, template: str, rng: random.Random, split: Split, limits: Limits, attempt: int
+) -> tuple[Page, float] | None:
+    """Return a page by matplotlib and the pixels of its capital letters, or None where it is not sound."""
+    writer = Writer(random.Random(rng.getrandbits(64)), split.texts)
+    scale = limits.smallest * 2.0 ** rng.random() ** 1.5 / CAPITAL
+    ratio = rng.choice((0.5, 0.56, 0.66, 0.75, 1.0))
+    width = min(rng.uniform(17, 44), limits.widest(ratio, scale))
+    shown = limits.shown(width, width * ratio)
+    zoom = _choose_zoom(rng, shown, width, limits)
+    family = rng.choice([family for family in _families(kind, split) if not family.is_typst])
+    size = width, width * ratio
+    image, printed, content = charts.draw_chart(kind, template, writer, rng, family, size, zoom)
+    if not _is_sound(printed, *image.size, zoom):
+        return None
+    return _tell(kind, template, content, image, printed), zoom * CAPITAL
+
+
+def _draw_scene(kind: str, template: str, rng: random.Random, limits: Limits) -> Page:
+    """Return an image without text, of any shape."""
+    ratio = rng.choice((0.4, 0.6, 0.75, 1.0, 1.0, 1.33, 1.6, 2.5))
+    width = limits.window * limits.windows**0.5 * rng.uniform(0.6, 1.6) / ratio**0.5
+    return scenes.draw_scene(kind, template, rng, (round(width), round(width * ratio)))
 
 
 def _choose_look(
     kind: str, rng: random.Random, split: Split, limits: Limits, fill: float
 ) -> tuple[dict[str, Any], Room]:
     """Choose size, typeface, colours and spacing; return them, and what the page can hold."""
-    frame = KINDS[kind]
+    frame = TYPESET[kind]
     largest = 1.5 if frame.is_dense else 2.4
     scale = limits.smallest * largest ** rng.random() ** 1.5 / CAPITAL  # pixels to the em as shown, mostly few
     knobs = {
@@ -228,13 +269,16 @@ def _choose_look(
     return look, Room(width - 2 * margin, max(2, int(lines)))
 
 
-def _choose_family(kind: str, rng: random.Random, split: Split) -> Family:
+def _families(kind: str, split: Split) -> Sequence[Family]:
+    """Return the typefaces that a kind is printed in."""
     families = HELD_OUT_FAMILIES if split.typefaces else FAMILIES
-    if kind == "receipt" and rng.random() < 0.35:
-        families = tuple(family for family in families if family.is_mono) or families
-    elif kind not in ("label", "sign", "card"):
-        families = tuple(family for family in families if not family.is_display)
-    return rng.choice(families)
+    return [family for family in families if kind in ("label", "sign", "card") or not family.is_display]
+
+
+def _choose_family(kind: str, rng: random.Random, split: Split) -> Family:
+    families = _families(kind, split)
+    mono = [family for family in families if family.is_mono]
+    return rng.choice(mono if mono and kind == "receipt" and rng.random() < 0.3 else families)
 
 
 def _mix(one: str, other: str, share: float) -> str:
@@ -244,8 +288,8 @@ def _mix(one: str, other: str, share: float) -> str:
 
 
 def _choose_zoom(rng: random.Random, shown: float, longest: float, limits: Limits) -> float:
-    """Choose pixels to the point: from letters just large enough up to more than the model sees."""
-    least = limits.smallest / (SIZE * CAPITAL)
+    """Choose pixels to the em: from letters just large enough up to more than the model sees."""
+    least = limits.smallest / CAPITAL
     most = min(shown * 2.5, limits.longest / longest)
     return max(least, min(most, shown * rng.choice((1.0, rng.uniform(0.8, 1.5), rng.uniform(1.2, 2.5)))))
 
@@ -285,10 +329,10 @@ def _as_json(content: Content, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _is_sound(words: Sequence[Printed], width: float, height: float) -> bool:
+def _is_sound(words: Sequence[Printed], width: float, height: float, em: float) -> bool:
     """Whether every word is on the page and none on another."""
     boxes = np.array([word.box for word in words])
-    boxes += np.array([-1, 0, 1, 0]) * 0.06 * SIZE  # words that touch are read as one
+    boxes += np.array([-1, 0, 1, 0]) * 0.08 * em  # words that touch are read as one
     if (boxes[:, :2] < 1).any() or (boxes[:, 2] > width - 1).any() or (boxes[:, 3] > height - 1).any():
         return False
     first = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
@@ -339,11 +383,14 @@ def _tell(kind: str, template: str, content: Content, image: Image.Image, printe
                 own = parts.get(f"c:{number}:{r}:{c}", [])
                 text = " ".join(one.text for one in own)
                 box = _around(one.box for one in own) if own else None
-                cells.append(Cell(text, box, own[0].height if own else 0.0, value.number if own else None))
+                colour = grid.row_colours[r] if grid.row_colours and not c else ""
+                number_of = value.number if own or grid.is_drawn else None
+                cells.append(Cell(text, box, own[0].height if own else 0.0, number_of, colour))
             rows.append(tuple(cells))
         shown = any(parts.get(f"h:{number}:{c}") for c in range(len(grid.columns)))
         if any(cell.text for row in rows for cell in row):
-            tables.append(Table(grid.key, grid.columns, grid.column_keys, tuple(rows), shown))
+            table = Table(grid.key, grid.columns, grid.column_keys, tuple(rows), shown, grid.column_colours)
+            tables.append(table)
     present = {field.key for field in fields}
     absent = tuple(key for key in content.possible if key not in present)
     return Page(
@@ -363,9 +410,23 @@ def _tell(kind: str, template: str, content: Content, image: Image.Image, printe
 def _look_through(page: Page, rng: random.Random, letters: float) -> Page:
     """Return the page as a camera or a scanner sees it, its boxes moved."""
     generator = np.random.default_rng(rng.getrandbits(64))
-    device = camera.photograph if rng.random() < 0.6 else camera.scan
-    image, move = device(page.image, generator, letters)
+    if rng.random() < 0.6:
+        image, move = camera.photograph(page.image, generator, letters)
+    else:
+        image, move = camera.scan(page.image, generator, letters, _tells_colours(page))
     return moved(replace(page, image=image), move)
+
+
+def _tells_colours(page: Page) -> bool:
+    """Whether anything on a page is told by its colour."""
+    rows = (row for table in page.tables for row in table.rows)
+    columns = (colour for table in page.tables for colour in table.column_colours)
+    return (
+        bool(page.shapes)
+        or any(field.colour for field in page.fields)
+        or any(columns)
+        or any(row[0].colour for row in rows)
+    )
 
 
 def moved(page: Page, move: camera.Move) -> Page:

@@ -58,12 +58,16 @@ class Cell:
     """A cell of a table as printed.
 
     Text and box are empty where nothing is printed; of a bar without a number on it, the number alone is there.
+
+    Attributes:
+        colour: the name of the colour of the bar, slice or points that a row of a chart is drawn as, in its first cell.
     """
 
     text: str
     box: Box | None
     height: float
     number: float | None = None
+    colour: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Table:
         column_keys: of each column a key of the wordings ("price", "quantity"), or "" where only its name says it.
         rows: cells, as many a row as there are columns.
         shown: whether the columns' names are printed on the page.
+        column_colours: of a line chart, the names of the colours of the lines that columns are; "" of other columns.
     """
 
     key: str
@@ -83,6 +88,7 @@ class Table:
     column_keys: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     shown: bool = True
+    column_colours: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Family:
         package: what brings it; none where typst itself or matplotlib does.
         is_mono: whether all letters are as wide, as a cash register prints.
         is_display: whether it is for titles and signs, and not for text.
+        is_typst: whether typst alone has it, so that no chart can be drawn with it.
         weights: of which one is the weight of a page's text.
     """
 
@@ -33,6 +34,8 @@ class Family:
     package: str = ""
     is_mono: bool = False
     is_display: bool = False
+    is_typst: bool = False
+    has_bold: bool = True
     weights: tuple[int, ...] = (400,)
 
 
@@ -41,14 +44,14 @@ FAMILIES = (
     Family("DejaVu Serif"),
     Family("DejaVu Sans Mono", is_mono=True),
     Family("STIXGeneral"),
-    Family("New Computer Modern"),
+    Family("New Computer Modern", is_typst=True),
     Family("Roboto", "font_roboto", weights=(400, 400, 300, 500)),
     Family("Source Sans Pro", "font_source_sans_pro", weights=(400, 400, 300, 600)),
     Family("Source Serif Pro", "font_source_serif_pro", weights=(400, 400, 300, 600)),
     Family("Hanken Grotesk", "font_hanken_grotesk", weights=(400, 400, 300, 500)),
     Family("Red Hat Display", "font_rhd", weights=(400, 500)),
-    Family("Fjalla One", "font_fjallaone"),
-    Family("Fredoka One", "font_fredoka_one", is_display=True),
+    Family("Fjalla One", "font_fjallaone", has_bold=False),
+    Family("Fredoka One", "font_fredoka_one", is_display=True, has_bold=False),
 )
 """Families of training."""
 
@@ -56,7 +59,7 @@ HELD_OUT_FAMILIES = (
     Family("Lato", "font_lato"),
     Family("Caladea", "font_caladea"),
     Family("Manrope", "font_manrope"),
-    Family("Libertinus Serif"),
+    Family("Libertinus Serif", is_typst=True),
 )
 """Families that no page of training uses: a sans, two serifs and a geometric sans."""
 
