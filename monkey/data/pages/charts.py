@@ -250,7 +250,7 @@ def _bars(chart: Chart, writer: Writer, rng: random.Random, style: str, size: tu
             if text is not None:
                 chart.add(f"c:0:{row}:{number + 1}", text)
     if style == "pairs":
-        legend = axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12 - 2.2 / size[1]))
+        legend = axes.figure.legend(loc="outside lower center", ncols=2)
         for number, text in enumerate(legend.get_texts()):
             chart.add(f"h:0:{number + 1}", text)
     heads = (
@@ -338,6 +338,7 @@ def _pie(chart: Chart, writer: Writer, rng: random.Random, style: str, size: tup
         shares,
         labels=names if style == "labels" else None,
         autopct=lambda share: f"{share:.0f}%",
+        labeldistance=1.2,
         pctdistance=0.78 if style == "ring" else 0.62,
         colors=[COLOURS[name] for name in palette],
         startangle=rng.randint(0, 359),
@@ -391,7 +392,7 @@ def _scatter(chart: Chart, writer: Writer, rng: random.Random, style: str, size:
         heads = tuple(one if f"axis_{key}" in chart.content.fields else key for key, one in (("x", along), ("y", up)))
         chart.content.tables.append(Grid("point", ("Name", *heads), ("", "", ""), tuple(rows), is_drawn=True))
     elif len(groups) > 1:
-        legend = axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.12 - 2.2 / size[1])).get_texts()
+        legend = axes.figure.legend(loc="outside lower center", ncols=2).get_texts()
         for row, text in enumerate(legend):
             chart.add(f"c:0:{row}:0", text)
         table = tuple((Value(group), Value(str(count), float(count))) for group in groups)
