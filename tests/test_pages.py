@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +26,7 @@ from monkey.data.pages.sheet import lay_out
 from monkey.data.pages.spelling import DAYS, GOODS, SHARED, Writer, is_held_out, write_amount
 from monkey.data.pages.typefaces import FAMILIES, HELD_OUT_FAMILIES
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 TEMPLATES = [
     (kind, held_out, name) for kind in KINDS for held_out in (False, True) for name in templates_of(kind, held_out)
 ]
@@ -99,6 +105,22 @@ def test_same_seed_gives_the_same_page_to_the_byte(kind):
     first, second = (draw_page(kind, random.Random(5), "train") for _ in range(2))
     assert first.image.tobytes() == second.image.tobytes()
     assert replace(first, image=None) == replace(second, image=None)
+
+
+def digest(kinds: tuple[str, ...]) -> str:
+    pages = [draw_page(kind, random.Random(9), "train") for kind in kinds]
+    return hashlib.sha256(b"".join(page.image.tobytes() for page in pages)).hexdigest()
+
+
+def test_another_process_draws_the_same_bytes():
+    """Whatever it drew before, and in whatever order its sets of strings come."""
+    kinds = ("bars", "receipt", "texture", "pie", "letter")
+    program = f"from tests.test_pages import digest; print(digest({kinds[::-1]}[::-1]))"
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == digest(kinds)
 
 
 def test_splits_share_no_template_and_no_typeface():

@@ -89,7 +89,7 @@ class Kind:
 
 A4, LETTER = 297 / 210, 11 / 8.5
 TYPESET: Mapping[str, Kind] = {
-    "receipt": Kind(business.write_receipt, (13, 26), (0,), "middle left band", "framed"),
+    "receipt": Kind(business.write_receipt, (10.8, 26), (0,), "middle left band", "framed"),
     "invoice": Kind(business.write_invoice, (20, 46), (A4, LETTER, 0, 0), "classic banded plain", "side", True),
     "form": Kind(business.write_form, (16, 44), (A4, LETTER, 0, 0), "lined boxed aligned tinted", "under rows", True),
     "letter": Kind(business.write_letter, (20, 46), (A4, LETTER, 0), "block middle", "right", True),
