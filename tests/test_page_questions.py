@@ -77,7 +77,7 @@ def test_no_wording_is_given_twice_or_is_both_trained_and_held_out():
 SLOTS = {
     "forms": {
         *("name", "label", "column", "row", "one", "many", "value", "first", "second", "word", "line", "count", "text"),
-        *("colour", "shape", "shapes", "box", "keys"),
+        *("drawn", "colour", "shape", "shapes", "box", "keys"),
     },
     "things": set(),
     "columns": {"row", "one", "many", "first", "second", "heading"},
@@ -282,7 +282,14 @@ RIGHT = {
     "document_kind": lambda page, draft: {"bars": "bar chart"}.get(page.kind, page.kind),
     "count_shapes": lambda page, draft: str(len(page.shapes)),
     "count_shape": lambda page, draft: {"circles": "1", "boxes": "2"}[draft.slots["shapes"]],
-    "colour_of_shape": lambda page, draft: {"circle": "red"}[draft.slots["shape"]],
+    "colour_of_shape": lambda page, draft: {
+        "circle": "red",
+        "bar of Alpha": "red",
+        "bar of Bravo": "blue",
+        "bar of Carol": "blue",
+        "bar of Delta": "green",
+    }[draft.slots["shape"]],
+    "name_of_colour": lambda page, draft: {"red": "Alpha", "green": "Delta"}[draft.slots["colour"]],
     "shape_of_colour": lambda page, draft: {"red": "circle", "orange": "box", "blue": "box"}[draft.slots["colour"]],
     "has_shape": lambda page, draft: yes(draft.slots["colour"] in ("red", "orange", "blue")),
     "shape_box": lambda page, draft: box_text(

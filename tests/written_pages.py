@@ -127,7 +127,8 @@ def chart() -> Page:
     words = set_lines(CHART_LINES)
     values = {"Alpha": 10.0, "Bravo": 45.0, "Carol": 44.9, "Delta": 20.0}
     rows = tuple(
-        (Cell(name, box_of(words, name), HEIGHT), Cell("", None, 0.0, value)) for name, value in values.items()
+        (Cell(name, box_of(words, name), HEIGHT, colour=colour), Cell("", None, 0.0, value))
+        for (name, value), colour in zip(values.items(), ("red", "blue", "blue", "green"), strict=True)
     )
     return Page(
         "bars",

@@ -40,6 +40,12 @@ def frame_of(cell: Cell, numbers: NumberFormat) -> Frame | None:
     return Frame(before, behind, len(fraction))
 
 
+def unit_of(cell: Cell, numbers: NumberFormat) -> tuple[str, str] | None:
+    """Return what stands before and behind a cell's number; None where its text is not its number."""
+    frame = frame_of(cell, numbers)
+    return frame and (frame.before, frame.behind)
+
+
 def common_frame(cells: Iterable[Cell], numbers: NumberFormat) -> Frame | None:
     """Return the frame that all cells share; None where they differ or one has none."""
     frames = {frame_of(cell, numbers) for cell in cells}

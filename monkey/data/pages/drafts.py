@@ -16,7 +16,7 @@ from functools import cache
 from itertools import pairwise
 
 from monkey.boxes import marked
-from monkey.data.pages.amounts import Frame, common_frame, marks_thousands, minutes_of, print_amount
+from monkey.data.pages.amounts import Frame, common_frame, marks_thousands, minutes_of, print_amount, unit_of
 from monkey.data.pages.facts import Box, Cell, Field, Page, Table, Word
 from monkey.data.pages.spelling import Writer
 from monkey.data.pages.wordings import NOTHING, Choices, Named, read_wordings
@@ -33,13 +33,16 @@ LONGEST_ASKED = 60
 LONGEST_LABEL = 30
 LEAST_WORD = 3
 """Letters of a word that is asked for by itself."""
-LEAST_DIFFERENCE = 0.05
+LEAST_DIFFERENCE = 0.1
 """Parts of the largest by which values differ at least that are compared without being printed."""
 
 ADDED = frozenset(("price", "amount", "quantity", "value", "weight", "share", "named"))
 """Keys of columns whose numbers may be added and subtracted."""
 COMPARED = ADDED | {"unit_price", "age", "tax_rate"}
 """Keys of columns whose numbers may be compared; times are where the column has wordings for it."""
+
+CHARTS = frozenset(("bars", "lines", "pie", "scatter"))
+"""Kinds of page whose tables are drawn as charts."""
 
 NAMED_KINDS = frozenset(("receipt", "invoice", "letter", "ticket", "menu", "slide"))
 """Kinds of page by which questions call it."""
@@ -282,20 +285,39 @@ def draft_tables(sheet: Sheet, rng: random.Random) -> Iterator[Draft]:
         asked = {place for place in asked if len(names[place]) <= LONGEST_ASKED}
         for column in columns:
             yield from _draft_cells(sheet, column, columns, asked, one, many, rng)
+        yield from _draft_colours(sheet, table)
         if keys[table.key] > 1 or len(names) < 2:
             continue
         rows = {"one": one, "many": many}
         yield Draft("count_rows", str(len(names)), 0.0, rows, table.key)
-        if table.shown and all(table.columns):
+        if sheet.page.kind == "lines" and len(columns) > 1:
+            one_line, lines = sheet.book.rows["line"]
+            yield Draft("count_rows", str(len(columns)), 0.0, {"one": one_line, "many": lines}, "line")
+        if table.shown and all(table.columns) and sheet.page.kind not in CHARTS:
             yield Draft("count_columns", str(len(table.columns)))
         if asked:
             place = rng.choice(sorted(asked))
             yield Draft("has_row", YES, table.rows[place][0].height, {**rows, "value": names[place]}, table.key)
         if strange := invent_name(sheet, names, rng):
             yield Draft("has_row", NO, 0.0, {**rows, "value": strange}, table.key)
-        if len(asked) == len(names):
+        # How many points a group of a scatter plot has is counted by nobody.
+        if len(asked) == len(names) and table.key != "series":
             for column in columns:
                 yield from _draft_comparisons(sheet, column, rows, rng)
+
+
+def _draft_colours(sheet: Sheet, table: Table) -> Iterator[Draft]:
+    """Draft which colour a bar, slice, line or group of points is drawn in, and which one has a colour."""
+    drawn = sheet.book.drawn.get(sheet.page.kind, "")
+    by_row = {row[0].text: row[0].colour for row in table.rows}
+    by_column = dict(zip(table.columns, table.column_colours, strict=False))
+    for names in (by_row, by_column):
+        times = Counter(names.values())
+        for name, colour in names.items():
+            if drawn and colour and name and len(name) <= LONGEST_ASKED:
+                yield Draft("colour_of_shape", colour, slots={"shape": f"{drawn} of {name}"})
+                if times[colour] == 1:
+                    yield Draft("name_of_colour", name, slots={"colour": colour, "drawn": drawn})
 
 
 def _column(sheet: Sheet, table: Table, place: int) -> Column:
@@ -353,7 +375,7 @@ def _draft_cells(
 
 def _draft_comparisons(sheet: Sheet, column: Column, rows: Mapping[str, str], rng: random.Random) -> Iterator[Draft]:
     """Draft what a whole column of numbers or times answers."""
-    values = _comparable(column)
+    values = _comparable(sheet, column)
     if values is None or len(values) < 2:
         return
     are_times = column.key not in COMPARED
@@ -404,10 +426,13 @@ TIME_FORMS = {
 """Forms of comparisons, by what a column calls its own questions of the sort."""
 
 
-def _comparable(column: Column) -> list[float] | None:
+def _comparable(sheet: Sheet, column: Column) -> list[float] | None:
     """Return what the rows of a column are compared by; None where they are not."""
     if column.key in COMPARED:
         values = [cell.number for cell in column.cells]
+        units = {unit_of(cell, sheet.page.numbers) for cell in column.cells if cell.text}
+        if None in units or len(units) > 1:
+            return None
     else:
         values = [minutes_of(cell.text) for cell in column.cells] if column.own("most").trained else []
     return None if None in values else [value for value in values if value is not None]
@@ -455,7 +480,8 @@ def _round_between(low: float, high: float) -> float | None:
 def draft_text(sheet: Sheet, rng: random.Random) -> Iterator[Draft]:
     """Draft what is copied: lines and the words in them, the whole text or a stretch of it."""
     lines = sheet.lines
-    if not lines:
+    yield from _draft_words(sheet, rng)
+    if not lines or sheet.page.kind in CHARTS:  # whose texts have no order
         return
     texts = [line.text for line in lines]
     short = [0 < len(text) <= LONGEST_ANSWER for text in texts]
@@ -473,17 +499,24 @@ def draft_text(sheet: Sheet, rng: random.Random) -> Iterator[Draft]:
         if short[place + 1]:
             yield Draft("line_after", texts[place + 1], lines[place + 1].height, {"line": texts[place]})
     alone = [(line, spot) for line in lines for spot, one in enumerate(line.words) if _can_be_named(sheet, one)]
-    for line, spot in rng.sample(alone, min(4, len(alone))):
+    for line, spot in rng.sample(alone, min(3, len(alone))):
         word = _bare(line.words[spot].text)
         if len(line.words) > 1 and len(line.text) <= LONGEST_ANSWER:
             yield Draft("line_with", line.text, line.height, {"word": word})
         if spot + 1 < len(line.words) and _spoken(line.words[spot + 1].text):
             follower = line.words[spot + 1]
             yield Draft("word_after", _bare(follower.text), follower.height, {"word": word})
-        yield Draft("has_word", YES, line.words[spot].height, {"word": word})
-    if strange := invent_name(sheet, [_bare(line.words[spot].text) for line, spot in alone], rng):
-        yield Draft("has_word", NO, 0.0, {"word": strange})
     yield from _draft_readings(lines, known, rng)
+
+
+def _draft_words(sheet: Sheet, rng: random.Random) -> Iterator[Draft]:
+    """Draft whether a word stands on the page, of one that does and one that does not."""
+    known = [word for word in sheet.page.words if _can_be_named(sheet, word)]
+    if known:
+        word = rng.choice(known)
+        yield Draft("has_word", YES, word.height, {"word": _bare(word.text)})
+    if strange := invent_name(sheet, [_bare(word.text) for word in known], rng):
+        yield Draft("has_word", NO, 0.0, {"word": strange})
 
 
 def _can_be_named(sheet: Sheet, word: Word) -> bool:

@@ -87,6 +87,7 @@ class Book:
     rows: Mapping[str, tuple[str, str]]
     endings: Mapping[str, Choices]
     documents: Mapping[str, str]
+    drawn: Mapping[str, str]
 
 
 @cache
@@ -102,6 +103,7 @@ def read_wordings() -> Book:
         rows={key: (one, many) for key, (one, many) in content["rows"].items()},
         endings={name: _choices(texts) for name, texts in content["endings"].items()},
         documents=content["documents"],
+        drawn=content["drawn"],
     )
 
 
