@@ -17,10 +17,12 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-
-from faker import Faker
+from typing import TYPE_CHECKING
 
 from monkey.data.pages.facts import NumberFormat
+
+if TYPE_CHECKING:
+    from faker import Faker
 
 HELD_OUT_PART = 5
 """One spelling in so many is held out."""
@@ -98,6 +100,12 @@ def is_held_out(spelling: str) -> bool:
 
 @cache
 def _faker(locale: str) -> Faker:
+    try:
+        from faker import Faker
+    except ImportError as error:
+        raise ValueError(
+            "names on drawn pages come from the package faker, which is not installed: pip install 'monkey[documents]'"
+        ) from error
     return Faker(locale)
 
 
