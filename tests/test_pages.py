@@ -228,6 +228,18 @@ def test_sums_of_receipts_are_right():
             assert numbers["change"] == pytest.approx(numbers["cash"] - numbers["total"], abs=0.005)
 
 
+def test_what_comes_first_in_time_is_earlier():
+    pairs = 0
+    for seed in range(25):
+        page = draw_page("ticket", random.Random(seed), "train", clean=True)
+        values = {field.key: field.value for field in page.fields}
+        for first, second in (("start_time", "end_time"), ("departure_time", "arrival_time")):
+            if first in values and second in values:
+                assert values[first] <= values[second]
+                pairs += 1
+    assert pairs >= 3
+
+
 def test_shares_of_a_pie_are_a_whole():
     for seed in range(4):
         table = draw_page("pie", random.Random(seed), "train", clean=True).tables[0]

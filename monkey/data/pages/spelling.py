@@ -268,8 +268,10 @@ class Writer:
         )
 
     def digits(self, pattern: str) -> str:
-        """Return a pattern with # as digits and ? as capital letters."""
+        """Return a pattern with # as digits, of which a first one is not 0, and ? as capital letters."""
         rng = self.rng
+        if pattern.startswith("#"):
+            pattern = str(rng.randint(1, 9)) + pattern[1:]
         letters = "ABCDEFGHJKLMNPRSTUVWXYZ"
         return re.sub("[#?]", lambda match: str(rng.randint(0, 9)) if match[0] == "#" else rng.choice(letters), pattern)
 
