@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from monkey.cli import ArgumentParser, run_program, whole_number
 from monkey.data.pages.drawing import KINDS, Limits
 from monkey.data.pages.page_sets import RARE, USUAL, Settings, draw, write_set
 from monkey.data.pages.questioning import SPLITS
+from monkey.data.pages.sheet import draw_pages, lay_out
+from monkey.journal import write_atomic
+
+SHEET_PAGES, SHEET_WIDTH, SHEET_HEIGHT = 3, 1400, 170
+"""Pages of each kind on a sheet, its pixels across, and the highest that a page is on it."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,6 +55,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="print what is asked about N pages of each split; their images go to --output where it is given",
     )
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="write an image of a few pages of each kind, to look at"
+    )
     return parser.parse_args(arguments)
 
 
@@ -66,8 +77,23 @@ def settings_of(flags: argparse.Namespace) -> Settings:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     flags = parse(arguments)
-    run = preview if flags.preview else draw_set
+    run = show if flags.sheet else preview if flags.preview else draw_set
     return run_program(lambda: run(flags), stopped="stopped; the same command goes on where it was")
+
+
+def show(flags: argparse.Namespace) -> None:
+    """Write a sheet of pages, as the ending of its file says."""
+    settings, file = settings_of(flags), flags.sheet
+    form = Image.registered_extensions().get(file.suffix.lower())
+    if form not in Image.SAVE:
+        raise ValueError(f"--sheet {file}: no image is written with such an ending; name a .png or a .jpg")
+    content = io.BytesIO()
+    lay_out(
+        draw_pages(list(settings.weights), SHEET_PAGES, settings.seed, settings.limits), SHEET_WIDTH, SHEET_HEIGHT
+    ).save(content, form, quality=55)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, content.getvalue())
+    print(f"wrote {file}")
 
 
 def draw_set(flags: argparse.Namespace) -> None:

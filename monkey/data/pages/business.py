@@ -101,7 +101,7 @@ def write_receipt(writer: Writer, room: Room) -> Content:
     used = sum(map(len, content.groups.values())) + 8
     columns = rng.choice(("price", "price", "quantity"))
     total = _sum_up(
-        content, writer, _sell(content, writer, share_out(writer, min(16, room.lines - used)), columns, 60), "tip"
+        content, writer, _sell(content, writer, share_out(writer, min(28, room.lines - used)), columns, 60), "tip"
     )
     if rng.random() < 0.35:
         note = rng.choice((5, 10, 20, 50))

@@ -6,6 +6,7 @@ A chart is drawn as `Printed` words under the keys of `typesetting.py` and a `Co
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +28,8 @@ from monkey.data.pages.typefaces import Family, add_fonts_to_matplotlib
 from monkey.data.pages.typesetting import Printed
 
 DOTS_PER_INCH, POINTS_PER_INCH = 100.0, 72.0
+LARGE = 1000
+"""Pixels to the em at which texts are measured."""
 COLOURS = {
     "red": "#d62728", "green": "#2ca02c", "blue": "#1f5fb4", "orange": "#ff7f0e", "purple": "#7d3cb5",
     "brown": "#8c564b", "pink": "#e377c2", "grey": "#7f7f7f", "turquoise": "#17becf", "yellow": "#e8c800",
@@ -56,12 +59,6 @@ class Chart:
             self.texts.append((key, text))
 
 
-@cache
-def _font_file(family: str, weight: int) -> str:
-    properties = font_manager.FontProperties(family=family, weight=weight)
-    return font_manager.findfont(properties, fallback_to_default=False)
-
-
 def draw_chart(
     kind: str, template: str, writer: Writer, rng: random.Random, family: Family, size: tuple[float, float], zoom: float
 ) -> tuple[Image.Image, list[Printed], Content]:
@@ -71,6 +68,9 @@ def draw_chart(
         template: of `TEMPLATES`, with the kind's name before it.
         size: width and height in em of its text.
         zoom: pixels to the em.
+
+    Raises:
+        UserWarning: the chart's texts leave no room for the chart.
     """
     add_fonts_to_matplotlib()
     style = template.removeprefix(f"{kind}-")
@@ -101,6 +101,7 @@ def draw_chart(
         figure = Figure(
             (size[0] * zoom / DOTS_PER_INCH, size[1] * zoom / DOTS_PER_INCH), DOTS_PER_INCH, layout="constrained"
         )
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         canvas = FigureCanvasAgg(figure)
         content = begin(writer, "title subtitle axis_x axis_y unit source date author")
         chart = Chart(content, figure.add_subplot())
@@ -109,27 +110,28 @@ def draw_chart(
             place = rng.choice(("center", "center", "left"))
             chart.add("f:title", chart.axes.set_title(content.fields["title"][1].text, loc=place))
         {"bars": _bars, "lines": _lines, "pie": _pie, "scatter": _scatter}[kind](chart, writer, rng, style, size)
-        canvas.draw()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="constrained_layout not applied")
+            canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
         renderer = canvas.get_renderer()
-        printed = [word for key, text in chart.texts for word in _words(key, text, renderer, image.height, family)]
+        printed = [word for key, text in chart.texts for word in _words(key, text, renderer, image.height)]
     return image, printed, content
 
 
-def _words(key: str, text: Text, renderer: Any, height: int, family: Family) -> list[Printed]:
+def _words(key: str, text: Text, renderer: Any, height: int) -> list[Printed]:
     """Return the words of a text that lies or, as the title of a y-axis may, stands."""
-    string, size = text.get_text(), text.get_fontsize() * DOTS_PER_INCH / POINTS_PER_INCH
-    file = _font_file(family.name, text.get_fontweight())
-    font = ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
+    string, properties = text.get_text(), text.get_fontproperties()
+    font = _large_font(font_manager.findfont(properties))
+    scale = text.get_fontsize() * DOTS_PER_INCH / POINTS_PER_INCH / LARGE
     extent = text.get_window_extent(renderer)
-    properties = text.get_fontproperties()
     descent = max(renderer.get_text_width_height_descent(one, properties, False)[2] for one in (string, "lp"))
-    capital = -font.getbbox("H", anchor="ls")[1]
+    capital = -font.getbbox("H", anchor="ls")[1] * scale
     found, start = [], 0
     for word in string.split(" "):
-        before = font.getlength(string[:start])
+        before = font.getlength(string[:start]) * scale
         start += len(word) + 1
-        left, top, right, bottom = font.getbbox(word, anchor="ls")
+        left, top, right, bottom = (edge * scale for edge in font.getbbox(word, anchor="ls"))
         if text.get_rotation() == 90:
             across, up = extent.x1 - descent, extent.y0 + before
             box = across + top, height - up - right, across + bottom, height - up - left
@@ -139,6 +141,12 @@ def _words(key: str, text: Text, renderer: Any, height: int, family: Family) -> 
             box = extent.x0 + before + left, baseline + top, extent.x0 + before + right, baseline + bottom
             found.append(Printed(key, word, box, baseline, capital))
     return found
+
+
+@cache
+def _large_font(file: str) -> ImageFont.FreeTypeFont:
+    """Open a font so large that its metrics are not rounded to pixels, as matplotlib does not round them."""
+    return ImageFont.truetype(file, LARGE)
 
 
 def _choose_rows(writer: Writer, rng: random.Random, count: int) -> tuple[str, str, list[str]]:
@@ -242,7 +250,7 @@ def _bars(chart: Chart, writer: Writer, rng: random.Random, style: str, size: tu
             if text is not None:
                 chart.add(f"c:0:{row}:{number + 1}", text)
     if style == "pairs":
-        legend = axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12 - 2.2 / size[1]))
+        legend = axes.figure.legend(loc="outside lower center", ncols=2)
         for number, text in enumerate(legend.get_texts()):
             chart.add(f"h:0:{number + 1}", text)
     heads = (
@@ -330,6 +338,7 @@ def _pie(chart: Chart, writer: Writer, rng: random.Random, style: str, size: tup
         shares,
         labels=names if style == "labels" else None,
         autopct=lambda share: f"{share:.0f}%",
+        labeldistance=1.2,
         pctdistance=0.78 if style == "ring" else 0.62,
         colors=[COLOURS[name] for name in palette],
         startangle=rng.randint(0, 359),
@@ -383,7 +392,7 @@ def _scatter(chart: Chart, writer: Writer, rng: random.Random, style: str, size:
         heads = tuple(one if f"axis_{key}" in chart.content.fields else key for key, one in (("x", along), ("y", up)))
         chart.content.tables.append(Grid("point", ("Name", *heads), ("", "", ""), tuple(rows), is_drawn=True))
     elif len(groups) > 1:
-        legend = axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.12 - 2.2 / size[1])).get_texts()
+        legend = axes.figure.legend(loc="outside lower center", ncols=2).get_texts()
         for row, text in enumerate(legend):
             chart.add(f"c:0:{row}:0", text)
         table = tuple((Value(group), Value(str(count), float(count))) for group in groups)

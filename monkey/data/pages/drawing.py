@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -89,7 +89,7 @@ class Kind:
 
 A4, LETTER = 297 / 210, 11 / 8.5
 TYPESET: Mapping[str, Kind] = {
-    "receipt": Kind(business.write_receipt, (13, 26), (0,), "middle left band", "framed"),
+    "receipt": Kind(business.write_receipt, (10.8, 26), (0,), "middle left band", "framed"),
     "invoice": Kind(business.write_invoice, (20, 46), (A4, LETTER, 0, 0), "classic banded plain", "side", True),
     "form": Kind(business.write_form, (16, 44), (A4, LETTER, 0, 0), "lined boxed aligned tinted", "under rows", True),
     "letter": Kind(business.write_letter, (20, 46), (A4, LETTER, 0), "block middle", "right", True),
@@ -157,6 +157,9 @@ def draw_page(
         split: of `SPLITS`.
         template: one of the kind's own; any of the split's where none is given.
         clean: whether no camera and no scanner sees it; about half of the pages where None.
+
+    Raises:
+        ValueError: no page of the kind is small enough for the limits.
     """
     limits, of = limits or Limits(), SPLITS[split]
     template = template or rng.choice(templates_of(kind, of.texts))
@@ -164,24 +167,26 @@ def draw_page(
         page, letters = _draw_scene(kind, template, rng, limits), 12.0
     else:
         draw = _typeset if kind in TYPESET else _draw_chart
-        page, letters = _repeat(lambda attempt: draw(kind, template, rng, of, limits, attempt), template)
+        drawn = (draw(kind, template, rng, of, limits, attempt) for attempt in range(ATTEMPTS))
+        sound = next(filter(None, drawn), None)
+        if sound is None:
+            raise ValueError(
+                f"none of {ATTEMPTS} pages of {template} can be read in {limits.windows} windows of {limits.window} "
+                f"pixels with letters of {limits.smallest:g}: give larger windows, more of them, or leave out {kind}"
+            )
+        page, letters = sound
     is_clean = rng.random() < CLEAN if clean is None else clean
     return page if is_clean else _look_through(page, rng, letters)
-
-
-def _repeat(draw: Callable[[int], tuple[Page, float] | None], template: str) -> tuple[Page, float]:
-    """Draw until a page is sound: all on one page, nothing cut, nothing on top of anything else."""
-    for attempt in range(ATTEMPTS):
-        if drawn := draw(attempt):
-            return drawn
-    raise RuntimeError(f"{template}: no page of {ATTEMPTS} came out whole; loosen the template or the limits")
 
 
 def _typeset(
     kind: str, template: str, rng: random.Random, split: Split, limits: Limits, attempt: int
 ) -> tuple[Page, float] | None:
-    """Return a page by typst and the pixels of its capital letters, or None where it is not sound."""
-    fill = rng.uniform(0.8 if TYPESET[kind].is_dense else 0.4, 1.0) * 0.94**attempt
+    """Return a page by typst and the pixels of its capital letters; None where it is not sound.
+
+    A sound page is one page, large enough to be read, with nothing cut and nothing on top of anything else.
+    """
+    fill = rng.uniform(0.8 if TYPESET[kind].is_dense else 0.4, 1.0) * 0.9**attempt
     writer = Writer(random.Random(rng.getrandbits(64)), split.texts)
     look, room = _choose_look(kind, rng, split, limits, fill)
     content = TYPESET[kind].write(writer, room)
@@ -207,7 +212,10 @@ def _draw_chart(
     zoom = _choose_zoom(rng, shown, width, limits)
     family = rng.choice([family for family in _families(kind, split) if not family.is_typst])
     size = width, width * ratio
-    image, printed, content = charts.draw_chart(kind, template, writer, rng, family, size, zoom)
+    try:
+        image, printed, content = charts.draw_chart(kind, template, writer, rng, family, size, zoom)
+    except UserWarning:
+        return None
     if not _is_sound(printed, *image.size, zoom):
         return None
     return _tell(kind, template, content, image, printed), zoom * CAPITAL

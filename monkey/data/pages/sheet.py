@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image, ImageDraw
 
-from monkey.data.pages.drawing import draw_page
+from monkey.data.pages.drawing import Limits, draw_page
 from monkey.data.pages.facts import Page
 
 GROUND, MARK = "#8a9099", "#d00000"
 GAP = 8
 
 
-def draw_pages(kinds: Sequence[str], each: int, seed: int) -> Iterable[Page]:
+def draw_pages(kinds: Sequence[str], each: int, seed: int, limits: Limits) -> Iterable[Page]:
     """Draw so many pages of each kind, one in three of them held out."""
     for kind in kinds:
         for number in range(each):
             split = "heldout" if number % 3 == 2 else "train"
-            yield draw_page(kind, random.Random(f"{seed} {kind} {number}"), split)
+            yield draw_page(kind, random.Random(f"{seed} {kind} {number}"), split, limits)
 
 
 def lay_out(pages: Iterable[Page], width: int, height: int, boxes: bool = False) -> Image.Image:

@@ -2,8 +2,9 @@
 
 A model that knows a list of words does not read them, so half of the words are made up, in training often from letters
 that follow no rule. Names, towns, companies and streets are Faker's, in several languages of western Europe. What both
-splits share: what is printed as a label ("Total"), the small words of `SHARED`, single letters and digits, and sums,
-which follow from other numbers.
+splits share: what is printed as a label ("Total"), the small words of `SHARED`, single letters and digits, telephone
+numbers, the times of a timetable, what there are few of (quantities, percentages, kinds of payment), and sums, which
+follow from other numbers.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class Writer:
         """Whether every word of `text` is shared or of this split."""
         return all(
             part.casefold() in SHARED or len(part) == 1 or is_held_out(part) == self.held_out
-            for part in re.findall(r"[^\W_]+(?:[.,'][^\W_]+)*", text)
+            for part in re.findall(r"[^\W_]*\d[\d.,]*|[^\W\d_]+", text)
         )
 
     def drawn(self, make: Callable[[], str]) -> str:
@@ -267,7 +268,10 @@ class Writer:
     def code(self, *patterns: str) -> str:
         """Return letters and digits as on a parcel."""
         patterns = patterns or ("??-####", "??#####", "######", "####-###", "?##-###", "#########", "????##")
-        return self.drawn(lambda: self.digits(self.rng.choice(patterns)))
+        while True:
+            code = self.digits(self.rng.choice(patterns))
+            if is_held_out(code) == self.held_out:  # as a whole: of single digits and letters there are too few
+                return code
 
     def integer(self, least: int, most: int) -> int:
         """Return a whole number of this split."""

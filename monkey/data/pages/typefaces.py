@@ -87,6 +87,9 @@ def fonts() -> typst.Fonts:
 
 @cache
 def add_fonts_to_matplotlib() -> None:
-    """Make the font files of the packages known to matplotlib."""
-    for path in font_manager.findSystemFonts(list(font_folders())):
+    """Make matplotlib take the families from the packages' files, before those that the machine may have."""
+    paths = sorted(font_manager.findSystemFonts(list(font_folders())))
+    for path in paths:
         font_manager.fontManager.addfont(path)
+    ours = set(paths)
+    font_manager.fontManager.ttflist.sort(key=lambda entry: entry.fname not in ours)
