@@ -67,9 +67,9 @@ SPLITS: Mapping[str, str] = {
 HELD_OUT_WORDINGS = 0.5
 """How many questions of the split `heldout` have a held-out wording."""
 
-UNANSWERABLE_PART = 0.08
+UNANSWERABLE_PART = 0.07
 """How many questions about a page with text it does not answer."""
-UNANSWERABLE_WITHOUT_TEXT = 0.4
+UNANSWERABLE_WITHOUT_TEXT = 0.35
 """The same of an image without text."""
 
 FOLLOWED, FOLLOWED_AGAIN = 0.25, 0.4
