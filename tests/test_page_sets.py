@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("typst", reason="pages are set by typst (requirements.txt)")
 pytest.importorskip("faker", reason="words of pages are Faker's (requirements.txt)")
 
-from eval.tasks import GROUPS, TASKS
+from eval.tasks import GROUPS, TASKS, asks_for_boxes_in_vain, find_inert_sign, prompt_form
 from monkey.boxes import find_box_fault, located
 from monkey.data import drawn_sets
 from monkey.data.mixture import open_records
@@ -118,6 +118,18 @@ def test_the_evaluator_has_a_task_for_each_file():
         assert task.file == f"{name.removeprefix('pages_')}.jsonl"
         assert task.parts == ("kind", "document", "wording")
         assert task.metric == ("box_overlap" if name.endswith("_box") else "anls")
+        assert asks_for_boxes_in_vain(task) is None
+
+
+def test_boxes_in_questions_are_control_tokens_for_the_evaluator_as_in_training():
+    question = "What is written in <box>(1,2),(3,4)</box>?"
+    form = prompt_form(TASKS["pages_heldout"], "as-trained")
+    assert [part.text for part in form.parts(question) if part.trusted] == ["<box>", "</box>"]
+    assert "".join(part.text for part in form.parts(question)) == f" {question} Answer: "
+    elsewhere = prompt_form(TASKS["documents_heldout"], "as-trained")
+    assert not any(part.trusted for part in elsewhere.parts(question))
+    assert find_inert_sign(question) is not None
+    assert find_inert_sign(question, holds_marks=True) is None
 
 
 def test_everything_that_pages_state_has_wordings(drawn):

@@ -67,9 +67,9 @@ SPLITS: Mapping[str, str] = {
 HELD_OUT_WORDINGS = 0.5
 """How many questions of the split `heldout` have a held-out wording."""
 
-UNANSWERABLE_PART = 0.08
+UNANSWERABLE_PART = 0.07
 """How many questions about a page with text it does not answer."""
-UNANSWERABLE_WITHOUT_TEXT = 0.4
+UNANSWERABLE_WITHOUT_TEXT = 0.35
 """The same of an image without text."""
 
 FOLLOWED, FOLLOWED_AGAIN = 0.25, 0.4
@@ -137,9 +137,8 @@ def ask(page: Page, rng: random.Random, split: str, most: int) -> list[Question]
 
 
 def _is_alike(question: Question, other: Question) -> bool:
-    if question.follows or other.follows:
-        return (question.kind, question.key, question.answer) == (other.kind, other.key, other.answer)
-    if question.text == other.text:
+    """Whether two questions ask for one thing, or both first turns in the same words."""
+    if question.text == other.text and not question.follows and not other.follows:
         return True
     return bool(question.key) and (question.key, question.answer) == (other.key, other.answer)
 
@@ -164,7 +163,8 @@ def _choose(drafts: Sequence[Draft], rng: random.Random, most: int) -> list[Draf
     counts: Counter[str] = Counter()
     while kinds and len(chosen) < most:
         kind = rng.choices(list(kinds), [QUESTION_KINDS[kind][0] for kind in kinds])[0]
-        form = rng.choice(list(kinds[kind]))
+        answer = rng.choice(sorted({answer for _, answer in kinds[kind]}))
+        form = rng.choice([form for form in kinds[kind] if form[1] == answer])
         draft = kinds[kind][form].pop(rng.randrange(len(kinds[kind][form])))
         chosen.append(draft)
         counts[kind] += 1
