@@ -23,7 +23,7 @@ from monkey.data.pages import camera, charts, drawing, scenes
 from monkey.data.pages.drawing import KINDS, TYPESET, Limits, draw_page, moved, templates_of
 from monkey.data.pages.facts import NumberFormat, Page, Word
 from monkey.data.pages.sheet import lay_out
-from monkey.data.pages.spelling import DAYS, GOODS, SHARED, Writer, is_held_out, write_amount
+from monkey.data.pages.spelling import DAYS, GOODS, REGIONS, SHARED, Writer, is_held_out, write_amount
 from monkey.data.pages.typefaces import FAMILIES, HELD_OUT_FAMILIES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -109,7 +109,14 @@ def test_same_seed_gives_the_same_page_to_the_byte(kind):
 
 def digest(kinds: tuple[str, ...]) -> str:
     pages = [draw_page(kind, random.Random(9), "train") for kind in kinds]
-    return hashlib.sha256(b"".join(page.image.tobytes() for page in pages)).hexdigest()
+    texts, regions = [], set()
+    for seed in range(90):
+        writer = Writer(random.Random(seed), False)
+        regions.add(writer.region)
+        texts += [writer.person(), writer.company(), writer.address(), writer.phone(), writer.country(), writer.email()]
+    assert regions == set(REGIONS)
+    drawn = b"".join(page.image.tobytes() for page in pages)
+    return hashlib.sha256(drawn + "\n".join(texts).encode()).hexdigest()
 
 
 def test_another_process_draws_the_same_bytes():

@@ -106,7 +106,11 @@ def _faker(locale: str) -> Faker:
         raise ValueError(
             "names on drawn pages come from the package faker, which is not installed: pip install 'monkey[documents]'"
         ) from error
-    return Faker(locale)
+    faker = Faker(locale)
+    for provider in faker.get_providers():
+        if isinstance(getattr(provider, "cities", None), list):
+            provider.cities = sorted(provider.cities)  # Italy's come out of a set, in another order in each process
+    return faker
 
 
 def write_number(number: float, numbers: NumberFormat, decimals: int | None = None) -> str:
