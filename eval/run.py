@@ -402,7 +402,8 @@ def find_inert_signs(works: Sequence[TaskWork]) -> list[str]:
     """Return sentences on tasks whose questions hold signs that models know and that are read as characters here."""
     sentences = []
     for work in works:
-        found = {question.source: find_inert_sign(question.question) for question in work.questions.values()}
+        marks = work.task.holds_marks
+        found = {question.source: find_inert_sign(question.question, marks) for question in work.questions.values()}
         inert = [f"{source}: {sentence}" for source, sentence in found.items() if sentence]
         if inert:
             sentences.append(f"task {work.task.name}: {len(inert):,} of {len(found):,} questions; {inert[0]}")

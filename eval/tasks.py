@@ -56,8 +56,10 @@ class Task:
     `file` and `annotations` are relative to the data root. `annotations` is a VQA annotation file whose ten answers per
     question replace the answer in `file`. `headline` is the metric's variant that is the data set's own rule.
     `n_expected` is the size of the published set, None where there is none. `own_file`: a file of the user's, whose
-    path is taken as it stands. `prompt` names a row of `monkey.prompts.FORMS`. `parts` names what rows are told apart
-    by (see `eval.score`) where they have it: keys of the rows or of the entries of `annotations`.
+    path is taken as it stands. `holds_marks`: the marks of places in its questions (`<box>…</box>`) are control tokens,
+    as in training, where elsewhere they are characters. `prompt` names a row of `monkey.prompts.FORMS`. `parts` names
+    what rows are told apart by (see `eval.score`) where they have it: keys of the rows or of the entries of
+    `annotations`.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Task:
     note: str = ""
     parts: tuple[str, ...] = ()
     own_file: bool = False
+    holds_marks: bool = False
 
     def __post_init__(self) -> None:
         variants = metric_named(self.metric).all_variants
@@ -253,6 +256,7 @@ class PromptForm:
 
     name: str
     text: str
+    holds_marks: bool = False
 
     @property
     def sha256(self) -> str:
@@ -265,15 +269,23 @@ class PromptForm:
     def parts(self, question: str) -> list[Text]:
         """The prompt behind the image's place.
 
-        Control tokens are the marks that the form itself holds; in the question they are characters like any other.
+        Control tokens are the marks that the form itself holds; in the question they are characters like any other,
+        unless its task says that it holds marks.
         """
-        parts = split_box_markers(self.text.removeprefix(IMAGE_PLACE))
+        behind = self.text.removeprefix(IMAGE_PLACE)
+        if self.holds_marks:
+            return [part for part in split_box_markers(behind.replace(QUESTION_PLACE, question)) if part.text]
+        parts = split_box_markers(behind)
         return [part if part.trusted else Text(part.text.replace(QUESTION_PLACE, question)) for part in parts]
 
 
-def find_inert_sign(question: str) -> str | None:
-    """A sentence on the first sign in a question that models know and that stays characters here; None without one."""
-    own = [(found.start(), found.group(), PLACE) for found in _MARKS.finditer(question)]
+def find_inert_sign(question: str, holds_marks: bool = False) -> str | None:
+    """A sentence on the first sign in a question that models know and that stays characters here; None without one.
+
+    Args:
+        holds_marks: as of its task, whose marks of places do not stay characters.
+    """
+    own = [] if holds_marks else [(found.start(), found.group(), PLACE) for found in _MARKS.finditer(question)]
     signs = [*own, *((found.start, found.text, found.meaning) for found in find_foreign_markers(question))]
     if not signs:
         return None
@@ -284,7 +296,7 @@ def find_inert_sign(question: str) -> str | None:
 
 def asks_for_boxes_in_vain(task: Task) -> str | None:
     """A sentence on a task whose answers should be boxes and whose prompt does not ask for any; None for another."""
-    if task.metric != "box_overlap" or "<ref>" in task.forms[AS_TRAINED]:
+    if task.metric != "box_overlap" or "<ref>" in task.forms[AS_TRAINED] or task.holds_marks:
         return None
     return f"task {task.name}: its metric is box_overlap, and its prompt has no <ref>; {_HOW_TO_ASK_FOR_BOXES}"
 
@@ -313,7 +325,7 @@ def prompt_form(task: Task, choice: str) -> PromptForm:
             raise ValueError(f"{source} holds {QUESTION_PLACE}, and {task.name} asks for a caption without a question")
     elif places != 1:
         raise ValueError(f"{source} must hold {QUESTION_PLACE} once; it holds it {places} times")
-    return PromptForm(choice, text)
+    return PromptForm(choice, text, task.holds_marks)
 
 
 def _read_prompt(path: Path) -> str:

@@ -35,6 +35,9 @@ REGION_TEXT_AS_TRAINED = VQA_AS_TRAINED.replace("{question}", REGION_TEXT_QUESTI
 VQA_PUBLISHED = "<img></img>{question} Answer:"
 """Question answering as the released evaluate_vqa.py of Monkey asks it."""
 
+QUESTION_ALONE = "<img></img> {question}"
+"""A question without anything behind it, as people ask; some of the drawn pages ask so in training."""
+
 VIZWIZ_PUBLISHED = (
     '<img></img> {question} When the provided information is insufficient, respond with "Unanswerable". Answer:'
 )

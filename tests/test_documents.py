@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from monkey.boxes import GRID
+from monkey.data import drawn_sets
 from monkey.data.documents import __main__ as program
 from monkey.data.documents import sets
 from monkey.data.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES, capital_height, font
@@ -149,7 +150,7 @@ def test_the_committed_documents_are_made_by_the_documented_command(tmp_path):
 
 
 def test_same_seed_same_bytes_whatever_the_processes_and_the_interruptions(tmp_path, monkeypatch):
-    monkeypatch.setattr(sets, "SHARD", 20)
+    monkeypatch.setattr(drawn_sets, "SHARD", 20)
     wanted = settings(counts={"train": 40, "heldout": 3})
     write_set(tmp_path / "straight", wanted, workers=2)
     original, calls = sets.draw, []

@@ -1,28 +1,22 @@
 """Draws one document or a whole set: which kinds there are, which questions are asked, and what is written to disk.
 
-An image's random numbers start from (seed, split, number) alone, so the number of processes changes nothing. A set is
-drawn in a hidden folder beside its place, which it takes when it is complete; a run that was cut short goes on with the
-images that its journal does not have.
+An image's random numbers start from (seed, split, number) alone, so the number of processes changes nothing.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import random
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import PIL
+from PIL import Image
 
 from monkey.boxes import GRID
 from monkey.data.documents import faces
@@ -30,7 +24,7 @@ from monkey.data.documents.figures import draw_bars, draw_lines, draw_paragraph,
 from monkey.data.documents.forms import draw_form, draw_label, draw_receipt, draw_ticket
 from monkey.data.documents.layout import INKS, PAPERS, Line, Page, Question
 from monkey.data.documents.words import Words
-from monkey.journal import Journal, json_line, write_atomic, write_json
+from monkey.data.drawn_sets import Plan, write_drawn_set
 from monkey.prompts import IMAGE_PLACE, REGION_QUESTION, VQA_AS_TRAINED
 
 Draw = Callable[[Page, Words], None]
@@ -86,11 +80,6 @@ SPLITS = {
 TO_TRAIN_ON = ("train", "layout")
 
 FORMAT = "monkey rendered documents, 3"
-MANIFEST, JOURNAL, SETTINGS = "manifest.json", "drawn.jsonl", "settings"
-SHARD = 200
-"""Images that a process draws at a time."""
-QUALITY = 93
-"""JPEG quality of the files."""
 SHORTEST = 96
 """Pixels of the shorter side of an image."""
 
@@ -239,100 +228,18 @@ def choose_questions(page: Page, most: int) -> list[Question]:
     return kept
 
 
-def image_file(split: str, number: int) -> str:
-    """Return where an image lies in the set's folder."""
-    return f"images/{split}/{number:06d}.jpg"
-
-
 def write_set(output: Path, settings: Settings, workers: int = 2) -> tuple[dict[str, Any], bool]:
-    """Make the set in `output`, or find it there. Return its manifest and whether it was found.
-
-    Raises ValueError where `output` holds something else, or another run is drawing it.
-    """
+    """Make the set in `output`, or find it there, as `write_drawn_set` does; return its manifest and whether it was."""
     settings.check()
-    described = settings.described()
-    if output.exists() and any(output.iterdir()):
-        manifest = _read_manifest(output / MANIFEST)
-        if manifest.get("settings") != described:
-            raise ValueError(f"{output} holds something else than this set; give another --output or remove it")
-        return manifest, True
-    folder = output.with_name(f".{output.name}.partial")
-    with Journal(folder / JOURNAL) as journal:
-        if SETTINGS not in journal:
-            journal.append([{"key": SETTINGS, "settings": described}])
-        if journal[SETTINGS]["settings"] != described:
-            raise ValueError(f"{folder} holds a begun set of other settings; remove it or give another --output")
-        _draw_missing(folder, journal, settings, workers)
-        manifest = _write_files(folder, journal, settings, described)
-    (folder / JOURNAL).unlink()
-    if output.exists():
-        output.rmdir()
-    folder.rename(output)
-    return manifest, False
+    draw_row = partial(_draw_row, settings)
+    plan = Plan(FORMAT, settings.described(), settings.counts, draw_row, _records, _questions, TO_TRAIN_ON)
+    return write_drawn_set(output, plan, workers)
 
 
-def _read_manifest(file: Path) -> dict[str, Any]:
-    """Read the manifest of a folder; it is empty where it is not one of ours."""
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else {}
-
-
-def _draw_missing(folder: Path, journal: Journal, settings: Settings, workers: int) -> None:
-    """Draw the images that the journal does not have, and journal them shard by shard."""
-    from tqdm import tqdm
-
-    shards = []
-    for split, count in settings.counts.items():
-        (folder / "images" / split).mkdir(parents=True, exist_ok=True)
-        missing = [number for number in range(count) if image_file(split, number) not in journal]
-        shards += [(split, missing[first : first + SHARD]) for first in range(0, len(missing), SHARD)]
-    draw_shard = partial(_draw_shard, settings, folder)
-    progress = partial(tqdm, total=len(shards), desc="drawing", unit="shard", disable=None)
-    if workers == 1 or len(shards) < 2:
-        for rows in progress(map(draw_shard, shards)):
-            journal.append(rows)
-        return
-    method = "fork" if sys.platform == "linux" else "spawn"
-    with ProcessPoolExecutor(workers, mp_context=get_context(method)) as pool:
-        for rows in progress(pool.map(draw_shard, shards)):
-            journal.append(rows)
-
-
-def _draw_shard(settings: Settings, folder: Path, shard: tuple[str, Sequence[int]]) -> list[dict[str, Any]]:
-    """Draw and save images of a split; return their rows for the journal."""
-    split, numbers = shard
-    rows = []
-    for number in numbers:
-        _, image, kind, questions = draw(settings, split, number)
-        file = image_file(split, number)
-        image.save(folder / file, "JPEG", quality=QUALITY, subsampling=0)
-        questions = [asdict(question) for question in questions]
-        rows.append({"key": file, "number": number, "kind": kind, "questions": questions})
-    return rows
-
-
-def _write_files(folder: Path, journal: Journal, settings: Settings, described: dict[str, Any]) -> dict[str, Any]:
-    """Write the files that training and the evaluator read, and the manifest; return it."""
-    counts: dict[str, Any] = {}
-    asked = 0
-    for split in (split for split, count in settings.counts.items() if count):
-        drawn = [journal[image_file(split, number)] for number in range(settings.counts[split])]
-        kinds = Counter(question["kind"] for image in drawn for question in image["questions"])
-        counts[split] = {"pictures": len(drawn), "questions": dict(sorted(kinds.items()))}
-        if split in TO_TRAIN_ON:
-            rows = ",\n".join(json.dumps(record, ensure_ascii=False) for record in _records(drawn))
-            write_atomic(folder / f"{split}.json", f"[\n{rows}\n]\n")
-        else:
-            for name, rows in _questions(split, drawn, asked).items():
-                write_atomic(folder / f"{name}.jsonl", b"".join(map(json_line, rows)))
-            asked += kinds.total()
-    versions = {"python": platform.python_version(), "pillow": PIL.__version__}
-    manifest = {"format": FORMAT, "settings": described, "versions": versions, "counts": counts}
-    write_json(folder / MANIFEST, manifest)
-    return manifest
+def _draw_row(settings: Settings, split: str, number: int) -> tuple[Image.Image, dict[str, Any]]:
+    """Draw an image; return it with its row for the journal."""
+    _, image, kind, questions = draw(settings, split, number)
+    return image, {"kind": kind, "questions": [asdict(question) for question in questions]}
 
 
 def _questions(split: str, drawn: Sequence[dict[str, Any]], first_id: int) -> dict[str, list[dict[str, Any]]]:
