@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 pytest.importorskip("typst", reason="the pages are set by typst")
 pytest.importorskip("faker", reason="names of the pages are Faker's")
@@ -228,6 +228,18 @@ def test_sums_of_receipts_are_right():
             assert numbers["change"] == pytest.approx(numbers["cash"] - numbers["total"], abs=0.005)
 
 
+def test_what_comes_first_in_time_is_earlier():
+    pairs = 0
+    for seed in range(25):
+        page = draw_page("ticket", random.Random(seed), "train", clean=True)
+        values = {field.key: field.value for field in page.fields}
+        for first, second in (("start_time", "end_time"), ("departure_time", "arrival_time")):
+            if first in values and second in values:
+                assert values[first] <= values[second]
+                pairs += 1
+    assert pairs >= 3
+
+
 def test_shares_of_a_pie_are_a_whole():
     for seed in range(4):
         table = draw_page("pie", random.Random(seed), "train", clean=True).tables[0]
@@ -244,6 +256,38 @@ def test_a_shape_of_a_scene_has_its_colour():
         assert near.mean() > 0.2, shape
         assert near.any(axis=0).mean() > 0.9, shape
         assert near.any(axis=1).mean() > 0.9, shape
+
+
+def has_colour(image: Image.Image, box: tuple[float, ...], colour: str) -> bool:
+    pixels = np.asarray(image.crop(tuple(map(round, box))), int)
+    return bool((np.abs(pixels - np.array(ImageColor.getrgb(colour))).max(axis=2) < 20).any())
+
+
+def test_a_field_has_the_colour_that_it_tells():
+    found = 0
+    for seed in range(12):
+        page = draw_page("table", random.Random(seed), "train", template="table-open", clean=True)
+        for field in page.fields:
+            if field.colour:
+                assert has_colour(page.image, field.box, drawing.COLOURS[field.colour]), field
+                found += 1
+    assert found >= 2
+
+
+def test_a_slice_has_the_colour_of_its_name_in_the_legend():
+    page = draw_page("pie", random.Random(6), "train", template="pie-legend", clean=True)
+    for row in page.tables[0].rows:
+        left, top, _, bottom = row[0].box
+        swatch = left - 3.5 * row[0].height, top, left, bottom
+        assert has_colour(page.image, swatch, charts.COLOURS[row[0].colour]), row
+
+
+def test_a_copier_takes_no_colour_that_is_told():
+    page = draw_page("pie", random.Random(6), "train", template="pie-legend", clean=True)
+    assert drawing._tells_colours(page)
+    for seed in range(8):
+        image, _ = camera.scan(page.image, np.random.default_rng(seed), 12.0, True)
+        assert np.ptp(np.asarray(image, int), axis=2).max() > 40
 
 
 def test_a_bar_without_a_number_tells_its_number_alone():

@@ -102,3 +102,20 @@ def state_title(content: Content, writer: Writer, text: str) -> None:
 def share_out(writer: Writer, most: int, least: int = 1) -> int:
     """Return how many rows to print where there is room for so many: mostly no less than a third."""
     return max(least, writer.rng.randint(-(-most // 3), max(1, most)))
+
+
+_IN_ORDER = (
+    ("order_date", "date"), ("date", "due_date"), ("order_date", "delivery_date"), ("production_date", "expiry_date"),
+    ("valid_from", "valid_until"), ("start_date", "end_date"), ("arrival_date", "end_date"),
+    ("boarding_time", "departure_time"), ("departure_time", "arrival_time"), ("start_time", "end_time"),
+)  # fmt: skip
+"""Fields of which the first comes before the second in time."""
+
+
+def put_in_order(content: Content) -> None:
+    """Exchange the values of two fields where what comes first, as production before expiry, came out later."""
+    for first, second in _IN_ORDER:
+        if first in content.fields and second in content.fields:
+            (label, one), (other_label, other) = content.fields[first], content.fields[second]
+            if (one.date or one.text) > (other.date or other.text):
+                content.fields[first], content.fields[second] = (label, other), (other_label, one)

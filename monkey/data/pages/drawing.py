@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from monkey.data.pages import business, camera, charts, everyday, scenes
-from monkey.data.pages.contents import Content, Room, Write
+from monkey.data.pages.contents import Content, Room, Write, put_in_order
 from monkey.data.pages.facts import Box, Cell, Field, Page, Table, Word
 from monkey.data.pages.spelling import Writer
 from monkey.data.pages.typefaces import FAMILIES, HELD_OUT_FAMILIES, Family
@@ -190,6 +190,7 @@ def _typeset(
     writer = Writer(random.Random(rng.getrandbits(64)), split.texts)
     look, room = _choose_look(kind, rng, split, limits, fill)
     content = TYPESET[kind].write(writer, room)
+    put_in_order(content)
     setting = Setting({**look, **_as_json(content, rng), "template": template})
     width, height = setting.size
     shown = limits.shown(width / SIZE, height / SIZE)

@@ -17,10 +17,12 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-
-from faker import Faker
+from typing import TYPE_CHECKING
 
 from monkey.data.pages.facts import NumberFormat
+
+if TYPE_CHECKING:
+    from faker import Faker
 
 HELD_OUT_PART = 5
 """One spelling in so many is held out."""
@@ -98,6 +100,12 @@ def is_held_out(spelling: str) -> bool:
 
 @cache
 def _faker(locale: str) -> Faker:
+    try:
+        from faker import Faker
+    except ImportError as error:
+        raise ValueError(
+            "names on drawn pages come from the package faker, which is not installed: pip install 'monkey[documents]'"
+        ) from error
     return Faker(locale)
 
 
@@ -260,8 +268,10 @@ class Writer:
         )
 
     def digits(self, pattern: str) -> str:
-        """Return a pattern with # as digits and ? as capital letters."""
+        """Return a pattern with # as digits, of which a first one is not 0, and ? as capital letters."""
         rng = self.rng
+        if pattern.startswith("#"):
+            pattern = str(rng.randint(1, 9)) + pattern[1:]
         letters = "ABCDEFGHJKLMNPRSTUVWXYZ"
         return re.sub("[#?]", lambda match: str(rng.randint(0, 9)) if match[0] == "#" else rng.choice(letters), pattern)
 

@@ -250,7 +250,7 @@ FACTS: Mapping[str, tuple[tuple[str, ...], Make]] = {
         one_of("Keep dry", "Fragile", "Keep away from children", "Do not freeze", "Flammable"),
     ),
     "storage": (
-        ("Storage", "Store"),
+        ("Storage",),
         one_of("Store in a cool place", "Keep refrigerated", "Keep frozen", "Room temperature"),
     ),
     "origin": (("Origin", "Made in", "Product of"), texts(Writer.country)),

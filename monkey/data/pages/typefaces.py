@@ -11,10 +11,14 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import matplotlib
-import typst
 from matplotlib import font_manager
+
+if TYPE_CHECKING:
+    import typst
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,21 @@ def font_folders() -> tuple[str, ...]:
     return tuple(map(str, folders))
 
 
+def import_typst() -> ModuleType:
+    """Return the package typst. Raises ValueError saying what to install."""
+    try:
+        import typst
+    except ImportError as error:
+        raise ValueError(
+            "pages are set by the package typst, which is not installed: pip install 'monkey[documents]'"
+        ) from error
+    return typst
+
+
 @cache
 def fonts() -> typst.Fonts:
     """Return the fonts for typst: none of the machine's own."""
-    return typst.Fonts(include_system_fonts=False, font_paths=list(font_folders()))
+    return import_typst().Fonts(include_system_fonts=False, font_paths=list(font_folders()))
 
 
 @cache

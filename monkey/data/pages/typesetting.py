@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typst
 from PIL import Image
 
 from monkey.data.pages.facts import Box
-from monkey.data.pages.typefaces import fonts
+from monkey.data.pages.typefaces import fonts, import_typst
 
 FOLDER = Path(__file__).with_name("templates")
 PAGE = FOLDER / "page.typ"
@@ -51,7 +50,7 @@ class Setting:
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         """Lay out; raises typst.TypstError where a template asks for what the content has not."""
-        self._compiler = typst.Compiler(
+        self._compiler = import_typst().Compiler(
             str(PAGE), root=str(FOLDER), font_paths=fonts(), sys_inputs={"page": json.dumps(content)}
         )
         found = json.loads(self._compiler.query("<layout>", field="value", one=True))
