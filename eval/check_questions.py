@@ -243,7 +243,7 @@ def _check_counts(one: TaskCheck) -> None:
         if not any(reference.strip() for reference in question.answers):
             sentence = f"{question.source}: the references are all empty{_say_worth_of_nothing(one.task, question)}"
             one.add(NO_REFERENCE, question.source, sentence)
-        if (sentence := find_inert_sign(question.question)) is not None:
+        if (sentence := find_inert_sign(question.question, one.task.holds_marks)) is not None:
             one.add(INERT, question.source, f"{question.source}: {sentence}")
         first = asked.setdefault((str(question.image), question.question), question.source)
         if first != question.source:
