@@ -29,7 +29,11 @@ ADDED: dict[str, dict[str, str]] = {
     },
     "drawing of documents": {"--ratios": "documents need not be square"},
     "evaluate_vqa.py": {**_SHAPES, "--max-windows": _MAX_WINDOWS},
-    "finetune_multitask.py": _SHAPES,
+    "finetune_multitask.py": {
+        **_SHAPES,
+        "--streaming": "data may be more than can be looked through first",
+        **dict.fromkeys(("--stream_buffer", "--stream-buffer"), "what is shuffled of it is in memory"),
+    },
     "python -m monkey.ask": {"--max-windows": _MAX_WINDOWS},
     "scripts/new_model.py": dict.fromkeys(
         (
