@@ -10,7 +10,6 @@ or `choices` with the right one's number; `question_id` and the like. Other colu
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -20,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from PIL import Image
 from tqdm import tqdm
 
+from monkey.data.converting import write_stored
 from monkey.data.rows import StoredRow, fail, field_of, text_of
 from monkey.data.shards import SHARD_ENDINGS, find_shards, is_on_hub, read_shard
 from monkey.files import cache_folder
-from monkey.images import FORMATS, MAX_BYTES, MAX_PIXELS, StoredImage, has_sound_header, open_image
 from monkey.journal import atomic_folder, digest
 from monkey.prompts import CAPTION_AS_TRAINED, after_image
 
@@ -103,7 +101,7 @@ def _read(row: Any, source: str, number: int, images: Path) -> dict[str, Any] | 
     renamed = {"choices": "options", "dataset": "dataset_name"}
     more = {renamed.get(name, name): value for name, value in row.items() if name not in known and _is_plain(value)}
     return {
-        "image": f"images/{_write_image(image, images, source)}",
+        "image": f"images/{write_stored(image, images, source)}",
         "question": question,
         "answer": answer,
         "question_id": number if key is None else row[key],
@@ -150,18 +148,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(isinstance(one, (str, int, float)) for one in value)
     return isinstance(value, (str, int, float))
-
-
-def _write_image(image: StoredImage, folder: Path, source: str) -> str:
-    """Write an image under its digest, once; return the file's name."""
-    if not has_sound_header(image, MAX_BYTES, MAX_PIXELS):
-        try:
-            open_image(image)  # which says what is wrong with it
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
-    with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
-        kind = opened.format
-    name = f"{digest(image=repr(image))[:24]}.{kind.lower()}"
-    if not (folder / name).exists():
-        (folder / name).write_bytes(image)
-    return name

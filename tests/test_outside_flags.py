@@ -27,6 +27,7 @@ ADDED: dict[str, dict[str, str]] = {
         "--quiet": "launchers want the exit status alone, without tracing steps for a table",
         "--grids": _SHAPES["--grids"],
     },
+    "scripts/check_data.py": {"--convert": "records of other forms become ours on the disk"},
     "drawing of documents": {"--ratios": "documents need not be square"},
     "evaluate_vqa.py": {**_SHAPES, "--max-windows": _MAX_WINDOWS},
     "finetune_multitask.py": {
