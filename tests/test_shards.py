@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import tarfile
 
 import pytest
 
@@ -334,3 +336,22 @@ def test_an_image_in_a_row_makes_the_sample_of_the_file(tmp_path):
     )
     assert one["input_ids"] == other["input_ids"]
     assert (one["pixel_values"] == other["pixel_values"]).all()
+
+
+def test_a_tar_with_long_names_and_attributes_reads_the_same(tmp_path):
+    """What other archivers write before a file: GNU's long names, PAX records."""
+    folder = "a-folder-whose-name-is-long/" * 6
+    members = [(folder + name, content) for name, content in tar_members(range(3))]
+    for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT):
+        path = tmp_path / "x.tar"
+        with tarfile.open(path, "w", format=kind) as archive:
+            archive.addfile(directory := tarfile.TarInfo("a-folder"))
+            assert directory.isfile()
+            for name, content in members:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        records = open_records(path)
+        assert answers_of(records[number] for number in (1, 2, 3)) == ["0", "1", "2"]
+        assert [record.images for record in map(records.__getitem__, (1, 2, 3))] == [[png(n)] for n in range(3)]
+        assert [row for _, _, row in read_shard(str(path), 1)] == [records.files[0].rows[n][1] for n in (1, 2, 3)]
