@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -155,6 +156,27 @@ class TestHub:
         assert raised.startswith(name)
         assert sentence in raised
 
+    def test_a_set_that_is_not_offline_is_fetched_file_by_file_or_named_by_address(self, monkeypatch):
+        """No network here: the library says what the hub has, and gives what it was asked for."""
+        import datasets
+        import huggingface_hub
+
+        asked = []
+        files = {"train": [f"hf://datasets/lab/far@abc123/data/train-{n}.parquet" for n in range(2)]}
+        builder = SimpleNamespace(config=SimpleNamespace(data_files=files))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets, "get_dataset_config_names", lambda source: ["default"])
+        monkeypatch.setattr(datasets, "load_dataset_builder", lambda source, config: builder)
+        monkeypatch.setattr(
+            huggingface_hub,
+            "hf_hub_download",
+            lambda *given, **more: asked.append((given, more)) or f"cache/{given[1]}",
+        )
+        assert find_shards("hub:lab/far:train", fetch=False) == files["train"]
+        assert not asked
+        assert find_shards("hub:lab/far:train") == ["cache/data/train-0.parquet", "cache/data/train-1.parquet"]
+        assert asked[1] == (("lab/far", "data/train-1.parquet"), {"repo_type": "dataset", "revision": "abc123"})
+
 
 class TestForms:
     """Rows as `datasets` writes them: null for what is absent, images in lists, names that repeat."""
@@ -291,6 +313,14 @@ class TestDamage:
         dataset.leave_out(dataset.bad)
         assert len(dataset) == 24
         assert [f"{path}: breaks off" in sentence for sentence in dataset.left_out] == [True]
+
+
+def test_images_of_training_tables_that_leak_from_tables_of_questions_are_found(tmp_path):
+    train = write_table(tmp_path / "train.parquet", [llava_row(1), llava_row(2)])
+    asked = {"image": {"bytes": png(2), "path": "q.png"}, "question": "?", "answer": "x", "question_id": 1}
+    report = check_data(train, evaluation=[write_table(tmp_path / "asked.parquet", [asked])], workers=0)
+    (leak,) = report.of_kind("image also in evaluation")
+    assert leak.source == f"{train}[1]"
 
 
 class TestLimits:

@@ -39,6 +39,7 @@ from monkey.data.rows import (
     IndexedRows,
     MalformedRows,
     RowFault,
+    StoredRow,
 )
 from monkey.data.shards import ShardedRows, open_rows
 from monkey.images import StoredImage, open_image
@@ -457,8 +458,10 @@ def _examine_row(
     try:
         _, row = file.rows[index]
         if file.holds_questions:
-            question = read_question(index, row, source, images)
-            return RowRead(index, images=(str(question.image),), question_id=question.question_id)
+            beside = images.beside(row.images) if isinstance(row, StoredRow) else images
+            question = read_question(index, row, source, beside)
+            stored = _look_at_stored([question.image], look_at)
+            return RowRead(index, images=(str(question.image),), question_id=question.question_id, stored=stored)
     except BAD as fault:
         return RowRead(index, (Finding(kind_of_fault(fault), source, str(fault)),))
     record, faults = examine_record(row, source, images)
@@ -470,9 +473,14 @@ def _examine_row(
     if not faults and (finding is None or finding.kind == TOO_LONG):
         said = [(message.role, message.text) for message in record.conversation.messages]
         turns = hash_bytes(repr(said).encode())
-    stored = {image.name: look_at(image) for image in record.images if look_at and isinstance(image, StoredImage)}
+    stored = _look_at_stored(record.images, look_at)
     shown = tuple(map(str, record.images))
     return RowRead(index, tuple(findings), shown, turns, tokens, record.form, stored=stored)
+
+
+def _look_at_stored(images: Iterable[Path | StoredImage], look_at: LookAt | None) -> dict[str, ImageRead]:
+    """Return what is found of those images that lie in their row, by their names."""
+    return {image.name: look_at(image) for image in images if look_at and isinstance(image, StoredImage)}
 
 
 def kind_of_fault(fault: Exception) -> str:

@@ -234,7 +234,7 @@ def _said_by_a_disk(error: Exception, place: Path) -> str | None:
 
 _ORDER = (
     "data_path", "data_weights", "seed", "data_seed", "model_max_length", "packing", "pack_tokens",
-    "share_images", "look_ahead", "most_shared", "stream_buffer", "per_device_train_batch_size",
+    "share_images", "look_ahead", "most_shared", "streaming", "stream_buffer", "per_device_train_batch_size",
     "gradient_accumulation_steps",
 )  # fmt: skip
 """Flags that say which samples make which step."""
