@@ -344,6 +344,11 @@ class TestLimits:
         dataset = ConversationDataset(open_records(path), small_processor(), 256)
         assert f"{path}[0]: b.png in {path}[0] is damaged" in refusal(lambda: dataset[0])
 
+    def test_processes_check_images_in_rows_as_one_does(self, tmp_path):
+        broken = llava_row(1) | {"image": {"bytes": png(1, (90, 90))[:100], "path": "b.png"}}
+        path = write_table(tmp_path / "x.parquet", [broken, *map(llava_row, range(2, 6))])
+        assert check_data(path, workers=2) == check_data(path, workers=0)
+
     def test_records_about_one_image_are_known_as_such(self, tmp_path):
         rows = [
             llava_row(1) | {"image": {"bytes": png(shade), "path": f"{n}.png"}} for n, shade in enumerate((5, 5, 6))

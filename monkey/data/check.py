@@ -16,11 +16,10 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from tqdm import tqdm
@@ -234,7 +233,7 @@ def check_data(
     paths = list(dict.fromkeys(path for row in rows for path in row.images))
     images: dict[str, ImageRead] = {}
     if "images" not in skipped:
-        stored = {name: image for row in rows for name, image in row.stored.items()}
+        stored = {name: image for row in rows for name, image in row.stored}
         in_files = read_images([path for path in paths if path not in stored], opening, workers)
         images = stored | in_files
         found += [*_find_broken(rows, images), *_find_several_names(in_files)]
@@ -419,7 +418,7 @@ class RowRead(NamedTuple):
     question_id: int | str | None = None
     rows: IndexedRows | ShardedRows | None = None
     """The file, once for all of its rows."""
-    stored: Mapping[str, ImageRead] = MappingProxyType({})
+    stored: Sequence[tuple[str, ImageRead]] = ()
     """What was found of the images that lie in the row, by their names."""
 
     @property
@@ -478,9 +477,9 @@ def _examine_row(
     return RowRead(index, tuple(findings), shown, turns, tokens, record.form, stored=stored)
 
 
-def _look_at_stored(images: Iterable[Path | StoredImage], look_at: LookAt | None) -> dict[str, ImageRead]:
-    """Return what is found of those images that lie in their row, by their names."""
-    return {image.name: look_at(image) for image in images if look_at and isinstance(image, StoredImage)}
+def _look_at_stored(images: Iterable[Path | StoredImage], look_at: LookAt | None) -> tuple[tuple[str, ImageRead], ...]:
+    """Return the names of those images that lie in their row, with what is found of each."""
+    return tuple((image.name, look_at(image)) for image in images if look_at and isinstance(image, StoredImage))
 
 
 def kind_of_fault(fault: Exception) -> str:
