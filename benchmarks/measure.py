@@ -27,17 +27,22 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def seconds(run: Callable[[], Any], device: str) -> float:
-    """Wall time of one call, the device's queue emptied before and after."""
+def seconds(run: Callable[[], Any], device: str, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Time of one call, of the wall or by another clock, the device's queue emptied before and after."""
     finish(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     finish(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def compare(
-    baseline: Callable[[], Any], ours: Callable[[], Any], repeats: int, device: str, warm_up: bool = True
+    baseline: Callable[[], Any],
+    ours: Callable[[], Any],
+    repeats: int,
+    device: str,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float, float]:
     """Median seconds of the baseline and of ours, and the median ratio baseline / ours over alternating pairs.
 
@@ -46,7 +51,7 @@ def compare(
     if warm_up:
         baseline()
         ours()
-    pairs = [(seconds(baseline, device), seconds(ours, device)) for _ in range(repeats)]
+    pairs = [(seconds(baseline, device, clock), seconds(ours, device, clock)) for _ in range(repeats)]
     return (
         statistics.median(pair[0] for pair in pairs),
         statistics.median(pair[1] for pair in pairs),

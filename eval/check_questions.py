@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.metrics import METRICS, metric_named, score
-from eval.questions import ROOT_NAME, find_too_few_references, question_file, read_annotations
+from eval.questions import ROOT_NAME, find_too_few_references, image_root_of, question_file, read_annotations
 from eval.score import parser_of
 from eval.tasks import DEFAULT_SELECTION, Task, asks_for_boxes_in_vain, find_inert_sign, select_tasks
 from monkey.cli import EXIT_PARTIAL, run_program, whole_number
@@ -160,10 +160,11 @@ def check_questions(
 
 def _check_rows(task: Task, data_root: Path | None) -> TaskCheck:
     """Read the rows of a task's file, each fault a finding."""
-    image_root = data_root if task.own_file else (data_root or Path())
-    one = TaskCheck(task, Path(task.file) if task.own_file else image_root / task.file)
+    image_root = image_root_of(task, data_root)
+    one = TaskCheck(task, Path(task.file) if image_root is None or task.own_file else image_root / task.file)
     try:
-        rows = IndexedRows(question_file(task, data_root))
+        one.file = question_file(task, data_root)
+        rows = IndexedRows(one.file)
     except BAD as fault:
         kind = MISSING_FILE if isinstance(fault, FileNotFoundError) else check.UNREADABLE
         one.add(kind, str(one.file), str(fault))

@@ -22,14 +22,23 @@ from eval.backends import Shot
 from eval.metrics import metric_named
 from eval.metrics.corpus import Item
 from eval.score import check_parts, needs_whole_set
+from eval.stored_questions import holds_stored_questions, stored_question_file
 from eval.tasks import Task
 from monkey.data.records import Question, read_questions
 from monkey.data.rows import MissingImage
+from monkey.data.shards import is_on_hub
 from monkey.provenance import file_digest
 
 _HASHING_THREADS = 4
 
 ROOT_NAME = "--data-root"
+
+
+def image_root_of(task: Task, data_root: Path | None) -> Path | None:
+    """Return where a task's images are looked up; None for beside its file and then in the current folder."""
+    if holds_stored_questions(task.file):
+        return None
+    return data_root if task.own_file else data_root or Path()
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,10 @@ class QuestionSet:
 
 
 def question_file(task: Task, data_root: Path | None = None) -> Path:
-    """The file of a task's questions, or FileNotFoundError."""
+    """The file of a task's questions, made of what `--dataset` names on the hub or in tables; or FileNotFoundError."""
+    if holds_stored_questions(task.file):
+        is_whole = task.own_file or is_on_hub(task.file)
+        return stored_question_file(task.file if is_whole else str((data_root or Path()) / task.file))
     file = Path(task.file) if task.own_file else (data_root or Path()) / task.file
     if not file.is_file():
         hint = "" if task.own_file else f"; {ROOT_NAME} is the folder its path starts from"
@@ -115,7 +127,7 @@ def load_question_set(
             annotation file, or with too few references for the metric; file and line are named.
     """
     file = question_file(task, data_root)
-    image_root = data_root if task.own_file else data_root or Path()
+    image_root = image_root_of(task, data_root)
     questions, missing = read_asked(file, image_root, allow_missing)
     rows_in_file, ids = len(questions), frozenset(str(question.question_id) for question in questions)
     population = tuple(question.answers for question in questions) if needs_whole_set(task.metric) else ()

@@ -31,8 +31,10 @@ from typing import Any
 
 from eval.metrics import METRICS, Variant, metric_named, nearest
 from eval.metrics.corpus import CorpusVariant
+from eval.stored_questions import holds_stored_questions, task_name
 from monkey.conversation import Text, split_box_markers
 from monkey.data.foreign import IMAGE, PLACE, find_foreign_markers
+from monkey.data.shards import is_on_hub
 from monkey.files import read_settings_file
 from monkey.prompts import AS_TRAINED, FORMS, IMAGE_PLACE, PUBLISHED
 
@@ -53,11 +55,12 @@ class PublishedScores:
 class Task:
     """A data set to evaluate on.
 
-    `file` and `annotations` are relative to the data root. `annotations` is a VQA annotation file whose ten answers per
-    question replace the answer in `file`. `headline` is the metric's variant that is the data set's own rule.
-    `n_expected` is the size of the published set, None where there is none. `own_file`: a file of the user's, whose
-    path is taken as it stands. `holds_marks`: the marks of places in its questions (`<box>…</box>`) are control tokens,
-    as in training, where elsewhere they are characters. `prompt` names a row of `monkey.prompts.FORMS`. `parts` names
+    `file` and `annotations` are relative to the data root; `file` may be a set on the hub, too. `annotations` is a VQA
+    annotation file whose ten answers per question replace the answer in `file`. `headline` is the metric's variant that
+    is the data set's own rule. `n_expected` is the size of the published set, None where there is none. `own_file`: a
+    file of the user's, whose path is taken as it stands. `holds_marks`: the marks of places in its questions
+    (`<box>…</box>`) are control tokens, as in training, where elsewhere they are characters. `prompt` names a row of
+    `monkey.prompts.FORMS`. `parts` names
     what rows are told apart by (see `eval.score`) where they have it: keys of the rows or of the entries of
     `annotations`.
     """
@@ -111,15 +114,15 @@ TASKS, GROUPS = _read_table(Path(__file__).with_name("tasks.toml"))
 
 TASK_FILE_ENDINGS = (".toml", ".yaml", ".yml")
 QUESTION_FILE_ENDINGS = (".jsonl", ".json")
-OTHER_FILE_ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx", ".txt", ".json.gz")
+OTHER_FILE_ENDINGS = (".csv", ".tsv", ".xlsx", ".txt", ".json.gz")
 
 
 def select_tasks(selection: str, metric: str | None = None, max_new_tokens: int | None = None) -> tuple[Task, ...]:
     """Return the tasks that `--dataset` names, each once, in the order named.
 
-    A comma separates task names, groups, patterns ('*vqa*') and paths: of questions (.jsonl, or .json for a list) and
-    of tasks of the user's own (.toml, .yaml). `metric` and `max_new_tokens` go with files of questions and with nothing
-    else, since a task has its own.
+    A comma separates task names, groups, patterns ('*vqa*') and paths: of questions (.jsonl, .json for a list, tables
+    with their images, `hub:owner/name:split`) and of tasks of the user's own (.toml, .yaml). `metric` and
+    `max_new_tokens` go with questions and with nothing else, since a task has its own.
 
     Raises:
         FileNotFoundError: a task file that is not there.
@@ -129,17 +132,21 @@ def select_tasks(selection: str, metric: str | None = None, max_new_tokens: int 
     chosen: dict[str, Task] = {}
     names = list(filter(None, (name.strip() for name in selection.split(","))))
     for name in names:
-        is_file = name.endswith(QUESTION_FILE_ENDINGS)
+        is_file = _is_of_questions(name)
         for task in (_task_of_questions(name, metric, max_new_tokens),) if is_file else _tasks_named(name):
             if chosen.setdefault(task.name, task) != task:
                 raise ValueError(f"{chosen[task.name].file} and {task.file} would both be written as {task.name}")
     if not chosen:
         raise ValueError(f"--dataset {selection!r} names no task; --list shows them")
-    if not all(name.endswith(QUESTION_FILE_ENDINGS) for name in names):
+    if not all(map(_is_of_questions, names)):
         for flag, value in (("--metric", metric), ("--max-new-tokens", max_new_tokens)):
             if value is not None:
                 raise ValueError(f"{flag} goes with a .jsonl file of your own; the named tasks have theirs")
     return tuple(chosen.values())
+
+
+def _is_of_questions(name: str) -> bool:
+    return name.endswith(QUESTION_FILE_ENDINGS) or holds_stored_questions(name)
 
 
 def _tasks_named(name: str) -> tuple[Task, ...]:
@@ -172,7 +179,8 @@ def _task_of_questions(path: str, metric: str | None, max_new_tokens: int | None
     if metric is None:
         raise ValueError(f"{path} needs a metric: give --metric with one of its names, for example --metric accuracy")
     metric_named(metric)
-    return Task(Path(path).stem, path, metric, max_new_tokens or DEFAULT_MAX_NEW_TOKENS, own_file=True)
+    name = task_name(path) if holds_stored_questions(path) else Path(path).stem
+    return Task(name, path, metric, max_new_tokens or DEFAULT_MAX_NEW_TOKENS, own_file=True)
 
 
 # Tasks of the user's own
@@ -220,7 +228,7 @@ def read_task(path: str | Path) -> Task:
     if name in TASKS:
         raise ValueError(f"{path}: name {name!r} is a task of the evaluator; give yours another")
     fields = {"name": path.stem, "max_new_tokens": DEFAULT_MAX_NEW_TOKENS, "own_file": True, **given}
-    fields["file"] = str(path.parent / given["file"])
+    fields["file"] = given["file"] if is_on_hub(given["file"]) else str(path.parent / given["file"])
     fields["parts"] = tuple(given.get("parts", ()))
     if "annotations" in given:
         # Absolute, since the annotation files of the rows start from the data root.

@@ -177,6 +177,12 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: `$MONKEY_CACHE`, else `monkey` in the user's cache."""
+    named, of_user = os.environ.get("MONKEY_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(named or Path(of_user or os.path.expanduser("~/.cache")) / "monkey")
+
+
 def location_of(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments that say where a checkpoint lies, out of all that `from_pretrained` was given."""
     return {key: arguments[key] for key in LOCATION_KEYS if arguments.get(key) is not None}

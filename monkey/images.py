@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
+import math
 import os
 import re
 import stat
@@ -88,6 +90,30 @@ _OTHER_KINDS = (
     (rb"....ftyp", "a film; save one of its frames as PNG first"),
 )
 
+
+class StoredImage(bytes):
+    """The bytes of an image that lies within a file of records, and what messages call it.
+
+    Two are equal where their bytes are, so that records about one image are known as such.
+    """
+
+    name: str
+
+    def __new__(cls, content: bytes, name: str) -> StoredImage:
+        stored = super().__new__(cls, content)
+        stored.name = name
+        return stored
+
+    def __getnewargs__(self) -> tuple[bytes, str]:
+        return bytes(self), self.name
+
+    def __repr__(self) -> str:
+        return f"<image {hashlib.blake2b(self, digest_size=16).hexdigest()}>"
+
+    def __str__(self) -> str:
+        return self.name
+
+
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
@@ -143,7 +169,7 @@ def open_image(
         given = getattr(source, "name", None)  # a number where the file has no name
         name = name or (f"the open file {given}" if isinstance(given, str) else "the open file")
         source = _read_open_file(source, max_bytes, name)
-    name = name or "the image"
+    name = name or (source.name if isinstance(source, StoredImage) else "the image")
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = _open_bytes(bytes(source), max_bytes, max_pixels, name)
     if not isinstance(source, Image.Image):
@@ -152,17 +178,27 @@ def open_image(
     return _decode(source, apply_exif, published_pixels, max_pixels, name)
 
 
-def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
+def stored_size(image: str | os.PathLike | StoredImage) -> tuple[tuple[int, int], int]:
     """Return width and height as a file stores its image, and the EXIF orientation (1 is upright), from the header.
 
     Raises:
         FileNotFoundError, ValueError: as `open_image`, which is asked what is wrong with a header that cannot be read.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.size, _read_orientation(image) or 1
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
+            return opened.size, _read_orientation(opened) or 1
     except (*DECODER_ERRORS, Image.DecompressionBombError):
-        return open_image(path, apply_exif=False).size, 1
+        return open_image(image, apply_exif=False).size, 1
+
+
+def has_sound_header(image: str | os.PathLike | StoredImage, max_bytes: int, max_pixels: int) -> bool:
+    """Return whether an image's header can be read and is within the limits; what is wrong `open_image` says."""
+    try:
+        size = len(image) if isinstance(image, bytes) else os.stat(image).st_size
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
+            return math.prod(opened.size) <= max_pixels and size <= max_bytes
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
+        return False
 
 
 def image_size(source: Any, *, name: str | None = None, **opening: Any) -> tuple[int, int]:

@@ -3,9 +3,11 @@
     python scripts/check_data.py outputs/quickstart/data/layout.json
     python scripts/check_data.py train.json more.jsonl --checkpoint echo840/Monkey --eval heldout.jsonl --json out.json
     python scripts/check_data.py configs/data/paper_mixture.yaml --image-root data --preview 5
+    python scripts/check_data.py theirs.parquet --convert ours.jsonl
 
-FILE is a JSON list, a JSONL file or a mixture (.yaml) of conversations; data/README.md has the forms. Lengths need the
-tokenizer of --checkpoint. Exit status: 0 all is well, 1 there are problems, 2 the check could not be made.
+FILE is a JSON list, a JSONL file, tables or tars with images, hub:owner/name:split, or a mixture (.yaml) of
+conversations; data/README.md has the forms. --convert writes those that are sound in ours. Lengths need the tokenizer
+of --checkpoint. Exit status: 0 all is well, 1 there are problems, 2 the check could not be made.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from pathlib import Path
 
 from monkey.cli import EXIT_PARTIAL, ArgumentParser, run_program, whole_number
 from monkey.data.check import CHECKS, Report, check_data
+from monkey.data.converting import convert_records
+from monkey.data.mixture import record_sets
 from monkey.data.preview import draw_pieces
 
 
 def parse_flags(words: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="training conversations: .json, .jsonl or .yaml")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="training conversations; see above")
     parser.add_argument("--checkpoint", help="folder or hub name whose tokenizer counts; without it no lengths")
     parser.add_argument("--max-length", type=whole_number(1), default=2048, help="tokens that a sample may have")
     parser.add_argument("--eval", nargs="+", default=[], metavar="FILE", help="questions or conversations held out")
@@ -31,6 +35,7 @@ def parse_flags(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=whole_number(0), help="processes; 0: none but this one; else as many as pay")
     parser.add_argument("--skip", nargs="+", default=[], choices=CHECKS, metavar="CHECK", help=", ".join(CHECKS))
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report there")
+    parser.add_argument("--convert", type=Path, metavar="OUT.jsonl", help="write the sound records as ours")
     parser.add_argument("--preview", type=whole_number(0), default=0, metavar="N", help="show what N records supervise")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="of the preview")
     parser.add_argument("--show", type=whole_number(0), default=10, metavar="N", help="sentences printed a problem")
@@ -75,10 +80,16 @@ def check(flags: argparse.Namespace) -> int:
         preview=flags.preview,
     )
     if flags.json:
-        shown = ("json", "preview", "color", "show")
+        shown = ("json", "preview", "color", "show", "convert")
         report.write_json(flags.json, {name: value for name, value in vars(flags).items() if name not in shown})
     on_terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print_report(report, flags.show, flags.color == "always" or (flags.color == "auto" and on_terminal))
+    if flags.convert:
+        written, left_out, root = convert_records(
+            record_sets(flags.files, flags.image_root), flags.convert, "--image-root"
+        )
+        print(f"{flags.convert}: {written:,} records in our form, {len(left_out):,} bad ones left out", end="")
+        print("" if root in (None, flags.convert.parent) else f"; train with --image_root {root}")
     return 0 if report.is_clean else EXIT_PARTIAL
 
 

@@ -38,8 +38,10 @@ from monkey.data.rows import (
     IndexedRows,
     MalformedRows,
     RowFault,
+    StoredRow,
 )
-from monkey.images import open_image
+from monkey.data.shards import ShardedRows, open_rows
+from monkey.images import StoredImage, open_image
 from monkey.journal import write_json
 
 CHECKS = ("images", "lengths", "duplicates", "leakage")
@@ -219,7 +221,9 @@ def check_data(
     opened += [_open(one, True, found) for one in record_sets(evaluation, evaluation_image_root)] if evaluation else []
     opened = [file for file in opened if file is not None]
     count_tokens = None if "lengths" in skipped else partial(_examine_length, processor, max_length)
-    read = [list(read_rows(file, count_tokens, workers)) for file in opened]
+    opening = processor.image_processor.opening if processor is not None else {}
+    look_at = None if "images" in skipped else partial(_look_at, opening)
+    read = [list(read_rows(file, count_tokens, workers, look_at)) for file in opened]
     rows = list(itertools.chain(*read))
     trained = rows[: sum(len(file.rows) for file in opened if not file.is_evaluation)]
     held_out = rows[len(trained) :]
@@ -229,8 +233,10 @@ def check_data(
     paths = list(dict.fromkeys(path for row in rows for path in row.images))
     images: dict[str, ImageRead] = {}
     if "images" not in skipped:
-        images = read_images(paths, processor.image_processor.opening if processor is not None else {}, workers)
-        found += [*_find_broken(rows, images), *_find_several_names(images)]
+        stored = {name: image for row in rows for name, image in row.stored}
+        in_files = read_images([path for path in paths if path not in stored], opening, workers)
+        images = stored | in_files
+        found += [*_find_broken(rows, images), *_find_several_names(in_files)]
     if "duplicates" not in skipped:
         found += _find_duplicates(trained, images)
     if "leakage" not in skipped:
@@ -364,14 +370,14 @@ class DataFile:
     """A file of conversations, or of questions."""
 
     described: RecordSet
-    rows: IndexedRows
+    rows: IndexedRows | ShardedRows
     is_evaluation: bool = False
     holds_questions: bool = False
 
     @classmethod
     def open(cls, one: RecordSet, is_evaluation: bool = False, may_hold_questions: bool = True) -> DataFile:
         """Open the file of a set. Raises MalformedRows where none of its rows can be read."""
-        rows = IndexedRows(one.path)
+        rows = open_rows(one.path)
         file = cls(one, rows, is_evaluation, may_hold_questions and _holds_questions(rows))
         file.image_paths()  # a missing folder is found now
         return file
@@ -387,7 +393,7 @@ class DataFile:
         return {**described, "forms": dict(forms)} if forms else described
 
 
-def _holds_questions(rows: IndexedRows) -> bool:
+def _holds_questions(rows: IndexedRows | ShardedRows) -> bool:
     """Return whether the first row that can be read is no conversation."""
     for index in range(len(rows)):
         try:
@@ -410,8 +416,10 @@ class RowRead(NamedTuple):
     tokens: int = 0
     form: str = ""
     question_id: int | str | None = None
-    rows: IndexedRows | None = None
+    rows: IndexedRows | ShardedRows | None = None
     """The file, once for all of its rows."""
+    stored: Sequence[tuple[str, ImageRead]] = ()
+    """What was found of the images that lie in the row, by their names."""
 
     @property
     def source(self) -> str:
@@ -419,28 +427,40 @@ class RowRead(NamedTuple):
 
 
 CountTokens = Callable[[Record], tuple[int, Finding | None]]
+LookAt = Callable[[StoredImage], "ImageRead"]
 
 
-def read_rows(file: DataFile, count_tokens: CountTokens | None = None, workers: int | None = None) -> Iterator[RowRead]:
-    """Examine every row of a file, in processes if it is worth it."""
-    examine = partial(_examine_rows, file, count_tokens)
+def read_rows(
+    file: DataFile,
+    count_tokens: CountTokens | None = None,
+    workers: int | None = None,
+    look_at: LookAt | None = None,
+) -> Iterator[RowRead]:
+    """Examine every row of a file, in processes if it is worth it; `look_at` is asked of images that lie in rows."""
+    examine = partial(_examine_rows, file, count_tokens, look_at)
     for row in _run(examine, range(len(file.rows)), 256, 20_000, workers, "reading rows", "row"):
         # Each path once in memory, however many rows show it.
         yield row._replace(rows=file.rows, images=tuple(sys.intern(path) for path in row.images))
 
 
-def _examine_rows(file: DataFile, count_tokens: CountTokens | None, numbers: range) -> list[RowRead]:
+def _examine_rows(
+    file: DataFile, count_tokens: CountTokens | None, look_at: LookAt | None, numbers: range
+) -> list[RowRead]:
     images = file.image_paths()
-    return [_examine_row(file, index, images, count_tokens) for index in numbers]
+    return [_examine_row(file, index, images, count_tokens, look_at) for index in numbers]
 
 
-def _examine_row(file: DataFile, index: int, images: ImagePaths, count_tokens: CountTokens | None) -> RowRead:
+def _examine_row(
+    file: DataFile, index: int, images: ImagePaths, count_tokens: CountTokens | None, look_at: LookAt | None
+) -> RowRead:
     source = file.rows.source(index)
     try:
         _, row = file.rows[index]
         if file.holds_questions:
-            question = read_question(index, row, source, images)
-            return RowRead(index, images=(str(question.image),), question_id=question.question_id)
+            beside = images.beside(row.images) if isinstance(row, StoredRow) else images
+            question = read_question(index, row, source, beside)
+            stored = _look_at_stored([question.image], look_at)
+            return RowRead(index, images=(str(question.image),), question_id=question.question_id, stored=stored)
     except BAD as fault:
         return RowRead(index, (Finding(kind_of_fault(fault), source, str(fault)),))
     record, faults = examine_record(row, source, images)
@@ -452,7 +472,14 @@ def _examine_row(file: DataFile, index: int, images: ImagePaths, count_tokens: C
     if not faults and (finding is None or finding.kind == TOO_LONG):
         said = [(message.role, message.text) for message in record.conversation.messages]
         turns = hash_bytes(repr(said).encode())
-    return RowRead(index, tuple(findings), tuple(map(str, record.images)), turns, tokens, record.form)
+    stored = _look_at_stored(record.images, look_at)
+    shown = tuple(map(str, record.images))
+    return RowRead(index, tuple(findings), shown, turns, tokens, record.form, stored=stored)
+
+
+def _look_at_stored(images: Iterable[Path | StoredImage], look_at: LookAt | None) -> tuple[tuple[str, ImageRead], ...]:
+    """Return the names of those images that lie in their row, with what is found of each."""
+    return tuple((image.name, look_at(image)) for image in images if look_at and isinstance(image, StoredImage))
 
 
 def kind_of_fault(fault: Exception) -> str:
@@ -528,6 +555,17 @@ def read_images(
 
 def _read_images(settings: dict[str, Any], paths: Sequence[str]) -> list[ImageRead]:
     return [_read_image(path, settings) for path in paths]
+
+
+def _look_at(settings: dict[str, Any], image: StoredImage) -> ImageRead:
+    """Return digests of an image that lies in its record, and what is wrong with it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PIL, about what it can read nevertheless
+            opened = open_image(image, **settings)
+    except ValueError as error:
+        return ImageRead(b"", hash_bytes(image), Finding(BROKEN, image.name, str(error)))
+    return ImageRead(hash_bytes(repr(opened.size).encode() + opened.tobytes()), hash_bytes(image), None)
 
 
 def _read_image(path: str, settings: dict[str, Any]) -> ImageRead:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
@@ -39,7 +37,8 @@ from monkey.data.packing import (
 )
 from monkey.data.records import BAD, Record
 from monkey.data.rows import ChangedFile
-from monkey.images import DECODER_ERRORS, FORMATS, open_image
+from monkey.files import cache_folder
+from monkey.images import StoredImage, has_sound_header, open_image
 from monkey.journal import atomic_folder, digest
 from monkey.processing import UNSUPERVISED, Encoded, MonkeyProcessor
 from monkey.prompts import IMAGE_PLACE
@@ -62,12 +61,6 @@ Sample = dict[str, Any]
 # The tokens of a whole data set
 
 _ARRAYS, _SLOTS = ("ids", "supervised", "ends", "shared", "prefix", "images"), "slots"
-
-
-def cache_folder() -> Path:
-    """Return the folder of what can be made again: `$MONKEY_CACHE`, else `monkey` in the user's cache."""
-    named, of_user = os.environ.get("MONKEY_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(named or Path(of_user or os.path.expanduser("~/.cache")) / "monkey")
 
 
 @dataclass(frozen=True)
@@ -215,7 +208,7 @@ class ConversationDataset(Dataset):
         self.bad: dict[int, str] = {}
         self.left_out: list[str] = []
         self.notices: list[str] = []
-        self._canvases: dict[Path, np.ndarray] | None = {} if cache_images else None
+        self._canvases: dict[Path | StoredImage, np.ndarray] | None = {} if cache_images else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -264,7 +257,7 @@ class ConversationDataset(Dataset):
             sample |= {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {**sample, "source": record.source}
 
-    def _canvas(self, path: Path) -> np.ndarray:
+    def _canvas(self, path: Path | StoredImage) -> np.ndarray:
         if self._canvases is None:
             return self.processor.image_processor.canvas(path)
         if path not in self._canvases:
@@ -338,6 +331,12 @@ class ConversationDataset(Dataset):
                 except OSError as error:
                     self.notices.append(f"tokens are not kept for the next run: {error}")
         self.tokens = tokens
+
+    def hold_tokens(self) -> None:
+        """Make `tokens` of every record in memory, in this process; bad records are in `bad`."""
+        part = _PartReader(self, encode=True, check_images=False)(range(len(self)))
+        self.bad = part.bad
+        self.tokens = Tokens.join([part], self.processor.tokenizer.image_pad_id, self._equal_slots)
 
     def take_up(self, folder: Path) -> Tokens | None:
         """Return the tokens that are kept in a folder, None where there are none of these records."""
@@ -448,21 +447,14 @@ class _PartReader:
 
     def _check_headers(self, record: Record) -> None:
         settings = self.dataset.processor.image_processor.opening
-        for path in record.images:
-            if path not in self._sound and not _has_sound_header(path, **settings):
+        limits = settings["max_bytes"], settings["max_pixels"]
+        for image in record.images:
+            if image not in self._sound and not has_sound_header(image, *limits):
                 with _naming(record.source):
                     # It decodes the image to say what is wrong with it, in the words that training would.
-                    open_image(path, **settings)
-            self._sound.add(path)
-
-
-def _has_sound_header(path: Path, max_bytes: int, max_pixels: int, **_: Any) -> bool:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            return width * height <= max_pixels and path.stat().st_size <= max_bytes
-    except (*DECODER_ERRORS, Image.DecompressionBombError):
-        return False
+                    open_image(image, **settings)
+            if isinstance(image, Path):  # what lies beside its record would stay in memory for it
+                self._sound.add(image)
 
 
 def _can_join(record: Record) -> bool:
@@ -614,7 +606,8 @@ class PlannedLoader(DataLoader):
             signal.pthread_sigmask(signal.SIG_SETMASK, unheld)
 
     def set_epoch(self, number: int) -> None:
-        self.batch_sampler.set_epoch(number)
+        if self.batch_sampler is not None:  # a stream has none
+            self.batch_sampler.set_epoch(number)
 
 
 def leave_signals_to_the_run(_worker: int) -> None:

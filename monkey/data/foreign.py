@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from monkey.boxes import marked
 from monkey.data.rows import fail, field_of, kind_of, text_of
-from monkey.prompts import DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE
+from monkey.prompts import CAPTION_AS_TRAINED, DETAILED_CAPTION_AS_TRAINED, IMAGE_PLACE
 
 ROLES = {
     "system": ("system", "developer"),
@@ -195,6 +195,12 @@ def _read_caption(row: Mapping[str, Any], where: str, named: list[str]) -> list[
     return [_turn("user", question), _turn("assistant", text_of(row, "detailed_caption", where))]
 
 
+def _read_short_caption(row: Mapping[str, Any], where: str, named: list[str]) -> list[Any]:
+    """An image and its caption, as tars of images from the web have them, with the question that asks for one."""
+    question = CAPTION_AS_TRAINED.replace(IMAGE_PLACE, f"<img>{text_of(row, 'img_id', where)}</img>")
+    return [_turn("user", question), _turn("assistant", text_of(row, "caption", where))]
+
+
 def _turn(role: str, text: str) -> dict[str, str]:
     return {"from": role, "value": text}
 
@@ -213,6 +219,7 @@ FORMS = (
     Form("Alpaca's form", ("instruction", "output"), _read_pairs(("instruction", "input"), "output")),
     Form("TRL's form ('prompt' and 'completion')", ("prompt", "completion"), _read_prompt),
     Form("Detailed_Caption's form ('img_id' and 'detailed_caption')", ("img_id", "detailed_caption"), _read_caption),
+    Form("img2dataset's form (an image and its .txt)", ("img_id", "caption"), _read_short_caption),
 )
 """Every form that is read; ours has no name. A form with more keys stands before one with fewer of them."""
 

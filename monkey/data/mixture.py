@@ -9,7 +9,8 @@ So no process holds the text of a large file. A mixture is a YAML file that list
 
 `path` and `image_root` start from the folder of the YAML file. `weight` is how often an epoch visits the set; 1 when
 left out. `count` is the number of rows that the file should have: `counted: measured` (the default) makes another
-number an error, `counted: recalled`, for a figure from memory, a notice.
+number an error, `counted: recalled`, for a figure from memory, a notice. `path` may name shards as of
+`monkey.data.shards`, and with `stream: true` they are read as a stream (`monkey.data.streaming`).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from monkey.data.records import BAD, Record, read_record
-from monkey.data.rows import ImagePaths, IndexedRows
+from monkey.data.rows import ImagePaths
+from monkey.data.shards import SHARD_ENDINGS, check_shards_exist, holds_shards, is_on_hub, open_rows
 from monkey.files import read_settings_file
 from monkey.journal import digest
-from monkey.provenance import file_digest
 
 MIXTURE_ENDINGS = (".yaml", ".yml")
 RECORD_ENDINGS = (".json", ".jsonl")
@@ -44,10 +45,10 @@ def open_records(
     root_name: str = "image_root",
     weights: Sequence[float] | None = None,
 ) -> Records:
-    """Return the conversations of JSON lists, JSONL files and mixtures (`.yaml`) as one sequence.
+    """Return the conversations of JSON lists, JSONL files, shards and mixtures (`.yaml`) as one sequence.
 
     Args:
-        paths: one file or several.
+        paths: one file or several, or what `monkey.data.shards` knows by one name.
         image_root: where images are looked up, for sets whose mixture names no root; without one, in each file's own
             folder and then in the current one.
         root_name: what messages call `image_root`.
@@ -66,7 +67,7 @@ class RecordFile:
     def __init__(self, one: RecordSet, root_name: str) -> None:
         self.path = one.path
         self.weight = one.weight
-        self.rows = IndexedRows(one.path)
+        self.rows = open_rows(one.path)
         self.kept = np.arange(len(self.rows))
         self.start = 0
         self._images = ImagePaths(one.path, one.image_root, root_name)
@@ -89,7 +90,7 @@ class RecordFile:
         return read_record(fields, source, self._images)
 
     def fingerprint(self) -> list[str]:
-        return [file_digest(self.path), hashlib.sha256(self.kept.tobytes()).hexdigest(), *self._images.roots]
+        return [self.rows.fingerprint(), hashlib.sha256(self.kept.tobytes()).hexdigest(), *self._images.roots]
 
     def describe_form(self) -> list[str]:
         """Say that the first row is of another project's form, where it is, and what of it may not be meant so."""
@@ -156,9 +157,9 @@ class Records(Sequence[Record]):
             visits += [every] * int(file.weight)
             if file.part_length:
                 places = (epoch * file.part_length + np.arange(file.part_length)) % len(file)
-                visits.append(every[_permutation(len(file), seed, number)][places])
+                visits.append(every[permutation(len(file), seed, number)][places])
         indices = np.concatenate(visits) if visits else np.empty(0, np.int64)
-        return indices[_permutation(len(indices), seed, epoch, len(self.files))]
+        return indices[permutation(len(indices), seed, epoch, len(self.files))]
 
     def fingerprint(self) -> str:
         """Return a digest of the files' bytes, of the rows that are kept, and of where their images are looked up."""
@@ -184,7 +185,7 @@ def holds_images(records: Sequence[Record]) -> bool:
     return False
 
 
-def _permutation(count: int, *key: int) -> np.ndarray:
+def permutation(count: int, *key: int) -> np.ndarray:
     """Return the numbers below `count` in an order that depends on the key alone."""
     return np.argsort(np.random.Philox(np.random.SeedSequence(key)).random_raw(count), kind="stable")
 
@@ -202,6 +203,8 @@ class RecordSet:
     image_root: Path | None = None
     count: int | None = None
     counted: str = "measured"
+    stream: bool = False
+    """Whether it is read as a stream, of which nothing is known beforehand."""
 
     def check_count(self, found: int) -> str | None:
         """Return a notice where the file has another number of rows than a recalled count, None where all is well.
@@ -227,7 +230,7 @@ def record_sets(
     """Return the sets of data files and mixtures, in their order.
 
     Args:
-        paths: `.json`, `.jsonl` or `.yaml` files, one or several.
+        paths: `.json`, `.jsonl` or `.yaml` files or names of shards, one or several.
         image_root: for sets that name none.
         weights: one per path; that of a mixture multiplies those of its sets.
 
@@ -249,7 +252,7 @@ def record_sets(
         sets += [replace(one, weight=one.weight * weight, image_root=one.image_root or default_root) for one in found]
     seen: set[str] = set()
     for one in sets:
-        real = os.path.realpath(one.path)
+        real = str(one.path) if is_on_hub(one.path) else os.path.realpath(one.path)
         if real in seen:
             raise ValueError(f"{one.path} is given twice; give it once, with a weight")
         seen.add(real)
@@ -273,12 +276,15 @@ def read_mixture(path: str | Path, must_exist: bool = False) -> list[RecordSet]:
     for number, name in enumerate(names):
         if name in names[:number]:
             raise ValueError(f"{path}: sets {names.index(name) + 1} and {number + 1} are both named {name!r}")
-    missing = [one for one in sets if must_exist and not one.path.is_file()]
+    missing = [one for one in sets if must_exist and not holds_shards(one.path) and not one.path.is_file()]
     if missing:
         raise FileNotFoundError(
             f"{path}: no file {missing[0].path} for the set {missing[0].name}; {len(missing)} of the mixture's "
             f"{len(sets)} files are missing"
         )
+    for one in sets if must_exist else ():
+        if holds_shards(one.path):
+            check_shards_exist(one.path)
     return sets
 
 
@@ -294,6 +300,7 @@ _SET_KEYS = {
     "image_root": (_is_text, "a folder"),
     "count": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
     "counted": (lambda value: value in COUNTED, " or ".join(COUNTED)),
+    "stream": (lambda value: type(value) is bool, "true or false"),
 }
 
 
@@ -311,11 +318,19 @@ def _read_set(entry: Any, number: int, mixture: Path) -> RecordSet:
             raise ValueError(f"{where}: {key!r} must be {needed}, found {value!r}")
     where = f"{where} ({entry['name']})"
     _check_weight(entry.get("weight", 1), where)
-    if Path(entry["path"]).suffix not in RECORD_ENDINGS:
-        raise ValueError(f"{where}: 'path' must end in {' or '.join(RECORD_ENDINGS)}, found {entry['path']}")
+    is_hub = is_on_hub(entry["path"])
+    if not (holds_shards(mixture.parent / entry["path"]) or is_hub or Path(entry["path"]).suffix in RECORD_ENDINGS):
+        raise ValueError(
+            f"{where}: 'path' must end in {' or '.join(RECORD_ENDINGS)}, found {entry['path']}; tables and tars with "
+            f"images ({', '.join(SHARD_ENDINGS)}), patterns and folders of them, and hub:owner/name:split are read, too"
+        )
+    if entry.get("stream") and Path(entry["path"]).suffix in RECORD_ENDINGS:
+        raise ValueError(f"{where}: 'stream' is for shards, and the rows of {entry['path']} are known by their places")
     if "counted" in entry and "count" not in entry:
         raise ValueError(f"{where}: 'counted' says how 'count' is known, and there is no 'count'")
     paths = {key: _from_folder(mixture.parent, entry[key]) for key in ("path", "image_root") if key in entry}
+    if is_hub:
+        paths["path"] = Path(entry["path"])
     return RecordSet(**{**entry, "weight": float(entry.get("weight", 1)), **paths})
 
 

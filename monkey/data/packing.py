@@ -294,6 +294,7 @@ class BatchContents:
         images: images that are encoded.
         windows: windows of them, where images lie on grids of their own, and 0 where all have as many.
         bad: sentences about the samples that were to be in it and could not be made.
+        position: of a streamed batch, its lane and where that stands behind it (`monkey.data.streaming`).
     """
 
     sources: tuple[str, ...]
@@ -305,6 +306,7 @@ class BatchContents:
     images: int
     windows: int = 0
     bad: tuple[BadSample, ...] = ()
+    position: tuple[int, Mapping[str, Any]] | None = None
 
 
 def padded_batch(samples: Sequence[Sample], processor: MonkeyProcessor, equal_means: bool = False) -> dict[str, Any]:

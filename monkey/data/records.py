@@ -37,13 +37,14 @@ from monkey.data.rows import (
     IndexedRows,
     MissingImage,
     RowFault,
+    StoredRow,
     fail,
     field_of,
     kind_of,
     require_encodable,
     text_of,
 )
-from monkey.images import stored_size
+from monkey.images import StoredImage, stored_size
 from monkey.prompts import IMAGE_PLACE
 
 BAD = (ValueError, FileNotFoundError)
@@ -68,8 +69,8 @@ class Record:
     """Whether boxes in it were given in pixels, so that its text depends on an image."""
 
     @property
-    def images(self) -> list[Path]:
-        """The files of the images in their order."""
+    def images(self) -> list[Path | StoredImage]:
+        """The images in their order: files, or what lies in the row itself."""
         return self.conversation.images
 
 
@@ -87,6 +88,8 @@ def examine_record(row: Any, source: str, images: ImagePaths) -> tuple[Record, l
     Faults are of the types in `BAD`; a RowFault says of which kind it is.
     """
     sized: list[str] = []
+    if isinstance(row, StoredRow):
+        images = images.beside(row.images)
 
     def size_of(path: str, where: str) -> tuple[int, int]:
         sized.append(path)

@@ -24,6 +24,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from monkey.images import StoredImage
+from monkey.provenance import file_digest
+
 LONGEST_ROW = 256 * 2**20
 """Bytes; more than this without an end means that a bracket, a quote or a line break is missing."""
 
@@ -89,6 +92,10 @@ class IndexedRows(Sequence[tuple[str, Any]]):
         if not content.strip():
             raise MalformedRows(f"{source}: the line is blank; remove it")
         return source, _parse(content, self.path, start)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the file's bytes."""
+        return file_digest(self.path)
 
     def source(self, index: int) -> str:
         """What messages call the row, without reading it."""
@@ -223,6 +230,16 @@ def _end_of_value(read: _Read, start: int, path: Path) -> int:
         size *= 8
 
 
+def parse_row(content: bytes, source: str) -> Any:
+    """Return the JSON value in the bytes of a member of an archive; MalformedRows where it is none."""
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise _not_utf8(source, content[error.start]) from None
+    except (ValueError, RecursionError) as error:
+        raise MalformedRows(f"{source}: malformed JSON: {error}") from None
+
+
 def _parse(content: bytes, path: Path, start: int) -> Any:
     """Return what a row says that begins at the byte `start` of its file."""
     try:
@@ -300,7 +317,7 @@ def fail(where: str, sentence: str, kind: str = NOT_OF_THE_SCHEMA) -> NoReturn:
 
 def kind_of(value: Any) -> str:
     """Return what messages call a JSON value."""
-    return "null" if value is None else _KINDS[type(value)]
+    return "null" if value is None else _KINDS.get(type(value), f"a value of the type {type(value).__name__}")
 
 
 def field_of(row: Any, key: str, types: tuple[type, ...], where: str) -> Any:
@@ -367,6 +384,10 @@ class ImagePaths:
         self._roots = [(folder, os.path.realpath(folder)) for folder in folders]
         self._found: dict[str, Path] = {}  # many records ask about one image
         self._listed: dict[str, dict[str, str]] = {}
+
+    def beside(self, stored: Mapping[str, StoredImage]) -> ImagePaths | _Stored:
+        """Return what finds a row's own images by their names, and all others here."""
+        return _Stored(stored, self) if stored else self
 
     @property
     def roots(self) -> list[str]:
@@ -441,6 +462,26 @@ class ImagePaths:
                 names = []
             self._listed[folder] = {_fold(name): name for name in names} | {name: name for name in names}
         return self._listed[folder]
+
+
+class StoredRow(dict):
+    """A row that has its images with it: names stand where they stood, and `images` has them by name."""
+
+    def __init__(self, fields: Mapping[str, Any], images: Mapping[str, StoredImage]) -> None:
+        super().__init__(fields)
+        self.images = images
+
+
+class _Stored:
+    """Finds the images of one row that lie in the row itself, and those of files."""
+
+    def __init__(self, stored: Mapping[str, StoredImage], files: ImagePaths) -> None:
+        self._stored = stored
+        self._files = files
+
+    def find(self, path: str, where: str) -> Path | StoredImage:
+        """As of `ImagePaths`."""
+        return self._stored[path] if path in self._stored else self._files.find(path, where)
 
 
 def _fold(name: str) -> str:

@@ -22,13 +22,14 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from monkey.cli import grid_set, one_grid
-from monkey.data.mixture import record_sets
+from monkey.data.mixture import MIXTURE_ENDINGS, RecordSet, record_sets
 from monkey.data.packing import SHARING, RowSettings
+from monkey.data.shards import check_shards_exist, holds_shards
 from monkey.files import parse_settings, read_settings_file, refuse_missing
 from monkey.grids import FITS
 from monkey.training.recipes import RECIPES, Recipe, choose_recipe
@@ -94,10 +95,19 @@ class DataArguments:
 
     data_path: list[str] | None = flag(
         None,
-        "Training records: a JSON list or JSONL of conversations, several of them, or a mixture in YAML. Required.",
+        "Training records: a JSON list or JSONL of conversations, several of them, or a mixture in YAML; or tables and "
+        "tars with their images: *.parquet, shards-{000..127}.tar, a folder of such, hub:owner/name:split. Required.",
     )
     data_weights: list[float] | None = flag(
         None, "How often an epoch goes through each file of --data_path: 2 is twice, 0.5 a half drawn anew each time."
+    )
+    streaming: bool = flag(
+        False,
+        "Read the tables and tars of --data_path as they come, here or on the hub, instead of looking all of them "
+        "through first: for --max_steps, with weights as shares of the samples.",
+    )
+    stream_buffer: int = flag(
+        512, "Records that are shuffled among each other, and packed, in each loading process of a stream."
     )
     skip_bad_rows: bool = flag(
         False,
@@ -152,6 +162,16 @@ class DataArguments:
                 f"--pack_tokens {self.pack_tokens} is less than --model_max_length {self.model_max_length}, so a "
                 "sample could be longer than a row: raise the one or lower the other"
             )
+
+    def sets(self) -> list[RecordSet]:
+        """The sets of `--data_path`, of which `--streaming` makes streams of those that can be."""
+        sets = record_sets(self.data_path, self.image_root, self.data_weights)
+        return [replace(one, stream=one.stream or (self.streaming and holds_shards(one.path))) for one in sets]
+
+    def streams(self) -> list[RecordSet]:
+        """Those of `sets` that are streams, which a flag or a mixture says."""
+        may_be = self.streaming or any(path.endswith(MIXTURE_ENDINGS) for path in self.data_path)
+        return [one for one in self.sets() if one.stream] if may_be else []
 
     @property
     def sharing(self) -> str:
@@ -340,7 +360,8 @@ _GROUPS = (ModelArguments, DataArguments, LoraArguments, PartArguments, RunArgum
 _AT_LEAST_ONE = {
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "save_total_limit",
     "eval_accumulation_steps", "dataloader_prefetch_factor", "torch_empty_cache_steps", "ddp_bucket_cap_mb",
-    "ddp_timeout", "model_max_length", "pack_tokens", "look_ahead", "most_shared", "lora_r", "lora_alpha",
+    "ddp_timeout", "model_max_length", "pack_tokens", "look_ahead", "most_shared", "stream_buffer", "lora_r",
+    "lora_alpha",
 }  # fmt: skip
 _ABOVE_ZERO = {"num_train_epochs", "adam_epsilon", "logging_steps", "save_steps", "eval_steps", "peak_tflops"}
 _PARTS = {
@@ -637,7 +658,9 @@ def look_over(words: Sequence[str]) -> None:
     refuse_missing(str(given["model_name_or_path"][0]))
     for path in (*given["data_path"], *given["eval_data_path"]):
         for member in record_sets(str(path)):
-            if not member.path.exists():
+            if holds_shards(member.path):
+                check_shards_exist(member.path)
+            elif not member.path.exists():
                 raise FileNotFoundError(f"{member.path}: no such file")
 
 
@@ -701,6 +724,13 @@ def _check_together(flags: Flags) -> None:
             f"--eval_strategy {training.eval_strategy.value} needs something held out: --eval_data_path FILE or "
             "--eval_tasks NAMES"
         )
+    if streams := data.streams():
+        _check_streams(flags, streams[0].path)
+    elif data.streaming:
+        raise ValueError(
+            "--streaming True would have no effect: --data_path names no tables or tars, and the rows of files of JSON "
+            "are known by their places; leave it out"
+        )
     if data.packing and training.dataloader_drop_last:
         raise ValueError("--dataloader_drop_last is not for packed rows: the last ones are dealt evenly; leave it out")
     if data.packing and training.per_device_train_batch_size != 1:
@@ -708,6 +738,17 @@ def _check_together(flags: Flags) -> None:
             f"--packing fills one row a step, but --per_device_train_batch_size is "
             f"{training.per_device_train_batch_size}: set it to 1 and give the row more room with --pack_tokens"
         )
+
+
+def _check_streams(flags: Flags, path: Path) -> None:
+    for name, is_asked, advice in (
+        ("max_steps", flags.training.max_steps <= 0, "how long a stream is, is not known: give --max_steps"),
+        ("overfit", flags.run.overfit, "it trains on the first records of files: leave --streaming out"),
+        ("cache_images", flags.data.cache_images, "a stream's images do not come back in time: leave it out"),
+        ("dataloader_drop_last", flags.training.dataloader_drop_last, "a stream has no last batch: leave it out"),
+    ):
+        if is_asked:
+            raise ValueError(f"--{name}: {path} is read as a stream, and {advice}")
 
 
 _RECIPE = ("recipe", "fix_vit", "use_lora", "q_lora", "published")
@@ -738,6 +779,8 @@ def _idle_flags(flags: Flags) -> list[_Idle]:
     if not flags.data.packing:
         names = ("pack_tokens", "share_images", "look_ahead", "most_shared")
         idle.append(_Idle(names, ("packing",), "it is about packed rows: add --packing True"))
+    if not flags.data.streams():
+        idle.append(_Idle(("stream_buffer",), ("streaming",), "it is about streams: add --streaming True"))
     if not flags.run.eval_tasks:
         names, advice = ("eval_limit", "eval_data_root"), "it is about --eval_tasks, and there are none"
         idle.append(_Idle(names, ("eval_tasks",), advice))

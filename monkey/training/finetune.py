@@ -31,6 +31,7 @@ from monkey.data.dataset import ConversationDataset, errors_as_raised, first_rea
 from monkey.data.mixture import Records, holds_images, open_records
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
 from monkey.data.records import Record
+from monkey.data.streaming import StreamedBatches, StreamSettings
 from monkey.decoders import decoder_layers, longest_sequence
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
@@ -65,6 +66,7 @@ from monkey.training.resuming import (
     move_into_place,
     nothing_left_of_a_false_start,
     read_record,
+    read_stream,
     refuse_other_model,
     refuse_other_recipe,
     warn_of_other_flags,
@@ -118,11 +120,11 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, **flags.model.layout)
     _refuse_large_grid(flags, processor)
     _check_lora_targets(flags)
-    train_set = training_samples(flags, processor)
+    train_set = streamed_samples(flags, processor, resume_from) or training_samples(flags, processor)
     eval_set = held_out_samples(flags, processor) if flags.data.eval_data_path else None
     if evaluator is not None:
         evaluator.check(processor)
-    batches = batch_plan(flags, train_set)
+    batches = None if isinstance(train_set, StreamedBatches) else batch_plan(flags, train_set)
     if resume_from is not None and _is_finished(flags, resume_from, batches):
         if training.process_index == 0:
             remove_partials(output_dir)
@@ -185,6 +187,33 @@ def training_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDa
     return _samples(flags, " ".join(data.data_path), records, processor, data.packing, passed)
 
 
+def streamed_samples(flags: Flags, processor: MonkeyProcessor, resume_from: Path | None) -> StreamedBatches | None:
+    """Return the batches of `--data_path` as they come, None where none of its sets is a stream."""
+    data, training = flags.data, flags.training
+    if not data.streams():
+        return None
+    settings = StreamSettings(
+        buffer=data.stream_buffer,
+        seed=_data_seed(flags),
+        batch_size=training.per_device_train_batch_size,
+        rows=data.row_settings if data.packing else None,
+        sharing=data.sharing,
+        max_length=data.model_max_length,
+        skip_bad=data.skip_bad_rows,
+        root_name="--image_root",
+    )
+    state = None if resume_from is None else read_stream(resume_from)
+    processes = training.process_index, training.world_size, training.dataloader_num_workers
+    batches = StreamedBatches(data.sets(), processor, settings, *processes, state)
+    _print_notices(flags, batches)
+    return batches
+
+
+def _data_seed(flags: Flags) -> int:
+    training = flags.training
+    return training.seed if training.data_seed is None else training.data_seed
+
+
 def held_out_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDataset:
     """Return the samples of `--eval_data_path`."""
     data = flags.data
@@ -193,7 +222,7 @@ def held_out_samples(flags: Flags, processor: MonkeyProcessor) -> ConversationDa
     return _samples(flags, data.eval_data_path, records, processor, packing=False)
 
 
-def _print_notices(flags: Flags, told: Records | ConversationDataset) -> None:
+def _print_notices(flags: Flags, told: Records | ConversationDataset | StreamedBatches) -> None:
     if flags.training.process_index == 0:
         for notice in told.notices:
             print(f"note: {notice}")
@@ -247,8 +276,7 @@ def _prepare_together(flags: Flags, dataset: ConversationDataset) -> None:
 
 def batch_plan(flags: Flags, dataset: ConversationDataset) -> RowPlan | BatchPlan:
     """Return the batches of the whole run: the same for one process or many, and for a resumed run."""
-    training = flags.training
-    seed = training.seed if training.data_seed is None else training.data_seed
+    training, seed = flags.training, _data_seed(flags)
 
     def order_of(number: int) -> np.ndarray:
         if isinstance(dataset.records, Records):
@@ -276,7 +304,8 @@ def _announce(
     """Print what trains, on what, what it needs, and with which flags."""
     if not record["data"]["has_images"]:
         named = " ".join(flags.data.data_path)
-        print(f"note: no record of {named} has an image, so the model learns from text alone")
+        looked_at = "no record" if record["data"]["samples"]["train"] is not None else "none of the first records"
+        print(f"note: {looked_at} of {named} has an image, so the model learns from text alone")
     print(recipe_table(flags.recipe, counts))
     if memory is not None:
         print(plan_table(memory))
@@ -292,12 +321,13 @@ def has_new_markers(model: nn.Module, processor: MonkeyProcessor) -> bool:
     return are_tokens and len(rows) > max(ids) and bool((rows[ids] == rows[ids[0]]).all())
 
 
-def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan) -> bool:
+def _is_finished(flags: Flags, checkpoint: Path, batches: RowPlan | BatchPlan | None) -> bool:
     """Whether the run has made all its steps and saved its end; says so. A self-test has its answers to give yet."""
     training, output_dir = flags.training, Path(flags.training.output_dir)
-    # As the library counts them.
-    an_epoch = max(1, math.ceil(batches.rows_an_epoch / training.gradient_accumulation_steps))
-    steps = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * an_epoch)
+    steps = training.max_steps
+    if steps <= 0:  # as the library counts them
+        an_epoch = max(1, math.ceil(batches.rows_an_epoch / training.gradient_accumulation_steps))
+        steps = math.ceil(training.num_train_epochs * an_epoch)
     first = training.process_index == 0
     if flags.run.overfit or not gathered(first and is_finished(checkpoint, output_dir, steps))[0]:
         return False
@@ -329,7 +359,9 @@ def _check_lora_targets(flags: Flags) -> None:
             lora_linears(MonkeyForConditionalGeneration(config))
 
 
-def _refuse_long_samples(config: MonkeyConfig, batches: RowPlan | BatchPlan, dataset: ConversationDataset) -> None:
+def _refuse_long_samples(
+    config: MonkeyConfig, batches: RowPlan | BatchPlan | None, dataset: ConversationDataset
+) -> None:
     """ValueError for a sample beyond what the decoder is exact for in packed rows, before a step meets it."""
     longest = longest_sequence(config.text_config)
     if not isinstance(batches, RowPlan) or longest is None or batches.sizes.tokens.max() <= longest:
@@ -342,7 +374,7 @@ def _refuse_long_samples(config: MonkeyConfig, batches: RowPlan | BatchPlan, dat
     )
 
 
-def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -> MemoryPlan | None:
+def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan | None) -> MemoryPlan | None:
     """Return what the run will need of its GPU, None on a CPU; ValueError where weights and states alone have no room.
 
     What a step holds besides is an estimate, about which a warning is said.
@@ -363,6 +395,8 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
             views = sum(map(sizes.unit_slots, fullest)) // config.vision_config.num_queries
             largest = replace(largest, images=images, windows=views - images * config.global_view)
         changes |= {"batch_size": 0, "pack_tokens": budget, "largest_step": largest}
+    elif flags.data.packing:
+        changes |= {"batch_size": 0, "pack_tokens": flags.data.row_settings.budget}
     memory = plan(config, settings_of_flags(flags.resolved(), **changes))
     sentence = describe_misfit(memory, room)
     if sentence is not None and memory.sums > room * 2**30 and not flags.run.ignore_memory_plan:
@@ -375,22 +409,25 @@ def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -
 def _record(
     flags: Flags,
     counts: list[PartCount],
-    train_set: ConversationDataset,
+    train_set: ConversationDataset | StreamedBatches,
     eval_set: ConversationDataset | None,
-    batches: RowPlan | BatchPlan,
+    batches: RowPlan | BatchPlan | None,
     memory: MemoryPlan | None,
     resume_from: Path | None,
 ) -> dict[str, Any]:
     parts = [{"part": count.part, "trains": count.trains, "parameters": count.parameters} for count in counts]
-    data: dict[str, Any] = {"samples": {"train": len(train_set), "eval": len(eval_set or ())}}
-    data["has_images"] = holds_images(train_set.records)
+    streamed = isinstance(train_set, StreamedBatches)
+    data: dict[str, Any] = {"samples": {"train": None if streamed else len(train_set), "eval": len(eval_set or ())}}
+    data["has_images"] = train_set.has_images if streamed else holds_images(train_set.records)
     data["processes"] = flags.training.world_size
-    if isinstance(train_set.records, Records):
+    if streamed:
+        data["files"] = train_set.describe()
+    elif isinstance(train_set.records, Records):
         data["files"] = [
             {"path": str(file.path), "records": file.stop - file.start, "weight": file.weight}
             for file in train_set.records.files
         ]
-    left_out = [*train_set.left_out, *(eval_set.left_out if eval_set is not None else ())]
+    left_out = [*([] if streamed else train_set.left_out), *(eval_set.left_out if eval_set is not None else ())]
     if resume_from is not None:  # what it had met on its way
         left_out = list(dict.fromkeys([*left_out, *read_record(resume_from).get("left_out", ())]))
     data["left_out"] = len(left_out)
@@ -410,9 +447,9 @@ def _trainer(
     flags: Flags,
     model: nn.Module,
     processor: MonkeyProcessor,
-    train_set: ConversationDataset,
+    train_set: ConversationDataset | StreamedBatches,
     eval_set: ConversationDataset | None,
-    batches: RowPlan | BatchPlan,
+    batches: RowPlan | BatchPlan | None,
     record: dict[str, Any],
     evaluator: Evaluator | None,
     resume_from: Path | None,

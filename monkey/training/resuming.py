@@ -36,6 +36,7 @@ from monkey.training.recipes import Recipe
 
 SCORES, SCORES_FILE = "scores", "scores.json"
 BEST, BEST_FILE = "best", "best.json"
+STREAM_FILE = "stream.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAKE_ROOM = "make room, then --resume_from_checkpoint True where checkpoints were saved"
 
@@ -233,7 +234,8 @@ def _said_by_a_disk(error: Exception, place: Path) -> str | None:
 
 _ORDER = (
     "data_path", "data_weights", "seed", "data_seed", "model_max_length", "packing", "pack_tokens",
-    "share_images", "look_ahead", "most_shared", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "share_images", "look_ahead", "most_shared", "streaming", "stream_buffer", "per_device_train_batch_size",
+    "gradient_accumulation_steps",
 )  # fmt: skip
 """Flags that say which samples make which step."""
 _KEPT = (
@@ -255,6 +257,10 @@ def _is_record(content: Any) -> bool:
     return all(isinstance(content.get(name, kind()), kind) for name, kind in kinds.items())
 
 
+def _is_stream(content: Any) -> bool:
+    return isinstance(content["lanes"], int) and isinstance(content["sets"], list) and isinstance(content["at"], dict)
+
+
 def _is_optimizer(content: Any) -> bool:
     return isinstance(content["state"], dict) and all(
         isinstance(one["params"], list) for one in content["param_groups"]
@@ -272,6 +278,7 @@ def _sets_generators(content: Any) -> bool:
 _STATES: dict[str, Callable[[Any], bool]] = {
     "trainer_state.json": _is_trainer_state,
     "run.json": _is_record,
+    STREAM_FILE: _is_stream,
     "optimizer.pt": _is_optimizer,
     "scheduler.pt": lambda content: isinstance(content["last_epoch"], int),
     "rng_state.pth": _sets_generators,
@@ -335,6 +342,17 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     """Return the run's record in a checkpoint; empty where there is none."""
     path = checkpoint / "run.json"
     return _json(path) if path.is_file() else {}
+
+
+def read_stream(checkpoint: Path) -> dict[str, Any]:
+    """Return where a checkpoint's streams stand; ValueError where its run had none."""
+    path = checkpoint / STREAM_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"--resume_from_checkpoint {checkpoint}: its run read no stream (there is no {STREAM_FILE}): resume "
+            "without --streaming, or start from its weights with --model_name_or_path"
+        )
+    return _json(path)
 
 
 def is_finished(checkpoint: Path, output_dir: Path, steps: int) -> bool:

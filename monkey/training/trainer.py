@@ -44,6 +44,7 @@ from monkey.data.dataset import (
     Tolerant,
 )
 from monkey.data.packing import BatchContents, BatchPlan, RowPlan
+from monkey.data.streaming import StreamedBatches, streamed_loader
 from monkey.journal import atomic_folder
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import PartArguments
@@ -54,6 +55,7 @@ from monkey.training.resuming import (
     BEST,
     BEST_FILE,
     SCORES,
+    STREAM_FILE,
     checkpoints,
     remove_checkpoint,
     writing,
@@ -356,7 +358,8 @@ class MonkeyTrainer(Trainer):
         run_record: written as `run.json` into every checkpoint.
         card: of the starting weights, which every checkpoint carries on.
         parts: rates and decays by part.
-        plan: the batches of each process, packed or padded.
+        train_set: samples, dealt by `plan`, or batches that come as a stream.
+        plan: the batches of each process, packed or padded; None for a stream.
         meter: counts what is done.
         evaluator: answers held-out questions at every evaluation.
         best: keeps the weights of the best evaluation.
@@ -368,13 +371,13 @@ class MonkeyTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         processor: MonkeyProcessor,
-        train_set: ConversationDataset,
+        train_set: ConversationDataset | StreamedBatches,
         eval_set: ConversationDataset | None,
         *,
         run_record: dict[str, Any],
         card: CheckpointCard,
         parts: PartArguments,
-        plan: RowPlan | BatchPlan,
+        plan: RowPlan | BatchPlan | None,
         meter: Meter,
         evaluator: Evaluator | None = None,
         best: BestCheckpoint | None = None,
@@ -391,15 +394,19 @@ class MonkeyTrainer(Trainer):
         self.skip_bad_rows = skip_bad_rows
         self._steps_left_out = 0  # one behind the other, until now
         self._window: list[BatchContents] = []  # of the step that is being made
+        stream = train_set if isinstance(train_set, StreamedBatches) else None
+        self._positions: dict[int, Any] = dict(stream.positions) if stream else {}  # of lanes, before the last step
+        self._next_positions: dict[int, Any] = {}  # of those that the last step, or the one that is made, has moved
+        rows = stream.settings.rows if stream else plan.settings if isinstance(plan, RowPlan) else None
         collator: Any = Collator(processor, parts.published)
-        if isinstance(plan, RowPlan):
-            collator = PackedCollator(processor, plan.settings.budget, parts.published)
+        if rows is not None:
+            collator = PackedCollator(processor, rows.budget, parts.published)
         use_cache = vars(model.config).get("use_cache")
         super().__init__(
             model,
             args,
             collator,
-            Tolerant(train_set),
+            train_set if stream else Tolerant(train_set),
             # The library wants a held-out set wherever it evaluates; here there may be scores alone.
             eval_dataset=[],
             processing_class=processor,
@@ -417,14 +424,18 @@ class MonkeyTrainer(Trainer):
     # Batches
 
     def get_train_dataloader(self) -> DataLoader:
-        """The planned batches; not prepared by accelerate, since they are dealt to the processes already."""
+        """The batches, planned or as they come; not prepared by accelerate, since they are dealt to the processes."""
+        if self.plan is None:
+            return streamed_loader(
+                self.train_dataset, self.data_collator, **self._loader_settings(None) | {"persistent_workers": False}
+            )
         batches = PlannedBatches(self.plan, self.args.process_index)
         return PlannedLoader(self.train_dataset, batches, **self._loader_settings(self.data_collator))
 
     def _loader_settings(self, collator: Any) -> dict[str, Any]:
         workers = self.args.dataloader_num_workers
         return {
-            "collate_fn": collator,
+            **({} if collator is None else {"collate_fn": collator}),
             "num_workers": workers,
             "pin_memory": self.args.dataloader_pin_memory and self.args.device.type == "cuda",
             "persistent_workers": bool(self.args.dataloader_persistent_workers and workers),
@@ -455,8 +466,13 @@ class MonkeyTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Any]:
         """The batches of a step without the records that turned out to be bad; one with no other learns nothing."""
+        if not self._window:  # the last step was made
+            self._positions |= self._next_positions
+            self._next_positions = {}
         batches, supervised = super().get_batch_samples(epoch_iterator, num_batches, device)
         bad = self._left_out(batch["contents"] for batch in batches)
+        self._next_positions = dict(batch["contents"].position for batch in batches if batch["contents"].position)
+        self._say_what_begins_again()
         if not bad or supervised is None or int(supervised):
             self._steps_left_out = 0
             return batches, supervised
@@ -466,6 +482,15 @@ class MonkeyTrainer(Trainer):
                 f"no record of the last {_MOST_STEPS_LEFT_OUT} steps could be read, lastly {bad[-1]}{self._saved()}"
             )
         return batches, supervised.clamp(min=1)
+
+    def _say_what_begins_again(self) -> None:
+        """Say, once a pass, which streams this process has gone through."""
+        if self.plan is not None:
+            return
+        before, now = map(self.train_dataset.passes, (self._positions, self._next_positions))
+        for source, earlier, later in zip(self.train_dataset.sources, before, now, strict=True):
+            if later > earlier and self.args.process_index == 0:
+                print(f"note: {source.name} ends and begins again, for the {later + 1}. time")
 
     def _left_out(self, contents: Iterable[BatchContents]) -> list[str]:
         """What is wrong with bad records there, in any process; lists them, or stops the run in all processes."""
@@ -499,6 +524,9 @@ class MonkeyTrainer(Trainer):
             alike = len(losses) == self.args.world_size
             self._tr_loss += losses[self.args.process_index] if alike else sum(losses) / len(losses)
             self._globalstep_last_logged = unlogged["since"]
+        if self.plan is None:  # a stream stands where it goes on, and its one pass is the run
+            part = self.state.global_step / self.state.max_steps
+            kwargs |= {"epoch": part, "epochs_trained": part, "steps_trained_in_current_epoch": 0}
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
@@ -691,6 +719,8 @@ class MonkeyTrainer(Trainer):
         if not self._window:  # within a step, the losses of its first batches would come twice
             losses = gathered(self._tr_loss.item())
             self.state.stateful_callbacks[_UNLOGGED] = {"losses": losses, "since": self._globalstep_last_logged}
+        moved = {} if self._window else self._next_positions
+        positions = {lane: one for own in gathered({**self._positions, **moved}) for lane, one in own.items()}
         advice = "earlier checkpoints are whole: make room and continue with --resume_from_checkpoint True"
         with self._paused_meter(), writing(place, advice), shared_folder(place, self.args) as self._partial:
             try:
@@ -698,6 +728,8 @@ class MonkeyTrainer(Trainer):
             finally:
                 partial, self._partial = self._partial, None
             wait_for_everyone()
+            if self.args.should_save and self.plan is None:
+                write_record(partial / STREAM_FILE, self.train_dataset.state(positions))
             if self.args.should_save:
                 # The library makes a folder of this name within the one that it is given.
                 for entry in (partial / place.name).iterdir():
