@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-from monkey.cli import ArgumentParser, run_program
+from monkey.cli import ArgumentParser, one_grid, run_program, whole_number
 from monkey.files import refuse_missing
 
 
@@ -26,19 +26,6 @@ def port(text: str) -> int:
     if not 1 <= number <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not a port, a whole number from 1 to 65535")
     return number
-
-
-def grid(text: str) -> tuple[int, int]:
-    rows, separator, columns = text.partition(",")
-    if not (separator and rows.strip().isdecimal() and columns.strip().isdecimal() and int(rows) and int(columns)):
-        raise argparse.ArgumentTypeError(f"{text} is not ROWS,COLUMNS, two whole numbers such as 2,3")
-    return int(rows), int(columns)
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return int(text)
 
 
 def parse_flags(words: list[str]) -> argparse.Namespace:
@@ -61,17 +48,26 @@ def parse_flags(words: list[str]) -> argparse.Namespace:
         default=argparse.SUPPRESS,
         help="a second checkpoint, which answers every question beside the first",
     )
-    parser.add_argument("--grid", type=grid, default=argparse.SUPPRESS, help="ROWS,COLUMNS other than the checkpoint's")
+    parser.add_argument(
+        "--grid", type=one_grid, default=argparse.SUPPRESS, help="ROWS,COLUMNS other than the checkpoint's"
+    )
     parser.add_argument(
         "--compare-grid",
-        type=grid,
+        type=one_grid,
         metavar="GRID",
         default=argparse.SUPPRESS,
         help="ROWS,COLUMNS of the second model, which is the same checkpoint unless --compare names another",
     )
+    parser.add_argument(
+        "--max-windows",
+        type=whole_number(1),
+        metavar="N",
+        default=argparse.SUPPRESS,
+        help="put each image on a grid of at most so many, where the model has grids to choose from",
+    )
     parser.add_argument("--cpu-only", action="store_true", help="run on the CPU even if there is a GPU")
     parser.add_argument(
-        "--answers-at-once", type=positive, default=8, metavar="N", help="questions answered at the same time"
+        "--answers-at-once", type=whole_number(1), default=8, metavar="N", help="questions answered at the same time"
     )
     parser.add_argument("--server-name", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every one")
     parser.add_argument("--server-port", type=port, default=8000, help="port to listen on")
@@ -122,7 +118,8 @@ def run(flags: argparse.Namespace) -> None:
     device, reason = chosen_device(flags.cpu_only)
     checkpoint = given.get("checkpoint_path") or default_checkpoint(Path(__file__).resolve().parent)
     grids = given.get("grid"), given.get("compare_grid")
-    models = choose_models(checkpoint, grids[0], given.get("compare"), grids[1], device, flags.answers_at_once)
+    limits = flags.answers_at_once, given.get("max_windows")
+    models = choose_models(checkpoint, grids[0], given.get("compare"), grids[1], device, *limits)
     print(f"{' and '.join(models.names)} on {reason}", flush=True)
     serve(
         models,

@@ -35,7 +35,7 @@ from eval.run import RunSettings, run
 from eval.run_folder import TIMING, incompleteness, is_complete
 from eval.tables import notes, table_row, text_table
 from eval.tasks import DEFAULT_SELECTION, Task, select_tasks, task_list, task_sheet
-from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, add_shape_flags, run_program, whole_number
+from monkey.cli import EXIT_PARTIAL, EXIT_USAGE, ArgumentParser, add_shape_flags, one_grid, run_program, whole_number
 from monkey.completions_client import KEY_VARIABLE, checked_url
 from monkey.files import refuse_missing
 from monkey.prompts import AS_TRAINED
@@ -48,14 +48,6 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be a number of seconds above 0")
     return value
-
-
-def grid(text: str) -> tuple[int, int]:
-    try:
-        rows, columns = (whole_number(1)(part.strip()) for part in text.split(","))
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not ROWS,COLUMNS, for example 2,3") from error
-    return rows, columns
 
 
 Opener = Callable[[], Backend]
@@ -177,7 +169,7 @@ def arguments() -> argparse.ArgumentParser:
     model = parser.add_argument_group("--backend hf")
     model.add_argument("--device", help="cpu, cuda, cuda:N (a GPU where there is one)")
     model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on a GPU, else float32)")
-    model.add_argument("--grid", type=grid, metavar="ROWS,COLUMNS", help="windows (those of the checkpoint)")
+    model.add_argument("--grid", type=one_grid, metavar="ROWS,COLUMNS", help="windows (those of the checkpoint)")
     add_shape_flags(model)
     model.add_argument("--max-windows", type=whole_number(1), metavar="N", help="leave out grids of more windows")
     server = parser.add_argument_group("--backend openai")

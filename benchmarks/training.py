@@ -40,8 +40,8 @@ from benchmarks.random_weights import made_on
 from benchmarks.vision import RAGGED
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.checkpoint import published_names
-from monkey.configuration import Grid
 from monkey.data.packing import RowSettings, SampleSizes, fill_rate, packed_batch, rows_of, units_of
+from monkey.grids import Grid
 from monkey.processing import UNSUPERVISED
 from monkey.training.recipes import RECIPES, apply_recipe
 from monkey.vision import WindowAdapter

@@ -28,11 +28,11 @@ from eval.backends import STOPPED_AT_END, STOPPED_AT_LENGTH, Answer, Failure, Re
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor, MonkeyProcessor
 from monkey.boxes import WHOLE, Share
 from monkey.checkpoint_files import checkpoint_fingerprint, weight_files
-from monkey.configuration import cached_width
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
 from monkey.files import base_of, checkpoint_file, required_file
+from monkey.part_configs import cached_width
 from monkey.reply import Detokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

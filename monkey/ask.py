@@ -54,6 +54,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (the checkpoint's own)")
     model.add_argument("--quantization", choices=("4bit",), help="pack the decoder's weights")
     model.add_argument("--compile", action="store_true", help="compile the step that writes a token; on a GPU only")
+    limit = "put each image on a grid of at most so many, where the model has grids to choose from"
+    model.add_argument("--max-windows", type=whole_number(1), metavar="N", help=limit)
     return model
 
 
@@ -83,8 +85,6 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument("--draw", type=Path, metavar="FILE.png", help="save the image with the answer's boxes on it")
     shown.add_argument("--confidence", action="store_true", help="how sure the model was of its tokens, 0 to 1")
     at_once = add_model_flags(parser)
-    limit = "put each image on a grid of at most so many, where the model has grids to choose from"
-    at_once.add_argument("--max-windows", type=whole_number(1), metavar="N", help=limit)
     at_once.add_argument("--batch-size", type=int, default=8, metavar="N", help="questions at once (%(default)s)")
     return parser
 

@@ -48,9 +48,10 @@ from monkey.checkpoint_files import (
     weight_files,
 )
 from monkey.cli import library_bars
-from monkey.configuration import LAYOUT_KEYS, MonkeyConfig, placed_windows
+from monkey.configuration import LAYOUT_KEYS, MonkeyConfig
 from monkey.decoders import probe
 from monkey.files import base_of, check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence
+from monkey.grids import placed_windows
 
 logger = logging.getLogger(__name__)
 

@@ -30,8 +30,9 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from monkey.configuration import MonkeyConfig, check_fit, check_grid, expand_grids
+from monkey.configuration import MonkeyConfig
 from monkey.files import base_of, check_field, checkpoint_file, read_json
+from monkey.grids import check_fit, check_grid, expand_grids
 from monkey.journal import atomic_folder
 from monkey.provenance import fingerprint
 

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from monkey.grids import FITS
+
 EXIT_PARTIAL, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 """Exit statuses: a part failed, a mistake that the user can mend, Ctrl-C."""
-
-
-FITS = ("stretch", "pad")
-"""How an image is put on its grid: drawn out to its edges, or in its own ratio with padding on the right and below."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -33,6 +31,14 @@ def whole_number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def one_grid(text: str) -> tuple[int, int]:
+    """Return the rows and columns of windows that a flag names, such as `2,3`."""
+    match = re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
+    return int(match[1]), int(match[2])
 
 
 def grid_set(text: str) -> str | list[list[int]]:

@@ -31,10 +31,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from monkey.attention import RUNS_OR_SDPA, Layout, packed_runs, without_masks
 from monkey.cli import library_bars
-from monkey.configuration import MonkeyTextConfig, decoder_config, per_layer, with_layers
 from monkey.files import refused_in_a_sentence, required_file
 from monkey.kv_cache import KVCache, Prefill
 from monkey.language import LanguageHead, MonkeyTextModel
+from monkey.part_configs import MonkeyTextConfig, decoder_config, per_layer, with_layers
 
 PLAIN_LAYERS = frozenset({"full_attention", "sliding_attention", "attention"})
 """Kinds of layers that look back at tokens alone; what others keep of earlier tokens is no keys and values."""

@@ -30,9 +30,10 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from monkey.boxes import WHOLE, Share
-from monkey.configuration import Grid, MonkeyConfig
+from monkey.configuration import MonkeyConfig
 from monkey.decoders import longest_sequence
 from monkey.decoding import Decoding, choose_tokens, make_generator
+from monkey.grids import Grid
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.kv_cache import KVCache, Prefill, PrefixBlock, PrefixStore
 from monkey.language import find_ntk_alpha

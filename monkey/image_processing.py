@@ -13,7 +13,6 @@ the top left of its canvas; what is left at the right or below has the mean colo
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
@@ -27,9 +26,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from monkey.boxes import Share
-from monkey.configuration import Grid, MonkeyConfig, TimmVisionConfig, check_fit, expand_grids
+from monkey.configuration import MonkeyConfig
 from monkey.files import check_field, checkpoint_file, location_of, read_json, refused_in_a_sentence, required_file
+from monkey.grids import Grid, check_fit, choose_grid, expand_grids
 from monkey.images import MAX_BYTES, MAX_PIXELS, image_size, open_image
+from monkey.part_configs import TimmVisionConfig
 
 # Written into every saved file by the library; they say nothing about pixels.
 _LIBRARY_KEYS = frozenset({"_commit_hash", "auto_map", "image_processor_type", "processor_class"})
@@ -69,37 +70,6 @@ class Placement(NamedTuple):
     def share(self) -> Share:
         """Parts of the canvas's width and height that the image covers, by which its boxes are moved."""
         return self.inner[1] / self.canvas[1], self.inner[0] / self.canvas[0]
-
-
-@functools.lru_cache(maxsize=4096)
-def choose_grid(size: tuple[int, int], grids: tuple[Grid, ...], window_size: int) -> Grid:
-    """Return the grid whose canvas distorts and loses least of an image.
-
-    The image is thought of with its ratio kept, as large as the canvas holds it. Two parts tell how they suit each
-    other: *shape*, the part of the canvas that the image covers then (1 for a canvas of its ratio), and *detail*, the
-    part of the image's pixels that it is shown with, where half of them or more count as all. The grid of the largest
-    shape · detail is taken; of equal ones that of fewest windows, of as many that of fewest rows.
-
-    So an image that every canvas shows in detail lies on the grid of the nearest ratio, and of 1×1 and 2×2 on the
-    larger one where it has more than half of the pixels of that: both as InternVL chooses (arXiv 2404.16821). InternVL
-    takes the nearest ratio for large images too. With as few windows as here that would put a page (1 to √2) on 2×1
-    windows rather than on the 2×2 that show it at twice the size.
-
-    Args:
-        size: height and width of the image in pixels.
-        grids: those allowed.
-        window_size: pixels of a window's side.
-    """
-    height, width = size
-
-    def suit(grid: Grid) -> tuple[float, int, int]:
-        rows, columns = grid
-        inner, outer = sorted((height * columns, width * rows))
-        shown, pixels = 2 * inner * rows * columns * window_size**2, outer * height * width
-        # One division of whole numbers, so that grids that suit alike are equal.
-        return inner * min(shown, pixels) / (outer * pixels), -rows * columns, -rows
-
-    return max(grids, key=suit)
 
 
 class MonkeyImageProcessor(BaseImageProcessor):

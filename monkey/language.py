@@ -34,8 +34,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from monkey.attention import RUNS, Layout, Runs, packed_runs
-from monkey.configuration import MonkeyTextConfig
 from monkey.kv_cache import KVCache, Prefill, grow_in_place
+from monkey.part_configs import MonkeyTextConfig
 
 LOSS_LOGITS = 256 * 151_936
 """Logits of supervised positions that exist at once, 148 MiB in fp32: 256 positions at the published vocabulary."""

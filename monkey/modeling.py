@@ -23,9 +23,11 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 
 from monkey import checkpoint
-from monkey.configuration import Grid, MonkeyConfig, MonkeyVisionConfig, TimmVisionConfig, check_grid
+from monkey.configuration import MonkeyConfig
 from monkey.decoders import build_decoder, build_head, embeddings_name
+from monkey.grids import Grid, check_grid
 from monkey.language import LowRankAdapter
+from monkey.part_configs import MonkeyVisionConfig, TimmVisionConfig
 from monkey.vision import (
     MonkeyVisionModel,
     Resampler,
@@ -441,7 +443,7 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
 
         Args:
             pretrained_model_name_or_path: a folder, or a hub name (resolved in the offline cache when offline).
-            grid: (rows, columns) to move the model to; adapters are placed by `configuration.placed_windows`.
+            grid: (rows, columns) to move the model to; adapters are placed by `grids.placed_windows`.
             kwargs: other fields of `configuration.LAYOUT_KEYS` (`grids="up-to-6"`, `fit="pad"`, …), and as in
                 transformers: `dtype`, `device_map`, `quantization_config`, …
 

@@ -65,8 +65,8 @@ def part_of(name: str) -> str:
 def lora_linears(model: nn.Module) -> tuple[str, ...]:
     """Return the paths of the decoder linears that --use_lora adapts; `*` stands for a number.
 
-    Those of Qwen-7B are the published ones. Of another decoder they are those that its configuration names
-    (`lora_targets`), else those that PEFT takes for its family, else, where PEFT knows none, all linears of its layers.
+    They are those that the configuration names (`lora_targets`), which --lora_targets sets; else of Qwen-7B the
+    published ones, of another decoder those that PEFT takes for its family, or all of its layers where PEFT knows none.
 
     Raises:
         ValueError: `lora_targets` names what is no linear of this decoder.

@@ -22,7 +22,7 @@ from monkey import image_processing
 from monkey.boxes import to_canvas
 from monkey.chat_template import ChatTemplate
 from monkey.checkpoint_files import read_base_record
-from monkey.configuration import MonkeyConfig, expand_grids
+from monkey.configuration import MonkeyConfig
 from monkey.conversation import TEMPLATES, UNSUPERVISED, Conversation, Segment, Template, attach_images, write
 from monkey.files import (
     LOCATION_KEYS,
@@ -33,6 +33,7 @@ from monkey.files import (
     read_json,
     required_file,
 )
+from monkey.grids import expand_grids
 from monkey.image_processing import SHAPE_SETTINGS, MonkeyImageProcessor, MonkeyImageSettings, Placement
 from monkey.prompts import IMAGE_END, IMAGE_PAD, IMAGE_START
 from monkey.tokenization import VOCABULARY_FILE, QwenTokenizer

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from monkey.configuration import MonkeyConfig, inner_width
+from monkey.configuration import MonkeyConfig
 from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.part_configs import inner_width
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig

@@ -112,6 +112,7 @@ def run(options: argparse.Namespace) -> None:
             print(f"warning: {reached}; set {KEY_VARIABLE}", file=sys.stderr)
         print(f"opening {checkpoint}", file=sys.stderr, flush=True)
         settings = {"compile": options.compile, "max_rows": options.max_rows, "name": options.name}
+        settings["max_windows"] = options.max_windows
         with load(checkpoint, options.device, options.dtype, options.quantization, **settings) as answerer:
             answerer.patience = options.time_limit
             images = answerer.processor.image_processor

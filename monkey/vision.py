@@ -27,7 +27,9 @@ from torch.autograd.function import once_differentiable
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from monkey.configuration import Grid, MonkeyConfig, MonkeyVisionConfig
+from monkey.configuration import MonkeyConfig
+from monkey.grids import Grid
+from monkey.part_configs import MonkeyVisionConfig
 
 
 def views(pixel_values: torch.Tensor, config: MonkeyConfig) -> torch.Tensor:

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from monkey.configuration import MonkeyConfig, TimmVisionConfig
+from monkey.configuration import MonkeyConfig
+from monkey.part_configs import TimmVisionConfig
 from monkey.timm_encoders import embed, make_encoder, sizes_of
 from monkey.vision import VisionModel, WindowAdapter
 

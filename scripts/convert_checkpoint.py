@@ -53,7 +53,7 @@ def convert(source: str, target: str | Path, weight_format: str, config: str = "
     refuse_missing(source)
 
     from monkey.checkpoint_files import weight_files
-    from monkey.configuration import published_config
+    from monkey.flat_config import published_config
 
     files = [Path(path) for path in weight_files(source, {})]
     with atomic_folder(target) as folder:

@@ -115,26 +115,21 @@ smallest_card() {
 
 # For finetune_ds.sh: the recipe that the cards of this node hold, by the plan of scripts/plan_memory.py.
 choose_recipe() { # processes on all nodes
-  local recipe=full-llm sharding=zero2 more=() least="" model=${MODEL:-} before="" word gib
+  local recipe=full-llm sharding=zero2 more=() least="" gib
   if [ "$1" -gt 0 ] && ! given recipe && ! given config && ! given deepspeed; then least=$(smallest_card); fi
   if [ -n "$least" ]; then
-    for word in ${words[@]+"${words[@]}"}; do
-      case $word in --model_name_or_path=*) model=${word#*=} ;; esac
-      [ "$before" != --model_name_or_path ] || model=$word
-      before=$word
-    done
     gib=$((least / 1024)).$((least % 1024 * 10 / 1024))
-    fits() { # flags; where there can be no plan, the run itself says why
+    fits() { # flags; the plan is of the very command that would start. Where there can be none, the run itself says why
       local status=0
-      "$python" "$root/scripts/plan_memory.py" --config "$root/configs/training/full-llm.yaml" --checkpoint "$model" \
-        --deepspeed "$root/configs/deepspeed/zero2.json" --gpus "$processes" --gpu-memory "$gib" --quiet "$@" \
-        >/dev/null 2>&1 || status=$?
+      "$python" "$root/scripts/plan_memory.py" --gpus "$processes" --gpu-memory "$gib" --quiet -- \
+        --config "$root/configs/training/full-llm.yaml" --deepspeed "$root/configs/deepspeed/zero2.json" "$@" \
+        ${flags[@]+"${flags[@]}"} ${words[@]+"${words[@]}"} >/dev/null 2>&1 || status=$?
       [ "$status" -ne 1 ]
     }
     local processes=$1 otherwise="; choose otherwise with --recipe or --deepspeed (scripts/plan_memory.py shows the plan)"
     if fits; then
       :
-    elif fits --vision-checkpointing True; then
+    elif fits --vision_checkpointing True; then
       more=(--vision_checkpointing True)
       echo "full-llm on cards of $gib GiB takes --vision_checkpointing True$otherwise" >&2
     else

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import monkey
 from monkey.checkpoint_card import CARD_FILE, CheckpointCard, read_card
-from monkey.cli import ArgumentParser, add_shape_flags, run_program
+from monkey.cli import ArgumentParser, add_shape_flags, one_grid, run_program
 from monkey.files import checkpoint_file, read_json, refuse_existing, refuse_missing
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _open_encoder(vision: str, given: dict[str, int | None]) -> tuple[Any, Calla
     Raises:
         ValueError: a name that is none of timm, or a folder that is neither timm's nor a Monkey checkpoint.
     """
-    from monkey.configuration import TimmVisionConfig
+    from monkey.part_configs import TimmVisionConfig
     from monkey.timm_encoders import describe_folder
 
     fields = {key: value for key, value in given.items() if value is not None}
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
     parts.add_argument("--language", help="hub name or folder of a decoder, or a GGUF file")
     parts.add_argument("--output", dest="joined", metavar="OUTPUT", help="new folder")
     parts.add_argument("--gguf-file", metavar="NAME", help="of a GGUF file within --language")
-    parts.add_argument("--grid", metavar="R,C", help="rows and columns of windows (default 2,2)")
+    parts.add_argument("--grid", type=one_grid, metavar="R,C", help="rows and columns of windows (default 2,2)")
     add_shape_flags(parts)
     parts.add_argument("--window-size", type=int, metavar="PIXELS", help="side of a window (default: the encoder's)")
     parts.add_argument("--window-tokens", type=int, metavar="N", help="of a view (default: a quarter of its patches)")
@@ -242,8 +242,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _join_as_asked(options: argparse.Namespace) -> Path:
-    from monkey.training.arguments import parse_grid
-
     return join_parts(
         options.vision,
         options.language,
@@ -256,7 +254,7 @@ def _join_as_asked(options: argparse.Namespace) -> Path:
         dtype=options.dtype,
         seed=options.seed,
         merge=options.merge,
-        grid=None if options.grid is None else parse_grid(options.grid),
+        grid=options.grid,
         grids=options.grids,
         fit=options.fit,
         window_adapters=options.adapters,

@@ -3,10 +3,12 @@
     python scripts/plan_memory.py --recipe lora-llm --grid 2,2 --gpus 8 --gpu-memory 24 --zero 3 --pack-tokens 2048
     python scripts/plan_memory.py --config configs/training/full-llm.yaml --gpus 8 --gpu-memory 80 --json
     python scripts/plan_memory.py --recipe lora-llm --grids up-to-6 --gpu-memory 80 --pack-tokens 4096
+    python scripts/plan_memory.py --gpus 8 --gpu-memory 80 -- --recipe lora-llm --grids up-to-6 --packing True
 
 Without --checkpoint the model is the published full size. Nothing is loaded: parameters are counted, and a step is
 made, on a model without storage (monkey/training/memory.py). The plan is of tensors; the allocator reserves more.
-Flags override the file of --config. Exit status: 0 the plan fits, 1 it does not, 2 the flags do not work.
+Behind `--` stand flags of finetune_multitask.py, as a run would be given them. They override the file of --config, and
+this program's own flags override both. Exit status: 0 the plan fits, 1 it does not, 2 the flags do not work.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import monkey
-from monkey.cli import grid_set
+from monkey.cli import grid_set, one_grid
 from monkey.files import refuse_missing
-from monkey.training.arguments import parse_grid, read_config
+from monkey.training.arguments import read_config, read_words
 from monkey.training.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def _parser() -> _Parser:
     parser.add_argument("--recipe", choices=list(RECIPES), help="what trains; full-llm by default")
     parser.add_argument("--config", help="a training file, such as configs/training/full-llm.yaml")
     parser.add_argument("--checkpoint", help="folder of a model, for its sizes")
-    parser.add_argument("--grid", help="rows,columns of windows, such as 2,3")
+    parser.add_argument("--grid", type=one_grid, help="rows,columns of windows, such as 2,3")
     parser.add_argument("--grids", type=grid_set, metavar="SET", help="of which an image may take any, such as up-to-6")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--gpu-memory", type=float, help="GiB of one GPU; by default the one that is visible")
@@ -69,23 +71,40 @@ def _parser() -> _Parser:
     return parser
 
 
-def _flags_of_file(path: str | None) -> dict[str, Any]:
-    """A training file's flags; without one, those of this program's defaults."""
-    if path is None:
-        return {"bf16": True, "gradient_checkpointing": True}
-    return read_config(path)
+def _training_flags(path: str | None, words: list[str]) -> dict[str, Any]:
+    """The flags of a training file and of a training command; without either, those of this program's defaults."""
+    flags: dict[str, Any] = {"bf16": True, "gradient_checkpointing": True}
+    if path is not None or words:
+        flags = {} if path is None else read_config(path)
+        given = read_words(words)
+        flags |= given.file
+        flags |= {name: _read_value(values) for name, values in given.words.items()}
+        flags |= {name.removeprefix("no_"): False for name in given.words if name.startswith("no_")}
+    return flags
+
+
+def _read_value(words: list[str]) -> Any:
+    if len(words) > 1:
+        return words
+    text = words[0] if words else "true"
+    switches = {"true": True, "yes": True, "t": True, "y": True, "false": False, "no": False, "f": False, "n": False}
+    return switches.get(text.lower(), int(text) if text.isdecimal() else text)
 
 
 def _model(options: argparse.Namespace, flags: dict[str, Any]) -> monkey.MonkeyConfig:
-    given = options.grid or flags.get("grid")
-    grid = given and parse_grid(given if isinstance(given, str) else ",".join(map(str, given)))
-    grids = options.grids
-    if grids is None and flags.get("grids") is not None:
-        grids = grid_set(flags["grids"] if isinstance(flags["grids"], str) else ",".join(flags["grids"]))
-    layout = {name: value for name, value in (("grid", grid), ("grids", grids)) if value is not None}
+    layout = {}
+    for name, read in (("grid", one_grid), ("grids", grid_set)):
+        if getattr(options, name) is not None:
+            layout[name] = getattr(options, name)
+        elif (value := flags.get(name)) is not None:
+            layout[name] = read(value if isinstance(value, str) else ",".join(map(str, value)))
     if options.checkpoint is None:
-        return monkey.MonkeyConfig(**layout)
-    return monkey.MonkeyConfig.from_pretrained(options.checkpoint, **layout)
+        config = monkey.MonkeyConfig(**layout)
+    else:
+        config = monkey.MonkeyConfig.from_pretrained(options.checkpoint, **layout)
+    if (targets := flags.get("lora_targets")) is not None:
+        config.lora_targets = targets if isinstance(targets, list) else [targets]
+    return config
 
 
 def _settings(options: argparse.Namespace, flags: dict[str, Any]) -> PlanSettings:
@@ -146,8 +165,12 @@ def _record(whole: MemoryPlan, gpu_gib: float, steps: list[Advice]) -> dict[str,
 
 
 def _run(words: list[str] | None) -> int:
-    options = _parser().parse_args(words)
-    flags = _flags_of_file(options.config)
+    words = sys.argv[1:] if words is None else words
+    end = words.index("--") if "--" in words else len(words)
+    options, training_words = _parser().parse_args(words[:end]), words[end + 1 :]
+    flags = _training_flags(options.config, training_words)
+    if options.checkpoint is None and training_words:
+        options.checkpoint = flags.get("model_name_or_path")
     if options.checkpoint:
         refuse_missing(options.checkpoint)
 

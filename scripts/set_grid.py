@@ -19,7 +19,7 @@ from pathlib import Path
 
 import monkey
 from monkey.checkpoint_card import card_of
-from monkey.cli import ArgumentParser, add_shape_flags, run_program
+from monkey.cli import ArgumentParser, add_shape_flags, one_grid, run_program
 from monkey.files import refuse_existing, refuse_missing
 
 ADAPTERS = ("per_window", "shared", "none")
@@ -58,7 +58,8 @@ def set_grid(
     import torch
 
     from monkey.checkpoint_files import write_checkpoint
-    from monkey.configuration import TimmVisionConfig, check_grid
+    from monkey.grids import check_grid
+    from monkey.part_configs import TimmVisionConfig
     from monkey.tokenization_decoder import open_tokenizer
 
     grid = check_grid(grid)
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="checkpoint folder, or hub name in the offline cache")
     parser.add_argument("target", help="new folder")
-    parser.add_argument("--grid", required=True, metavar="R,C", help="rows and columns of windows")
+    parser.add_argument("--grid", type=one_grid, required=True, metavar="R,C", help="rows and columns of windows")
     add_shape_flags(parser)
     parser.add_argument("--adapters", choices=ADAPTERS, default="per_window", help="default per_window")
     parser.add_argument("--global-view", choices=SWITCH, default="True", help="default True")
@@ -92,13 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def write() -> None:
-        numbers = [int(number) for number in options.grid.split(",") if number.strip().isdecimal()]
-        if len(numbers) != 2:
-            raise ValueError(f"--grid {options.grid} is not rows,columns such as 2,2")
         folder = set_grid(
             options.base,
             options.target,
-            (numbers[0], numbers[1]),
+            options.grid,
             options.adapters,
             SWITCH[options.global_view],
             options.window,

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import monkey
-from monkey.cli import ArgumentParser, add_shape_flags, run_program
+from monkey.cli import ArgumentParser, add_shape_flags, one_grid, run_program
 from monkey.files import refuse_missing
 from monkey.images import open_image
 
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("picture", type=Path)
     parser.add_argument("output", type=Path, help="PNG to write")
     parser.add_argument("--checkpoint", help="folder or hub name whose geometry to use")
-    parser.add_argument("--grid", help="ROWS,COLUMNS of windows")
+    parser.add_argument("--grid", type=one_grid, help="ROWS,COLUMNS of windows")
     add_shape_flags(parser)
     parser.add_argument("--ask", metavar="QUESTION", help="show where the answer's tokens looked; needs --checkpoint")
     options = parser.parse_args(arguments)
@@ -37,11 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
 def show(options: argparse.Namespace) -> None:
     if options.ask and not options.checkpoint:
         raise ValueError("--ask needs --checkpoint, the model that answers")
-    grid = tuple(int(part) for part in options.grid.split(",")) if options.grid else None
     if options.checkpoint:
         refuse_missing(options.checkpoint)
     image, attention = open_image(options.picture), None
-    layout = {"grid": grid, "grids": options.grids, "fit": options.fit}
+    layout = {"grid": options.grid, "grids": options.grids, "fit": options.fit}
     if options.ask:
         with monkey.load(options.checkpoint, **layout) as model:
             config, attention = model.model.config, ask(model, image, options.ask)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 import monkey
 from monkey.adapters import add_decoder_lora, save_adapter
 from monkey.checkpoint import published_names
-from monkey.configuration import published_config
+from monkey.flat_config import published_config
 from tests.conftest import random_model
 from tests.small_processor import CHECKPOINT, picture, small_config, small_processor
 

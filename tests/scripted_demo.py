@@ -53,6 +53,7 @@ class ScriptedAnswerer:
     def __init__(self, name: str = "scripted <b>model</b>", grid: tuple[int, int] = (2, 2)):
         self.name = name
         self.model = SimpleNamespace(config=small_config(grid=grid), device="cpu")
+        self.processor = SimpleNamespace(image_processor=SimpleNamespace(max_windows=None))
         self.forget()
 
     def forget(self) -> None:

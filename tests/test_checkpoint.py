@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from monkey.checkpoint import placed_windows, published_names
 from monkey.checkpoint_files import load_bin
-from monkey.configuration import MonkeyConfig, published_config
+from monkey.configuration import MonkeyConfig
+from monkey.flat_config import published_config
 from monkey.modeling import MonkeyForConditionalGeneration
 from scripts.convert_checkpoint import convert, main
 from tests import malformed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from monkey.configuration import MonkeyConfig, published_config
+from monkey.configuration import MonkeyConfig
+from monkey.flat_config import published_config
 
 
 def test_derived_counts_follow_the_grid():

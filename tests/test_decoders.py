@@ -38,11 +38,13 @@ from transformers.initialization import no_init_weights
 
 from monkey import decoders
 from monkey.adapters import add_decoder_lora, merge_peft, save_adapter, with_adapter
-from monkey.configuration import MonkeyConfig, published_config, with_layers
+from monkey.configuration import MonkeyConfig
 from monkey.decoders import decoder_layers, load_decoder, longest_sequence, probe, put_decoder
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
+from monkey.flat_config import published_config
 from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.part_configs import with_layers
 from monkey.parts import base_model, lora_linears, part_of
 from monkey.quantised import open_four_bit, packed_linears
 from monkey.training.finetune import set_dropout, without_dropout
@@ -521,6 +523,23 @@ def test_a_recipe_trains_in_packed_rows_what_it_trains_padded_and_resumes(start,
     assert adapted.config.text_config.model_type == "llama"
     again = train(library, tmp_path / "again", "--recipe", "full-llm", *NO_DROPOUT, *ONE_ROW, "--max_steps", "8")
     assert losses(again)[-1] < 0.9 * losses(again)[0]
+
+
+@pytest.mark.parametrize("family", ["llama", "published"])
+def test_the_linears_with_adapters_are_a_flag(start, tmp_path, family):
+    library = library_start(start, tmp_path / "base") if family == "llama" else start
+    once = ("--recipe", "lora-llm", "--max_steps", "1")
+    folder = train(library, tmp_path / "run", *once, "--lora_targets", "k_proj", "down_proj")
+    with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as tensors:
+        adapted = {name.split(".")[-3] for name in tensors.keys() if ".lora_A." in name}  # noqa: SIM118
+    assert adapted == {"k_proj", "down_proj"}
+    assert MonkeyForConditionalGeneration.from_pretrained(folder).config.lora_targets is None
+    for file in library.base.glob("*.safetensors") if family == "llama" else ():
+        file.unlink()  # it is told before any weight is read
+    known = "which is no linear of the .* decoder: those are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down"
+    with pytest.raises(ValueError, match=f"lora_targets names 'w1', {known}"):
+        train(library, tmp_path / "none", *once, "--lora_targets", "q_proj", "w1")
+    assert not (tmp_path / "none").exists()
 
 
 def test_dropout_of_the_decoders_attention_is_a_flag(start, tmp_path):

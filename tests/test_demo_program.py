@@ -26,13 +26,16 @@ from gradio_client import Client, handle_file
 import demo
 from monkey.boxes import without_markup
 from monkey.checkpoint_card import CheckpointCard
+from monkey.configuration import MonkeyConfig
 from monkey.conversation import Conversation, write
 from monkey.data.documents.sets import DOCUMENTS
 from monkey.decoding import FOR_ANSWERS
 from monkey.images import open_image
+from monkey.processing import MonkeyProcessor
 from monkey.prompts import DESCRIPTION_PROMPTS
 from monkey.serving import demo as serving
 from monkey.serving import session
+from monkey.serving.attention_maps import draw_views
 from monkey.serving.demo_answers import (
     Answer,
     Exchange,
@@ -173,7 +176,7 @@ def test_a_taken_port_is_one_sentence_before_the_model_is_opened_and_a_share_say
     [
         *[("--server-port", port) for port in ("0", "65536", "http")],
         *[("--compare-grid", grid) for grid in ("2", "2,0", "a,b")],
-        ("--answers-at-once", "0"),
+        *[(flag, "0") for flag in ("--answers-at-once", "--max-windows")],
         ("--nope",),
     ],
 )
@@ -196,6 +199,31 @@ def test_two_grids_of_one_checkpoint_are_two_models(tiny):
     assert [answerer.model.config.grid for answerer in models.answerers] == [(1, 1), (1, 2)]
     models.close()
     assert serving.choose_models(tiny, None, tiny, None, "cpu", 2).names == ("tiny (A)", "tiny (B)")
+
+
+def test_the_limit_of_windows_holds_for_both_models_and_for_the_views_shown(tmp_path):
+    image = Image.new("RGB", (120, 30))
+    image.save(tmp_path / "wide.png")
+    folder, wide = tmp_path / "shaped", KeptImage("wide.png", tmp_path / "wide.png", tmp_path / "wide.png", image.size)
+    config = MonkeyConfig.from_dict({**small_config().to_dict(), "grids": "up-to-4"})
+    random_model(config).save_pretrained(folder)
+    MonkeyProcessor.from_config(config, small_processor().tokenizer).save_pretrained(folder)
+    models = serving.choose_models(folder, None, folder, None, "cpu", 2, 2)
+    shown = serving.Demo(models, ImageStore(tmp_path))
+    models.open()
+    for answerer in models.answerers:
+        ((sheet, caption),), _ = shown._views(answerer, [wide], "en")
+        assert "1×2" in caption
+        assert sheet.size == draw_views(image, config, max_windows=2).size
+        with pytest.raises(ValueError, match="max_windows is 3, and this model was opened with at most 2 windows"):
+            answerer.ask(image, "What?", max_windows=3)
+    models.close()
+
+
+def test_a_limit_where_there_is_nothing_to_choose_is_one_sentence_before_the_model_is_opened(capsys, tiny):
+    port = ("--server-port", str(free_port()))
+    message = _mistake(capsys, "-c", str(tiny), "--max-windows", "2", *port)
+    assert "max_windows=2: all images lie on one grid" in message
 
 
 DOG = KeptImage("dog.png", Path("a.original"), Path("a.png"), (400, 200))

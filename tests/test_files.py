@@ -37,7 +37,7 @@ READERS = {
     "finetune --config": lambda path: parse_flags(["--config", str(path)]),
     "check_data, finetune --data_path": read_mixture,
     "eval --dataset": read_task,
-    "plan_memory --config": lambda path: plan_memory._flags_of_file(str(path)),
+    "plan_memory --config": lambda path: plan_memory._training_flags(str(path), []),
     "a checkpoint's JSON": read_settings_file,
 }
 

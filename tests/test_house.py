@@ -25,8 +25,10 @@ PACKAGES = ("monkey", "eval")
 
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
-    ("monkey.files", "monkey.parts", "monkey.timm_encoders"),
+    ("monkey.files", "monkey.grids", "monkey.parts", "monkey.timm_encoders"),
+    ("monkey.part_configs",),
     (
+        "monkey.flat_config",
         "monkey.configuration",
         "monkey.attention",
         "monkey.kv_cache",

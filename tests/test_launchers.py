@@ -40,7 +40,7 @@ class Machine:
         self._program(
             "python3",
             'case "$1" in *plan_memory.py) echo "$*" >>"$SAID.plans"\n'
-            'case "$FULL_LLM_FITS,$*" in never,*) exit 1;; broken,*) exit 2;; later,*--vision-checkp*) exit 0;; '
+            'case "$FULL_LLM_FITS,$*" in never,*) exit 1;; broken,*) exit 2;; later,*--vision_checkp*) exit 0;; '
             "later,*) exit 1;; *) exit 0;; esac;; esac\n"
             'for word in "$@"; do echo "$word"; done >"$SAID"\n'
             'echo "$CUDA_VISIBLE_DEVICES,$OMP_NUM_THREADS,$MASTER_ADDR" >"$SAID.environment"',
@@ -197,15 +197,15 @@ class TestRecipeByMemory:
         started = (tmp_path / "said").read_text().splitlines()
         assert started[-6:] == [*config("full-llm"), *sharding("zero2"), "--vision_checkpointing", "True"]
 
-    def test_the_plan_is_of_the_smallest_card_all_processes_and_the_model(self, tmp_path):
+    def test_the_plan_is_of_the_smallest_card_all_processes_and_the_command_that_starts(self, tmp_path):
         machine = Machine(tmp_path, gpus=3, memory=["81920", "24268", "49152"])
         nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "first"}
-        machine.started("finetune_ds.sh", "--model_name_or_path", "mine", **THREE, **nodes)
+        words = ["--model_name_or_path", "mine", "--grids", "up-to-6", "--fit", "pad", "--pack_tokens=4096"]
+        started = machine.started("finetune_ds.sh", *words, **THREE, **nodes)
         plan = (tmp_path / "said.plans").read_text().split()
-        assert plan[1:] == [
-            *(*config("full-llm"), "--checkpoint", "mine", *sharding("zero2")),
-            *("--gpus", "6", "--gpu-memory", "23.6", "--quiet"),
-        ]
+        assert plan[1:7] == ["--gpus", "6", "--gpu-memory", "23.6", "--quiet", "--"]
+        assert plan[7:] == [*config("full-llm"), *sharding("zero2"), *THREE_FLAGS, *words]
+        assert sorted(plan[7:]) == sorted(started[started.index(PROGRAM) + 1 :])
 
     @pytest.mark.parametrize(
         "words", [["--recipe", "full-llm"], ["--deepspeed=mine.json"], ["--config", "mine.yaml"]], ids=" ".join

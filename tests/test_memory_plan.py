@@ -242,11 +242,46 @@ class TestProgram:
         assert record["bytes"] == sum(record["lines"].values())
         assert {"decoder", "window adapters"} <= record["parameters"].keys()
 
+    def test_a_training_command_behind_two_strokes_is_planned_as_its_run(self, tmp_path, capsys):
+        def planned(*words: str) -> dict:
+            assert main(["--gpu-memory", "24", "--json", *words]) == 0
+            return json.loads(capsys.readouterr().out)
+
+        recipe = tmp_path / "mine.yaml"
+        recipe.write_text("recipe: full-llm\nbf16: true\npack_tokens: 2048\npacking: true\ngrids: up-to-4\n")
+        start = ["--config", str(recipe), "--model_name_or_path", str(ROOT / "configs/model/small")]
+        more = [
+            "--grids=up-to-6",
+            "--pack_tokens",
+            "4096",
+            "--use_cpu",
+            "--recipe",
+            "lora-llm",
+            "--data_path",
+            "a",
+            "b",
+        ]
+        run = planned("--", *start, *more)
+        own = ["--recipe", "lora-llm", "--grids", "up-to-6", "--pack-tokens", "4096", "--vision-checkpointing", "False"]
+        assert run == planned(*own, "--decoder-checkpointing", "False", *self.SMALL)
+        assert (len(run["grids"]), run["tokens"], run["recipe"]) == (14, 4096, "lora-llm")
+        adapters = [
+            planned("--", *start, *more, *targets)["parameters"]["decoder adapters"]
+            for targets in ([], ["--lora_targets", "q_proj"], ["--lora_targets", "q_proj", "v_proj"])
+        ]
+        assert adapters[0] > adapters[2] == 2 * adapters[1]
+        assert len(planned("--", *start)["grids"]) == 8
+        assert len(planned("--grids", "1x2", "--", *start, *more)["grids"]) == 1
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [
+            (
+                ["--gpu-memory", "24", "--", "--gird", "2,2"],
+                "command line: there is no flag --gird; did you mean --grid",
+            ),
             (["--gpu-memory", "0"], "--gpu-memory 0 does not work"),
-            (["--gpu-memory", "24", "--grid", "2"], "--grid 2 is not rows,columns"),
+            (["--gpu-memory", "24", "--grid", "2"], "--grid: 2 is not rows,columns"),
             (["--gpu-memory", "24", "--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
             (["--gpu-memory", "24", "--deepspeed", "no.json"], "--deepspeed no.json: no such file"),
             (["--gpu-memory", "24", "--recipe", "all"], "--recipe: invalid choice: 'all'"),

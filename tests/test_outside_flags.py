@@ -28,9 +28,14 @@ ADDED: dict[str, dict[str, str]] = {
         "--grids": _SHAPES["--grids"],
     },
     "drawing of documents": {"--ratios": "documents need not be square"},
+    "demo.py": {"--max-windows": _MAX_WINDOWS},
     "evaluate_vqa.py": {**_SHAPES, "--max-windows": _MAX_WINDOWS},
-    "finetune_multitask.py": _SHAPES,
+    "finetune_multitask.py": {
+        **_SHAPES,
+        **dict.fromkeys(("--lora-targets", "--lora_targets"), "decoders of other families have other linears"),
+    },
     "python -m monkey.ask": {"--max-windows": _MAX_WINDOWS},
+    "python -m monkey.serve": {"--max-windows": _MAX_WINDOWS},
     "scripts/new_model.py": dict.fromkeys(
         (
             *("--vision", "--language", "--output", "--gguf-file", "--grid", "--grids", "--fit", "--window-size"),

@@ -18,12 +18,15 @@ import pytest
 
 from monkey import serve
 from monkey.cli import EXIT_USAGE
+from monkey.configuration import MonkeyConfig
+from monkey.processing import MonkeyProcessor
 from monkey.serving import server, session
 from monkey.serving.access import bind
 from monkey.serving.server import Api
 from monkey.serving.session import Answerer, Decoding
+from tests.conftest import random_model
 from tests.running_server import PATIENCE, talkative_model, until
-from tests.small_processor import small_processor
+from tests.small_processor import small_config, small_processor
 
 PROJECT = Path(serve.__file__).parent.parent
 
@@ -245,6 +248,15 @@ class TestSettings:
         assert api.origins == ["http://localhost:3000", "https://a.example"]
         assert not api.picture_labels
         assert "warning" not in capsys.readouterr().err
+
+    def test_a_limit_of_windows_is_the_models_and_needs_grids(self, checkpoint, tmp_path, monkeypatch, capsys):
+        config = MonkeyConfig.from_dict({**small_config().to_dict(), "grids": "up-to-4"})
+        random_model(config).save_pretrained(tmp_path)
+        MonkeyProcessor.from_config(config, small_processor().tokenizer).save_pretrained(tmp_path)
+        api = self.run(tmp_path, monkeypatch, "--max-windows", "2").api
+        assert api.answerer.processor.image_processor.max_windows == 2
+        assert serve.main(["-c", str(checkpoint), "--device", "cpu", "--port", "0", "--max-windows", "2"]) == 2
+        assert "error: max_windows=2: all images lie on one grid" in capsys.readouterr().err
 
     def test_the_small_model_is_served_to_its_own_machine_and_nothing_fetched_unless_told(
         self, checkpoint, monkeypatch

@@ -15,14 +15,16 @@ import torch
 from PIL import ExifTags, Image, ImageFile
 
 from monkey.checkpoint_files import BASE_FILE, check_base, read_base_record, record_base
-from monkey.configuration import MonkeyConfig, published_config
+from monkey.configuration import MonkeyConfig
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
 from monkey.data.dataset import Collator, ConversationDataset, PackedCollator
 from monkey.data.mixture import open_records
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
-from monkey.image_processing import MonkeyImageProcessor, choose_grid
+from monkey.flat_config import published_config
+from monkey.grids import choose_grid
+from monkey.image_processing import MonkeyImageProcessor
 from monkey.images import image_size, open_image
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
 from monkey.processing import MonkeyProcessor, TooLong, span_lengths

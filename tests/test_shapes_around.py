@@ -24,10 +24,9 @@ from eval.model_backend import ModelBackend
 from eval.tables import notes
 from eval.tasks import PromptForm, select_tasks
 from finetune_multitask import main as finetune_main
-from monkey import cli, configuration
 from monkey.boxes import WHOLE, BoxStream, located, to_canvas, to_image
 from monkey.cli import grid_set
-from monkey.configuration import MonkeyConfig, expand_grids
+from monkey.configuration import MonkeyConfig
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
 from monkey.data.dataset import ConversationDataset
@@ -35,6 +34,7 @@ from monkey.data.documents.sets import Settings, draw, write_set
 from monkey.data.mixture import open_records
 from monkey.data.records import read_questions
 from monkey.decoding import Decoding
+from monkey.grids import expand_grids
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.reply import Detokenizer
@@ -214,9 +214,6 @@ class TestFlags:
         config.save_pretrained(tmp_path)
         assert MonkeyConfig.from_pretrained(tmp_path).grids == config.grids == [[1, 2], [2, 1]]
 
-    def test_the_two_fits_are_those_of_the_configuration(self):
-        assert cli.FITS == configuration.FITS
-
     def test_training_opens_with_the_layout_of_its_flags(self, tmp_path):
         needed = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", str(tmp_path), "--use_cpu", "True"]
         flags = parse_flags([*needed, "--grid", "2,2", "--grids", "1x2,2x1", "--fit", "pad"])
@@ -341,8 +338,10 @@ class TestAsking:
 
     def test_no_question_gets_more_windows_than_the_model_was_opened_with(self, any_shape):
         with Answerer(any_shape.model, any_shape.processor.limit_windows(2)) as answerer:
-            assert answerer.limited_processor(3).image_processor.max_windows == 2
+            assert answerer.limited_processor(None).image_processor.max_windows == 2
             assert answerer.limited_processor(1).image_processor.max_windows == 1
+            with pytest.raises(ValueError, match="max_windows is 3, and this model was opened with at most 2 windows"):
+                answerer.ask(WIDE, "What?", max_windows=3)
 
     def test_boxes_of_an_answer_are_the_images_and_come_back_as_the_model_wrote_them(self, answerer, monkeypatch):
         answering(answerer, "<ref>it</ref><box>(250,0),(500,500)</box>", monkeypatch)
@@ -385,6 +384,10 @@ class TestAsking:
         assert asked(max_windows=None) == asked()
         assert asked(max_windows=0) == ("max_windows", "invalid_value")
         assert asked(max_windows="2") == ("max_windows", "invalid_type")
+        with Answerer(answerer.model, answerer.processor.limit_windows(2), answerer.name) as limited:
+            api = Api(limited)
+            assert asked(max_windows=1) < asked() == asked(max_windows=2)
+            assert asked(max_windows=3) == ("max_windows", "unsupported_value")
         with Answerer(random_model(small_config()), small_processor(), answerer.name) as fixed:
             api = Api(fixed)
             assert asked(max_windows=2) == ("max_windows", "unsupported_value")

@@ -83,8 +83,7 @@ def test_every_arm_of_the_study_opens_on_its_grid(base, tmp_path, arm):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--grid", "2"], "--grid 2 is not rows,columns"),
-        (["--grid", "0,2"], "two positive whole numbers"),
+        (["--grid", "2000,2"], "grid=(2000, 2) has more than 1,024 windows"),
         (["--grid", "1,1", "--window", "100"], "--window 100 is not a multiple of the patches' 8"),
     ],
 )

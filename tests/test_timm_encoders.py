@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText
 
-from monkey.configuration import MonkeyConfig, MonkeyVisionConfig, TimmVisionConfig, published_config
+from monkey.configuration import MonkeyConfig
+from monkey.flat_config import published_config
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.part_configs import MonkeyVisionConfig, TimmVisionConfig
 from monkey.quantised import open_four_bit, packed_linears
 from monkey.timm_encoders import describe_folder
 from monkey.training.memory import plan

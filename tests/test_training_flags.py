@@ -102,6 +102,10 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--recipe", "adapters-only", "--published", "True"], r"--published .* position table, but adapters-only"),
         (["--pack_tokens", "4096"], r"--pack_tokens would have no effect: it is about packed rows: add --packing True"),
         (["--lora_r", "8"], r"--lora_r would have no effect: the recipe gives the decoder no adapters"),
+        (
+            ["--lora_targets", "q_proj"],
+            r"--lora_targets would have no effect: the recipe gives the decoder no adapters",
+        ),
         (["--vision_learning_rate", "1e-4"], r"--vision_learning_rate would have no effect: the recipe freezes"),
         (
             ["--recipe", "adapters-only", "--decoder_weight_decay", "0.5"],

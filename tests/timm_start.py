@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from monkey.configuration import MonkeyConfig, TimmVisionConfig
+from monkey.configuration import MonkeyConfig
+from monkey.part_configs import TimmVisionConfig
 from monkey.processing import MonkeyProcessor
 from monkey.tokenization import QwenTokenizer
 from tests.conftest import random_model, tiny_config

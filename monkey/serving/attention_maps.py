@@ -24,8 +24,9 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
 from monkey.boxes import WHOLE, Share
-from monkey.configuration import Grid, MonkeyConfig
+from monkey.configuration import MonkeyConfig
 from monkey.engine import Canvas
+from monkey.grids import Grid
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.language import find_ntk_alpha
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots

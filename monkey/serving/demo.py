@@ -348,16 +348,17 @@ class Demo:
     ) -> tuple[list[tuple[Image.Image, str]], str]:
         """Return the views of images with their captions, and the sentence that counts windows and tokens."""
         config, sheets, windows, total = answerer.model.config, [], 0, 0
+        limit = answerer.processor.image_processor.max_windows
         for kept in images:
             image = self._open_kept(kept, language)
-            grid = grid_of(image.size, config)
+            grid = grid_of(image.size, config, limit)
             rows, columns = grid
             windows, total = windows + rows * columns, total + config.tokens_of(grid)
             sizes = {"name": kept.name, "width": kept.size[0], "height": kept.size[1]}
             text, more = "views_of", {}
             if config.is_ragged:
                 text, more = "views_on_grid", {"rows": rows, "columns": columns, "tokens": config.tokens_of(grid)}
-            sheets.append((draw_views(image, config), say(language, text, **sizes, **more)))
+            sheets.append((draw_views(image, config, max_windows=limit), say(language, text, **sizes, **more)))
         counts = {"images": len(images), "side": config.window_size, "total": total}
         if config.is_ragged:
             return sheets, say(language, "sees_counts_of_grids", windows=windows, **counts)
@@ -389,13 +390,14 @@ class Demo:
         messages = messages_for(conversation, place, answerer.form)
         maps = answerer.attention_maps(messages, conversation[-1].answers[place].text)
         images, config = last_images(conversation), answerer.model.config
+        limit = answerer.processor.image_processor.max_windows
         of_queries = self._name(place, say(language, "heat_of_queries"))
         for kept, attention in zip(images, maps[-len(images) :], strict=True):
             image = self._open_kept(kept, language)
             of_answer = self._name(place, say(language, "heat_of_answer", share=attention.share))
             yield draw_heat(image, attention.answer_on_windows, covered=attention.covered), of_answer
-            yield draw_views(image, config, attention.answer), of_answer
-            yield draw_views(image, config, attention.queries), of_queries
+            yield draw_views(image, config, attention.answer, limit), of_answer
+            yield draw_views(image, config, attention.queries, limit), of_queries
 
     def _count(self, answer: Answer, place: int, language: Any) -> str:
         """Tell the tokens of an answer, and how sure the model was."""
@@ -569,12 +571,17 @@ def choose_models(
     compared_grid: tuple[int, int] | None,
     device: str,
     max_rows: int,
+    max_windows: int | None = None,
 ) -> Models:
-    """Return the model of a checkpoint, and the one that it is compared with where another or another grid is given."""
+    """Return the model of a checkpoint, and the one that it is compared with where another or another grid is given.
+
+    Args:
+        max_windows: of an image, for both models; each needs grids to choose from.
+    """
     wanted = [(checkpoint, grid)]
     if compared is not None or compared_grid is not None:
         wanted.append((compared or checkpoint, compared_grid))
-    choices = [Choice.of(checkpoint, device, grid, max_rows) for checkpoint, grid in wanted]
+    choices = [Choice.of(checkpoint, device, grid, max_rows, max_windows) for checkpoint, grid in wanted]
     if len({choice.name for choice in choices}) < len(choices):
         choices = [replace(choice, name=f"{choice.name} ({mark})") for choice, mark in zip(choices, "AB", strict=True)]
     return Models(choices)

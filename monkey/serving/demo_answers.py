@@ -54,19 +54,28 @@ class Choice:
     card: CheckpointCard = field(default_factory=CheckpointCard)
 
     @classmethod
-    def of(cls, checkpoint: str | Path, device: str, grid: tuple[int, int] | None, max_rows: int) -> Choice:
-        """Return the choice of a checkpoint, on its own grid or another.
+    def of(
+        cls,
+        checkpoint: str | Path,
+        device: str,
+        grid: tuple[int, int] | None,
+        max_rows: int,
+        max_windows: int | None = None,
+    ) -> Choice:
+        """Return the choice of a checkpoint, on its own grid or another; settings as of `monkey.load`.
 
         Raises:
-            FileNotFoundError, ValueError: no such checkpoint, or one whose settings and vocabulary cannot be read.
+            FileNotFoundError, ValueError: no such checkpoint, one whose settings and vocabulary cannot be read, or one
+                without grids that `max_windows` allows.
         """
         from monkey.processing import MonkeyProcessor
         from monkey.serving.session import load
 
-        images = MonkeyProcessor.from_pretrained(checkpoint, grid=grid).image_processor
+        images = MonkeyProcessor.from_pretrained(checkpoint, grid=grid).image_processor.limit_windows(max_windows)
         name = Path(checkpoint).resolve().name + (f" {grid[0]}×{grid[1]}" if grid else "")
         card = card_of(checkpoint)
-        return cls(name, images, lambda: load(checkpoint, device, max_rows=max_rows, name=name, grid=grid), card)
+        settings = {"max_rows": max_rows, "name": name, "grid": grid, "max_windows": max_windows}
+        return cls(name, images, lambda: load(checkpoint, device, **settings), card)
 
 
 class Models:

@@ -105,7 +105,7 @@ def load(
         grids: of which each image takes the one that suits its shape, "up-to-6" or a list of rows and columns; the
             checkpoint's own when None.
         fit: "stretch" or "pad": how an image is put on its grid; the checkpoint's own when None.
-        max_windows: leaves out grids of more windows. A question may leave out more.
+        max_windows: leaves out grids of more windows. A question may leave out more, and never fewer.
 
     Raises:
         FileNotFoundError: no such checkpoint, or a file of it is missing.
@@ -272,14 +272,15 @@ class Answerer:
             images: whatever `monkey.images.open_image` takes, or a list of such; an empty list for none.
             question: plain text, whatever it holds.
             decoding: `for_answers`, which the checkpoint's card says, when None.
-            max_windows: of each image, where the model has grids to choose from; as it was opened when None.
+            max_windows: of each image, where the model has grids to choose from, and at most as it was opened with;
+                that when None.
 
         Returns:
             The answer as it comes. It is being worked on from here on, whether it is read or not.
 
         Raises:
             FileNotFoundError, ValueError: an image that cannot be opened, an empty or a too long question, or a
-                `max_windows` below every grid's.
+                `max_windows` below every grid's or above that of the model.
             RuntimeError: the model was closed.
         """
         if not question.strip():
@@ -390,7 +391,7 @@ class Answerer:
         """Return the processor with a limit of windows for one question.
 
         Raises:
-            ValueError: all images are on one grid, or every grid has more windows.
+            ValueError: all images are on one grid, every grid has more windows, or the model was opened with fewer.
         """
         if max_windows is None:
             return self.processor
@@ -401,7 +402,12 @@ class Answerer:
                 f"max_windows is {max_windows}, and this model puts every image on {rows}×{columns} windows; leave it "
                 "out, or open the model with grids"
             )
-        return self.processor.limit_windows(min(max_windows, own.max_windows or max_windows))
+        if own.max_windows is not None and max_windows > own.max_windows:
+            raise ValueError(
+                f"max_windows is {max_windows}, and this model was opened with at most {own.max_windows} windows an "
+                f"image; ask for {own.max_windows} or fewer, or leave it out"
+            )
+        return self.processor.limit_windows(max_windows)
 
     def _answer(self, images: Any, text: str, decoding: Decoding, max_windows: int | None) -> Reply:
         processor = self.limited_processor(max_windows)

@@ -21,15 +21,16 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from monkey.cli import FITS, grid_set
+from monkey.cli import grid_set, one_grid
 from monkey.data.mixture import record_sets
 from monkey.data.packing import SHARING, RowSettings
 from monkey.files import parse_settings, read_settings_file, refuse_missing
+from monkey.grids import FITS
 from monkey.training.recipes import RECIPES, Recipe, choose_recipe
 
 # What the flags call a group -> its parts of the model.
@@ -46,12 +47,11 @@ def flag(default: Any, description: str) -> Any:
     return field(default=default, metadata={"help": description})
 
 
-def parse_grid(text: str) -> tuple[int, int]:
-    """Return the rows and columns of windows that `--grid` names."""
-    match = re.fullmatch(r"\s*([1-9]\d*)\s*[,x]\s*([1-9]\d*)\s*", text)
-    if match is None:
-        raise ValueError(f"--grid {text} is not rows,columns: two positive whole numbers such as 2,2 or 2,3")
-    return int(match[1]), int(match[2])
+def _read(flag: str, text: str | None, read: Callable[[str], Any]) -> Any:
+    try:
+        return None if text is None else read(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--{flag} {error}") from None
 
 
 @dataclass
@@ -79,11 +79,8 @@ class ModelArguments:
         if self.fit is not None and self.fit not in FITS:
             raise ValueError(f"--fit {self.fit} is unknown: give one of {', '.join(FITS)}")
         # As numbers; None keeps the checkpoint's.
-        self.grid_shape = None if self.grid is None else parse_grid(self.grid)
-        try:
-            self.grid_set = None if self.grids is None else grid_set(self.grids)
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"--grids {error}") from None
+        self.grid_shape = _read("grid", self.grid, one_grid)
+        self.grid_set = _read("grids", self.grids, grid_set)
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -175,12 +172,17 @@ class LoraArguments:
     use_lora: bool | None = flag(
         None,
         "Freeze the decoder and train low-rank adapters on its q, k, v, o, gate and up projections (the published "
-        "c_attn, attn.c_proj, w2, w1; the MLP's last projection has none).",
+        "c_attn, attn.c_proj, w2, w1; the MLP's last projection has none), or on --lora_targets.",
     )
     q_lora: bool | None = flag(None, "The same on a decoder held in 4 bits (bitsandbytes); the vision side is not.")
     lora_r: int = flag(32, "Rank of the decoder's adapters; 32 is the published 24 GB variant's.")
     lora_alpha: int = flag(32, "Scale of the decoder's adapters is lora_alpha / lora_r; the published one starts at 1.")
     lora_dropout: float = flag(0.05, "Dropout before the decoder's adapters.")
+    lora_targets: list[str] | None = flag(
+        None,
+        "Names of the decoder's linears that get adapters, such as q_proj v_proj. By default what the checkpoint's "
+        "config.json says, else the published ones, of another decoder those that PEFT takes for its family.",
+    )
 
 
 _RATE = "Learning rate of {}; by default --learning_rate."
@@ -601,8 +603,8 @@ _MISSING = {
 }
 
 
-def given_flags(words: Sequence[str]) -> Given:
-    """Return what was given for each flag; ValueError for a name that is none, and for one that a run needs."""
+def read_words(words: Sequence[str]) -> Given:
+    """Return what was given for each flag; ValueError for a name that is none."""
     named: dict[str, list[str]] = {}
     values: list[str] = []
     for word in words:
@@ -613,7 +615,12 @@ def given_flags(words: Sequence[str]) -> Given:
         else:
             values.append(word)
     config = named.pop("config", None)
-    given = Given(named, read_config(config[-1]) if config else {})
+    return Given(named, read_config(config[-1]) if config else {})
+
+
+def given_flags(words: Sequence[str]) -> Given:
+    """Return what was given for each flag; ValueError for a name that is none, and for one that a run needs."""
+    given = read_words(words)
     for name, advice in _MISSING.items():
         if not any(given[name]):
             raise ValueError(f"--{name} is missing: {advice}")
@@ -727,7 +734,7 @@ def _idle_flags(flags: Flags) -> list[_Idle]:
             idle.append(_Idle(rates[group], _RECIPE, advice))
     if not flags.recipe.decoder_lora:
         advice = "the recipe gives the decoder no adapters: add --recipe lora-llm, or leave it out"
-        idle.append(_Idle(("lora_r", "lora_alpha"), _RECIPE, advice))
+        idle.append(_Idle(("lora_r", "lora_alpha", "lora_targets"), _RECIPE, advice))
     if not flags.data.packing:
         names = ("pack_tokens", "share_images", "look_ahead", "most_shared")
         idle.append(_Idle(names, ("packing",), "it is about packed rows: add --packing True"))

@@ -26,6 +26,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from monkey.adapters import add_decoder_lora, merge_peft, open_adapted
 from monkey.checkpoint_card import card_of
+from monkey.configuration import MonkeyConfig
 from monkey.data.dataset import ConversationDataset, errors_as_raised, first_readable
 from monkey.data.mixture import Records, holds_images, open_records
 from monkey.data.packing import BatchPlan, RowPlan, fill_rate
@@ -36,6 +37,7 @@ from monkey.engine import Canvas, Engine, Request
 from monkey.journal import PARTIAL, remove_partials
 from monkey.language import LowRankAdapter
 from monkey.modeling import MonkeyForConditionalGeneration
+from monkey.parts import lora_linears
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.quantised import keep_trained_in_float32, open_four_bit
 from monkey.training.arguments import Flags, PartArguments
@@ -114,6 +116,7 @@ def finetune(flags: Flags, evaluator: Evaluator | None = None) -> Path:
     set_seed(training.seed)
     processor = MonkeyProcessor.from_pretrained(flags.model.model_name_or_path, **flags.model.layout)
     _refuse_large_grid(flags, processor)
+    _check_lora_targets(flags)
     train_set = training_samples(flags, processor)
     eval_set = held_out_samples(flags, processor) if flags.data.eval_data_path else None
     if evaluator is not None:
@@ -299,6 +302,15 @@ def _refuse_large_grid(flags: Flags, processor: MonkeyProcessor) -> None:
             f"--{flag} {given} makes {least}{tokens:,} tokens of an image, and --model_max_length {limit:,} holds "
             "fewer: give a smaller grid or raise it"
         )
+
+
+def _check_lora_targets(flags: Flags) -> None:
+    """ValueError for --lora_targets that the decoder does not have, before any weight is read."""
+    if flags.lora.lora_targets is not None:
+        config = MonkeyConfig.from_pretrained(flags.model.model_name_or_path, **flags.model.layout)
+        config.lora_targets = flags.lora.lora_targets
+        with torch.device("meta"):
+            lora_linears(MonkeyForConditionalGeneration(config))
 
 
 def _memory_plan(flags: Flags, model: nn.Module, batches: RowPlan | BatchPlan) -> MemoryPlan | None:
@@ -544,6 +556,11 @@ def _use_built_in_adapters(model: MonkeyForConditionalGeneration, flags: Flags) 
     """Set the dropout of adapters that the checkpoint was built with; ValueError for a size that they do not have."""
     text_config = model.config.text_config
     rank = text_config.adapter_rank
+    if flags.lora.lora_targets is not None:
+        raise ValueError(
+            f"--lora_targets {' '.join(flags.lora.lora_targets)} would have no effect: "
+            f"{flags.model.model_name_or_path} has decoder adapters built in, each where it is; leave it out"
+        )
     for name in ("lora_r", "lora_alpha"):  # as many of both: the scale, which trains, starts as 1
         if name in flags.named and getattr(flags.lora, name) != rank:
             raise ValueError(
@@ -576,6 +593,8 @@ def open_base(flags: Flags) -> MonkeyForConditionalGeneration:
             f"--model_name_or_path {name} is a PEFT adapter: continue its run with --resume_from_checkpoint, or start "
             "from the merged checkpoint beside it"
         )
+    if flags.lora.lora_targets is not None:
+        model.config.lora_targets = flags.lora.lora_targets
     # Trainer would set these itself, and warn about it.
     text_config = model.config.text_config
     text_config.eos_token_id = text_config.pad_token_id = model.config.eod_id

@@ -30,8 +30,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 
-from monkey.configuration import MonkeyConfig, cached_width, inner_width, with_layers
+from monkey.configuration import MonkeyConfig
 from monkey.files import read_settings_file
+from monkey.part_configs import cached_width, inner_width, with_layers
 from monkey.parts import lora_linears, pattern_of
 from monkey.training.recipes import RECIPES, Recipe, apply_recipe, base_model, choose_recipe, part_of
 

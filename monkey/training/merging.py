@@ -15,8 +15,9 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 from monkey.adapters import DTYPES, merge_built_in, merge_peft, open_adapted
 from monkey.checkpoint_card import CARD_FILE, card_of
 from monkey.checkpoint_files import file_shapes, read_base_record
-from monkey.configuration import MonkeyConfig, published_config
+from monkey.configuration import MonkeyConfig
 from monkey.files import base_of, checkpoint_file, is_adapter, read_json
+from monkey.flat_config import published_config
 from monkey.journal import atomic_folder, write_json
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.parts import part_of

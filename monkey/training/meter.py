@@ -16,8 +16,9 @@ import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from monkey.configuration import Grid, MonkeyConfig
+from monkey.configuration import MonkeyConfig
 from monkey.data.packing import BatchContents
+from monkey.grids import Grid
 from monkey.training.memory import StepSize, by_depth, dry_model, dry_step
 from monkey.training.recipes import Recipe
 
