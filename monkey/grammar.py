@@ -40,6 +40,13 @@ ANY_OBJECT = {"type": "object"}
 """The schema of any JSON object."""
 
 
+_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
+"""Keys under which schemas have names."""
+
+_NESTED = ("items", "additionalProperties", "anyOf", "oneOf", "prefixItems")
+"""Keys under which there is a schema, or a list of them."""
+
+
 class SchemaError(ValueError):
     """A schema that no answer can be held to, and why."""
 
@@ -108,6 +115,9 @@ class Grammars:
     def compile(self, schema: dict[str, Any]) -> Grammar:
         """Return what holds an answer to a JSON schema.
 
+        Where an object of it names properties and does not say that there may be others, there are none: with them the
+        answer would be as valid, and a model that is lost would go on with them for ever.
+
         Raises:
             SchemaError: it is too large, too deep, takes too long, contradicts itself, or says what cannot be held to.
             ModuleNotFoundError: llguidance is not installed.
@@ -118,6 +128,9 @@ class Grammars:
             message = "holding an answer to JSON needs llguidance, not installed here; `pip install '.[serve]'`"
             raise ModuleNotFoundError(message, name=error.name) from error
         written = _checked(schema)
+        if '"allOf"' not in written:  # whose members would contradict each other
+            schema = _close(schema)
+            written = json.dumps(schema)
         with self._lock:
             matcher = self._kept.get(written)
         if matcher is None:
@@ -141,6 +154,24 @@ def _checked(schema: dict[str, Any]) -> str:
         message = f"the schema has {len(written):,} bytes, more than the {MAX_SCHEMA_BYTES:,} allowed; shorten it"
         raise SchemaError(message)
     return written
+
+
+def _close(schema: Any) -> Any:
+    """Return a schema whose objects have no other properties than they name, unless it says that they may."""
+    if isinstance(schema, list):
+        return [_close(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = dict(schema)
+    for key in _OF_SCHEMAS:
+        if isinstance(own := schema.get(key), dict):
+            closed[key] = {name: _close(one) for name, one in own.items()}
+    for key in _NESTED:
+        if key in schema:
+            closed[key] = _close(schema[key])
+    if "properties" in schema and not {"additionalProperties", "patternProperties", "$ref"} & set(schema):
+        closed["additionalProperties"] = False
+    return closed
 
 
 def _members(value: Any) -> Iterator[Any]:

@@ -83,6 +83,25 @@ def test_an_answer_has_the_form_and_ends_by_itself(answerer, temperature):
     assert len(texts) == (1 if not temperature else 6)
 
 
+def test_properties_that_nobody_named_are_written_where_the_schema_asks_for_them_alone(answerer):
+    name = {"type": "string", "maxLength": 3}
+    inner = {"type": "object", "properties": {"properties": name}, "required": ["properties"]}
+    schema = {"type": "object", "properties": {"a": inner, "b": {"$ref": "#/$defs/b"}}, "required": ["a", "b"]}
+    schema["$defs"] = {"b": {"type": "array", "items": inner, "minItems": 1, "maxItems": 2}}
+    for seed in range(4):
+        reply = answerer.chat(question("What?"), Decoding(200, temperature=3.0, seed=seed), schema=schema)
+        value = json.loads(reply.text)
+        assert set(value) == {"a", "b"}
+        assert all(set(one) == {"properties"} for one in (value["a"], *value["b"]))
+    assert "additionalProperties" not in schema
+    # Both members' properties, which closed ones would not let through.
+    both = [{"type": "object", "properties": {key: {"enum": [1]}}, "required": [key]} for key in "xy"]
+    grown = answerer.chat(question("What?"), Decoding(15), schema={"allOf": both}).text
+    assert grown.startswith('{"x": 1, "y": 1')
+    free = {"type": "object", "properties": {}, "additionalProperties": {"enum": [7]}, "required": ["zz"]}
+    assert answerer.chat(question("What?"), Decoding(9), schema=free).text.startswith('{"zz": 7')
+
+
 @pytest.mark.parametrize("family", [smollm, llama2, unigram], ids=lambda family: family.__name__)
 def test_every_kind_of_tokenizer_writes_it(family):
     config, tokenizer = config_of(family())
@@ -125,7 +144,10 @@ def test_probabilities_are_those_of_the_model_and_not_of_the_form(answerer):
         ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
         ({"type": "string", "format": "of my own"}, "Unknown format: of my own"),
         ({"not": {"type": "string"}}, r'Unimplemented keys: \["not"\]'),
-        ({"type": "object", "properties": {f"p{number}": {} for number in range(500)}}, "Current row has"),
+        (
+            {"type": "object", "properties": {f"p{number}": {} for number in range(500)}, "additionalProperties": True},
+            "Current row has",
+        ),
         ({"enum": ["x" * 40 for _ in range(MAX_SCHEMA_BYTES // 40)]}, f"more than the {MAX_SCHEMA_BYTES:,} allowed"),
         (json.loads('{"items": ' * 70 + "{}" + "}" * 70), "more than 64 levels deep"),
     ],

@@ -163,6 +163,61 @@ class TestForms:
         assert (status, events[-1][1]["error"]["code"]) == (200, "invalid_json_schema")
 
 
+def tool(name: str, schema: dict | None = None) -> dict:
+    return {"type": "function", "function": {"name": name, "description": "x", "parameters": schema, "strict": True}}
+
+
+class TestTools:
+    """A tool that must be called is a form of the answer, and how instructor and LangChain ask for one."""
+
+    CHOICES = ("required", {"type": "function", "function": {"name": "Receipt"}})
+
+    @NEEDS_GRAMMARS
+    @pytest.mark.parametrize("choice", CHOICES, ids=str)
+    def test_the_one_that_must_be_called_gets_its_arguments(self, server, choice):
+        tools = [tool("Receipt", TOTAL)] if choice == "required" else [tool("Other"), tool("Receipt", TOTAL)]
+        settings = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False, "max_tokens": 60}
+        status, told = posted(server, **settings)
+        assert status == 200, told
+        message = told["choices"][0]["message"]
+        (call,) = message["tool_calls"]
+        assert (message["content"], call["type"], call["function"]["name"]) == (None, "function", "Receipt")
+        assert list(json.loads(call["function"]["arguments"])) == ["total", "paid"]
+        _, events = posted(server, **settings, stream=True)
+        deltas = [chunk["choices"][0]["delta"] for _, chunk in events[:-1]]
+        pieces = [piece for delta in deltas for piece in delta.get("tool_calls", ())]
+        assert "".join(piece["function"]["arguments"] for piece in pieces) == call["function"]["arguments"]
+        assert [piece.get("id") is None for piece in pieces] == [False] + [True] * (len(pieces) - 1)
+        assert pieces[0]["function"]["name"] == "Receipt"
+
+    def test_tools_that_may_not_be_called_change_nothing(self, server):
+        assert text_of(server, tools=[tool("f")], tool_choice="none") == text_of(server)
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"tools": [tool("f")]}, "tools"),
+            ({"tools": [tool("f")], "tool_choice": "auto"}, "tools"),
+            ({"tools": [tool("f"), tool("g")], "tool_choice": "required"}, "tool_choice"),
+            ({"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+            ({"tools": [tool("f")], "tool_choice": "any"}, "tool_choice"),
+            (
+                {"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"nope": 1}}},
+                "tool_choice.function",
+            ),
+            ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tools.0"),
+            ({"tools": [{**tool("f"), "nope": 1}], "tool_choice": "required"}, "tools.0.nope"),
+            ({"tools": [tool("f", {"not": {}})], "tool_choice": "required"}, "tools.0.function.parameters"),
+        ],
+        ids=lambda value: str(value)[:60],
+    )
+    def test_others_are_refused(self, server, fields, param):
+        error = refused(server, **fields)
+        if "not" in str(fields):
+            pytest.importorskip("llguidance", reason="holding answers to a schema needs llguidance")
+        assert error["param"].startswith(param)
+
+
 class TestSeveral:
     def test_answers_are_as_many_as_were_asked_for_with_seeds_that_count_up(self, server):
         settings = {"temperature": 1.0, "max_tokens": 6}

@@ -66,6 +66,11 @@ WITHOUT_EFFECT_IN_MESSAGES = frozenset(
 
 NO_TOOLS = "this server calls no tools; leave it out, and put what a tool found into a user's message"
 
+ONE_TOOL = (
+    "the model does not decide whether to call one; name one in tool_choice, whose arguments the answer is then, or "
+    "leave them out"
+)
+
 # fmt: off
 UNSUPPORTED: dict[str, dict[str, list[Any]]] = {
     "every answer is told; ask for several with n, and take the one that you like best": {"best_of": [1]},
@@ -158,6 +163,8 @@ class Lenient(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     without_effect: ClassVar[frozenset[str]] = WITHOUT_EFFECT_IN_MESSAGES
+    empty_is_none: ClassVar[bool] = False
+    """Whether a field that may be left out may also be empty, as some clients send it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -165,7 +172,15 @@ class Lenient(BaseModel):
         if not isinstance(fields, dict):
             return fields
         known = cls.known()
-        return {name: value for name, value in fields.items() if name in known or not cls._is_idle(name, value)}
+        return {
+            name: value
+            for name, value in fields.items()
+            if not (cls._may_be_empty(name) and value in ("", [], {}) if name in known else cls._is_idle(name, value))
+        }
+
+    @classmethod
+    def _may_be_empty(cls, name: str) -> bool:
+        return cls.empty_is_none and name in cls.model_fields and not cls.model_fields[name].is_required()
 
     @classmethod
     def known(cls) -> list[str]:
@@ -308,12 +323,35 @@ class SchemaForm(Lenient):
         return self.json_schema.schema_
 
 
+class Function(Lenient):
+    """What a tool is called by, and the JSON schema of its arguments."""
+
+    name: str
+    description: str | None = None
+    strict: bool | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Lenient):
+    type: Literal["function"]
+    function: Function
+
+
+class ChosenFunction(Lenient):
+    name: str
+
+
+class ToolChoice(Lenient):
+    type: Literal["function"]
+    function: ChosenFunction
+
+
 class ChatRequest(Lenient):
     """What is asked for. Four fields are not OpenAI's: `form`, `picture_labels` and `max_windows` are those of
     `Answerer.chat`, and with `skip_special_tokens`, which vLLM has too, answers come without the markers of boxes; nor
     are `top_k` and `repetition_penalty`, which vLLM has too."""
 
-    without_effect = WITHOUT_EFFECT
+    without_effect, empty_is_none = WITHOUT_EFFECT, True
     of_messages: ClassVar[str] = "messages"
     """The field that holds them."""
     of_schema: ClassVar[str] = "response_format.json_schema.schema"
@@ -337,6 +375,8 @@ class ChatRequest(Lenient):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     response_format: Annotated[TextForm | ObjectForm | SchemaForm, Field(discriminator="type")] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | Literal["none", "auto", "required"] | None = Field(None, union_mode="left_to_right")
     form: Template | None = None
     picture_labels: bool | None = None
     max_windows: int | None = Field(None, ge=1)
@@ -346,6 +386,13 @@ class ChatRequest(Lenient):
     def includes_usage(self) -> bool:
         """Whether a stream ends with what it cost."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @field_validator("tool_choice", mode="before")
+    @classmethod
+    def _check_choice(cls, choice: Any) -> Any:
+        if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+            raise PydanticCustomError("unsupported_value", NO_TOOLS)
+        return choice
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -384,9 +431,27 @@ class ChatRequest(Lenient):
         return [*([{"role": "system", "content": instructions}] if instructions else []), *turns]
 
     @property
-    def schema_wanted(self) -> dict[str, Any] | None:
-        """The JSON schema that answers are held to, if any."""
-        return self.response_format and self.response_format.wanted
+    def held_to(self) -> tuple[str, dict[str, Any]] | None:
+        """The field of the JSON schema that answers are held to, and the schema; None where they are free."""
+        if (number := self._chosen_tool()) is not None:
+            return f"tools.{number}.function.parameters", self.tools[number].function.parameters or ANY_OBJECT
+        wanted = self.response_format and self.response_format.wanted
+        return wanted and (self.of_schema, wanted)
+
+    @property
+    def called(self) -> str | None:
+        """The function whose arguments the answer is, if any."""
+        number = self._chosen_tool()
+        return None if number is None else self.tools[number].function.name
+
+    def _chosen_tool(self) -> int | None:
+        """Return the number of the one tool that the model has to call, if any; its wish is never asked."""
+        names = [tool.function.name for tool in self.tools or ()]
+        if self.tool_choice == "required" and len(names) == 1:
+            return 0
+        if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name in names:
+            return names.index(self.tool_choice.function.name)
+        return None
 
     def decodings(self, default: Decoding) -> list[Decoding]:
         """Return how the tokens of each answer are chosen, the seeds of several counting up from the request's."""
@@ -421,6 +486,13 @@ class ChatRequest(Lenient):
             raise unsupported("max_tokens", self.max_tokens, why)
         if self.top_logprobs and not self.logprobs:
             raise unsupported("top_logprobs", self.top_logprobs, "logprobs is not true; set it")
+        if self._chosen_tool() is None:
+            if isinstance(self.tool_choice, ToolChoice):
+                name = self.tool_choice.function.name
+                raise unsupported("tool_choice", name, "no tool of that name is among tools; add it")
+            if self.tool_choice == "required" or (self.tools and self.tool_choice != "none"):
+                name = "tool_choice" if self.tool_choice == "required" else "tools"
+                raise unsupported(name, [tool.function.name for tool in self.tools or ()], ONE_TOOL)
         for number, message in enumerate(self.messages):
             for place, part in enumerate(message.content):
                 if isinstance(part, ImagePart) and message.role != "user":
@@ -480,8 +552,8 @@ def _refusal_of(error: ValidationError, body: bytes, model_at: Callable[[Place],
     place = [str(step)[:60] for step in first["loc"]]
     if place[2:3] == ["content"]:
         del place[4:5]  # the type of a part, which stands between its number and its field
-    if place[:1] == ["response_format"]:
-        del place[1:2]
+    if place[:1] in (["response_format"], ["tool_choice"]):
+        del place[1:2]  # so does the form's
     param, name = ".".join(place), place[-1] if place else ""
     if kind == "extra_forbidden" and name not in WAYS_OUT:
         known = ", ".join(model_at(first["loc"]).known())
@@ -502,6 +574,10 @@ def _model_at(place: Place) -> type[Lenient]:
     """Return the model that a field belongs to: `messages, 0, content, 0, text, lang` to `TextPart`."""
     if len(place) < 3:
         return ChatRequest if len(place) == 1 else StreamOptions
+    if place[0] in ("tools", "tool_choice"):
+        return {"tools": (Tool, Function), "tool_choice": (ToolChoice, ChosenFunction)}[place[0]][
+            place[-2] == "function"
+        ]
     if place[0] == "response_format":
         return NamedSchema if len(place) > 3 else tagged((TextForm, ObjectForm, SchemaForm), place[1])
     return model_of_message(Message, place)
@@ -539,6 +615,7 @@ class Completion:
     def __init__(self, request: ChatRequest, replies: Sequence[Reply], tokenizer: Tokenizer):
         self._replies, self._tokenizer = replies, tokenizer
         self._includes_usage, self._tells_logprobs = request.includes_usage, bool(request.logprobs)
+        self._called = request.called
         self._fields = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.model}
         self._begun: set[int] = set()
         self._told = [0] * len(replies)
@@ -553,7 +630,9 @@ class Completion:
         """Return the answers in one piece, after their end."""
         choices = []
         for index, (text, reply) in enumerate(zip(texts, self._replies, strict=True)):
-            message = {"role": "assistant", "content": text, "refusal": None}
+            message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+            if self._called is not None:
+                message |= {"content": None, "tool_calls": [self._call(text)]}
             told = {"logprobs": self._logprobs(index), "finish_reason": reply.finish_reason}
             choices.append({"index": index, "message": message, **told})
         return {**self._fields, "object": "chat.completion", "choices": choices, "usage": self.usage}
@@ -564,7 +643,11 @@ class Completion:
 
     def chunk(self, index: int, text: str) -> bytes:
         """Return the events of one piece of an answer."""
-        return self._choice(index, {"content": text})
+        if self._called is None:
+            return self._choice(index, {"content": text})
+        # The first one says what is called.
+        call = {"function": {"arguments": text}} if index in self._begun else self._call(text)
+        return self._choice(index, {"tool_calls": [{"index": 0, **call}]})
 
     def end_of(self, index: int) -> bytes:
         """Return the events after an answer's end."""
@@ -578,7 +661,11 @@ class Completion:
         """Return the last event where answers cannot go on."""
         return event(error.body)
 
-    def _choice(self, index: int, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    def _call(self, arguments: str) -> dict[str, Any]:
+        function = {"name": self._called, "arguments": arguments}
+        return {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function}
+
+    def _choice(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         # The first one says whose words they are.
         role = {} if index in self._begun else {"role": "assistant"}
         self._begun.add(index)

@@ -64,7 +64,7 @@ class ChatOfResponse(ChatRequest):
 class ResponseRequest(Lenient):
     """What is asked for; fields that are not OpenAI's are those of `ChatRequest`."""
 
-    without_effect = WITHOUT_EFFECT
+    without_effect, empty_is_none = WITHOUT_EFFECT, True
 
     model: str
     input: Annotated[

@@ -288,8 +288,8 @@ class Api:
         if len(decodings) > 1:
             visit.places.enter_context(self.admission.place(len(decodings) - 1))
         grammar = None
-        if (schema := request.schema_wanted) is not None:
-            grammar = await self._compile(schema, request.of_schema)
+        if request.held_to is not None:
+            grammar = await self._compile(*request.held_to)
         messages = request.conversation(await image_sources(request.urls, self.fetcher))
         labels = self.picture_labels if request.picture_labels is None else request.picture_labels
         try:
@@ -307,8 +307,8 @@ class Api:
         except MemoryError as error:
             raise ApiError(503, str(error), code="out_of_memory") from error
 
-    async def _compile(self, schema: dict[str, Any], name: str) -> Grammar:
-        """Return what holds answers to a schema, which stands in a field."""
+    async def _compile(self, name: str, schema: dict[str, Any]) -> Grammar:
+        """Return what holds answers to the schema that stands in a field."""
         compiling = asyncio.get_running_loop().run_in_executor(self._compiling, self.answerer.grammars.compile, schema)
         try:
             return await compiling
@@ -363,7 +363,8 @@ def _check_ended(reply: Reply, asked: ChatRequest) -> None:
     if isinstance(reply.error, MemoryError):
         raise ApiError(503, str(reply.error), code="out_of_memory")
     if isinstance(reply.error, SchemaError):
-        raise ApiError(400, f"{asked.of_schema}: {reply.error}", param=asked.of_schema, code="invalid_json_schema")
+        name, _ = asked.held_to
+        raise ApiError(400, f"{name}: {reply.error}", param=name, code="invalid_json_schema")
     if isinstance(reply.error, CancelledError) or reply.finish_reason == "cancelled":
         raise cut_off()
     if reply.error is not None:
