@@ -490,9 +490,10 @@ class ChatRequest(Lenient):
             if isinstance(self.tool_choice, ToolChoice):
                 name = self.tool_choice.function.name
                 raise unsupported("tool_choice", name, "no tool of that name is among tools; add it")
-            if self.tool_choice == "required" or (self.tools and self.tool_choice != "none"):
-                name = "tool_choice" if self.tool_choice == "required" else "tools"
-                raise unsupported(name, [tool.function.name for tool in self.tools or ()], ONE_TOOL)
+            if self.tool_choice == "required":
+                raise unsupported("tool_choice", "required", ONE_TOOL)
+            if self.tools and self.tool_choice != "none":
+                raise unsupported("tools", [tool.function.name for tool in self.tools], ONE_TOOL)
         for number, message in enumerate(self.messages):
             for place, part in enumerate(message.content):
                 if isinstance(part, ImagePart) and message.role != "user":
