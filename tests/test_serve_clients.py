@@ -247,7 +247,7 @@ class TestSeveral:
         ):
             assert "n is 3, and at most 2 answers" in refused(server, n=3)["message"]
             both = threads.submit(posted, server, n=2)
-            until(lambda: server.engine.running == 2)
+            until(lambda: server.engine.running + server.engine.waiting == 2)
             assert server.api.admission.in_flight == 2
             assert posted(server, n=2)[0] == 429
             gate.open()
