@@ -440,12 +440,19 @@ class TestResponses:
         assert words in error["message"]
         assert error["type"] == "invalid_request_error"
 
-    def test_a_fault_amid_a_stream_is_told_as_clients_read_it(self, server):
+    def test_an_end_amid_a_stream_is_told_as_clients_read_it(self, server):
+        admission = server.api.admission
+
+        def stop_at_the_third() -> None:
+            if len(gate.rows) == 3:
+                admission.is_stopped = True
+                until(lambda: not admission.in_flight)
+
         with held(server.engine) as gate, server.client() as client:
-            gate.wait = lambda: server.api.admission.stop() if len(gate.rows) == 3 else None
+            gate.wait = stop_at_the_third
             try:
                 stream = client.responses.create(model="tiny", input="Hello", max_output_tokens=400, stream=True)
                 with pytest.raises(openai.APIError, match="the server ended before the answer did"):
                     list(stream)
             finally:
-                server.api.admission.is_stopped = False
+                admission.is_stopped = False
