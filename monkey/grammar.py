@@ -8,6 +8,7 @@ Shape letters: V vocabulary.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -162,6 +163,9 @@ def _close(schema: Any) -> Any:
         return [_close(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
+    names = schema.get("properties")
+    if names is not None and {"anyOf", "oneOf", "$ref"} & set(schema):
+        return schema  # which name others
     closed = dict(schema)
     for key in _OF_SCHEMAS:
         if isinstance(own := schema.get(key), dict):
@@ -169,8 +173,10 @@ def _close(schema: Any) -> Any:
     for key in _NESTED:
         if key in schema:
             closed[key] = _close(schema[key])
-    if "properties" in schema and not {"additionalProperties", "patternProperties", "$ref"} & set(schema):
-        closed["additionalProperties"] = False
+    if isinstance(names, dict) and not {"additionalProperties", "patternProperties"} & set(schema):
+        required = schema.get("required")
+        if not isinstance(required, list) or all(name in names for name in required if isinstance(name, str)):
+            closed["additionalProperties"] = False
     return closed
 
 
@@ -184,14 +190,16 @@ def _try(written: str) -> None:
     program = Path(__file__).with_name("grammar_trial.py")
     # -P: beside the program lie modules of ours that have other things in mind than those that it imports.
     command = [sys.executable, "-P", str(program)]
+    # One thread: each reserves addresses, of which the program allows itself few.
+    settings = {"env": {**os.environ, "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}, "timeout": COMPILE_SECONDS}
     try:
-        done = subprocess.run(
-            command, input=written, capture_output=True, text=True, encoding="utf-8", timeout=COMPILE_SECONDS
-        )
+        done = subprocess.run(command, input=written, capture_output=True, text=True, encoding="utf-8", **settings)
     except subprocess.TimeoutExpired:
         why = f"takes longer to compile than the {COMPILE_SECONDS:g} seconds allowed; simplify its patterns and numbers"
         raise SchemaError(f"the schema {why}") from None
     if why := done.stdout.strip():
         raise SchemaError(f"no answer can be held to the schema: {why}")
-    if done.returncode:
+    if done.returncode < 0 or "MemoryError" in done.stderr:
         raise SchemaError("the schema takes more memory to compile than is allowed; simplify its patterns and numbers")
+    if done.returncode:
+        raise RuntimeError(f"{program.name} failed: {done.stderr.strip()}")

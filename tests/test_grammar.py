@@ -94,12 +94,34 @@ def test_properties_that_nobody_named_are_written_where_the_schema_asks_for_them
         assert set(value) == {"a", "b"}
         assert all(set(one) == {"properties"} for one in (value["a"], *value["b"]))
     assert "additionalProperties" not in schema
-    # Both members' properties, which closed ones would not let through.
-    both = [{"type": "object", "properties": {key: {"enum": [1]}}, "required": [key]} for key in "xy"]
-    grown = answerer.chat(question("What?"), Decoding(15), schema={"allOf": both}).text
-    assert grown.startswith('{"x": 1, "y": 1')
-    free = {"type": "object", "properties": {}, "additionalProperties": {"enum": [7]}, "required": ["zz"]}
-    assert answerer.chat(question("What?"), Decoding(9), schema=free).text.startswith('{"zz": 7')
+
+
+@pytest.mark.parametrize(
+    ("schema", "start"),
+    [
+        (
+            {"allOf": [{"properties": {key: {"enum": [1]}}, "required": [key]} for key in "xy"], "type": "object"},
+            '{"x": 1, "y": 1',
+        ),
+        (
+            {
+                "type": "object",
+                "properties": {"x": {"enum": [1]}},
+                "required": ["x"],
+                "anyOf": [{"properties": {"y": {"enum": [2]}}, "required": ["y"]}],
+            },
+            '{"x": 1, "y": 2',
+        ),
+        ({"type": "object", "properties": {}, "required": ["zz"]}, '{"zz": '),
+        (
+            {"type": "object", "properties": {}, "additionalProperties": {"enum": [7]}, "required": ["zz"]},
+            '{"zz": 7',
+        ),
+    ],
+    ids=["allOf", "anyOf beside", "required beside", "said to be there"],
+)
+def test_properties_that_are_named_elsewhere_are_written_too(answerer, schema, start):
+    assert answerer.chat(question("What?"), Decoding(16), schema=schema).text.startswith(start)
 
 
 @pytest.mark.parametrize("family", [smollm, llama2, unigram], ids=lambda family: family.__name__)

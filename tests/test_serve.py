@@ -335,7 +335,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("body", "known"),
         [
-            ({"nope": 1}, "model, messages, stream"),
+            ({"nope": 1}, "model, stream, stream_options"),
             ({"stream_options": {"nope": 1}}, "include_usage, include_obfuscation"),
             ({"messages": [{"role": "user", "content": "x", "nope": 1}]}, "role, refusal, content are"),
             ({"messages": [{"role": "user", "content": [{**text_part("x"), "nope": 1}]}]}, "(type, text are"),

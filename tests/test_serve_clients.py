@@ -431,6 +431,7 @@ class TestResponses:
             ({"input": "why " * 600}, "input", "the 512 allowed"),
             ({"input": [{"role": "system", "content": [*PARTS]}]}, "input.0.content.0.type", "only a user's"),
             ({"top_logprobs": 21}, "top_logprobs", ""),
+            ({"form": "poem"}, "form", "'chatml'"),
         ],
         ids=lambda value: str(value)[:40],
     )

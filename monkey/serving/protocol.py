@@ -346,41 +346,47 @@ class ToolChoice(Lenient):
     function: ChosenFunction
 
 
-class ChatRequest(Lenient):
-    """What is asked for. Four fields are not OpenAI's: `form`, `picture_labels` and `max_windows` are those of
-    `Answerer.chat`, and with `skip_special_tokens`, which vLLM has too, answers come without the markers of boxes; nor
-    are `top_k` and `repetition_penalty`, which vLLM has too."""
+class Settings(Lenient):
+    """What chats and responses are asked with alike. Some fields are not OpenAI's: `form`, `picture_labels` and
+    `max_windows` are those of `Answerer.chat`; `top_k`, `repetition_penalty` and `skip_special_tokens`, with which
+    answers come without the markers of boxes, are vLLM's."""
 
     without_effect, empty_is_none = WITHOUT_EFFECT, True
-    of_messages: ClassVar[str] = "messages"
-    """The field that holds them."""
-    of_schema: ClassVar[str] = "response_format.json_schema.schema"
 
     model: str
-    messages: list[Message] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    stop: list[str] = Field([])
     seed: int | None = None
-    n: int | None = Field(None, ge=1)
     top_k: int | None = Field(None, ge=-1)
     """-1 and 0 are all tokens."""
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
-    logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    response_format: Annotated[TextForm | ObjectForm | SchemaForm, Field(discriminator="type")] | None = None
-    tools: list[Tool] | None = None
-    tool_choice: ToolChoice | Literal["none", "auto", "required"] | None = Field(None, union_mode="left_to_right")
     form: Template | None = None
     picture_labels: bool | None = None
     max_windows: int | None = Field(None, ge=1)
     skip_special_tokens: bool | None = None
+
+
+class ChatRequest(Settings):
+    """A chat to be answered."""
+
+    of_messages: ClassVar[str] = "messages"
+    """The field that holds them."""
+    of_schema: ClassVar[str] = "response_format.json_schema.schema"
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stop: list[str] = Field([])
+    n: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    response_format: Annotated[TextForm | ObjectForm | SchemaForm, Field(discriminator="type")] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | Literal["none", "auto", "required"] | None = Field(None, union_mode="left_to_right")
 
     @property
     def includes_usage(self) -> bool:

@@ -12,11 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from monkey.decoding import MAX_LOGPROBS
 from monkey.reply import Reply
 from monkey.serving.protocol import (
-    WITHOUT_EFFECT,
-    WITHOUT_EFFECT_IN_MESSAGES,
     ApiError,
     ChatRequest,
     Lenient,
@@ -25,6 +22,7 @@ from monkey.serving.protocol import (
     ObjectForm,
     Place,
     SchemaForm,
+    Settings,
     TextForm,
     TextPart,
     Tokenizer,
@@ -50,7 +48,6 @@ class FlatSchemaForm(NamedSchema):
 
 
 class TextSettings(Lenient):
-    without_effect = WITHOUT_EFFECT_IN_MESSAGES
     format: Annotated[TextForm | ObjectForm | FlatSchemaForm, Field(discriminator="type")] | None = None
 
 
@@ -61,40 +58,22 @@ class ChatOfResponse(ChatRequest):
     of_schema: ClassVar[str] = "text.format.schema"
 
 
-class ResponseRequest(Lenient):
-    """What is asked for; fields that are not OpenAI's are those of `ChatRequest`."""
+class ResponseRequest(Settings):
+    """A response that is wanted."""
 
-    without_effect, empty_is_none = WITHOUT_EFFECT, True
-
-    model: str
     input: Annotated[
         list[InputMessage],
         BeforeValidator(lambda value: [{"role": "user", "content": value}] if isinstance(value, str) else value),
     ] = Field(min_length=1)
     instructions: str | None = None
-    stream: bool | None = None
-    stream_options: dict[Literal["include_obfuscation"], bool] | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
     max_output_tokens: int | None = Field(None, ge=1)
     text: TextSettings | None = None
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     """The second is of models that reason apart, and brings nothing here."""
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    seed: int | None = None
-    top_k: int | None = Field(None, ge=-1)
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    form: str | None = None
-    picture_labels: bool | None = None
-    max_windows: int | None = Field(None, ge=1)
-    skip_special_tokens: bool | None = None
 
     def as_chat(self) -> ChatOfResponse:
         """Return the same as a chat."""
-        own = ("input", "instructions", "stream_options", "max_output_tokens", "text", "include")
-        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in own}
+        fields = {name: getattr(self, name) for name in Settings.model_fields}
         messages = list(self.input)
         if self.instructions:
             part = TextPart(type="text", text=self.instructions)
