@@ -116,7 +116,7 @@ def run(flags: argparse.Namespace) -> None:
     people = read_people(flags.auth, flags.auth_file, os.environ.get("MONKEY_DEMO_AUTH", ""))
     check_address(flags.server_name, flags.server_port)
     device, reason = chosen_device(flags.cpu_only)
-    checkpoint = given.get("checkpoint_path") or default_checkpoint(Path(__file__).resolve().parent)
+    checkpoint = given.get("checkpoint_path") or default_checkpoint()
     grids = given.get("grid"), given.get("compare_grid")
     limits = flags.answers_at_once, given.get("max_windows")
     models = choose_models(checkpoint, grids[0], given.get("compare"), grids[1], device, *limits)

@@ -145,7 +145,7 @@ def find_checkpoint(options: argparse.Namespace) -> str:
         return options.checkpoint
     from monkey.serving.session import default_checkpoint
 
-    return str(default_checkpoint(Path(__file__).resolve().parent.parent))
+    return str(default_checkpoint())
 
 
 def read_decoding(options: argparse.Namespace, card: CheckpointCard) -> Decoding:

@@ -221,6 +221,12 @@ def required_file(checkpoint: str | os.PathLike, filename: str, purpose: str, **
     return path
 
 
+def project_folder() -> Path:
+    """Return the folder with configs/, eval/, models/ and scripts/: a checkout, or the one that a wheel has."""
+    package = Path(__file__).resolve().parent
+    return package / "project" if (package / "project").is_dir() else package.parent
+
+
 def refuse_missing(checkpoint: str) -> None:
     """Raise what `checkpoint_file` does of a name that can be on no hub; programs ask before they import anything."""
     if os.path.isfile(checkpoint):

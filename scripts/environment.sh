@@ -12,6 +12,7 @@ fail() {
 
 venv="${VENV:-$repository/.venv}"
 python="$venv/bin/python"
+case "$(uname -s)" in MINGW* | MSYS* | CYGWIN*) python="$venv/Scripts/python.exe" ;; esac
 base_python="${PYTHON:-python3}"
 
 if [ ! -x "$python" ]; then

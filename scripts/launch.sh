@@ -15,9 +15,7 @@
 #
 # A flag wins over the environment. Every other flag is finetune_multitask.py's.
 #
-# Several nodes: the same command on each of them, NODE_RANK apart. Under Slurm, with one task a node:
-#   srun --ntasks-per-node=1 bash -c 'NNODES=$SLURM_NNODES NODE_RANK=$SLURM_NODEID \
-#     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1) bash scripts/finetune_ds.sh'
+# Several nodes: the same command on each of them, NODE_RANK apart. Under Slurm: scripts/slurm/finetune.sbatch.
 # A scheduler that starts one process a GPU, and sets RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for it,
 # can run this script in each: torchrun is left out then.
 #
@@ -151,17 +149,17 @@ fi
 
 if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
   IFS=, read -ra visible <<<"$CUDA_VISIBLE_DEVICES"
-  visible=${#visible[@]}
+  visible_gpus=${#visible[@]}
 else
-  visible=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
+  visible_gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
 fi
 if [ -z "${GPUS:-}" ]; then
-  GPUS=$visible
+  GPUS=$visible_gpus
   [ "$GPUS" -gt 0 ] || fail "this node shows no GPU; set GPUS, or train the small model with scripts/finetune_cpu.sh"
 fi
 whole_number GPUS "$GPUS" 0
-[ "$visible" -eq 0 ] || [ "$GPUS" -le "$visible" ] ||
-  fail "GPUS=$GPUS, but $visible are visible on this node: lower it, or see CUDA_VISIBLE_DEVICES"
+[ "$visible_gpus" -eq 0 ] || [ "$GPUS" -le "$visible_gpus" ] ||
+  fail "GPUS=$GPUS, but $visible_gpus are visible on this node: lower it, or see CUDA_VISIBLE_DEVICES"
 nodes=${NNODES:-1}
 whole_number NNODES "$nodes" 1
 

@@ -63,7 +63,7 @@ LAYERS = (
     ("monkey", "monkey.data"),
     ("monkey.serving",),
     ("monkey.training", "monkey.describe"),
-    ("monkey.ask", "monkey.serve"),
+    ("monkey.ask", "monkey.serve", "monkey.command", "monkey.__main__"),
     ("eval",),
 )
 

@@ -205,11 +205,12 @@ class TestOpening:
             assert model.ask([], "What?", Decoding(max_new_tokens=2)).text is not None
             assert model.engine.stats.reused_tokens == 0
 
-    def test_the_default_model_is_the_one_that_ships(self, tmp_path):
+    def test_the_default_model_is_the_one_that_ships(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(session, "project_folder", lambda: tmp_path)
         with pytest.raises(FileNotFoundError, match=r"comes with a clone .* name another model with -c"):
-            default_checkpoint(tmp_path)
+            default_checkpoint()
         (tmp_path / "models/small").mkdir(parents=True)
-        assert default_checkpoint(tmp_path) == tmp_path / "models/small"
+        assert default_checkpoint() == tmp_path / "models/small"
 
     def test_the_gpu_is_taken_where_there_is_one_and_it_is_wanted(self, monkeypatch):
         monkeypatch.setattr(session.torch.cuda, "is_available", lambda: True)

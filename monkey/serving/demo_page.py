@@ -19,6 +19,7 @@ from PIL import Image
 
 from monkey.boxes import without_markup
 from monkey.checkpoint_card import Sampling
+from monkey.files import project_folder
 from monkey.serving.demo_answers import Answer, Exchange, KeptImage, Models
 from monkey.serving.demo_texts import TEXTS, say
 
@@ -39,8 +40,8 @@ SETTINGS = (
 MOST_TO_TRY = 6
 """Questions of the card that have a button."""
 
-HELD_OUT = Path(__file__).resolve().parents[2] / "data" / "documents" / "images" / "heldout"
-"""Images of a checkout; an installed package has none, and the demo then goes without examples."""
+HELD_OUT = project_folder() / "data" / "documents" / "images" / "heldout"
+"""Images that come with the project; where somebody took them away, the demo goes without examples."""
 
 EXAMPLES = {
     "000020.jpg": "What is the total?",

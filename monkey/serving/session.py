@@ -30,6 +30,7 @@ from monkey.checkpoint_card import CheckpointCard, card_of
 from monkey.conversation import Conversation, Template, join_parts
 from monkey.decoding import Decoding, decoding_of
 from monkey.engine import Canvas, Engine, Request, computing_thread
+from monkey.files import project_folder
 from monkey.grammar import Grammar, Grammars
 from monkey.grids import NO_WINDOWS
 from monkey.modeling import MonkeyForConditionalGeneration
@@ -53,12 +54,13 @@ WARM_UP_TOKENS = 8
 """CUDA graphs are recorded in the first few steps."""
 
 
-def default_checkpoint(project: Path) -> Path:
-    """Return the model that ships, or raise FileNotFoundError: an installed package comes without it."""
-    if (project / DEFAULT_CHECKPOINT).is_dir():
-        return project / DEFAULT_CHECKPOINT
+def default_checkpoint() -> Path:
+    """Return the model that ships, or raise FileNotFoundError where somebody took it away."""
+    checkpoint = project_folder() / DEFAULT_CHECKPOINT
+    if checkpoint.is_dir():
+        return checkpoint
     raise FileNotFoundError(
-        f"{project / DEFAULT_CHECKPOINT} is not there: it comes with a clone of the repository; name another model "
+        f"{checkpoint} is not there: it comes with a clone of the repository and with its wheel; name another model "
         "with -c CHECKPOINT"
     )
 

@@ -380,7 +380,7 @@ _NOT_TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
     "label_smoothing_factor": ((0,), "the loss is the plain cross-entropy of the supervised tokens"),
     "length_column_name": ((None, "length"), "--packing True makes rows of samples of any length"),
     "load_best_model_at_end": ((False,), "the best checkpoint is always kept, in OUTPUT/best, with --eval_tasks"),
-    "push_to_hub": ((False,), "upload the finished folder with `hf upload`"),
+    "push_to_hub": ((False,), "upload the finished folder with scripts/push_to_hub.py"),
     "train_sampling_strategy": ((None, "random"), "--packing True makes rows of samples of any length"),
 }
 
