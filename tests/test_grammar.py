@@ -162,6 +162,7 @@ def test_probabilities_are_those_of_the_model_and_not_of_the_form(answerer):
         ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "incompatible types"),
         ({"$ref": "#"}, "no text can ever have this form"),
         ({"$ref": "https://a.example/schema.json"}, "a.example"),
+        ({"$ref": "file:///etc/passwd"}, "etc/passwd"),
         ({"type": "string", "pattern": "("}, "unclosed group"),
         ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
         ({"type": "string", "format": "of my own"}, "Unknown format: of my own"),
@@ -195,6 +196,21 @@ def test_a_schema_that_takes_for_ever_is_given_up_and_its_work_ended(answerer, m
         answerer.grammars.compile({"type": "integer", "multipleOf": 1_000_003})
     (process,) = started
     assert process.returncode < 0
+
+
+def test_a_trial_that_runs_out_of_memory_is_a_refusal_and_another_fault_is_ours(answerer, monkeypatch):
+    ends = iter([(-6, "memory allocation of 8 bytes failed"), (1, "MemoryError"), (1, "ImportError: no such thing")])
+
+    def end(command, **settings):
+        code, said = next(ends)
+        return subprocess.CompletedProcess(command, code, "", said)
+
+    monkeypatch.setattr(subprocess, "run", end)
+    for _ in range(2):
+        with pytest.raises(SchemaError, match="more memory to compile than is allowed"):
+            answerer.grammars.compile({"const": "never compiled"})
+    with pytest.raises(RuntimeError, match="failed: ImportError"):
+        answerer.grammars.compile({"const": "never compiled"})
 
 
 def test_a_schema_that_was_compiled_is_not_compiled_again_and_few_are_kept(monkeypatch):

@@ -16,10 +16,13 @@ import pytest
 
 from monkey import grammar
 from monkey.grammar import Grammar, SchemaError
+from monkey.reply import Logprob
+from monkey.serving.protocol import told_logprobs
 from monkey.serving.server import Limits
 from monkey.serving.session import Answerer
 from tests.running_server import asking, data_uri, held, image_part, photo, running, talkative_model, text_part, until
 from tests.small_processor import small_processor
+from tests.small_tokenizers import config_of, llama2, smollm, unigram
 
 NEEDS_GRAMMARS = pytest.mark.skipif(
     importlib.util.find_spec("llguidance") is None, reason="holding answers to a schema needs llguidance"
@@ -280,6 +283,19 @@ class TestProbabilities:
         told = [one for _, chunk in events[:-1] for one in chunk["choices"][0]["logprobs"]["content"]]
         assert [one["token"] for one in told] == [one["token"] for one in whole]
         assert [one["logprob"] for one in told] == pytest.approx([one["logprob"] for one in whole], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", [smollm, llama2, unigram], ids=lambda family: family.__name__)
+def test_tokens_are_told_as_they_stand_in_the_text_whatever_their_vocabulary(family):
+    _, tokenizer = config_of(family())
+    ids = tokenizer.encode_text("What is the total, 漢?", split_special_tokens=True)
+    told = told_logprobs([Logprob(token, -math.inf, []) for token in ids], tokenizer)
+    assert {one["logprob"] for one in told} == {-9999.0}
+    whole = [one for one in told if one["bytes"] is not None]
+    assert all(bytes(one["bytes"]).decode() == one["token"] for one in whole)
+    assert "".join(one["token"] for one in whole).strip().startswith("What is the total,")
+    # The bytes of a character that has no token of its own are no text.
+    assert len(told) - len(whole) in (0, 3)
 
 
 class TestSettings:

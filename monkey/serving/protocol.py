@@ -706,7 +706,8 @@ def told_logprobs(logprobs: Iterable[Logprob], tokenizer: Tokenizer) -> list[dic
 
 def _told_token(token: int, value: float, tokenizer: Tokenizer) -> dict[str, Any]:
     content = tokenizer.convert_ids_to_tokens(token) if isinstance(tokenizer, QwenTokenizer) else None
-    text = tokenizer.decode([token])
+    # Behind another, since some vocabularies have no blank before a word that stands first.
+    text = tokenizer.decode([token, token])[len(tokenizer.decode([token])) :]
     if not isinstance(content, bytes):
         content = None if "\ufffd" in text else text.encode()  # bytes of a character that other tokens complete
     return {"token": text, "logprob": max(value, LOWEST_LOGPROB), "bytes": content and list(content)}
