@@ -58,11 +58,13 @@ class Text:
 class Image:
     """An image: whatever `monkey.images.open_image` takes, or None as long as it is to be given apart.
 
-    `path` is written into its slots among the ids, as the published code does; nothing opens it.
+    `path` is written into its slots among the ids, as the published code does; nothing opens it. With `global_only`
+    the model sees the global view alone: the whole image, small.
     """
 
     source: Any = None
     path: str = ""
+    global_only: bool = False
 
     @property
     def placeholder(self) -> str:
@@ -94,8 +96,15 @@ class Conversation:
     @property
     def images(self) -> list[Any]:
         """The sources of the images in their order."""
-        parts = (part for message in self.messages for part in message.parts)
-        return [part.source for part in parts if isinstance(part, Image)]
+        return [image.source for image in self._images()]
+
+    @property
+    def global_only(self) -> list[bool]:
+        """Which of the images are seen as their global view alone."""
+        return [image.global_only for image in self._images()]
+
+    def _images(self) -> Iterator[Image]:
+        return (part for message in self.messages for part in message.parts if isinstance(part, Image))
 
     @classmethod
     def from_prompt(cls, text: str, trusted: bool = True) -> Conversation:
@@ -135,7 +144,8 @@ class Conversation:
 
         Args:
             messages: `{"role": …, "content": text | parts}`, a part being `{"type": "text", "text": …}` or
-                `{"type": "image"}`, with the image under "image" where it is given here.
+                `{"type": "image"}`, with the image under "image" where it is given here, and under "detail" "low" for
+                its global view alone; "high" and "auto" are all views.
 
         Raises:
             ValueError: a message or part that is not of this form, by its number.
@@ -197,10 +207,13 @@ def _read_part(part: Any, role: str, where: str) -> Part:
         raise ValueError(f"{where} is not of the form {{'type': 'text', 'text': …}} or {{'type': 'image'}}")
     if role != "user":
         raise ValueError(f"{where} is an image, and only a user's message can hold one")
-    unknown = sorted(set(part) - {"type", "image"})
+    unknown = sorted(set(part) - {"type", "image", "detail"})
     if unknown:
         raise ValueError(f"{where} names its image under {unknown[0]!r}; use 'image'")
-    return Image(part.get("image"))
+    detail = part.get("detail") or "auto"
+    if detail not in ("auto", "low", "high"):
+        raise ValueError(f"{where} has the detail {detail!r}, and 'low', 'high' or 'auto' is needed")
+    return Image(part.get("image"), global_only=detail == "low")
 
 
 def _split_texts(parts: Iterable[Part]) -> Iterator[Part]:

@@ -18,6 +18,13 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 100.0
 highest is reached, every token is as likely as the next."""
 
 
+MAX_LOGPROBS = 20
+"""As OpenAI has it."""
+
+_PENALTIES = (("repetition_penalty", 0.1, 10.0), ("frequency_penalty", -2.0, 2.0), ("presence_penalty", -2.0, 2.0))
+"""Lowest and highest; the last two as OpenAI has them."""
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How the tokens of one answer are chosen, and when it ends.
@@ -33,10 +40,20 @@ class Decoding:
     """For sampling: the same image, prompt and seed give the same text. None gives another text every time."""
     top_p: float = 1.0
     """For sampling: only the likeliest tokens that together have this probability."""
+    top_k: int = 0
+    """For sampling: only so many of the likeliest tokens; 0 is all."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens that stand in the prompt or the answer, and multiplies negative ones."""
+    frequency_penalty: float = 0.0
+    """Taken from the logit of a token for each time that the answer has it."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of a token once, where the answer has it."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer, and are no part of it."""
     confidence: bool = False
     """Whether the answer's confidence is computed too."""
+    logprobs: int | None = None
+    """Of each token its log-probability is told, and those of so many of the likeliest; None tells nothing."""
     keep_markers: bool = True
     """Whether `<ref>`, `<box>` and their like, which are special tokens, stay in the answer."""
 
@@ -52,13 +69,28 @@ class Decoding:
             )
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}, and a number above 0 and up to 1 is needed; 1 is all tokens")
-        is_whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
-        if self.seed is not None and not (is_whole and -(2**63) <= self.seed < 2**64):
+        if not _is_whole(self.top_k) or self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k!r}, and a whole number from 0 is needed; 0 is all tokens")
+        for name, lowest, highest in _PENALTIES:
+            if not _is_number(value := getattr(self, name)) or not lowest <= value <= highest:
+                raise ValueError(f"{name} is {value!r}, and a number from {lowest:g} to {highest:g} is needed")
+        if self.logprobs is not None and not (_is_whole(self.logprobs) and 0 <= self.logprobs <= MAX_LOGPROBS):
+            raise ValueError(f"logprobs is {self.logprobs!r}, and a whole number from 0 to {MAX_LOGPROBS} is needed")
+        if self.seed is not None and not (_is_whole(self.seed) and -(2**63) <= self.seed < 2**64):
             raise ValueError(f"seed is {self.seed!r}, and a whole number of 64 bits is needed")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise ValueError(f"stop is {self.stop!r}, and texts that are not empty are needed")
         object.__setattr__(self, "stop", stop)
+
+    @property
+    def penalises(self) -> bool:
+        """Whether what was written before changes what comes next."""
+        return (self.repetition_penalty, self.frequency_penalty, self.presence_penalty) != (1, 0, 0)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
@@ -88,6 +120,22 @@ def make_generator(decoding: Decoding, device: torch.device) -> torch.Generator 
     return generator
 
 
+def penalise(logits: torch.Tensor, decoding: Decoding, prompt: Sequence[int], answer: Sequence[int]) -> None:
+    """Change `logits` [vocabulary], in place, for the tokens that were there before.
+
+    As transformers has it for the prompt and the answer (`repetition_penalty`), and OpenAI for the answer alone.
+    """
+    import torch
+
+    if decoding.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*prompt, *answer}), device=logits.device)
+        own, penalty = logits[seen], decoding.repetition_penalty
+        logits[seen] = torch.where(own > 0, own / penalty, own * penalty)
+    if answer:
+        counts = torch.bincount(torch.tensor(answer, device=logits.device), minlength=len(logits))
+        logits -= decoding.frequency_penalty * counts + decoding.presence_penalty * (counts > 0)
+
+
 def choose_tokens(
     logits: torch.Tensor, decodings: Sequence[Decoding], generators: Sequence[torch.Generator | None]
 ) -> list[int]:
@@ -103,6 +151,9 @@ def _sample(logits: torch.Tensor, decoding: Decoding, generator: torch.Generator
     """Draw a token by its probability among `logits` [vocabulary]."""
     import torch
 
+    if 0 < decoding.top_k < len(logits):
+        kept, tokens = logits.topk(decoding.top_k)
+        logits = torch.full_like(logits, -torch.inf).scatter(0, tokens, kept)
     probabilities = (logits / decoding.temperature).softmax(dim=-1)
     if decoding.top_p == 1:
         return torch.multinomial(probabilities, 1, generator=generator)[0]

@@ -32,14 +32,15 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 from monkey.boxes import WHOLE, Share
 from monkey.configuration import MonkeyConfig
 from monkey.decoders import longest_sequence
-from monkey.decoding import Decoding, choose_tokens, make_generator
-from monkey.grids import Grid
+from monkey.decoding import Decoding, choose_tokens, make_generator, penalise
+from monkey.grammar import Grammar, SchemaError
+from monkey.grids import NO_WINDOWS, Grid
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.kv_cache import KVCache, Prefill, PrefixBlock, PrefixStore
 from monkey.language import find_ntk_alpha
 from monkey.modeling import MonkeyForConditionalGeneration, image_slots
 from monkey.processing import MonkeyProcessor, TooLong
-from monkey.reply import Detokenizer, FinishReason, Reply
+from monkey.reply import Detokenizer, FinishReason, Logprob, Reply
 
 CHUNK = 512
 """Prompt tokens that are read between two steps of the answers in progress."""
@@ -59,12 +60,13 @@ class Canvas:
     """An image as the model sees it, uint8 [3, H, W], and what tells it from others: the digest of its pixels, say.
 
     Where one image may lie on several canvases, by requests that limit its windows, the digest must tell those too. The
-    image covers a `share` of it, by which boxes in answers are moved.
+    image covers a `share` of it, by which boxes in answers are moved. With `global_only` its windows are not seen.
     """
 
     digest: bytes
     pixels: np.ndarray
     share: Share = WHOLE
+    global_only: bool = False
 
     @classmethod
     def of(cls, pixels: np.ndarray, share: Share = WHOLE) -> Canvas:
@@ -83,8 +85,14 @@ class Canvas:
             share = processor.place(processor.measure(image, name)).share
         return cls.of(pixels, share) if digest is None else cls(digest, pixels, share)
 
+    def seen_whole(self) -> Canvas:
+        """Return this canvas as one that is seen as its global view alone."""
+        return replace(self, digest=b"global view " + self.digest, global_only=True)
+
     def grid(self, config: MonkeyConfig) -> Grid:
         """Return rows and columns of its windows; the model's where all images lie on one grid."""
+        if self.global_only:
+            return NO_WINDOWS
         if not config.is_ragged:
             return config.grid
         _, height, width = self.pixels.shape
@@ -103,6 +111,7 @@ class Request:
         min_new_tokens: tokens before which the answer does not end.
         given: the whole answer, the token that ends it included, to be weighed instead of written; `limit` has room
             for it.
+        grammar: what the answer is held to; each request needs its own.
     """
 
     ids: list[int]
@@ -113,6 +122,7 @@ class Request:
     is_conversation: bool = False
     min_new_tokens: int = 1
     given: tuple[int, ...] = ()
+    grammar: Grammar | None = None
 
 
 @dataclass
@@ -160,7 +170,11 @@ class _Row:
     is_greedy: bool = True
     """Whether every token of a given answer was the likeliest."""
     chosen: int = 0
+    likeliest: list[tuple[int, float]] = field(default_factory=list)
+    """Of the token that was chosen last, the likeliest in its place with their log-probabilities."""
     reason: FinishReason | None = None
+    error: SchemaError | None = None
+    """Why the answer cannot go on as its request wants it."""
 
     @property
     def tail_start(self) -> int:
@@ -213,7 +227,8 @@ def _make_row(request: Request, reply: Reply, config: MonkeyConfig, processor: M
         # The last token is written and not read.
         request = replace(request, limit=min(request.limit, longest - len(request.ids) + 1))
     grids = [image.grid(config) for image in request.images]
-    image_slots(torch.tensor([request.ids]), config, len(grids), grids if config.is_ragged else None)
+    differ = config.is_ragged or NO_WINDOWS in grids
+    image_slots(torch.tensor([request.ids]), config, len(grids), grids if differ else None)
     starts = [position + 1 for position, token in enumerate(request.ids) if token == config.image_start_id]
     spans = [(start, start + config.tokens_of(grid)) for start, grid in zip(starts, grids, strict=True)]
     cache_keys: list[int | bytes] = list(request.ids)
@@ -529,12 +544,12 @@ class Engine:
         for row in list(self._writing):
             if row.reason is None and not row.is_wanted:
                 row.reason = "cancelled"
-            if row.reason is not None:
+            if row.reason is not None or row.error is not None:
                 self._finish(row, row.reason)
         if not self._writing and not self._cache.is_fixed:
             self._cache.clear()
 
-    def _finish(self, row: _Row, reason: FinishReason) -> None:
+    def _finish(self, row: _Row, reason: FinishReason | None) -> None:
         self._at_work = (row,)
         if row.request.is_conversation and self._store.max_bytes:
             self._keep(row)
@@ -542,7 +557,7 @@ class Engine:
         if not self._waiting:  # who comes next may ask about the same image
             self._trim()
         row.put(row.detokenizer.finish())
-        row.end(reason)
+        row.end(reason, row.error)
 
     def _keep(self, row: _Row) -> None:
         """Keep what a row has of its own, prompt and answer, for when its conversation goes on."""
@@ -592,19 +607,28 @@ class Engine:
         if short:
             self._prefill(short)
         elif missing:
-            self._encode(list(missing.values())[: self._images_at_once])
+            first, *_ = missing.values()
+            alike = [image for image in missing.values() if image.global_only == first.global_only]
+            self._encode(alike[: self._images_at_once])
         else:
             self._prefill(self._reading)
 
     def _encode(self, images: list[Canvas]) -> None:
-        """Compute the features of images, for every row that needs them and for later ones."""
+        """Compute the features of images, for every row that needs them and for later ones.
+
+        Args:
+            images: all of them with their windows, or all seen as their global views alone.
+        """
         digests = {image.digest for image in images}
         self._at_work = [row for row in self._reading if digests & {image.digest for image in row.needed()}]
         with self._timed("vision"):
-            inputs = self._image_inputs(images)
-            features = self.model.get_image_features(*inputs.values())
-            if "image_grids" in inputs:
-                features = features.split(list(map(self.model.config.tokens_of, inputs["image_grids"].tolist())))
+            if images[0].global_only:
+                features = self.model.get_global_features([self._normalised(image.pixels) for image in images])
+            else:
+                inputs = self._image_inputs(images)
+                features = self.model.get_image_features(*inputs.values())
+                if "image_grids" in inputs:
+                    features = features.split(list(map(self.model.config.tokens_of, inputs["image_grids"].tolist())))
         self.stats.images += len(images)
         for image, own in zip(images, features, strict=True):
             self._features[image.digest] = own.clone()  # no hold on the memory of the others
@@ -612,11 +636,13 @@ class Engine:
 
     def _image_inputs(self, images: Sequence[Canvas]) -> dict[str, torch.Tensor]:
         """Return `pixel_values` of images, normalised on the model's device, and `image_grids` where they have some."""
-        image_processor = self.processor.image_processor
-        arrays = image_processor.cut([image.pixels for image in images])
+        arrays = self.processor.image_processor.cut([image.pixels for image in images])
         inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        pixels = image_processor.normalised(inputs["pixel_values"].to(self.device))
-        return {**inputs, "pixel_values": pixels.to(self.model.dtype)}
+        return {**inputs, "pixel_values": self._normalised(arrays["pixel_values"])}
+
+    def _normalised(self, pixels: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(pixels).to(self.device)
+        return self.processor.image_processor.normalised(pixels).to(self.model.dtype)
 
     def _forget_features(self, max_bytes: int) -> None:
         """Forget the oldest features that no prompt waits for, down to `max_bytes`."""
@@ -749,12 +775,16 @@ class Engine:
     def _choose(self, last: torch.Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
         """Choose each row's next token from its last hidden state [N, D]; its log-probability where that is asked."""
         logits = self._logits(last)
-        wanted = [place for place, row in enumerate(rows) if row.request.decoding.confidence or row.request.given]
+        settings = [row.request.decoding for row in rows]
+        wanted = [
+            place
+            for place, (row, one) in enumerate(zip(rows, settings, strict=True))
+            if one.confidence or one.logprobs is not None or row.request.given
+        ]
         certain = logits[wanted].log_softmax(dim=-1) if wanted else None
         for place, row in enumerate(rows):
-            if row.new_tokens < row.request.min_new_tokens:
-                logits[place, list(row.request.end_ids)] = -torch.inf
-        tokens = choose_tokens(logits, [row.request.decoding for row in rows], [row.generator for row in rows])
+            self._hold_to_settings(row, logits[place])
+        tokens = choose_tokens(logits, settings, [row.generator for row in rows])
         for place, row in enumerate(rows):
             if row.request.given:
                 given = row.request.given[row.new_tokens]
@@ -765,21 +795,43 @@ class Engine:
             own = torch.tensor([tokens[place] for place in wanted], device=certain.device)
             for place, value in zip(wanted, certain.gather(1, own[:, None])[:, 0].tolist(), strict=True):
                 log_probabilities[place] = value
+            for place, of_all in zip(wanted, certain, strict=True):
+                values, ids = (best.tolist() for best in of_all.topk(settings[place].logprobs or 0))
+                rows[place].likeliest = list(zip(ids, values, strict=True))
         return tokens, log_probabilities
+
+    def _hold_to_settings(self, row: _Row, logits: torch.Tensor) -> None:
+        """Make tokens less likely or impossible, in place, as the request of a row wants it; `logits` [vocabulary]."""
+        request, written = row.request, len(row.request.ids)
+        if request.decoding.penalises:
+            penalise(logits, request.decoding, request.ids, row.ids[written:])
+        if row.new_tokens < request.min_new_tokens:
+            logits[list(request.end_ids)] = -torch.inf
+        if request.grammar is not None:
+            try:
+                request.grammar.restrict(logits, request.end_ids)
+            except SchemaError as error:  # the others of the batch have nothing to do with it
+                row.error = error
 
     def _take(self, rows: Sequence[_Row], tokens: Sequence[int], log_probabilities: Sequence[float]) -> None:
         """Give each row its token; text goes out, and a row that ends here is marked."""
         for row, token, log_probability in zip(rows, tokens, log_probabilities, strict=True):
+            if row.error is not None:
+                continue
             row.chosen += 1
             row.log_probability += log_probability
             if token in row.request.end_ids:
                 row.reason = "stop"
                 continue
+            if row.request.grammar is not None:
+                row.request.grammar.take(token)
             row.ids.append(token)
             row.cache_keys.append(token)
             self.stats.new_tokens += 1
             if (reply := row.reply()) is not None:
                 reply.token_ids.append(token)
+                if row.request.decoding.logprobs is not None:
+                    reply.logprobs.append(Logprob(token, log_probability, row.likeliest))
             row.put(row.detokenizer.push(token))
             if row.detokenizer.is_stopped:
                 row.reason = "stop"

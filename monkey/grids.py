@@ -18,6 +18,9 @@ MAX_WINDOWS = 1024
 Grid = tuple[int, int]
 """Rows and columns of windows."""
 
+NO_WINDOWS: Grid = (0, 0)
+"""Of an image that is seen as its global view alone."""
+
 FITS = ("stretch", "pad")
 """How an image comes onto its canvas: stretched over it, or with its ratio kept and the rest filled."""
 

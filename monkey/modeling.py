@@ -25,7 +25,7 @@ from transformers.utils import can_return_tuple
 from monkey import checkpoint
 from monkey.configuration import MonkeyConfig
 from monkey.decoders import build_decoder, build_head, embeddings_name
-from monkey.grids import Grid, check_grid
+from monkey.grids import NO_WINDOWS, Grid, check_grid
 from monkey.language import LowRankAdapter
 from monkey.part_configs import MonkeyVisionConfig, TimmVisionConfig
 from monkey.vision import (
@@ -220,10 +220,13 @@ def _is_prefill(cache: Cache | None) -> bool:
     return cache is None or (not torch.compiler.is_compiling() and int(cache.get_seq_length()) == 0)
 
 
-def _as_grids(image_grids: ImageGrids) -> list[Grid]:
-    """Rows and columns of each image; ValueError for what is no list of such."""
+def _as_grids(image_grids: ImageGrids, or_none: bool = False) -> list[Grid]:
+    """Rows and columns of each image; ValueError for what is no list of such, save `NO_WINDOWS` where it may stand."""
     grids = image_grids.tolist() if hasattr(image_grids, "tolist") else image_grids
-    return [check_grid(grid, f"image_grids[{index}]") for index, grid in enumerate(grids)]
+    return [
+        NO_WINDOWS if or_none and tuple(grid) == NO_WINDOWS else check_grid(grid, f"image_grids[{index}]")
+        for index, grid in enumerate(grids)
+    ]
 
 
 def image_slots(
@@ -233,13 +236,13 @@ def image_slots(
 
     Args:
         num_images: images on the model's grid; not looked at with `image_grids`.
-        image_grids: rows and columns of each image, where they lie on grids of their own.
+        image_grids: rows and columns of each image, where they differ; `NO_WINDOWS` for a global view alone.
 
     Raises:
         ValueError: a span that is open, nested, of the wrong length, or without its image; or an image without a
             span. The message names the prompt and both numbers.
     """
-    grids = None if image_grids is None else _as_grids(image_grids)
+    grids = None if image_grids is None else _as_grids(image_grids, or_none=True)
     tokens = [config.image_tokens] * num_images if grids is None else [config.tokens_of(grid) for grid in grids]
     starts, ends = input_ids == config.image_start_id, input_ids == config.image_end_id
     depth = starts.cumsum(dim=1) - ends.cumsum(dim=1)
@@ -323,6 +326,10 @@ class MonkeyForConditionalGeneration(MonkeyPreTrainedModel, GenerationMixin):
             [I, V·Q, D]; with `image_grids` [tokens, D], an image's windows row by row, then its global view.
         """
         return self.model.get_image_features(pixel_values, image_grids)
+
+    def get_global_features(self, canvases: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Decoder tokens [I, Q, D] of the global views alone of normalised canvases [3, H, W]."""
+        return self.model.visual.see_whole(canvases)
 
     @can_return_tuple
     def forward(

@@ -256,6 +256,7 @@ class MonkeyProcessor(ProcessorMixin):
         max_length: int | None = None,
         truncation: bool = False,
         any_length: bool = False,
+        global_tokens: int | None = None,
         name: str | None = None,
         **form: Any,
     ) -> Encoded:
@@ -270,6 +271,7 @@ class MonkeyProcessor(ProcessorMixin):
             truncation: cut what is longer, from the tokenizer's `truncation_side` and never in an image, instead of
                 refusing it.
             any_length: refuse nothing for its length, for whoever counts.
+            global_tokens: slots of an image that is seen as its global view alone; None refuses such images.
             name: what errors call the conversation.
 
         Raises:
@@ -285,7 +287,7 @@ class MonkeyProcessor(ProcessorMixin):
         template = template or self.form
         conversation = self._with_boxes_on_canvases(conversation, name)
         written = self._write(conversation, template, form)
-        slots = self._slots(conversation.images, name)
+        slots = self._slots(conversation, name, global_tokens)
         ids: list[int] = []
         targets: list[int] = []
         for number, segments in enumerate(written, start=1):
@@ -333,12 +335,19 @@ class MonkeyProcessor(ProcessorMixin):
             ids += self.tokenizer.encode_text(text, split_special_tokens=not trusted, image_tokens=slots)
         return ids
 
-    def _slots(self, images: Sequence[Any], name: str | None) -> int | Iterator[int]:
+    def _slots(self, conversation: Conversation, name: str | None, global_tokens: int | None) -> int | Iterator[int]:
         """Slots of every image of a conversation, or those of each in turn where they differ."""
-        if not self.image_processor.is_ragged:
+        images, global_only = conversation.images, conversation.global_only
+        if not self.image_processor.is_ragged and not any(global_only):
             return self.image_tokens
-        places = self._places(images, name, "how many tokens it has depends on its size")
-        counts = [self.tokens_of(place.grid) for place in places]
+        counts = [self.image_tokens] * len(images)
+        if self.image_processor.is_ragged:
+            places = self._places(images, name, "how many tokens it has depends on its size")
+            counts = [self.tokens_of(place.grid) for place in places]
+        if any(global_only):
+            if global_tokens is None:
+                raise ValueError("an image has the detail 'low', and there is no global view to be seen; leave it out")
+            counts = [global_tokens if alone else count for count, alone in zip(counts, global_only, strict=True)]
         # Placeholders that are too many are counted, and told, by whoever asks.
         return itertools.chain(counts, itertools.repeat(self.image_tokens))
 

@@ -7,7 +7,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
@@ -31,6 +31,15 @@ LONGEST_UNSURE = 32
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
+class Logprob(NamedTuple):
+    """How likely a token was that was chosen: its natural log-probability, before all settings of its request."""
+
+    token: int
+    value: float
+    likeliest: list[tuple[int, float]]
+    """Tokens that were most likely in its place, with theirs."""
+
+
 class Reply(Iterator[str]):
     """An answer, as an iterator of its chunks; joined, they are the answer without white space around it.
 
@@ -45,6 +54,7 @@ class Reply(Iterator[str]):
         token_ids: tokens written so far, without the one that ends an answer.
         confidence: after the end, where it was asked for: exp of the mean log-probability of the answer's tokens, the
             one that ends it included, before temperature and top_p; 1 for an answer that the model was certain of.
+        logprobs: of each of `token_ids`, where they were asked for.
         log_probability, is_greedy: after the end, of an answer that was given to be weighed: the sum of its tokens'
             log-probabilities, the one that ends it included, and whether each token was the likeliest.
         error: after the end, what the model raised.
@@ -56,6 +66,7 @@ class Reply(Iterator[str]):
         self.prompt_tokens = prompt_tokens
         self.timeout = REPLY_TIMEOUT
         self.token_ids: list[int] = []
+        self.logprobs: list[Logprob] = []
         self.confidence: float | None = None
         self.log_probability: float | None = None
         self.is_greedy: bool | None = None

@@ -143,6 +143,11 @@ class QwenTokenizer(PreTrainedTokenizer):
     """What stands before a text: nothing."""
 
     @property
+    def encoding(self) -> tiktoken.Encoding:
+        """What merges bytes: the ranks, with the special tokens."""
+        return self._encoding
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 that stands for how text becomes ids."""
         return hashlib.sha256(repr(self.get_vocab()).encode()).hexdigest()

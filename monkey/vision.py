@@ -391,6 +391,12 @@ class VisionModel(nn.Module):
         features = self.encode(pixels.flatten(0, 1), [num_windows // sets * num_images] * sets)
         return rearrange(self._resample(features), "(v i) q d -> i (v q) d", v=num_views)
 
+    def see_whole(self, canvases: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the features [I, Q, D] of the global views alone of canvases [3, H, W], as `forward` has them last."""
+        size = (self.config.window_size, self.config.window_size)
+        shrunk = [F.interpolate(canvas[None], size=size, mode="bicubic") for canvas in canvases]
+        return self._resample(self.encode(torch.cat(shrunk), ()))
+
     def _resample(self, features: torch.Tensor) -> torch.Tensor:
         """[V, N, C] → [V, Q, D]."""
         return self.post_layernorm(self.resampler(features)) @ self.projection

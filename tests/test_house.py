@@ -51,6 +51,8 @@ LAYERS = (
         "monkey.tokenization_decoder",
         "monkey.chat_template",
         "monkey.decoding",
+        "monkey.grammar",
+        "monkey.grammar_trial",
         "monkey.reply",
     ),
     ("monkey.decoders",),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from monkey import kv_cache
-from monkey.decoding import Decoding, choose_tokens, make_generator
+from monkey.decoding import Decoding, choose_tokens, make_generator, penalise
 from monkey.kv_cache import PrefixBlock, PrefixStore
 from monkey.reply import Detokenizer, Reply
 
@@ -116,6 +117,12 @@ class _Bytes:
         ({"stop": ("",)}, "stop is"),
         ({"seed": 2**64}, "seed is"),
         ({"seed": 1.5}, "seed is 1.5"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_k": True}, "top_k is True"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty is 2.5, and a number from -2 to 2"),
+        ({"presence_penalty": float("nan")}, "presence_penalty is nan"),
+        ({"logprobs": 21}, "logprobs is 21"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_by_name(options, name):
@@ -145,3 +152,30 @@ def test_whoever_listens_is_told_what_came_before_and_what_comes():
     reply.end("stop")
     assert told == ["a", "b", None]
     assert reply.finish_reason == "stop"
+
+
+def test_only_so_many_of_the_likeliest_tokens_are_sampled():
+    logits = torch.tensor([0.05, 0.5, 0.15, 0.3]).log()[None]
+
+    def drawn(top_k: int, top_p: float = 1.0) -> set[int]:
+        decoding = Decoding(max_new_tokens=1, temperature=1.0, seed=0, top_k=top_k, top_p=top_p)
+        generator = make_generator(decoding, torch.device("cpu"))
+        return {choose_tokens(logits, [decoding], [generator])[0] for _ in range(400)}
+
+    assert drawn(1) == {1}
+    assert drawn(2) == {1, 3}
+    assert drawn(0) == drawn(9) == {0, 1, 2, 3}
+    # Of the two that are left the first has 5/8.
+    assert drawn(2, 0.6) == {1}
+
+
+def test_penalties_are_those_of_transformers_and_of_openai():
+    prompt, answer = [3, 1], [0, 4, 4]
+    logits = torch.tensor([2.0, -1.0, 0.5, 3.0, -2.0, 1.0])
+    expected = RepetitionPenaltyLogitsProcessor(1.5)(torch.tensor([prompt + answer]), logits[None].clone())[0]
+    given = logits.clone()
+    penalise(given, Decoding(1, repetition_penalty=1.5), prompt, answer)
+    assert given.tolist() == expected.tolist()
+    given = logits.clone()
+    penalise(given, Decoding(1, frequency_penalty=0.5, presence_penalty=0.25), prompt, answer)
+    assert given.tolist() == [1.25, -1.0, 0.5, 3.0, -3.25, 1.0]

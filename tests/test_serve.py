@@ -175,8 +175,8 @@ class TestAnswers:
             assert server.text([image_part(f" {head},{other}"), text_part("What?")]) == expected
         for part in (
             {"type": "image_url", "image_url": quote(url, safe=":")},
-            *({"type": "image_url", "image_url": {"url": url, "detail": detail}} for detail in ("low", "high", "auto")),
-            {"type": "input_image", "image_url": url, "detail": "low"},
+            *({"type": "image_url", "image_url": {"url": url, "detail": detail}} for detail in ("high", "auto", None)),
+            {"type": "input_image", "image_url": url, "detail": "high"},
             image_part(data_uri(image, "bmp")),
         ):
             assert server.text([part, {"type": "input_text", "text": "What?"}]) == expected
@@ -207,13 +207,15 @@ class TestModels:
         error = refusal(server, kind=openai.NotFoundError, extra_body={"model": "gpt-9"})
         assert (error["code"], error["param"]) == ("model_not_found", "model")
         with server.client() as client:
-            for path in ("/v1/embeddings", "/v1/completions", "/chat/completions", "/v1/v1/models", "/"):
+            hints = {"/v1/completions": '"form": "plain"', "/v1/embeddings": "makes no embeddings"}
+            for path in (*hints, "/chat/completions", "/v1/v1/models", "/"):
                 reply = client._client.post(server.url.replace("/v1", path), json={"model": "tiny", "input": "x"})
                 error = reply.json()["error"]
                 assert (reply.status_code, error["type"]) == (404, "invalid_request_error")
                 assert (error["code"], path in error["message"]) == ("not_found", True)
                 assert "POST /v1/chat/completions" in error["message"]
                 assert f"as {server.url}" in error["message"]
+                assert hints.get(path, "") in error["message"]
             reply = client._client.get(f"{server.url}/chat/completions")
             assert (reply.status_code, reply.json()["error"]["code"]) == (405, "method_not_allowed")
             assert reply.headers["allow"] == "POST"
@@ -224,15 +226,23 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("n", 2),
-            ("logprobs", True),
-            ("frequency_penalty", 0.5),
+            ("n", 9),
+            ("n", 0),
+            ("top_logprobs", 2),
+            ("top_logprobs", 21),
+            ("frequency_penalty", 2.5),
+            ("repetition_penalty", 0),
             ("logit_bias", {"5": 10}),
-            ("response_format", {"type": "json_object"}),
+            ("response_format", {"type": "xml"}),
+            ("response_format", {"type": "json_schema"}),
+            ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": []}}),
+            ("response_format", {"type": "json_object", "indent": 2}),
+            ("guided_json", {"type": "object"}),
             ("tools", [{"type": "function", "function": {"name": "f"}}]),
             ("tool_choice", "required"),
             ("modalities", ["text", "audio"]),
-            ("top_k", 5),
+            ("top_k", -2),
+            ("min_p", 0.1),
             ("echo", True),
             ("options", {"temperature": 1}),
             ("temperature", 2.5),
@@ -256,7 +266,7 @@ class TestRefusals:
         assert name in error["message"]
         assert error["type"] == "invalid_request_error"
         # What cannot be had is not named as if it could.
-        assert name in ("response_format", "tools") or not {"response_format", "tools"} & set(error["message"].split())
+        assert "tools" not in error["message"].split() or name == "tools"
 
     def test_settings_that_ask_for_nothing_are_taken(self, server):
         neutral = {name: values[0] for name, values in NEUTRAL.items() if values}
@@ -268,8 +278,12 @@ class TestRefusals:
             "stream_options": {"include_usage": True, "include_obfuscation": True},
             "of_a_program_that_nobody_knows": {},
         }
+        fields = ("n", "logprobs", "top_logprobs", "response_format", "tools", "tool_choice", "repetition_penalty")
+        plain = dict(zip(fields, (1, False, 0, {"type": "text"}, [], "auto", 1), strict=True))
         expected = server.text("Hello")
-        for fields in (neutral, empty, dict.fromkeys(WITHOUT_EFFECT, "x"), more, {"stop": None}, {"stop": [""]}):
+        blank = dict(zip(fields, ["", [], {}] * 3, strict=False))
+        idle = dict.fromkeys(WITHOUT_EFFECT, "x")
+        for fields in (neutral, empty, plain, blank, idle, more, {"stop": None}, {"stop": [""]}):
             assert server.text("Hello", extra_body=fields) == expected
 
     @pytest.mark.parametrize(
@@ -321,7 +335,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("body", "known"),
         [
-            ({"nope": 1}, "model, messages, stream"),
+            ({"nope": 1}, "model, stream, stream_options"),
             ({"stream_options": {"nope": 1}}, "include_usage, include_obfuscation"),
             ({"messages": [{"role": "user", "content": "x", "nope": 1}]}, "role, refusal, content are"),
             ({"messages": [{"role": "user", "content": [{**text_part("x"), "nope": 1}]}]}, "(type, text are"),
@@ -336,6 +350,11 @@ class TestRefusals:
                     ]
                 },
                 "(url, detail are",
+            ),
+            ({"response_format": {"type": "text", "nope": 1}}, "(type are"),
+            (
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "nope": 1}}},
+                "(name, description, strict, schema are",
             ),
         ],
         ids=str,
@@ -461,7 +480,7 @@ class TestTogether:
         assert len(set(expected)) > 6
 
     def test_metrics_count_what_was_done_and_tell_who_runs_and_who_waits(self, fresh):
-        refusal(fresh, extra_body={"n": 2})
+        refusal(fresh, extra_body={"n": 0})
         first, again = (fresh.ask(asking("What is the total?", 0)) for _ in range(2))
         told = fields_of(fresh)
         assert told["monkey_requests_totallength"] == 2

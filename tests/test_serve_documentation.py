@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 from monkey.serve import parser
 from monkey.serving.protocol import ROLES, ChatRequest
+from monkey.serving.responses import ResponseRequest
 from monkey.serving.session import Answerer
 from tests.running_server import running, talkative_model
 from tests.small_processor import small_processor
@@ -59,11 +61,18 @@ def test_the_python_example_streams_an_answer(server):
     assert len("".join(answer)) > 40
 
 
+@pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="answers of a form need llguidance")
+def test_the_python_example_of_a_form_gets_it(server):
+    client, form = blocks("python", "OpenAI(")[0], blocks("python", "class Receipt")[0]
+    said = done([sys.executable, "-c", (client + form).replace("http://127.0.0.1:8000/v1", server.url)])
+    assert re.search(r"total='\d{1,3}\.\d\d' paid='(cash|card)'$", said.strip())
+
+
 def test_every_field_flag_and_code_is_told_of():
     serving = REPOSITORY / "monkey" / "serving"
-    sources = [serving / f"{name}.py" for name in ("access", "fetching", "protocol", "server")]
+    sources = [serving / f"{name}.py" for name in ("access", "fetching", "protocol", "responses", "server")]
     codes = {code for path in sources for code in re.findall(r'code="(\w+)"', path.read_text(encoding="utf-8"))}
-    names = {*ChatRequest.model_fields, *ROLES, *codes}
+    names = {*ChatRequest.model_fields, *ResponseRequest.model_fields, *ROLES, *codes}
     assert len(codes) > 15
     assert [name for name in sorted(names) if f"`{name}`" not in TEXT] == []
     flags = {option for action in parser()._actions for option in action.option_strings if option.startswith("--")}

@@ -39,8 +39,8 @@ from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import UNSUPERVISED, MonkeyProcessor
 from monkey.reply import Detokenizer
 from monkey.serving.attention_maps import draw_heat, draw_views, read_image
-from monkey.serving.protocol import ApiError
-from monkey.serving.server import Api
+from monkey.serving.protocol import ApiError, parse_request
+from monkey.serving.server import Api, Visit
 from monkey.serving.session import Answerer
 from monkey.tokenization import QwenTokenizer
 from monkey.training.arguments import parse_flags
@@ -379,7 +379,7 @@ class TestAsking:
             messages = [{"role": "user", "content": [image, {"type": "text", "text": "What?"}]}]
             body = {"model": answerer.name, "messages": messages, "max_tokens": 1, **fields}
             try:
-                _, reply = asyncio.run(api.submit(json.dumps(body).encode()))
+                _, (reply,) = asyncio.run(api.submit(json.dumps(body).encode(), parse_request, Visit(0, 0)))
             except ApiError as error:
                 return error.param, error.code
             return reply.prompt_tokens

@@ -1,4 +1,4 @@
-"""The server: OpenAI's chat completions and models, health and metrics over FastAPI, from its start to its end.
+"""The server: OpenAI's chat completions, responses and models, health and metrics over FastAPI, from start to end.
 
 A request is let in, its body is read and checked, its images are fetched and opened, and its answer is one of the
 engine's running batch. Whoever goes away before the end stops the answer.
@@ -17,10 +17,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
 from typing import Annotated, Any
@@ -38,15 +38,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monkey.conversation import TEMPLATES, Template
 from monkey.engine import Engine
+from monkey.grammar import Grammar, SchemaError
 from monkey.processing import TooLong
 from monkey.reply import POLL_SECONDS, Reply
 from monkey.serving.access import Access, base_url, cannot_listen
 from monkey.serving.fetching import Fetcher, image_sources
-from monkey.serving.protocol import ApiError, ChatRequest, Completion, event, parse_request, shown
+from monkey.serving.protocol import ApiError, ChatRequest, Completion, parse_request, shown, unsupported
+from monkey.serving.responses import ResponseObject, parse_response_request
 from monkey.serving.session import Answerer
 
 OPENED_AT_ONCE = 2
 """Bodies and images that are being taken apart at the same time: one image may take hundreds of megabytes."""
+
+COMPILED_AT_ONCE = 2
+"""Schemas, each for some seconds at most, see `monkey.grammar`."""
 
 LONGEST_RETRY = 60
 """Most seconds after which a caller is told to come again."""
@@ -72,6 +77,12 @@ HISTOGRAM_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 GETS = ["GET", "HEAD"]
 
+HINTS = {
+    "/v1/completions": '; a text is continued by a chat whose one message holds it, with "form": "plain"',
+    "/v1/embeddings": "; the model writes answers and makes no embeddings",
+}
+"""For those who ask for another of OpenAI's paths."""
+
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """The second has a proxy in between pass each event on at once."""
 
@@ -96,16 +107,18 @@ class Limits:
 
 @dataclass
 class Visit:
-    """One chat completion from its arrival until its answer is sent."""
+    """One request from its arrival until its answers are sent."""
 
     begun: float
     """On the event loop's clock, as the next one."""
     deadline: float
     outcome: str = "left"
     """What the metrics count it as: until another is known, its caller went away."""
-    reply: Reply | None = None
+    replies: list[Reply] = field(default_factory=list)
     first_piece: float | None = None
-    """When the answer's first text came."""
+    """When the first text of an answer came."""
+    places: ExitStack = field(default_factory=ExitStack)
+    """Those in line of the second and further answers."""
 
 
 class Admission:
@@ -128,21 +141,21 @@ class Admission:
         self._seconds: deque[float] = deque(maxlen=32)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Keep a place for one request, or raise ApiError."""
+    def place(self, count: int = 1) -> Iterator[None]:
+        """Keep places for one request, or raise ApiError."""
         if self.is_draining:
             message = "the server is about to end and takes no more requests"
             raise ApiError(503, message, code="shutting_down", retry_after=5)
-        if self.in_flight >= self.capacity:
-            message = f"{self.in_flight} requests are being answered or wait already; ask again later"
+        if self.in_flight + count > self.capacity:
+            message = f"{self.in_flight} answers are being written or wait already; ask again later"
             raise ApiError(429, message, code="rate_limit_exceeded", retry_after=self.retry_after())
-        self.in_flight += 1
+        self.in_flight += count
         begun = time.monotonic()
         try:
             yield
             self._seconds.append(time.monotonic() - begun)  # not of one that was refused, which takes no time
         finally:
-            self.in_flight -= 1
+            self.in_flight -= count
 
     @asynccontextmanager
     async def deadline(self, time: float) -> AsyncIterator[None]:
@@ -189,9 +202,9 @@ class Metrics:
         self._seconds.observe(now - visit.begun)
         if visit.first_piece is not None:
             self._first_piece.observe(visit.first_piece - visit.begun)
-        if visit.reply is not None:
-            self._prompt_tokens.inc(visit.reply.prompt_tokens)
-            self._new_tokens.inc(visit.reply.new_tokens)
+        if visit.replies:
+            self._prompt_tokens.inc(visit.replies[0].prompt_tokens)
+            self._new_tokens.inc(sum(reply.new_tokens for reply in visit.replies))
 
     def collect(self) -> Iterator[Metric]:
         """Yield the engine's figures at the moment at which they are asked for."""
@@ -240,10 +253,12 @@ class Api:
         self.metrics = Metrics(self.answerer.engine)
         self.created = int(time.time())
         self._opening = ThreadPoolExecutor(OPENED_AT_ONCE, thread_name_prefix="opening")
+        self._compiling = ThreadPoolExecutor(COMPILED_AT_ONCE, thread_name_prefix="compiling")
 
     def close(self) -> None:
         """Let go of the threads; answers in progress end with the answerer."""
-        self._opening.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._opening, self._compiling):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def describe_model(self) -> dict[str, Any]:
         return {
@@ -260,12 +275,21 @@ class Api:
             message = f"there is no model {shown(name)} here, only {self.answerer.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 
-    async def submit(self, body: bytes) -> tuple[ChatRequest, Reply]:
-        """Read the request in a body and have it answered."""
+    async def submit(
+        self, body: bytes, parse: Callable[[bytes, int], ChatRequest], visit: Visit
+    ) -> tuple[ChatRequest, list[Reply]]:
+        """Read the request in a body, which `parse` does, and have it answered as often as it says."""
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self._opening)
-        request = await in_thread(parse_request, body, self.limits.images)
+        request = await in_thread(parse, body, self.limits.images)
         self.check_model(request.model)
-        decoding = request.decoding(self.answerer.for_answers)
+        decodings = request.decodings(self.answerer.for_answers)
+        if len(decodings) > (most := self.answerer.engine.max_rows):
+            raise unsupported("n", request.n, f"at most {most} answers are written at the same time; ask for fewer")
+        if len(decodings) > 1:
+            visit.places.enter_context(self.admission.place(len(decodings) - 1))
+        grammar = None
+        if request.held_to is not None:
+            grammar = await self._compile(*request.held_to)
         messages = request.conversation(await image_sources(request.urls, self.fetcher))
         labels = self.picture_labels if request.picture_labels is None else request.picture_labels
         try:
@@ -273,37 +297,50 @@ class Api:
         except ValueError as error:
             raise ApiError(400, str(error), param="max_windows", code="unsupported_value") from error
         settings = {"form": request.form or self.form, "picture_labels": labels, "max_windows": request.max_windows}
-        chat = partial(self.answerer.chat, **settings)
+        chat = partial(self.answerer.chat_often, **settings, grammar=grammar)
         try:
-            return request, await in_thread(chat, messages, decoding)
+            return request, await in_thread(chat, messages, decodings)
         except TooLong as error:
-            raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error
+            raise ApiError(400, str(error), param=request.of_messages, code="context_length_exceeded") from error
         except (ValueError, FileNotFoundError) as error:
-            raise ApiError(400, str(error), param="messages", code="invalid_value") from error
+            raise ApiError(400, str(error), param=request.of_messages, code="invalid_value") from error
         except MemoryError as error:
             raise ApiError(503, str(error), code="out_of_memory") from error
 
-    async def pieces(self, request: Request, visit: Visit, reply: Reply) -> AsyncIterator[str]:
-        """Yield the text of an answer as it comes, as long as it is wanted and in time."""
-        arrived: asyncio.Queue[str | None] = asyncio.Queue()
-        reply.listen(partial(_put_from_thread, asyncio.get_running_loop(), arrived))
-        reminder = asyncio.create_task(_remind(arrived))
+    async def _compile(self, name: str, schema: dict[str, Any]) -> Grammar:
+        """Return what holds answers to the schema that stands in a field."""
+        compiling = asyncio.get_running_loop().run_in_executor(self._compiling, self.answerer.grammars.compile, schema)
         try:
-            while (piece := await arrived.get()) is not None:
-                if piece:
+            return await compiling
+        except SchemaError as error:
+            raise ApiError(400, f"{name}: {error}", param=name, code="invalid_json_schema") from error
+        except ModuleNotFoundError as error:
+            raise ApiError(400, f"{name}: {error}", param=name, code="unsupported_value") from error
+
+    async def pieces(self, request: Request, visit: Visit, asked: ChatRequest) -> AsyncIterator[tuple[int, str | None]]:
+        """Yield the texts of answers as they come, with their numbers, as long as they are wanted and in time.
+
+        None comes at the end of each answer.
+        """
+        arrived: asyncio.Queue[tuple[int, str | None]] = asyncio.Queue()
+        for index, reply in enumerate(visit.replies):
+            reply.listen(partial(_put_from_thread, asyncio.get_running_loop(), arrived, index))
+        reminder, left = asyncio.create_task(_remind(arrived)), len(visit.replies)
+        try:
+            while left:
+                index, piece = await arrived.get()
+                if piece is None:
+                    left -= 1
+                    _check_ended(visit.replies[index], asked)
+                    visit.outcome = str(visit.replies[index].finish_reason) if index == 0 else visit.outcome
+                    yield index, None
+                elif piece:
                     visit.first_piece = visit.first_piece or _clock()
-                    yield piece
+                    yield index, piece
                 else:
                     await self._check_wanted(request, visit)
         finally:
             reminder.cancel()
-        if isinstance(reply.error, MemoryError):
-            raise ApiError(503, str(reply.error), code="out_of_memory")
-        if isinstance(reply.error, CancelledError) or reply.finish_reason == "cancelled":
-            raise cut_off()
-        if reply.error is not None:
-            raise reply.error
-        visit.outcome = str(reply.finish_reason)
 
     async def _check_wanted(self, request: Request, visit: Visit) -> None:
         if self.admission.is_stopped or _clock() > visit.deadline:
@@ -321,20 +358,33 @@ def cut_off() -> ApiError:
     return ApiError(503, "the server ended before the answer did", code="shutting_down", retry_after=5)
 
 
+def _check_ended(reply: Reply, asked: ChatRequest) -> None:
+    """Raise what an answer ended with, where that is no end of its own."""
+    if isinstance(reply.error, MemoryError):
+        raise ApiError(503, str(reply.error), code="out_of_memory")
+    if isinstance(reply.error, SchemaError):
+        name, _ = asked.held_to
+        raise ApiError(400, f"{name}: {reply.error}", param=name, code="invalid_json_schema")
+    if isinstance(reply.error, CancelledError) or reply.finish_reason == "cancelled":
+        raise cut_off()
+    if reply.error is not None:
+        raise reply.error
+
+
 def _clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _put_from_thread(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue, piece: str | None) -> None:
+def _put_from_thread(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue, index: int, piece: str | None) -> None:
     with suppress(RuntimeError):  # the loop was closed: nobody waits any more
-        loop.call_soon_threadsafe(queue.put_nowait, piece)
+        loop.call_soon_threadsafe(queue.put_nowait, (index, piece))
 
 
 async def _remind(queue: asyncio.Queue) -> None:
     """Put an empty piece again and again, so that whoever waits for the next gets to look around."""
     while True:
         await asyncio.sleep(POLL_SECONDS)
-        queue.put_nowait("")
+        queue.put_nowait((0, ""))
 
 
 async def admitted(request: Request) -> AsyncIterator[Visit]:
@@ -353,8 +403,9 @@ async def admitted(request: Request) -> AsyncIterator[Visit]:
         visit.outcome = "500"
         raise
     finally:
-        if visit.reply is not None:
-            visit.reply.close()
+        for reply in visit.replies:
+            reply.close()
+        visit.places.close()
         api.metrics.count(visit, _clock())
 
 
@@ -370,31 +421,59 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def complete(request: Request, api: OfServer, visit: Annotated[Visit, Depends(admitted)]) -> Response:
     """Answer a conversation, whole or as a stream of events."""
+    return await _answer(request, api, visit, parse_request, Completion)
+
+
+@router.post("/v1/responses")
+async def respond(request: Request, api: OfServer, visit: Annotated[Visit, Depends(admitted)]) -> Response:
+    """Answer a conversation as `complete` does, for clients that ask in the other way."""
+    return await _answer(request, api, visit, parse_response_request, ResponseObject)
+
+
+async def _answer(
+    request: Request,
+    api: Api,
+    visit: Visit,
+    parse: Callable[[bytes, int], ChatRequest],
+    kind: type[Completion] | type[ResponseObject],
+) -> Response:
     body = await read_body(request, api)
     try:
         async with api.admission.deadline(visit.deadline):
-            asked, reply = await api.submit(body)
+            asked, visit.replies = await api.submit(body, parse, visit)
     except TimeoutError:
         raise api.too_late() from None
-    visit.reply = reply
-    completion, pieces = Completion(asked.model, reply, asked.includes_usage), api.pieces(request, visit, reply)
-    first = await anext(pieces, "")  # until there is text, what goes wrong has a status of its own
+    answer = kind(asked, visit.replies, api.answerer.processor.tokenizer)
+    pieces = api.pieces(request, visit, asked)
+    first = await anext(pieces)  # until there is text, what goes wrong has a status of its own
     if asked.stream:
-        events = _events(visit, completion, first, pieces)
+        events = _events(visit, answer, first, pieces)
         return StreamingResponse(events, headers=EVENT_HEADERS, media_type="text/event-stream")
-    return JSONResponse(completion.whole("".join([first, *[piece async for piece in pieces]])))
+    texts = [""] * len(visit.replies)
+    texts[first[0]] = first[1] or ""
+    async for index, piece in pieces:
+        texts[index] += piece or ""
+    return JSONResponse(answer.whole(texts))
 
 
-async def _events(visit: Visit, completion: Completion, first: str, pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
+async def _events(
+    visit: Visit,
+    answer: Completion | ResponseObject,
+    first: tuple[int, str | None],
+    pieces: AsyncIterator[tuple[int, str | None]],
+) -> AsyncIterator[bytes]:
     try:
-        if first:
-            yield completion.chunk(first)
-        async for piece in pieces:
-            yield completion.chunk(piece)
-        yield completion.ending()
+        yield answer.opening() + _told(answer, *first)
+        async for index, piece in pieces:
+            yield _told(answer, index, piece)
+        yield answer.ending()
     except ApiError as error:
         visit.outcome = str(error.status)
-        yield event(error.body)
+        yield answer.failure(error)
+
+
+def _told(answer: Completion | ResponseObject, index: int, piece: str | None) -> bytes:
+    return answer.end_of(index) if piece is None else answer.chunk(index, piece)
 
 
 async def read_body(request: Request, api: Api) -> bytes:
@@ -481,6 +560,7 @@ async def _refuse_path(request: Request, error: HTTPException) -> Response:
             message += ", and start the server with --cors-origins for pages of other origins"
         response = ApiError(405, message, code="method_not_allowed").response()
     else:
+        message += HINTS.get(request.scope["path"], "")
         message += (
             "; this server answers POST /v1/chat/completions and lists its model at /v1/models, so a client's base_url "
             f"ends in /v1, as {request.base_url}v1"

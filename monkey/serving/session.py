@@ -31,8 +31,10 @@ from monkey.conversation import UNSUPERVISED, Conversation, Template, join_parts
 from monkey.decoding import Decoding, decoding_of
 from monkey.engine import Canvas, Engine, Request, computing_thread
 from monkey.files import project_folder
+from monkey.grammar import Grammar, Grammars
+from monkey.grids import NO_WINDOWS
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.processing import Encoded, MonkeyProcessor, TooLong
+from monkey.processing import MonkeyProcessor, TooLong
 from monkey.prompts import after_image, is_prompt
 from monkey.reply import REPLY_TIMEOUT, Reply
 from monkey.serving.attention_maps import ImageAttention, compute_maps
@@ -216,6 +218,7 @@ class Answerer:
         card: of the checkpoint; as published, on unknown terms, when None.
 
     Attributes:
+        grammars: makes what holds answers to JSON schemas.
         engine: what computes; its `stats`, `waiting` and `running` are for whoever watches it.
         form: how `chat` writes conversations unless told, see `monkey.conversation`: "chatml" for a checkpoint
             whose generation settings say `chat_format: chatml`, "decoder" where the decoder's own tokenizer has a chat
@@ -244,6 +247,7 @@ class Answerer:
             on_gpu = model.device.type == "cuda"
             cache_bytes = torch.cuda.mem_get_info(model.device)[0] // 4 if on_gpu else CACHE_BYTES
         self.engine = Engine(model, processor, max_rows, cache_bytes, compiled, thread)
+        self.grammars = Grammars(processor.tokenizer)
         ends = settings.eos_token_id
         self._end_ids = frozenset(ends if isinstance(ends, (list, tuple)) else [ends]) - {None}
 
@@ -319,6 +323,7 @@ class Answerer:
         form: Template | None = None,
         picture_labels: bool = True,
         max_windows: int | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> Reply:
         """Answer the last message of a conversation; result and errors as of `ask`.
 
@@ -327,17 +332,49 @@ class Answerer:
         Args:
             messages: as `Conversation.from_messages` takes them, a user's last: `{"role": …, "content": text | parts}`,
                 a part being `{"type": "text", "text": …}` or `{"type": "image", "image": …}` with whatever
-                `monkey.images.open_image` takes. All content is plain text.
+                `monkey.images.open_image` takes, and `"detail": "low"` to see the image's global view alone. All
+                content is plain text.
             form: how it is written, "chatml", "questions", "plain" or "decoder" (`monkey.conversation`); `self.form`
                 when None.
             picture_labels: in "chatml", write `Picture n: ` before each image and a line break after it, as Qwen-VL's
                 chat does; False writes the image alone, as published Monkey reads `<img>…</img>`.
             max_windows: as of `ask`; of every image of the conversation.
+            schema: the answer is JSON of this JSON schema, cut off where `max_new_tokens` do not suffice; the model is
+                not told of it.
+
+        Raises:
+            SchemaError: a schema that no answer can be held to; see `monkey.grammar`.
+        """
+        replies = self.chat_often(
+            messages,
+            [decoding or self.for_answers],
+            form=form,
+            picture_labels=picture_labels,
+            max_windows=max_windows,
+            grammar=None if schema is None else self.grammars.compile(dict(schema)),
+        )
+        return replies[0]
+
+    def chat_often(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        decodings: Sequence[Decoding],
+        *,
+        form: Template | None = None,
+        picture_labels: bool = True,
+        max_windows: int | None = None,
+        grammar: Grammar | None = None,
+    ) -> list[Reply]:
+        """Answer a conversation once for each of `decodings`; the rest as of `chat`.
+
+        Args:
+            grammar: what `grammars` compiled of a schema.
         """
         processor = self.limited_processor(max_windows)
-        ids, _, images = self._encode(processor, messages, form, picture_labels)
-        canvases, decoding = _read_canvases(processor, images), decoding or self.for_answers
-        return self._submit(ids, canvases, decoding, form or self.form, is_conversation=True)
+        conversation, ids = self._encode(processor, messages, form, picture_labels)
+        canvases = _read_canvases(processor, conversation.images, conversation.global_only)
+        form = form or self.form
+        return [self._submit(ids, canvases, decoding, form, True, grammar) for decoding in decodings]
 
     def weigh(
         self,
@@ -401,7 +438,10 @@ class Answerer:
             TimeoutError: it took longer than `patience` seconds.
         """
         processor = self.limited_processor(max_windows)
-        prompt, _, images = self._encode(processor, messages, form, picture_labels)
+        conversation, prompt = self._encode(processor, messages, form, picture_labels)
+        images = conversation.images
+        if any(conversation.global_only):
+            raise ValueError("an image has the detail 'low', and a map is of all its views; leave it out")
         if not images:
             raise ValueError("the conversation has no image, so there is nothing to look at")
         if not answer.strip():
@@ -461,20 +501,31 @@ class Answerer:
         messages: Sequence[Mapping[str, Any]],
         form: Template | None,
         picture_labels: bool,
-    ) -> Encoded:
-        """Encode a conversation up to the answer that is asked for, its questions worded as the card says."""
+    ) -> tuple[Conversation, list[int]]:
+        """Return a conversation, and its ids up to the answer that is asked for, questions worded as the card says."""
         conversation = Conversation.from_messages(messages)
         conversation.check_question()
+        config = self.model.config
         wording = {"question_prompt": self.card.question_prompt, "picture_labels": picture_labels}
-        return processor.encode(conversation, form or self.form, add_generation_prompt=True, **wording)
+        wording["global_tokens"] = config.tokens_of(NO_WINDOWS) if config.global_view else None
+        ids = processor.encode(conversation, form or self.form, add_generation_prompt=True, **wording).ids
+        return conversation, ids
 
     def _submit(
-        self, ids: list[int], canvases: list[Canvas], decoding: Decoding, form: Template, is_conversation: bool = False
+        self,
+        ids: list[int],
+        canvases: list[Canvas],
+        decoding: Decoding,
+        form: Template,
+        is_conversation: bool = False,
+        grammar: Grammar | None = None,
     ) -> Reply:
         """Put a request in line; its inputs are made, so that bad input was refused at once."""
         room = self._room(ids, decoding.max_new_tokens)
         ends = self._end_ids | self.processor.end_ids(form)
-        return self._put_in_line(Request(ids, canvases, decoding, room, ends, is_conversation))
+        return self._put_in_line(
+            Request(ids, canvases, decoding, room, ends, is_conversation, grammar=grammar and grammar.copy())
+        )
 
     def _put_in_line(self, request: Request) -> Reply:
         reply = self.engine.submit(request)
@@ -492,6 +543,10 @@ class Answerer:
         return wanted if limit is None else min(wanted, limit - len(ids))
 
 
-def _read_canvases(processor: MonkeyProcessor, images: Sequence[Any]) -> list[Canvas]:
+def _read_canvases(
+    processor: MonkeyProcessor, images: Sequence[Any], global_only: Sequence[bool] | None = None
+) -> list[Canvas]:
     names = ["the image"] if len(images) == 1 else [f"image {number}" for number in range(1, len(images) + 1)]
-    return [Canvas.read(image, processor.image_processor, name) for image, name in zip(images, names, strict=True)]
+    read = (Canvas.read(image, processor.image_processor, name) for image, name in zip(images, names, strict=True))
+    alone = global_only or [False] * len(images)
+    return [canvas.seen_whole() if whole else canvas for canvas, whole in zip(read, alone, strict=True)]
