@@ -21,7 +21,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -378,7 +378,7 @@ def list_settings(
     return {
         "checkpoint": checkpoint_fingerprint(checkpoint),
         "prompts": [card.question_prompt, card.description_prompts[0]],
-        "decoding": asdict(decoding),
+        "decoding": decoding.recorded(),
         "dtype": options.dtype,
         "quantization": options.quantization,
         "describe": options.describe,

@@ -21,8 +21,10 @@ class ArgumentParser(argparse.ArgumentParser):
     A description keeps its lines, and no flag is taken for another that it begins.
     """
 
-    def __init__(self, *, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings):
-        super().__init__(formatter_class=formatter_class, allow_abbrev=allow_abbrev, **settings)
+    def __init__(
+        self, *arguments, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings
+    ):
+        super().__init__(*arguments, formatter_class=formatter_class, allow_abbrev=allow_abbrev, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"error: {message.removeprefix('argument ')}; every flag: --help\n")

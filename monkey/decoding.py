@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch  # programs check these settings before they import it
@@ -21,6 +21,8 @@ highest is reached, every token is as likely as the next."""
 MAX_LOGPROBS = 20
 """As OpenAI has it."""
 
+_CAME_LATER = ("top_k", "repetition_penalty", "frequency_penalty", "presence_penalty", "logprobs")
+_ALWAYS = object()
 _PENALTIES = (("repetition_penalty", 0.1, 10.0), ("frequency_penalty", -2.0, 2.0), ("presence_penalty", -2.0, 2.0))
 """Lowest and highest; the last two as OpenAI has them."""
 
@@ -82,6 +84,14 @@ class Decoding:
         if not all(isinstance(text, str) and text for text in stop):
             raise ValueError(f"stop is {self.stop!r}, and texts that are not empty are needed")
         object.__setattr__(self, "stop", stop)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings for a key of answers; what came later is among them only where it is set.
+
+        So answers that were kept before a setting existed are still those that are asked for.
+        """
+        later = {field.name: field.default for field in fields(self) if field.name in _CAME_LATER}
+        return {name: value for name, value in asdict(self).items() if later.get(name, _ALWAYS) != value}
 
     @property
     def penalises(self) -> bool:
