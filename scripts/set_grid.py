@@ -4,14 +4,17 @@
     python scripts/set_grid.py BASE TARGET --grid 2,2 --adapters shared --global-view False
     python scripts/set_grid.py BASE TARGET --grid 1,1 --window 224 --adapters none --global-view False
     python scripts/set_grid.py BASE TARGET --grid 2,2 --grids up-to-6 --fit pad      # each image on a grid of its own
+    python scripts/set_grid.py BASE TARGET --grid 2,2 --window 224 --window-tokens 196
 
 With --grids the adapters stay those of --grid: a window of another grid takes the one whose cell holds its centre. New
 adapters start at nothing: until they are trained the windows are encoded as the base encodes its one. `--window`
-gives the one window more pixels, its position embeddings interpolated. TARGET is written whole or not at all.
+gives a window more pixels, its position embeddings interpolated; `--window-tokens` gives it more tokens, and each of
+their queries starts as the base's at its place. TARGET is written whole or not at all.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +38,7 @@ def set_grid(
     seed: int = 0,
     grids: str | Sequence[tuple[int, int]] | None = None,
     fit: str | None = None,
+    window_tokens: int | None = None,
 ) -> Path:
     """Write `base`, put on `grid`, into the new folder `target`.
 
@@ -45,10 +49,12 @@ def set_grid(
         window: pixels of a window's side; the base's own by default.
         seed: of the new adapters.
         grids, fit: the set of grids that images are put on, and how, as of `MonkeyConfig`; the base's own by default.
+        window_tokens: that a view becomes, a square number; the base's own by default.
 
     Raises:
         FileNotFoundError: `base` lacks a file.
-        ValueError: `target` exists, a window that is no multiple of the patches, or another window for a timm encoder.
+        ValueError: `target` exists, a window that is no multiple of the patches, another window for a timm encoder, or
+            tokens that are no square or more than the patches.
     """
     target = Path(target)
     refuse_existing(target)
@@ -76,7 +82,29 @@ def set_grid(
     tokenizer = open_tokenizer(base)
     torch.manual_seed(seed)
     model = monkey.MonkeyForConditionalGeneration.from_pretrained(base, config=config)
+    if window_tokens is not None:
+        _set_window_tokens(model, window_tokens)
     return write_checkpoint(model, monkey.MonkeyProcessor.from_config(config, tokenizer), target, card_of(base))
+
+
+def _set_window_tokens(model: monkey.MonkeyForConditionalGeneration, tokens: int) -> None:
+    from torch import nn
+
+    from monkey.vision import grow_positions, sincos_positions
+
+    resampler, patches = model.model.visual.resampler, model.config.vision_config.patches_per_side
+    side = math.isqrt(max(tokens, 0))
+    if side < 1 or side**2 != tokens or side > patches:
+        raise ValueError(
+            f"--window-tokens {tokens} is no square number from 1 to {patches**2}, the patches of a window, such as "
+            f"{max(1, patches // 2) ** 2}"
+        )
+    width = resampler.query.shape[1]
+    resampler.query = nn.Parameter(grow_positions(resampler.query.detach(), tokens))
+    # The table itself is finer, where it is the keys' that is interpolated.
+    positions = sincos_positions(side, width).to(resampler.pos_embed.dtype)
+    resampler.pos_embed = nn.Parameter(positions, requires_grad=False)
+    model.config.vision_config.num_queries = tokens
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,6 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--adapters", choices=ADAPTERS, default="per_window", help="default per_window")
     parser.add_argument("--global-view", choices=SWITCH, default="True", help="default True")
     parser.add_argument("--window", type=int, metavar="PIXELS", help="side of a window; the base's own by default")
+    parser.add_argument("--window-tokens", type=int, metavar="N", help="of a view; the base's own by default")
     parser.add_argument("--seed", type=int, default=0, help="of new adapters (default 0)")
     options = parser.parse_args(arguments)
 
@@ -102,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.seed,
             options.grids,
             options.fit,
+            options.window_tokens,
         )
         config = monkey.MonkeyConfig.from_pretrained(folder)
         if config.is_ragged:

@@ -49,7 +49,7 @@ ADDED: dict[str, dict[str, str]] = {
         ),
         "an encoder and a decoder that others trained become one model",
     ),
-    "scripts/set_grid.py": _SHAPES,
+    "scripts/set_grid.py": {**_SHAPES, "--window-tokens": "a larger window holds more letters than its tokens did"},
     "scripts/show_views.py": _SHAPES,
 }
 """Program -> flag -> what it is for, where it came later."""

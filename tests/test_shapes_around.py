@@ -45,6 +45,7 @@ from monkey.serving.session import Answerer
 from monkey.tokenization import QwenTokenizer
 from monkey.training.arguments import parse_flags
 from monkey.training.memory import PlanSettings, StepSize, plan, step_size
+from monkey.vision import grow_positions, sincos_positions
 from scripts import plan_memory, resolution_study, show_views
 from scripts.set_grid import main as set_grid_main
 from scripts.set_grid import set_grid
@@ -583,6 +584,22 @@ class TestSetGrid:
         assert "14 grids, 8 to 28 tokens an image" in capsys.readouterr().out
         config = MonkeyConfig.from_pretrained(tmp_path / "mine")
         assert (config.grids, config.fit, config.num_adapters) == ("up-to-6", "pad", 4)
+
+    def test_a_window_gets_more_tokens_whose_queries_start_as_the_bases_at_their_place(self, start, tmp_path, capsys):
+        base = MonkeyForConditionalGeneration.from_pretrained(start.base)
+        vision, resampler = base.config.vision_config, base.model.visual.resampler
+        window, tokens = 2 * vision.window_size, 4 * vision.num_queries
+        words = [str(start.base), str(tmp_path / "new"), "--grid", "2,2", "--window", str(window)]
+        assert set_grid_main([*words, "--window-tokens", str(tokens + 1)]) == 2
+        assert f"--window-tokens {tokens + 1} is no square number from 1 to" in capsys.readouterr().err
+        assert set_grid_main([*words, "--window-tokens", str(tokens)]) == 0
+        model = MonkeyForConditionalGeneration.from_pretrained(tmp_path / "new")
+        grown = model.model.visual.resampler
+        assert model.config.image_tokens == 5 * tokens
+        torch.testing.assert_close(grown.query, grow_positions(resampler.query, tokens))
+        side, width = round(tokens**0.5), grown.query.shape[1]
+        torch.testing.assert_close(grown.pos_embed, sincos_positions(side, width))
+        assert model.get_image_features(torch.zeros(1, 3, 2 * window, 2 * window)).shape[1] == 5 * tokens
 
     def test_one_grid_leaves_files_as_they_were(self, start, tmp_path):
         set_grid(start.base, tmp_path / "same", (2, 2))
