@@ -20,7 +20,7 @@ Shape letters: B batch, H heads, T tokens of the row, S tokens that are seen, d 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -51,6 +51,13 @@ Run = tuple[int, int, int, int]
 
 Tokens = slice | torch.Tensor
 """Tokens of a row: neighbours, or their numbers."""
+
+
+def index_tokens(tokens: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> Tokens:
+    """Return numbers of tokens as what indexes them: a slice of neighbours in their order copies nothing."""
+    if np.array_equal(tokens, np.arange(tokens[0], tokens[0] + len(tokens))):
+        return slice(int(tokens[0]), int(tokens[-1]) + 1)
+    return torch.as_tensor(tokens, device=device)
 
 
 class Layout(Protocol):
@@ -253,22 +260,17 @@ class Runs:
             places.append(own)
             prefix_start, prefix_end = runs[0][2:]
             if prefix_start == prefix_end:
-                products.append((self._tokens(own), self._tokens(own), None))
+                products.append((index_tokens(own, self._device), index_tokens(own, self._device), None))
                 continue
             seen = np.concatenate([np.arange(prefix_start, prefix_end), own])
             starts = np.concatenate([np.full(end - start, start) for start, end, _, _ in runs])
             mask = (seen >= starts[:, None]) & (seen <= own[:, None])
             mask[:, : prefix_end - prefix_start] = True
-            products.append((self._tokens(own), self._tokens(seen), torch.from_numpy(mask).to(self._device)))
+            places_of = (index_tokens(tokens, self._device) for tokens in (own, seen))
+            products.append((*places_of, torch.from_numpy(mask).to(self._device)))
         order = np.argsort(np.concatenate(places))
         is_sorted = bool((order == np.arange(len(order))).all())
         return products, None if is_sorted else torch.from_numpy(order).to(self._device)
-
-    def _tokens(self, tokens: np.ndarray) -> Tokens:
-        """Return neighbours as a slice, which copies nothing."""
-        if len(tokens) == tokens[-1] - tokens[0] + 1:
-            return slice(int(tokens[0]), int(tokens[-1]) + 1)
-        return torch.from_numpy(tokens).to(self._device)
 
     def _by_kernel(self, query, key, value, scaling, is_grouped):
         if self._lengths is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ MAX_LOGPROBS = 20
 """As OpenAI has it."""
 
 _CAME_LATER = ("top_k", "repetition_penalty", "frequency_penalty", "presence_penalty", "logprobs")
-_ALWAYS = object()
 _PENALTIES = (("repetition_penalty", 0.1, 10.0), ("frequency_penalty", -2.0, 2.0), ("presence_penalty", -2.0, 2.0))
 """Lowest and highest; the last two as OpenAI has them."""
 
@@ -90,8 +89,9 @@ class Decoding:
 
         So answers that were kept before a setting existed are still those that are asked for.
         """
-        later = {field.name: field.default for field in fields(self) if field.name in _CAME_LATER}
-        return {name: value for name, value in asdict(self).items() if later.get(name, _ALWAYS) != value}
+        settings = asdict(self)
+        unset = [name for name in _CAME_LATER if settings[name] == getattr(Decoding, name)]
+        return {name: value for name, value in settings.items() if name not in unset}
 
     @property
     def penalises(self) -> bool:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from monkey.attention import attend_with_lse, merge
+from monkey.attention import Tokens, attend_with_lse, index_tokens, merge
 
 CACHE_STEP = 128
 """Positions that buffers get room for beyond those needed: 64 MiB at full size and batch 1."""
@@ -184,8 +184,8 @@ def _shared(block: PrefixBlock, cache_keys: Sequence[Hashable], start: int) -> i
 class _Level:
     """Tokens of a pass and the blocks that they see, one block per token; tokens of one block are one product."""
 
-    tokens: slice | torch.Tensor
-    groups: list[tuple[slice | torch.Tensor, PrefixBlock]]
+    tokens: Tokens
+    groups: list[tuple[Tokens, PrefixBlock]]
 
     def attend(self, query, attended, lse, layer, scaling):
         """Let what the queries [1, H, T, d] attended to, and its log-sum-exp [1, H, T], take in the blocks as well."""
@@ -209,15 +209,10 @@ def _levels(spans: Sequence[range], prefixes: Sequence[PrefixBlock | None]) -> l
                 groups.setdefault(chain[depth], []).extend(span)
         if groups:
             tokens = [token for group in groups.values() for token in group]
-            levels.append(_Level(_index(tokens), [(_index(group), block) for block, group in groups.items()]))
+            levels.append(
+                _Level(index_tokens(tokens), [(index_tokens(group), block) for block, group in groups.items()])
+            )
     return levels
-
-
-def _index(tokens: list[int]) -> slice | torch.Tensor:
-    """Neighbours as a slice, which copies nothing."""
-    if tokens == list(range(tokens[0], tokens[-1] + 1)):
-        return slice(tokens[0], tokens[-1] + 1)
-    return torch.tensor(tokens)
 
 
 class Prefill:

@@ -54,6 +54,12 @@ def test_runs_of_prefixes_that_alternate_attend_as_each_of_them_alone(dtype):
         torch.testing.assert_close(x.grad.float(), y.grad, rtol=tolerance, atol=tolerance)
 
 
+def test_only_neighbours_in_their_order_are_a_slice():
+    assert attention.index_tokens([3, 4, 5]) == slice(3, 6)
+    for tokens in ([0, 2, 1, 3], [1, 0], [4, 6]):
+        assert attention.index_tokens(tokens).tolist() == tokens
+
+
 def test_what_a_layout_does_not_have_is_refused():
     model = AutoModelForCausalLM.from_config(Gemma2Config(**SIZES), attn_implementation="runs").eval()
     row = torch.tensor([[3, 4]])

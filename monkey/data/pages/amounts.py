@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from monkey.data.pages.facts import Cell, NumberFormat
+from monkey.data.pages.spelling import write_number
 
 _TIME = re.compile(r"(\d{1,2})[:.h](\d{2})(?:\s*([ap])\.?m\.?)?", re.IGNORECASE)
 
@@ -58,10 +59,8 @@ def print_amount(value: float, frame: Frame, numbers: NumberFormat, is_grouped: 
     Args:
         is_grouped: whether thousands are marked, as the numbers that it was made of show.
     """
-    text = f"{value:,.{frame.decimals}f}"
-    thousands = numbers.thousands if is_grouped else ""
-    marks = {",": thousands, ".": numbers.decimal}
-    return frame.before + "".join(marks.get(character, character) for character in text) + frame.behind
+    marks = numbers if is_grouped else replace(numbers, thousands="")
+    return frame.before + write_number(value, marks, frame.decimals) + frame.behind
 
 
 def marks_thousands(cells: Iterable[Cell], numbers: NumberFormat) -> bool:
