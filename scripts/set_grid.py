@@ -84,7 +84,7 @@ def set_grid(
     model = monkey.MonkeyForConditionalGeneration.from_pretrained(base, config=config)
     if window_tokens is not None:
         _set_window_tokens(model, window_tokens)
-    return write_checkpoint(model, monkey.MonkeyProcessor.from_config(config, tokenizer), target, card_of(base))
+    return write_checkpoint(model, monkey.MonkeyProcessor.from_config(model.config, tokenizer), target, card_of(base))
 
 
 def _set_window_tokens(model: monkey.MonkeyForConditionalGeneration, tokens: int) -> None:

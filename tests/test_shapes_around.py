@@ -596,6 +596,7 @@ class TestSetGrid:
         model = MonkeyForConditionalGeneration.from_pretrained(tmp_path / "new")
         grown = model.model.visual.resampler
         assert model.config.image_tokens == 5 * tokens
+        assert MonkeyProcessor.from_pretrained(tmp_path / "new").image_tokens == 5 * tokens
         torch.testing.assert_close(grown.query, grow_positions(resampler.query, tokens))
         side, width = round(tokens**0.5), grown.query.shape[1]
         torch.testing.assert_close(grown.pos_embed, sincos_positions(side, width))
