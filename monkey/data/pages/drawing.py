@@ -112,7 +112,7 @@ CAPITAL = 0.7
 """Height of capital letters in em, about."""
 SIZE = 10.0
 """Points of a page's text; how many pixels that are is decided by the zoom."""
-ATTEMPTS = 24
+ATTEMPTS = 200
 COLOURED = 0.35
 """How many pages print one of their fields in a colour."""
 CLEAN = 0.5
