@@ -25,7 +25,7 @@ from tqdm import tqdm
 from eval.metrics import METRICS, metric_named, score
 from eval.questions import (
     ROOT_NAME,
-    find_fault_for_metric,
+    find_metric_fault,
     find_too_few_references,
     image_root_of,
     question_file,
@@ -249,7 +249,7 @@ def _check_counts(one: TaskCheck) -> None:
     for question in one.questions:
         if sentence := find_too_few_references(one.task.metric, question):
             one.add(TOO_FEW, question.source, sentence)
-        if sentence := find_fault_for_metric(one.task.metric, question):
+        if sentence := find_metric_fault(one.task.metric, question):
             one.add(UNSCORABLE, question.source, sentence)
         if not any(reference.strip() for reference in question.answers):
             sentence = f"{question.source}: the references are all empty{_say_worth_of_nothing(one.task, question)}"

@@ -252,7 +252,7 @@ def _refuse_unscorable(task: Task, questions: Sequence[Question], data_root: Pat
                 place = (data_root or Path()) / task.annotations
                 sentence += f"; the annotation file with all answers belongs at {place}"
             raise ValueError(sentence)
-        if sentence := find_fault_for_metric(task.metric, question):
+        if sentence := find_metric_fault(task.metric, question):
             raise ValueError(sentence)
 
 
@@ -264,7 +264,7 @@ def find_too_few_references(metric: str, question: Question) -> str | None:
     return f"{question.source}: {metric} needs at least {needed} answers, and there are {there}"
 
 
-def find_fault_for_metric(metric: str, question: Question) -> str | None:
+def find_metric_fault(metric: str, question: Question) -> str | None:
     """A sentence where a question lacks what the metric reads of it; None where it has it."""
     fault = metric_named(metric).find_fault(unanswered_item(question)) if question.answers else None
     return None if fault is None else f"{question.source}: {metric} cannot score this row: {fault}"

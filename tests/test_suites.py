@@ -198,6 +198,12 @@ def test_a_release_in_the_hub_form_gives_the_questions_of_that_form(name, tmp_pa
     rows = SUITE_ROWS[TASKS[name].metric]
     (tmp_path / "release/data").mkdir(parents=True)
     table = tmp_path / f"release/data/{TABLES.get(name, 'test')}-00000-of-00001.parquet"
+    if name == "mmbench_dev_en":
+        # The same split in another language lies beside it.
+        (tmp_path / "release/cn").mkdir()
+        write_table(tmp_path / "release/cn" / table.name, rows)
+        (tmp_path / "release/data").rename(tmp_path / "release/en")
+        table = tmp_path / "release/en" / table.name
     write_table(table, rows)
     prepare(name, tmp_path / "release", tmp_path / "root", allow_count=True)
     prepared = load_question_set(TASKS[name], tmp_path / "root").questions
@@ -231,6 +237,7 @@ def test_the_two_forms_ask_alike(tmp_path):
         ({"answer": "D"}, "'answer' is 'D', and there are 2 options, A, B"),
         ({"answer": ""}, "there is no 'answer'; MMBench keeps those of its test split"),
         ({"A": ""}, "the options B do not follow each other from A on"),
+        ({"index": "1"}, "question_id 1 was given before"),
         ({"index": "x"}, "'index' must be a whole number, found 'x'"),
     ],
 )

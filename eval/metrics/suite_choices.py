@@ -30,7 +30,7 @@ _REFUSES = "Z"
 """A letter by which a judge says that no option was chosen."""
 
 
-def find_no_choice(item: Item) -> str | None:
+def find_choice_fault(item: Item) -> str | None:
     """A sentence on a row without options, or whose reference is the letter of none; None for another."""
     options = options_of_item(item)
     if not options:
@@ -69,7 +69,7 @@ def infers_right(items: Sequence[Item], population: Population) -> list[float]:
     return [float(infer_option(item.prediction, options_of_item(item)) in item.references) for item in items]
 
 
-def find_no_mmbench_row(item: Item) -> str | None:
+def find_mmbench_fault(item: Item) -> str | None:
     """A sentence on a row that is no choice or does not say which question it asks; None for another."""
     for key in ("group", "rotation"):
         if not isinstance(item.more.get(key), int):
@@ -77,7 +77,7 @@ def find_no_mmbench_row(item: Item) -> str | None:
                 f"{key!r} must be a whole number, and it is {item.more.get(key)!r}: 'group' is the question, which is "
                 "asked with its options turned by 'rotation' from 0"
             )
-    return find_no_choice(item)
+    return find_choice_fault(item)
 
 
 def _vanilla_sums(items: Sequence[Item], population: Population) -> Sums:

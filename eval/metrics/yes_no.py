@@ -70,7 +70,7 @@ def _of_rows(score: Callable[[str, Sequence[str]], float]) -> Callable[[Sequence
     return lambda items, population: [score(item.prediction, item.references) for item in items]
 
 
-def find_no_verdict(item: Item) -> str | None:
+def find_verdict_fault(item: Item) -> str | None:
     """A sentence on a row whose reference is neither yes nor no; None where it is."""
     if item.references[0].strip().lower() in (YES, NO):
         return None
@@ -122,12 +122,12 @@ POPE = {
 # MME
 
 
-def find_no_mme_row(item: Item) -> str | None:
+def find_mme_fault(item: Item) -> str | None:
     """A sentence on a row without a subtask of MME or an answer of yes or no; None for one that has them."""
     category = item.more.get("category")
     if category not in SUBTASKS:
         return f"'category' must be a subtask of MME ({', '.join(SUBTASKS)}), and it is {category!r}"
-    return find_no_verdict(item)
+    return find_verdict_fault(item)
 
 
 def _image_of(item: Item) -> Any:
@@ -188,10 +188,10 @@ SET_KEYS = ("category", "subcategory", "set_id", "figure_id", "question_number")
 """What tells HallusionBench's questions apart: a figure of a set, and a question that is asked of its figures."""
 
 
-def find_no_hallusion_row(item: Item) -> str | None:
+def find_hallusion_fault(item: Item) -> str | None:
     """A sentence on a row that lacks one of `SET_KEYS` or an answer of yes or no; None for one that has them."""
     missing = next((key for key in SET_KEYS if key not in item.more), None)
-    return find_no_verdict(item) if missing is None else f"{missing!r} is missing, which HallusionBench's rows have"
+    return find_verdict_fault(item) if missing is None else f"{missing!r} is missing, which HallusionBench's rows have"
 
 
 def _keys_of(*names: str) -> Callable[[Item], tuple[Any, ...]]:

@@ -152,14 +152,15 @@ class Release:
         places = [(f"{path}:{number}", line) for number, line in numbered if line.strip()]
         return [Entry(where, parse_row(line, where)) for where, line in places]
 
-    def stored_rows(self, pattern: str) -> ShardedRows | None:
-        """Return the rows of the tables that fit a pattern, anywhere below; None where none does."""
-        found = [path.relative_to(self.folder).as_posix() for path in sorted(self.folder.rglob(pattern))]
-        if not found:
-            return None
-        shards = [self.file(name) for name in found]
-        self.sources.update(dict.fromkeys(shards))
-        return ShardedRows(self.folder, list(map(str, shards)))
+    def stored_rows(self, *patterns: str) -> ShardedRows | None:
+        """Return the rows of the tables that fit the first of the patterns that any does, anywhere below; else None."""
+        for pattern in patterns:
+            found = [path.relative_to(self.folder).as_posix() for path in sorted(self.folder.rglob(pattern))]
+            if found:
+                shards = [self.file(name) for name in found]
+                self.sources.update(dict.fromkeys(shards))
+                return ShardedRows(self.folder, list(map(str, shards)))
+        return None
 
     def entries(self, path: Path) -> Iterator[tuple[str, Entry]]:
         """Yield the keys of a JSON object, each with its value."""

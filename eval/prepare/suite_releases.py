@@ -20,7 +20,7 @@ import base64
 import binascii
 import csv
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from eval.metrics.yes_no import SUBTASKS
@@ -30,6 +30,8 @@ from eval.suites import SUITES, Asked
 from monkey.data.converting import name_stored
 from monkey.data.shards import ShardedRows
 from monkey.images import IMAGE_ENDINGS, StoredImage
+
+Reader = Callable[[Release], Iterable[PreparedRow]]
 
 _POPE_CATEGORIES = ("random", "popular", "adversarial")
 _MME_ROOTS = (
@@ -61,16 +63,28 @@ def _read_tables(name: str, rows: ShardedRows) -> Iterator[PreparedRow]:
         yield _row(source, SourceImage(target, shard, target, content=content), asked)
 
 
+def _or_tables(suite: str, *patterns: str) -> Callable[[Reader], Reader]:
+    """Make a reader of original files one that takes the tables of the hub form where the release holds them."""
+
+    def with_tables(read: Reader) -> Reader:
+        @functools.wraps(read)
+        def read_either(release: Release) -> Iterable[PreparedRow]:
+            tables = release.stored_rows(*patterns)
+            return read(release) if tables is None else _read_tables(suite, tables)
+
+        return read_either
+
+    return with_tables
+
+
 def _read_image(rows: ShardedRows, number: int) -> bytes:
     source, row = rows[number]
     return bytes(find_image(row, source))
 
 
+@_or_tables("pope", "test-*.parquet")
 def pope(release: Release) -> Iterator[PreparedRow]:
     """Read the questions of the three ways to choose absent objects, in that order."""
-    if (tables := release.stored_rows("test-*.parquet")) is not None:
-        yield from _read_tables("pope", tables)
-        return
     for category in _POPE_CATEGORIES:
         for entry in release.lines(release.file(*below(("output/coco", "coco", ""), f"coco_pope_{category}.json"))):
             name = entry.text("image")
@@ -78,11 +92,9 @@ def pope(release: Release) -> Iterator[PreparedRow]:
             yield _row(entry.where, image, SUITES["pope"].ask({**entry.value, "category": category}, entry.where))
 
 
+@_or_tables("mme", "test-*.parquet")
 def mme(release: Release) -> Iterator[PreparedRow]:
     """Read the two questions of each image, by subtask."""
-    if (tables := release.stored_rows("test-*.parquet")) is not None:
-        yield from _read_tables("mme", tables)
-        return
     for subtask in SUBTASKS:
         folders = [
             pair
@@ -120,21 +132,20 @@ def _read_mme_image(release: Release, subtask: str, text: str, folder: str) -> I
         yield _row(where, image, SUITES["mme"].ask({**fields, "answer": answer.strip()}, where))
 
 
+@_or_tables("mmbench", "en/dev-*.parquet", "dev-*.parquet")
 def mmbench(release: Release) -> Iterator[PreparedRow]:
     """Read the English dev split, every question once for each order of its options."""
-    if (tables := release.stored_rows("dev-*.parquet")) is not None:
-        yield from _read_tables("mmbench", tables)
-        return
     path = release.file("MMBench_DEV_EN.tsv", "mmbench_dev_en.tsv", "mmbench_dev_20230712.tsv")
-    entries = {entry.value["index"]: entry for entry in release.table(path, _MMBENCH_COLUMNS, "\t", csv.QUOTE_MINIMAL)}
+    entries = list(release.table(path, _MMBENCH_COLUMNS, "\t", csv.QUOTE_MINIMAL))
+    by_index = {entry.value["index"]: entry for entry in entries}
     stored: dict[str, SourceImage] = {}
-    for entry in entries.values():
+    for entry in entries:
         content = entry.value["image"]
         holder = entry
         if len(content) < _LONGEST_INDEX:
-            if content not in entries:
+            if content not in by_index:
                 raise ValueError(f"{entry.where}: 'image' is {content!r}, and no row has that index")
-            holder = entries[content]
+            holder = by_index[content]
         if holder.where not in stored:
             read = functools.partial(_decode_image, holder)
             target = f"data/mmbench/images/{name_stored(read(), holder.where)}"
@@ -149,11 +160,9 @@ def _decode_image(entry: Entry) -> StoredImage:
         raise ValueError(f"{entry.where}: 'image' is no base64 ({error})") from error
 
 
+@_or_tables("hallusionbench", "image-*.parquet")
 def hallusionbench(release: Release) -> Iterator[PreparedRow]:
     """Read the questions that have a figure."""
-    if (tables := release.stored_rows("image-*.parquet")) is not None:
-        yield from _read_tables("hallusionbench", tables)
-        return
     without = 0
     for entry in release.rows(release.file("HallusionBench.json")):
         asked = SUITES["hallusionbench"].ask(entry.value, entry.where)
@@ -166,11 +175,9 @@ def hallusionbench(release: Release) -> Iterator[PreparedRow]:
     release.statements.append(f"{without} questions without a figure are not asked")
 
 
+@_or_tables("seedbench", "test-*.parquet")
 def seedbench(release: Release) -> Iterator[PreparedRow]:
     """Read the questions about images; those about videos are left out."""
-    if (tables := release.stored_rows("test-*.parquet")) is not None:
-        yield from _read_tables("seedbench", tables)
-        return
     folders = ("SEED-Bench-image", "seed_bench_image", "")
     for entry in release.rows(release.file("SEED-Bench.json"), "questions"):
         asked = SUITES["seedbench"].ask(entry.value, entry.where)
@@ -180,11 +187,9 @@ def seedbench(release: Release) -> Iterator[PreparedRow]:
             yield _row(entry.where, release.image(f"data/seedbench/images/{name}", names, entry.where), asked)
 
 
+@_or_tables("mathvista", "testmini-*.parquet")
 def mathvista(release: Release) -> Iterator[PreparedRow]:
     """Read testmini's questions that offer a choice."""
-    if (tables := release.stored_rows("testmini-*.parquet")) is not None:
-        yield from _read_tables("mathvista", tables)
-        return
     for _, entry in release.entries(release.file(*below(("data", ""), "testmini.json"))):
         asked = SUITES["mathvista"].ask(entry.value, entry.where)
         if asked is not None:
