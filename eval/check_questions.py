@@ -23,7 +23,14 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.metrics import METRICS, metric_named, score
-from eval.questions import ROOT_NAME, find_too_few_references, image_root_of, question_file, read_annotations
+from eval.questions import (
+    ROOT_NAME,
+    find_metric_fault,
+    find_too_few_references,
+    image_root_of,
+    question_file,
+    read_annotations,
+)
 from eval.score import parser_of
 from eval.tasks import DEFAULT_SELECTION, Task, asks_for_boxes_in_vain, find_inert_sign, select_tasks
 from monkey.cli import EXIT_PARTIAL, run_program, whole_number
@@ -37,10 +44,11 @@ from monkey.journal import write_atomic
 MISSING_FILE = "missing file"
 BAD_ANNOTATIONS = "annotation file"
 TOO_FEW = "too few references"
+UNSCORABLE = "lacks what its metric reads"
 LEAKED = "image also trained on"
 _OF_ROWS = (check.UNREADABLE, check.ROW_COUNT, NOT_OF_THE_SCHEMA)
 _OF_IMAGES = (check.REFUSED_PATH, check.MISSING, check.BROKEN)
-KINDS = (MISSING_FILE, *_OF_ROWS, *_OF_IMAGES, check.ID_TWICE, BAD_ANNOTATIONS, TOO_FEW, LEAKED)
+KINDS = (MISSING_FILE, *_OF_ROWS, *_OF_IMAGES, check.ID_TWICE, BAD_ANNOTATIONS, TOO_FEW, UNSCORABLE, LEAKED)
 """Problems, in the order of the table."""
 
 NO_REFERENCE = "no reference with text"
@@ -241,6 +249,8 @@ def _check_counts(one: TaskCheck) -> None:
     for question in one.questions:
         if sentence := find_too_few_references(one.task.metric, question):
             one.add(TOO_FEW, question.source, sentence)
+        if sentence := find_metric_fault(one.task.metric, question):
+            one.add(UNSCORABLE, question.source, sentence)
         if not any(reference.strip() for reference in question.answers):
             sentence = f"{question.source}: the references are all empty{_say_worth_of_nothing(one.task, question)}"
             one.add(NO_REFERENCE, question.source, sentence)

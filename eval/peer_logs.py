@@ -40,7 +40,7 @@ TASK_METRICS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("ocrvqa_test", "ocrvqa_testcore"), ("accuracy", "official")),
     **dict.fromkeys(("textcaps_val", "flickr30k_test"), ("cider", "official")),
     "ocrbench": ("ocrbench", "official"),
-    "pope": ("verdict_accuracy", "official"),
+    "pope": ("pope", "official"),
 }
 """Metric and headline variant of a task, by its name at either evaluator in small letters."""
 

@@ -137,8 +137,8 @@ def load_question_set(
         annotations = None
     if annotations is not None:
         questions = _with_annotated_answers(questions, annotations, task.parts)
-    _refuse_too_few_references(task, questions, image_root)
-    items = [Item("", one.answers, str(one.image), one.question, one.more) for one in questions]
+    _refuse_unscorable(task, questions, image_root)
+    items = list(map(unanswered_item, questions))
     check_parts(task.metric, task.parts, items, str(file))
     images = {question.image for question in questions}
     return QuestionSet(
@@ -239,12 +239,20 @@ def _with_annotated_answers(questions: Sequence[Question], path: Path, keys: Seq
     return annotated
 
 
-def _refuse_too_few_references(task: Task, questions: Sequence[Question], data_root: Path | None) -> None:
+def unanswered_item(question: Question) -> Item:
+    """A question as a metric sees it before there is an answer."""
+    unit = str(question.more.get("document", question.image))
+    return Item("", question.answers, unit, question.question, question.more)
+
+
+def _refuse_unscorable(task: Task, questions: Sequence[Question], data_root: Path | None) -> None:
     for question in questions:
         if sentence := find_too_few_references(task.metric, question):
             if task.annotations is not None:
                 place = (data_root or Path()) / task.annotations
                 sentence += f"; the annotation file with all answers belongs at {place}"
+            raise ValueError(sentence)
+        if sentence := find_metric_fault(task.metric, question):
             raise ValueError(sentence)
 
 
@@ -254,6 +262,12 @@ def find_too_few_references(metric: str, question: Question) -> str | None:
     if there >= needed:
         return None
     return f"{question.source}: {metric} needs at least {needed} answers, and there are {there}"
+
+
+def find_metric_fault(metric: str, question: Question) -> str | None:
+    """A sentence where a question lacks what the metric reads of it; None where it has it."""
+    fault = metric_named(metric).find_fault(unanswered_item(question)) if question.answers else None
+    return None if fault is None else f"{question.source}: {metric} cannot score this row: {fault}"
 
 
 # Examples

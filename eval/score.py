@@ -22,6 +22,7 @@ import numpy as np
 from eval.metrics import best_answer, ceiling, metric_named, score_all
 from eval.metrics.corpus import Item, Population, combine_columns, unit_sums
 from eval.metrics.due_f1 import key_of_item
+from eval.metrics.yes_no import ability_of
 from eval.run_folder import LOCK, RESULTS, Line, Run, TaskRun, open_run, write_published_files, write_task
 from eval.statistics import Units, estimate, estimates, mean_units
 from eval.tables import FORMATS, table_row, write_summary
@@ -151,6 +152,7 @@ def binary_or_open(item: Item) -> str | None:
 DERIVED_PARTS: Mapping[tuple[str, str], Callable[[Item], str | None]] = {
     ("due_f1", "key"): key_of_item,
     ("gqa_accuracy", "binary_or_open"): binary_or_open,
+    ("mme", "ability"): ability_of,
 }
 """By metric and name."""
 

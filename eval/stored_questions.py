@@ -6,6 +6,7 @@
 digest of the shards; all that follows reads that as any other file of questions. Columns are told by their names:
 `image`; `question` or `query`; `answers` (texts, or objects with an `answer`), `answer`, `label` or captions; `options`
 or `choices` with the right one's number; `question_id` and the like. Other columns of plain values stay beside them.
+Rows of a suite are read as `eval.suites` says.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
+from eval.suites import Asked, find_suite, list_options
 from monkey.data.converting import write_stored
 from monkey.data.rows import StoredRow, fail, field_of, text_of
 from monkey.data.shards import SHARD_ENDINGS, find_shards, is_on_hub, read_shard
 from monkey.files import cache_folder
+from monkey.images import StoredImage
 from monkey.journal import atomic_folder, digest
 from monkey.prompts import CAPTION_AS_TRAINED, after_image
 
-VERSION = 1
+VERSION = 2
 """Of what is written for the same shards."""
 
 _QUESTIONS = ("question", "query")
@@ -80,13 +83,36 @@ def _write(shards: list[str], folder: Path, name: str) -> None:
                     stream.write(json.dumps(question, ensure_ascii=False) + "\n")
                     count += 1
     if not count:
-        raise ValueError(f"{name}: none of its {without:,} rows has an image")
+        raise ValueError(f"{name}: none of its {without:,} rows has an image and a question that is asked here")
 
 
 def _read(row: Any, source: str, number: int, images: Path) -> dict[str, Any] | None:
-    """Return a row as a question of ours, whose image is written; None for one that has no image."""
-    named = row.get("image", row.get("images")) if isinstance(row, StoredRow) else None
-    if not named:
+    """Return a row as a question of ours, whose image is written; None for one that has no image or is not asked."""
+    if not isinstance(row, StoredRow):
+        return None
+    suite = find_suite(row)
+    asked = None if suite is None else suite.ask(row, source)
+    if suite is not None and asked is None:
+        return None
+    if (image := find_image(row, source)) is None:
+        return None
+    asked = asked or _ask(row, source)
+    return {
+        "image": f"images/{write_stored(image, images, source)}",
+        "question": asked.question,
+        "answer": asked.answer,
+        "question_id": number if asked.question_id is None else asked.question_id,
+        **asked.more,
+    }
+
+
+def find_image(row: StoredRow, source: str) -> StoredImage | None:
+    """Return the image of a row; None where it has none.
+
+    Raises ValueError where it has several, or a name in the place of one. MathVista has the name beside the image.
+    """
+    named = next((row[key] for key in ("decoded_image", "image", "images") if row.get(key)), None)
+    if named is None:
         return None
     names = named if isinstance(named, list) else [named]
     if len(names) > 1:
@@ -94,19 +120,18 @@ def _read(row: Any, source: str, number: int, images: Path) -> dict[str, Any] | 
     image = row.images.get(names[0])
     if image is None:
         fail(source, f"{str(names[0])[:80]!r} stands in the place of an image and no bytes; give a set that has them")
+    return image
+
+
+def _ask(row: Mapping[str, Any], source: str) -> Asked:
+    """Return a row of no suite as what is asked, with its other columns of plain values."""
     question, answer = _asked(row, source)
     key = next((key for key in _IDS if isinstance(row.get(key), (int, str))), None)
     known = {"image", "images", "question", "query", "answer", "answers", "label", "question_id", key}
     # As the files of the sets' own releases call them.
     renamed = {"choices": "options", "dataset": "dataset_name"}
     more = {renamed.get(name, name): value for name, value in row.items() if name not in known and _is_plain(value)}
-    return {
-        "image": f"images/{write_stored(image, images, source)}",
-        "question": question,
-        "answer": answer,
-        "question_id": number if key is None else row[key],
-        **more,
-    }
+    return Asked(question, answer, None if key is None else row[key], more)
 
 
 def _asked(row: Mapping[str, Any], source: str) -> tuple[str, Any]:
@@ -124,9 +149,8 @@ def _asked(row: Mapping[str, Any], source: str) -> tuple[str, Any]:
             fail(source, f"'answer' is {right}, and there are {len(options)} options")
         if "hint" not in row:
             return "\n".join((question, *options)), options[right]
-        lettered = "\n".join(f"{letter}. {one}" for letter, one in zip(string.ascii_uppercase, options, strict=False))
         context = row["hint"].strip() or "N/A"
-        return f"Context: {context}\nQuestion: {question}\nOptions: {lettered}", [
+        return f"Context: {context}\nQuestion: {question}\nOptions: {list_options(options)}", [
             string.ascii_uppercase[right],
             options[right],
         ]

@@ -6,6 +6,8 @@ question file must hold beside its picture.
 
 from __future__ import annotations
 
+import base64
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from eval.metrics.yes_no import SUBTASKS
 from eval.tasks import TASKS
 
 Made = tuple[int, dict[str, Any]]
@@ -393,6 +396,116 @@ RELEASES: dict[str, Callable[[Path], Made]] = {
     "visualmrc": visualmrc,
     "ocrvqa": ocrvqa,
     "ocrbench": ocrbench,
+}
+
+
+# Suites in their original files
+
+
+def pope(folder: Path) -> Made:
+    for number, category in enumerate(("random", "popular", "adversarial")):
+        rows = [
+            {"question_id": row, "image": f"COCO_val2014_{row}.jpg", "text": f"Is there a {thing} in the image?"}
+            | {"label": label}
+            for row, (thing, label) in enumerate((("dog", "yes"), (f"cat {number}", "no")), start=1)
+        ]
+        write_lines(folder / f"output/coco/coco_pope_{category}.json", rows)
+    for row in (1, 2):
+        picture(folder / f"val2014/COCO_val2014_{row}.jpg", row)
+    more = {"question_id": "random-1", "category": "random"}
+    return 6, {"question": "Is there a dog in the image?", "answer": "yes", **more}
+
+
+def mme(folder: Path) -> Made:
+    root = folder / "MME_Benchmark_release_version"
+    asked = 'Is it "a"? Please answer yes or no.\tYes\nIs it "b"? Please answer yes or no.\tNo\n\n'
+    for number, subtask in enumerate(SUBTASKS):
+        apart = subtask in ("posters", "celebrity", "scene", "landmark", "artwork")
+        texts, images = ("questions_answers_YN/", "images/") if apart else ("", "")
+        picture(root / subtask / f"{images}0001.{'jpg' if apart else 'png'}", number)
+        (root / subtask / texts).mkdir(exist_ok=True)
+        (root / subtask / f"{texts}0001.txt").write_text(asked)
+    more = {"category": "existence", "pair": "existence/0001", "question_id": 0}
+    return 28, {"question": 'Is it "a"? Please answer yes or no.', "answer": "Yes", **more}
+
+
+def mmbench(folder: Path) -> Made:
+    def cell(seed: int) -> str:
+        return base64.b64encode(picture(folder / f"{seed}.png", seed).read_bytes()).decode()
+
+    heads = ("index", "question", "hint", *"ABCD", "answer", "category", "image", "l2-category", "split")
+    rows = [
+        (0, 'Which "one"?', "Look.", "moon", "sun", "", "", "B", "scene", cell(1), "coarse", "dev"),
+        (1, "How many?", "nan", "1", "2", "3", "4", "A", "count", cell(2), "fine", "dev"),
+        (1_000_000, 'Which "one"?', "Look.", "sun", "moon", "", "", "A", "scene", "0", "coarse", "dev"),
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "MMBench_DEV_EN.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows([heads, *rows])
+    asked = (
+        'Hint: Look.\nQuestion: Which "one"?\nOptions:\nA. moon\nB. sun\n'
+        "Please select the correct answer from the options above."
+    )
+    more = {"options": ["moon", "sun"], "group": 0, "rotation": 0, "category": "scene", "l2-category": "coarse"}
+    return 3, {"question": asked, "answer": "B", "question_id": 0, **more}
+
+
+def hallusionbench(folder: Path) -> Made:
+    def row(figure: str, number: str, **more: Any) -> dict[str, Any]:
+        base = {"category": "VD", "subcategory": "math", "visual_input": "1", "set_id": "0", "figure_id": figure}
+        base |= {"question_id": number, "question": f"Is it {number}?", "gt_answer": "1", "gt_answer_details": "It is."}
+        return base | {"filename": f"./VD/math/0_{figure}.png"} | more
+
+    none = {"category": "VS", "visual_input": "0", "filename": None}
+    rows = [row("0", "0"), row("0", "1", gt_answer="0"), row("1", "0", visual_input="2"), row("0", "0", **none)]
+    write_json(folder / "HallusionBench.json", rows)
+    for figure in (0, 1):
+        picture(folder / f"hallusion_bench/VD/math/0_{figure}.png", figure)
+    return 3, {"question": "Is it 0?", "answer": "Yes", "question_id": "VD_math_0_0_0", "document": "VD_math_0"}
+
+
+def seedbench(folder: Path) -> Made:
+    def row(number: int, **more: Any) -> dict[str, Any]:
+        base = {"answer": "B", "choice_a": "One", "choice_b": "Two", "choice_c": "Three", "choice_d": "Four"}
+        base |= {"data_id": f"1_{number}", "data_type": "image", "question": "How many?", "question_id": str(number)}
+        return base | {"question_type_id": 5} | more
+
+    rows = [row(0), row(1, question_type_id=9), row(2, data_type="video", question_type_id=10, data_id="2.webm")]
+    write_json(folder / "SEED-Bench.json", {"questions": rows, "question_type": {"Instances Counting": 5}})
+    for number in (0, 1):
+        drawn = picture(folder / f"SEED-Bench-image/1_{number}.png", number)
+        drawn.rename(drawn.with_suffix(""))  # the release's images have no ending
+    letters = "Answer with the option's letter from the given choices directly."
+    asked = f"How many?\nA. One\nB. Two\nC. Three\nD. Four\n{letters}"
+    return 2, {"question": asked, "answer": "B", "question_type": "Instances Counting"}
+
+
+def mathvista(folder: Path) -> Made:
+    about = {"split": "testmini", "source": "GeoQA+", "task": "geometry problem solving", "language": "english"}
+    chosen = {"question": "How large?", "image": "images/1.jpg", "choices": ["5°", "6°"], "answer": "6°", "pid": "1"}
+    chosen |= {"question_type": "multi_choice", "answer_type": "text", "unit": None, "metadata": about}
+    free = {
+        **chosen,
+        "question_type": "free_form",
+        "answer_type": "integer",
+        "choices": None,
+        "answer": "3",
+        "pid": "2",
+    }
+    write_json(folder / "data/testmini.json", {"1": chosen, "2": free})
+    picture(folder / "images/1.jpg", 1)
+    hint = "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end."
+    asked = f"{hint}\nQuestion: How large?\nChoices:\n(A) 5°\n(B) 6°"
+    return 1, {"question": asked, "answer": "B", "question_id": "1", "options": ["5°", "6°"], "source": "GeoQA+"}
+
+
+RELEASES |= {
+    "pope": pope,
+    "mme": mme,
+    "mmbench_dev_en": mmbench,
+    "hallusionbench": hallusionbench,
+    "seedbench_image": seedbench,
+    "mathvista_choice": mathvista,
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from eval.metrics import METRICS, ceiling, corpus, due_f1
 from eval.metrics.corpus import Item
+from eval.metrics.yes_no import SUBTASKS
 
 CORPUS_VARIANTS = [(metric, variant) for metric, row in METRICS.items() for variant in row.corpus]
 
@@ -104,12 +105,21 @@ def test_formulas_are_scored_by_their_own_rule():
 WORDS = ["a", "man", "rides", "the", "red", "bike", "dog's", "None", "B", "2.5", "", "near", "(x)"]
 
 
-def random_items(count: int = 24, seed: int = 5) -> list[Item]:
+OPTIONS = ["a man", "red bike", "the bike"]
+
+
+def random_items(metric: str = "due_f1", count: int = 24, seed: int = 5) -> list[Item]:
+    """Rows that the metric can score, answered by chance."""
     generator = random.Random(seed)
 
     def text(length: int) -> str:
         return " ".join(generator.choices(WORDS, k=length))
 
+    if metric in OF_SUITES:
+        return [
+            suite_item(metric, number % 7, generator.choice(["Yes", "no", "A", "B.", "the bike", ""]), generator)
+            for number in range(count)
+        ]
     return [
         Item(
             text(generator.randint(0, 6)),
@@ -121,12 +131,24 @@ def random_items(count: int = 24, seed: int = 5) -> list[Item]:
     ]
 
 
+OF_SUITES = ("pope", "mme", "hallusionbench", "mmbench", "seedbench", "mathvista_choice")
+"""Metrics that read more of a row than any row has."""
+
+
+def suite_item(metric: str, unit: int, prediction: str, generator: random.Random) -> Item:
+    keys = {"category": generator.choice(SUBTASKS), "subcategory": "x", "set_id": "0", "rotation": 0}
+    keys |= {"figure_id": str(generator.randint(0, 1)), "question_number": str(generator.randint(0, 2)), "group": unit}
+    by_word = metric in ("pope", "mme", "hallusionbench")
+    reference = generator.choice(("Yes", "No")) if by_word else generator.choice("ABC")
+    return Item(prediction, (reference,), f"image {unit}", "Which?", {**keys, "options": OPTIONS})
+
+
 @pytest.mark.parametrize(("metric", "variant"), CORPUS_VARIANTS)
 class TestEveryCorpusVariant:
     def test_scores_stay_in_range_and_inputs_as_they_were(self, metric, variant):
         row = METRICS[metric].corpus[variant]
         for seed in range(5):
-            items = random_items(seed=seed)
+            items = random_items(metric, seed=seed)
             before = list(items)
             value = corpus.score(row, items)
             assert 0.0 <= value <= row.highest
@@ -139,20 +161,32 @@ class TestEveryCorpusVariant:
 
     def test_no_rows_and_no_answers_score_nothing(self, metric, variant):
         items = [Item("", ("a red bike",), "image", "What is the advertiser?")]
+        if metric in OF_SUITES:
+            # POPE takes an empty answer for a yes; MathVista's script, as written, for the shortest option.
+            nothing = {"pope": "No", "mme": "Yes", "hallusionbench": "Yes"}.get(metric, "B")
+            items = [replace(suite_item(metric, 0, "", random.Random(0)), references=(nothing,))]
+        if variant == "yes_ratio":
+            items = [replace(items[0], prediction="no")]
         assert score(metric, variant, []) == score(metric, variant, items) == 0.0
 
     def test_the_ceiling_is_what_the_echo_scores_whatever_was_predicted(self, metric, variant):
         items = [Item("x", ("a red bike by the sea", "red bike by the sea"), f"{n}", f"Question {n}") for n in range(3)]
         items.append(Item("", ("two dogs run on wet sand",), "3", "Question 3"))
+        if metric in OF_SUITES:
+            items = [suite_item(metric, number, "", random.Random(number)) for number in range(9)]
+        if variant == "yes_ratio":
+            items = [replace(item, references=("Yes",)) for item in items]
         highest = ceiling(metric, variant, items)
         assert highest == ceiling(metric, variant, [replace(item, prediction="other") for item in items])
         assert highest > 0.0
-        if metric != "cider":
+        if (metric, variant) == ("mme", "official"):
+            assert highest == 2.0 * len({item.more["category"] for item in items})
+        elif metric != "cider":
             assert highest == 1.0
         assert ceiling(metric, variant, []) is None
 
     def test_resampling_units_is_scoring_the_rows_drawn(self, metric, variant):
-        row, items = METRICS[metric].corpus[variant], random_items()
+        row, items = METRICS[metric].corpus[variant], random_items(metric)
         population = [item.references for item in items]
         sums = corpus.unit_sums(row, items, population)
         assert {len(numbers) for numbers in sums.values()} == {len(row.sum_names)}
@@ -189,4 +223,4 @@ def test_a_part_of_a_set_is_weighed_by_the_whole_set():
 
 def test_a_population_smaller_than_its_answers_is_refused():
     with pytest.raises(ValueError, match="3 answers cannot come from a set of 1 rows"):
-        score("cider", "official", random_items(3), [("a",)])
+        score("cider", "official", random_items(count=3), [("a",)])

@@ -22,7 +22,9 @@ from eval.metrics import (
     due_f1,
     matching,
     relaxed_accuracy,
+    suite_choices,
     vqa,
+    yes_no,
 )
 from eval.metrics.corpus import CorpusVariant, Item, Population, mean_variant
 from eval.metrics.corpus import score as corpus_score
@@ -45,7 +47,8 @@ class Metric:
     `variants` score a row by itself; `corpus` (see `eval.metrics.corpus`) score all rows together. No name is in both.
     `best_answers(references)` lists the predictions among which the best possible one is looked for when the ceiling
     is computed; for a corpus variant it is the first of them. With fewer than `minimum_references` references no
-    prediction can reach 1, so such data are refused.
+    prediction can reach 1, so such data are refused. `find_fault` returns a sentence on a row that the metric cannot
+    score, by its references and what else it has, and None for one that it can; the prediction is not looked at.
     """
 
     meaning: str
@@ -53,6 +56,7 @@ class Metric:
     corpus: Mapping[str, CorpusVariant] = field(default_factory=dict)
     minimum_references: int = 1
     best_answers: Callable[[Sequence[str]], Sequence[str]] = tuple
+    find_fault: Callable[[Item], str | None] = lambda item: None
 
     @property
     def all_variants(self) -> dict[str, Variant | CorpusVariant]:
@@ -169,6 +173,45 @@ METRICS: Mapping[str, Metric] = {
             "official": Variant(matching.verdict, "the first word means yes or no as the reference does (TabFact)"),
             "exact": _EXACT,
         },
+    ),
+    "pope": Metric(
+        "Objects that the image has or has not, asked for by yes or no.",
+        {"exact": Variant(matching.exact, "the answer is the word yes or no alone, case aside (lmms-eval's accuracy)")},
+        yes_no.POPE,
+        find_fault=yes_no.find_verdict_fault,
+    ),
+    "mme": Metric(
+        "Two questions an image by yes or no, in fourteen subtasks; at most 2800, not 100.",
+        {"accuracy": Variant(yes_no.agrees_in_mme, "yes or no in the first four characters is right (MME)")},
+        yes_no.MME,
+        find_fault=yes_no.find_mme_fault,
+    ),
+    "hallusionbench": Metric(
+        "Questions by yes or no about figures and about what was changed in them.",
+        {"exact": _EXACT},
+        yes_no.HALLUSION,
+        find_fault=yes_no.find_hallusion_fault,
+    ),
+    "mmbench": Metric(
+        "The right option was chosen in every order of the options.",
+        {"exact": _EXACT},
+        suite_choices.MMBENCH,
+        find_fault=suite_choices.find_mmbench_fault,
+    ),
+    "seedbench": Metric(
+        "The right option was chosen, by its letter.",
+        {
+            "identical": Variant(matching.identical, "the answer is the letter and nothing else (LLaVA)"),
+            "chosen": Variant(choice.chosen, "the letter, however decorated"),
+        },
+        suite_choices.SEEDBENCH,
+        find_fault=suite_choices.find_choice_fault,
+    ),
+    "mathvista_choice": Metric(
+        "The right option was chosen in a question of MathVista.",
+        {"exact": _EXACT},
+        suite_choices.MATHVISTA,
+        find_fault=suite_choices.find_choice_fault,
     ),
     "box_overlap": Metric(
         "The first box of the prediction covers the one of the reference.",

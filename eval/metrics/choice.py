@@ -27,7 +27,7 @@ _STATED = re.compile(rf"(?i:\b(?:answer|option|choice)[*_`]*(?:\s+is\b:?|:)){_LE
 _LEADING = re.compile(_LETTER)
 _LETTERS = "ABCDEFGH"
 """Options have letters from the start of the alphabet, and 'I' is a word."""
-_AROUND_WORDS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+AROUND_WORDS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _SHORT = 3
 """An answer of more words than these that has an 'A' is not read by its words: there it is an article."""
 
@@ -63,7 +63,7 @@ def read_letter(prediction: str, options: Iterable[str] = _LETTERS) -> str | Non
     """
     options = set(options)
     leading = _LEADING.match(prediction)
-    words = prediction.translate(_AROUND_WORDS).split()
+    words = prediction.translate(AROUND_WORDS).split()
     if "A" in words and len(words) > _SHORT:
         words = []
     for letters in (_STATED.findall(prediction), leading.groups() if leading else (), words):
@@ -94,6 +94,11 @@ def options_of(question: str) -> dict[str, str]:
     return options if len(options) > 1 else {}
 
 
+def options_of_item(item: Item) -> dict[str, str]:
+    """Text by letter of the options in the row, else in its question; none where neither has them."""
+    return dict(zip(ascii_uppercase, item.more.get("options", ()), strict=False)) or options_of(item.question)
+
+
 def nearest_option(item: Item) -> float:
     """The answer is taken for the option whose letter it begins with, whose letter or text it is, or else whose text is
     nearest.
@@ -101,7 +106,7 @@ def nearest_option(item: Item) -> float:
     Nearness is the edit distance over the longer length; of equals the first. Without options in the row or its
     question, and for an empty answer, it is `chosen`.
     """
-    options = dict(zip(ascii_uppercase, item.more.get("options", ()), strict=False)) or options_of(item.question)
+    options = options_of_item(item)
     answer = _plain(item.prediction)
     if not options or not answer or chosen(item.prediction, item.references):
         return chosen(item.prediction, item.references)

@@ -84,6 +84,23 @@ def mean_variant(
     return CorpusVariant(meaning, ("score", "rows"), unit_sums, ratio, item_scores, highest, whole_set)
 
 
+def group_variant(
+    meaning: str,
+    item_scores: Callable[[Sequence[Item], Population], list[float]],
+    group_of: Callable[[Item], Any],
+) -> CorpusVariant:
+    """The share of groups whose rows are all right. Rows of one group that were asked have one unit."""
+
+    def unit_sums(items: Sequence[Item], population: Population) -> Sums:
+        whole: dict[str, dict[Any, bool]] = {}
+        for item, score in zip(items, item_scores(items, population), strict=True):
+            groups, key = whole.setdefault(item.unit, {}), group_of(item)
+            groups[key] = groups.get(key, True) and score == 1.0
+        return {unit: (float(sum(groups.values())), float(len(groups))) for unit, groups in whole.items()}
+
+    return CorpusVariant(meaning, ("whole_groups", "groups"), unit_sums, ratio)
+
+
 def score(variant: CorpusVariant, items: Sequence[Item], population: Population | None = None) -> float:
     """The score of a set of answers; 0 of none."""
     return float(variant.combine(*total(variant, unit_sums(variant, items, population).values())))

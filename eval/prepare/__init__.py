@@ -1,7 +1,7 @@
 """From the official release of a data set to the files that its task reads: `python -m eval.prepare TASK --src DIR`.
 
 `prepare` does the work, `PREPARERS` is the table of what is known, one row a task; `photographs`, `scene_text`,
-`document_pages` and `diagrams` read the releases. Nothing is downloaded.
+`document_pages`, `diagrams` and `suite_releases` read the releases. Nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from monkey.data.rows import ImagePaths, IndexedRows, field_of
+from monkey.data.rows import ImagePaths, IndexedRows, field_of, parse_row
+from monkey.data.shards import ShardedRows
+
+_LONGEST_FIELD = 1 << 28
+"""Some tables hold images as base64; the library's own limit is 128 KiB."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class SourceImage:
     """An image of a row: where it goes, relative to the data root, and its file, None where the release has none.
 
     `looked_for` is the first name it was looked up by. `change` makes the bytes that are written in place of the
-    file's, and `changed` says how.
+    file's, and `changed` says how. `content` returns the bytes of an image that lies inside the file, which is a table.
     """
 
     target: str
@@ -30,6 +34,7 @@ class SourceImage:
     looked_for: str
     change: Callable[[Path], bytes] | None = None
     changed: str = ""
+    content: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,23 @@ class Release:
             raise ValueError(f"{name} is no list of rows")
         return [Entry(f"{name}[{index}]", row) for index, row in enumerate(value)]
 
+    def lines(self, path: Path) -> list[Entry]:
+        """Return the rows of a file with one on each line, however it is called."""
+        self.sources[path] = None
+        numbered = enumerate(path.read_bytes().splitlines(), start=1)
+        places = [(f"{path}:{number}", line) for number, line in numbered if line.strip()]
+        return [Entry(where, parse_row(line, where)) for where, line in places]
+
+    def stored_rows(self, *patterns: str) -> ShardedRows | None:
+        """Return the rows of the tables that fit the first of the patterns that any does, anywhere below; else None."""
+        for pattern in patterns:
+            found = [path.relative_to(self.folder).as_posix() for path in sorted(self.folder.rglob(pattern))]
+            if found:
+                shards = [self.file(name) for name in found]
+                self.sources.update(dict.fromkeys(shards))
+                return ShardedRows(self.folder, list(map(str, shards)))
+        return None
+
     def entries(self, path: Path) -> Iterator[tuple[str, Entry]]:
         """Yield the keys of a JSON object, each with its value."""
         content = self.content(path).value
@@ -151,6 +173,7 @@ class Release:
     def table(self, path: Path, columns: Sequence[str], delimiter: str, quoting: int) -> Iterator[Entry]:
         """Yield the rows of a table with a line of headings: the columns asked for, by heading."""
         self.sources[path] = None
+        csv.field_size_limit(_LONGEST_FIELD)
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting)
             try:
