@@ -62,7 +62,9 @@ class Metric:
 _CONTAINED_WITHOUT_DOTS = Variant(
     matching.contained_without_dots, "a reference occurs in the prediction after all its dots are deleted"
 )
-_CONTAINED = Variant(matching.contained, "a reference occurs in the prediction (OCRBench, TextMonkey)")
+_CONTAINED = Variant(
+    matching.contained, "a reference occurs in the prediction (OCRBench; TextMonkey, of an answer without places)"
+)
 _EXACT = Variant(matching.exact, "the prediction is a reference, case and outer blanks aside")
 
 METRICS: Mapping[str, Metric] = {
@@ -196,6 +198,19 @@ METRICS: Mapping[str, Metric] = {
         "The pairs of key and value found in each document, against those of its reference.",
         {"original": _CONTAINED_WITHOUT_DOTS, "contained": _CONTAINED, "exact": _EXACT},
         due_f1.VARIANTS,
+    ),
+    "key_information": Metric(
+        "The value of one key of a page, asked as a question: ANLS, for the sets' own F1 is over all keys of a page.",
+        {
+            "anls": Variant(anls.official, "ANLS of the Robust Reading Competition"),
+            "original": Variant(
+                matching.contained_without_places,
+                "a reference occurs in the prediction without its places (TextMonkey)",
+            ),
+            "in_a_line": Variant(matching.in_a_line, "a reference occurs in the prediction, in a line (OCRBench)"),
+            "exact": _EXACT,
+        },
+        {"entity_f1": due_f1.ENTITY_F1},
     ),
     "cider": Metric(
         "Agreement of a caption with people's captions, words weighted by how rare they are; at most 1000, not 100.",

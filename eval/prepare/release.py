@@ -122,23 +122,29 @@ class Release:
 
     def content(self, path: Path) -> Entry:
         """Return the JSON value of a file."""
-        self.sources[path] = None
-        try:
-            return Entry(str(path), json.loads(path.read_text(encoding="utf-8-sig")))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{path} is no JSON: {error}") from error
+        return _parse(str(path), self._text(path))
 
     def rows(self, path: Path, key: str | None = None) -> list[Entry]:
-        """Return the rows of a JSON list, of the list under a key, or of a JSONL file."""
+        """Return the rows of a JSON list, of the list under a key, or of a JSONL file, which may be called .txt."""
         self.sources[path] = None
         if path.suffix == ".jsonl":
             return [Entry(source, row) for source, row in IndexedRows(path)]
+        if path.suffix == ".txt":
+            lines = enumerate(self._text(path).split("\n"), 1)
+            return [_parse(f"{path}:{number}", line) for number, line in lines if line.strip()]
         content = self.content(path)
         name = str(path) if key is None else f"{path}[{key!r}]"
         value = content.value if key is None else content.take(key, list, dict)
         if not isinstance(value, list):
             raise ValueError(f"{name} is no list of rows")
         return [Entry(f"{name}[{index}]", row) for index, row in enumerate(value)]
+
+    def _text(self, path: Path) -> str:
+        self.sources[path] = None
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from error
 
     def entries(self, path: Path) -> Iterator[tuple[str, Entry]]:
         """Yield the keys of a JSON object, each with its value."""
@@ -196,6 +202,13 @@ class Release:
         if ".." in PurePosixPath(target).parts or PurePosixPath(target).is_absolute():
             raise ValueError(f"{where}: {names[0]} leads out of the folder of the images")
         return SourceImage(target, self.find(*names, where=where), names[0], change, changed)
+
+
+def _parse(where: str, text: str) -> Entry:
+    try:
+        return Entry(where, json.loads(text))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON: {error}") from error
 
 
 def below(folders: Iterable[str], *names: str) -> list[str]:

@@ -36,9 +36,9 @@ _OCRVQA_TEST = 3
 
 def stvqa(release: Release) -> Iterator[PreparedRow]:
     """Read the rows of a prediction file, or else draw 5,000 of train."""
-    published = _prediction_file(release, "STVQA.json")
+    published = find_predictions(release, "STVQA.json")
     if published is not None:
-        yield from _of_predictions(release, published, _stvqa_image, "STVQA/")
+        yield from read_predictions(release, published, _stvqa_image, "STVQA/")
         return
     rows = []
     path = release.file(*below(("", "ST-VQA"), "train_task_3.json"))
@@ -52,9 +52,9 @@ def stvqa(release: Release) -> Iterator[PreparedRow]:
 
 def estvqa(release: Release) -> Iterator[PreparedRow]:
     """Read the rows of a prediction file, or else draw 5,000 English ones of train."""
-    published = _prediction_file(release, "ESTVQA_EN.json")
+    published = find_predictions(release, "ESTVQA_EN.json")
     if published is not None:
-        yield from _of_predictions(release, published, _estvqa_image, "images/train/")
+        yield from read_predictions(release, published, _estvqa_image, "images/train/")
         return
     rows = []
     path = release.file("annotations/train.json", "train.json", "annotations/en_train.json", "en_train.json")
@@ -97,13 +97,13 @@ def _single_questions(entries: Iterable[Entry]) -> Iterator[Entry]:
             yield Entry(row.where, {"image": entry.value.get("image"), **row.value})
 
 
-def _prediction_file(release: Release, name: str) -> list[Entry] | None:
+def find_predictions(release: Release, name: str) -> list[Entry] | None:
     """Return the rows of the authors' prediction file, if the release has one; of several models the first by name."""
     path = release.find(name, *(f"answer_save/{model}/{name}" for model in release.names("answer_save")))
     return release.rows(path) if path is not None else None
 
 
-def _of_predictions(
+def read_predictions(
     release: Release, entries: list[Entry], find_image: Callable[[Release, str, str], SourceImage], folder: str
 ) -> Iterator[PreparedRow]:
     """Make one row per entry; its image is known by what follows `folder` in its path."""
