@@ -358,6 +358,30 @@ def ocrbench(folder: Path) -> Made:
     return 2, {"question": "what is written in the image?", "answer": ["CENTRE"], "question_id": 0, **more}
 
 
+def ocrbench_v2_rows() -> list[dict[str, Any]]:
+    def row(kind: str, answers: list[Any], question: str = "what is it?", **more: Any) -> dict[str, Any]:
+        return {"dataset_name": "X", "type": kind, "question": question, "answers": answers, **more}
+
+    rows = [
+        row("cognition VQA en", ["a red bus", "bus"]),
+        row("table parsing en", ["<table></table>"]),
+        row("science QA en", ["B"], eval="multiple choice"),
+        row("text counting en", [12], eval="regression"),
+        row("handwritten answer extraction cn", ["长"], "简答题"),
+        row("handwritten answer extraction cn", ["ABD"], "选择题"),
+        row("formula recognition cn", ["x^2"]),
+    ]
+    return [{**one, "id": number, "image_path": f"EN_part/x/{number}.png"} for number, one in enumerate(rows)]
+
+
+def ocrbench_v2(folder: Path) -> Made:
+    rows = ocrbench_v2_rows()
+    write_json(folder / "OCRBench_v2/OCRBench_v2.json", rows)
+    for number, row in enumerate(rows):
+        picture(folder / "OCRBench_v2" / row["image_path"], number)
+    return 5, {"question_id": 0, "answer": ["a red bus", "bus"], "type": "cognition VQA en", "dataset_name": "X"}
+
+
 def funsd(folder: Path) -> Made:
     def entity(number: int, label: str, text: str, *links: tuple[int, int]) -> dict[str, Any]:
         return {"id": number, "label": label, "text": text, "linking": links, "box": [1, 2, 3, 4], "words": []}
@@ -446,6 +470,7 @@ RELEASES: dict[str, Callable[[Path], Made]] = {
     "visualmrc": visualmrc,
     "ocrvqa": ocrvqa,
     "ocrbench": ocrbench,
+    "ocrbench_v2": ocrbench_v2,
     "FUNSD": funsd,
     "SROIE_test": sroie,
     "sroie_official": sroie_test,

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -54,7 +56,7 @@ def command(task: str, release: Path, root: Path, *more: str) -> list[str]:
 def test_every_task_has_a_preparer_and_a_release_to_test_it_with():
     others_made = {name for kind in KINDS for name in GROUPS[kind]}
     assert set(PREPARERS) == others_made == set(RELEASES)
-    assert len(PREPARERS) == 26
+    assert len(PREPARERS) == 27
 
 
 @pytest.mark.parametrize("name", PREPARERS)
@@ -213,6 +215,11 @@ def test_an_official_question_of_estvqa_needs_its_image_named(release, root):
     write_json(release / "annotations/test.json", nested)
     prepare("estvqa_official", release, root, allow_count=True)
     assert [row["image"][-5:] for row in lines(root, "estvqa_official")] == ["0.jpg", "1.jpg"]
+    for one in nested:
+        del one["annotation"][0]["question_id"]
+    write_json(release / "annotations/test.json", nested)
+    prepare("estvqa_official", release, root.parent / "without ids", allow_count=True)
+    assert lines(root.parent / "without ids", "estvqa_official") == lines(root, "estvqa_official")
 
 
 @pytest.mark.parametrize(
@@ -312,6 +319,54 @@ def test_ocrbench_is_found_from_the_repository_down_to_its_file(below, release, 
     assert prepare("ocrbench", release / below, root, allow_count=True)["questions"] == count
 
 
+def test_ocrbench_of_the_hub_gives_the_same_questions_and_images(release, root, tmp_path):
+    official_releases.ocrbench(release)
+    prepare("ocrbench", release, root, allow_count=True)
+    first = lines(root, "ocrbench")
+    rows = [
+        {
+            "dataset": row["dataset_name"],
+            "question": row["question"],
+            "question_type": row["type"],
+            "answer": row["answer"] if isinstance(row["answer"], list) else [row["answer"]],
+            "image": {"bytes": (root / row["image"]).read_bytes(), "path": None},
+        }
+        for row in first
+    ]
+    (tmp_path / "hub/data").mkdir(parents=True)
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, tmp_path / "hub/data/test-00000-of-00001.parquet")
+    manifest = prepare("ocrbench", tmp_path / "hub", tmp_path / "second", allow_count=True)
+    assert (manifest["questions"], manifest["pictures"]) == (2, 2)
+    second = lines(tmp_path / "second", "ocrbench")
+    for before, after, row in zip(first, second, rows, strict=True):
+        assert after == before | {"answer": row["answer"], "image": after["image"]}
+        assert (tmp_path / "second" / after["image"]).read_bytes() == row["image"]["bytes"]
+
+    pq.write_table(table.drop(["image"]), tmp_path / "hub/data/test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"parquet\[0\]: the row has no image"):
+        prepare("ocrbench", tmp_path / "hub", tmp_path / "other", allow_count=True)
+
+
+def test_what_of_ocrbench_v2_has_no_short_answer_is_left_out_and_counted(release, root):
+    official_releases.ocrbench_v2(release)
+    manifest = prepare("ocrbench_v2", release, root)
+    assert [row.get("eval") for row in lines(root, "ocrbench_v2")] == [
+        None,
+        "multiple choice",
+        "regression",
+        None,
+        None,
+    ]
+    said = "handwritten answer extraction cn (1), table parsing en (1)"
+    assert any(said in statement for statement in manifest["statements"])
+    rows = official_releases.ocrbench_v2_rows()
+    rows[3]["answers"] = ["a dozen"]
+    write_json(release / "OCRBench_v2/OCRBench_v2.json", rows)
+    with pytest.raises(ValueError, match=r"json\[3\]: 'answers' of 'text counting en' must be whole numbers"):
+        prepare("ocrbench_v2", release, root, overwrite=True)
+
+
 def test_an_answer_of_a_form_is_all_that_its_key_links_to_in_their_order(release, root):
     official_releases.funsd(release)
     manifest = prepare("FUNSD", release, root, allow_count=True)
@@ -374,7 +429,7 @@ def test_receipts_of_a_list_and_of_the_split_that_is_asked_for(release, root):
             '{"file_name": "image_files/nf1.jpg", "entity_dict": {"SF-PS": "1"}}',
             r"test\.txt:2\['entity_dict'\]: 'SF-PS'",
         ),
-        ('{"file_name": ', r"test\.txt:2 is no JSON: .*line 1"),
+        ('{"file_name": ', r"test\.txt:2: malformed JSON: .*column 15"),
     ],
 )
 def test_bad_label_is_named_by_its_line(line, sentence, release, root):

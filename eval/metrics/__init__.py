@@ -22,6 +22,7 @@ from eval.metrics import (
     due_f1,
     matching,
     relaxed_accuracy,
+    short_answers,
     vqa,
 )
 from eval.metrics.corpus import CorpusVariant, Item, Population, mean_variant
@@ -191,6 +192,20 @@ METRICS: Mapping[str, Metric] = {
         {
             "official": mean_variant(
                 "by kind: formula where LaTeX is asked for, else in_a_line", matching.ocrbench_scores
+            )
+        },
+    ),
+    "ocrbench_v2": Metric(
+        "A short reference occurs in the prediction, a long one is like it (OCRBench v2, its short answers).",
+        {
+            "in_a_line": Variant(matching.in_a_line, "the reference occurs in the prediction, in a line (OCRBench)"),
+            "exact": _EXACT,
+            "anls": Variant(anls.official, "ANLS of the Robust Reading Competition"),
+        },
+        {
+            "official": mean_variant(
+                "by type: contained, alike from five words on, a choice's letter, near a count (OCRBench v2)",
+                short_answers.scores,
             )
         },
     ),

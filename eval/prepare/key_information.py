@@ -155,7 +155,7 @@ def poie(release: Release) -> Iterator[PreparedRow]:
     if given is not None:
         yield from given
         return
-    for row in release.rows(release.file(*below(("", "POIE"), "test.txt"))):
+    for row in release.lines(release.file(*below(("", "POIE"), "test.txt"))):
         image = _poie_image(release, row.text("file_name"), row.where)
         entities = Entry(f"{row.where}['entity_dict']", row.take("entity_dict", dict))
         for code in entities.value:

@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from monkey.data.rows import ImagePaths, IndexedRows, field_of
+from monkey.data.rows import ImagePaths, IndexedRows, field_of, parse_row
+from monkey.data.shards import ShardedRows
+
+_LONGEST_FIELD = 1 << 28
+"""Some tables hold images as base64; the library's own limit is 128 KiB."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class SourceImage:
     """An image of a row: where it goes, relative to the data root, and its file, None where the release has none.
 
     `looked_for` is the first name it was looked up by. `change` makes the bytes that are written in place of the
-    file's, and `changed` says how.
+    file's, and `changed` says how. `content` returns the bytes of an image that lies inside the file, which is a table.
     """
 
     target: str
@@ -30,6 +34,7 @@ class SourceImage:
     looked_for: str
     change: Callable[[Path], bytes] | None = None
     changed: str = ""
+    content: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,16 +127,17 @@ class Release:
 
     def content(self, path: Path) -> Entry:
         """Return the JSON value of a file."""
-        return _parse(str(path), self._text(path))
+        self.sources[path] = None
+        try:
+            return Entry(str(path), json.loads(path.read_text(encoding="utf-8-sig")))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{path} is no JSON: {error}") from error
 
     def rows(self, path: Path, key: str | None = None) -> list[Entry]:
-        """Return the rows of a JSON list, of the list under a key, or of a JSONL file, which may be called .txt."""
+        """Return the rows of a JSON list, of the list under a key, or of a JSONL file."""
         self.sources[path] = None
         if path.suffix == ".jsonl":
             return [Entry(source, row) for source, row in IndexedRows(path)]
-        if path.suffix == ".txt":
-            lines = enumerate(self._text(path).split("\n"), 1)
-            return [_parse(f"{path}:{number}", line) for number, line in lines if line.strip()]
         content = self.content(path)
         name = str(path) if key is None else f"{path}[{key!r}]"
         value = content.value if key is None else content.take(key, list, dict)
@@ -139,12 +145,21 @@ class Release:
             raise ValueError(f"{name} is no list of rows")
         return [Entry(f"{name}[{index}]", row) for index, row in enumerate(value)]
 
-    def _text(self, path: Path) -> str:
+    def lines(self, path: Path) -> list[Entry]:
+        """Return the rows of a file with one on each line, however it is called."""
         self.sources[path] = None
-        try:
-            return path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no JSON: {error}") from error
+        numbered = enumerate(path.read_bytes().splitlines(), start=1)
+        places = [(f"{path}:{number}", line) for number, line in numbered if line.strip()]
+        return [Entry(where, parse_row(line, where)) for where, line in places]
+
+    def stored_rows(self, pattern: str) -> ShardedRows | None:
+        """Return the rows of the tables that fit a pattern, anywhere below; None where none does."""
+        found = [path.relative_to(self.folder).as_posix() for path in sorted(self.folder.rglob(pattern))]
+        if not found:
+            return None
+        shards = [self.file(name) for name in found]
+        self.sources.update(dict.fromkeys(shards))
+        return ShardedRows(self.folder, list(map(str, shards)))
 
     def entries(self, path: Path) -> Iterator[tuple[str, Entry]]:
         """Yield the keys of a JSON object, each with its value."""
@@ -157,6 +172,7 @@ class Release:
     def table(self, path: Path, columns: Sequence[str], delimiter: str, quoting: int) -> Iterator[Entry]:
         """Yield the rows of a table with a line of headings: the columns asked for, by heading."""
         self.sources[path] = None
+        csv.field_size_limit(_LONGEST_FIELD)
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting)
             try:
@@ -202,13 +218,6 @@ class Release:
         if ".." in PurePosixPath(target).parts or PurePosixPath(target).is_absolute():
             raise ValueError(f"{where}: {names[0]} leads out of the folder of the images")
         return SourceImage(target, self.find(*names, where=where), names[0], change, changed)
-
-
-def _parse(where: str, text: str) -> Entry:
-    try:
-        return Entry(where, json.loads(text))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where} is no JSON: {error}") from error
 
 
 def below(folders: Iterable[str], *names: str) -> list[str]:

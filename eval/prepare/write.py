@@ -7,6 +7,7 @@ and renamed to their places when all are complete; a failure on the way puts bac
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -136,7 +137,8 @@ def _find_image_faults(rows: Sequence[PreparedRow]) -> dict[str, str]:
     for row in tqdm(rows, desc="reading headers", unit="row", leave=False, disable=None):
         image = row.image
         other = first.setdefault(image.target, row)
-        if other.image.source != image.source:
+        # Images that lie in tables are named by their bytes.
+        if other.image.source != image.source and image.content is None:
             raise ValueError(f"{row.where}: {image.source} and {other.image.source} would both be {image.target}")
         if other is row and (fault := _find_fault(image)):
             faults[image.target] = f"{row.where}: {fault}"
@@ -150,7 +152,7 @@ def _find_fault(image: SourceImage) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PIL, about what it can read nevertheless
             # The header alone: asking a PNG for its orientation decodes it, which takes minutes for 12,000 pages.
-            Image.open(image.source, formats=FORMATS).close()
+            Image.open(image.source if image.content is None else io.BytesIO(image.content()), formats=FORMATS).close()
     except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
         return f"{image.source} cannot be opened as an image ({error})"
     return None
@@ -267,6 +269,9 @@ def _add_images(files: StagedFiles, rows: Sequence[PreparedRow], link: bool) -> 
     """Add every image once; return how many there are."""
     images = {row.image.target: row.image for row in rows}
     for image in tqdm(images.values(), desc="images", unit="image", leave=False, disable=None):
+        if image.content is not None:
+            files.add(image.target, image.content())
+            continue
         if image.change is None:
             files.add(image.target, Path(os.path.realpath(image.source)), link)
             continue

@@ -96,8 +96,8 @@ def _path_of(image: Any, source: str, root: Path, images: Path, folder: str) -> 
     return f"{folder}/{write_stored(image, images, source)}"
 
 
-def write_stored(image: StoredImage, folder: Path, source: str) -> str:
-    """Write an image under a name of its bytes, unless it is there; return the name.
+def name_stored(image: StoredImage, source: str) -> str:
+    """Return the name of a file for an image, by its bytes.
 
     Raises ValueError for one whose header cannot be read, or beyond the limits of files.
     """
@@ -108,7 +108,12 @@ def write_stored(image: StoredImage, folder: Path, source: str) -> str:
             raise ValueError(f"{source}: {error}") from error
     with PILImage.open(io.BytesIO(image), formats=FORMATS) as opened:
         kind = opened.format
-    name = f"{digest(image=repr(image))[:24]}.{kind.lower()}"
+    return f"{digest(image=repr(image))[:24]}.{kind.lower()}"
+
+
+def write_stored(image: StoredImage, folder: Path, source: str) -> str:
+    """Write an image under a name of its bytes, unless it is there; return the name. Raises as `name_stored`."""
+    name = name_stored(image, source)
     if not (folder / name).exists():
         (folder / name).write_bytes(image)
     return name
