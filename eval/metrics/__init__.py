@@ -215,7 +215,7 @@ METRICS: Mapping[str, Metric] = {
         due_f1.VARIANTS,
     ),
     "key_information": Metric(
-        "The value of one key of a page, asked as a question: ANLS, for the sets' own F1 is over all keys of a page.",
+        "The value of one key of a page, asked as a question: ANLS beside SROIE's F1 over all keys of a page.",
         {
             "anls": Variant(anls.official, "ANLS of the Robust Reading Competition"),
             "original": Variant(
@@ -225,7 +225,7 @@ METRICS: Mapping[str, Metric] = {
             "in_a_line": Variant(matching.in_a_line, "a reference occurs in the prediction, in a line (OCRBench)"),
             "exact": _EXACT,
         },
-        {"entity_f1": due_f1.ENTITY_F1},
+        {"official": due_f1.ENTITY_F1},
     ),
     "cider": Metric(
         "Agreement of a caption with people's captions, words weighted by how rare they are; at most 1000, not 100.",

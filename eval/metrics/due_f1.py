@@ -142,7 +142,7 @@ VARIANTS = {
     "recall": CorpusVariant("share of the reference's pairs that were found (DUE)", SUM_NAMES, unit_sums, recall),
 }
 ENTITY_F1 = CorpusVariant(
-    "F1 over (page, key, value) as written; 'None' is no pair (SROIE's task page; its script could not be opened)",
+    "F1 over (page, key, value) as written; 'None' is no pair (SROIE's task page, its script could not be opened)",
     SUM_NAMES,
     partial(unit_sums, fold=str.strip),
     f1,
