@@ -1,7 +1,7 @@
 """How fast records with their images are read: from tables and tars beside a JSON file with images in files.
 
     python -m benchmarks.data_reading --quick
-    python -m benchmarks.data_reading --what steps --records 120 --repeats 4
+    python -m benchmarks.data_reading --what steps --records 80 --repeats 4
     python -m benchmarks.data_reading --memory 100000
 
 The same records and JPEG files in each. *record* is a conversation with the file of its image (its bytes, where they
@@ -168,7 +168,8 @@ def streamed(
 ) -> Callable[[], Any]:
     def run() -> None:
         loader = streamed_loader(
-            open_stream(path, processor, workers, 512, ROWS),
+            # One pass a block: the records of another would share images with it, which no plan's would.
+            open_stream(path, processor, workers, min(512, count // max(1, workers)), ROWS),
             PackedCollator(processor, ROWS.budget),
             num_workers=workers,
         )
