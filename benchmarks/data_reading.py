@@ -1,13 +1,15 @@
 """How fast records with their images are read: from tables and tars beside a JSON file with images in files.
 
     python -m benchmarks.data_reading --quick
+    python -m benchmarks.data_reading --what steps --records 80 --repeats 4
     python -m benchmarks.data_reading --memory 100000
 
 The same records and JPEG files in each. *record* is a conversation with the file of its image (its bytes, where they
 lie in the row); *sample* its ids and pixels; *batches* are packed rows from opening the data to the last pixel, by the
-plan over all records or as they come. Ratios are times of the JSON file over times of the other, above 1 where the
-other is faster; without `--workers` the time is that of this process's CPU. `--memory N` reads N small records without
-images as a stream instead, and says how much the process grew.
+plan over all records or as they come; *steps* are these with a training step on each row, of the shipped model's sizes
+with one layer a part, so that reading is not lost beside the arithmetic. Ratios are times of the JSON file over times
+of the other, above 1 where the other is faster; without `--workers` the time is that of this process's CPU. `--memory
+N` reads N small records without images as a stream instead, and says how much the process grew.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import arguments, compare, report
+from monkey import MonkeyConfig, MonkeyForConditionalGeneration
 from monkey.data.dataset import ConversationDataset, PackedCollator, PlannedBatches, PlannedLoader
 from monkey.data.mixture import open_records, record_sets
 from monkey.data.packing import RowPlan, RowSettings
@@ -43,6 +46,7 @@ from monkey.processing import MonkeyProcessor
 
 CHECKPOINT = Path(__file__).resolve().parent.parent / "models" / "small"
 SHARDS = 8
+WHAT = ("record", "sample", "batches", "steps")
 
 
 def jpeg(number: int, side: int) -> bytes:
@@ -115,9 +119,34 @@ def make_samples(path: Path, order: np.ndarray, processor: MonkeyProcessor) -> C
 
 
 ROWS = RowSettings(2048, 64)
+Use = Callable[[dict[str, Any]], int]
+"""What is done with a batch; returns its number of records."""
 
 
-def planned(path: Path, processor: MonkeyProcessor, workers: int) -> Callable[[], Any]:
+def count_records(batch: Mapping[str, Any]) -> int:
+    return len(batch["contents"].sources)
+
+
+def make_steps() -> Use:
+    """Return a training step of a model of one layer a part: forward, backward and AdamW."""
+    config = MonkeyConfig.from_pretrained(CHECKPOINT)
+    config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = 1
+    config.text_config.layer_types = config.text_config.layer_types[:1]
+    torch.manual_seed(0)
+    model = MonkeyForConditionalGeneration(config).float().train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+
+    def step(batch: dict[str, Any]) -> int:
+        contents = batch.pop("contents")
+        model(**batch, num_items_in_batch=torch.tensor(contents.weight), use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return len(contents.sources)
+
+    return step
+
+
+def planned(path: Path, processor: MonkeyProcessor, workers: int, use: Use = count_records) -> Callable[[], Any]:
     def run() -> None:
         shutil.rmtree(cache_folder() / "tokens", ignore_errors=True)  # which would spare all but the first their work
         dataset = ConversationDataset(open_records(path), processor, 2048, sharing="branches")
@@ -129,21 +158,24 @@ def planned(path: Path, processor: MonkeyProcessor, workers: int) -> Callable[[]
             collate_fn=PackedCollator(processor, ROWS.budget),
             num_workers=workers,
         )
-        assert sum(len(batch["contents"].sources) for batch in loader) == len(dataset)
+        assert sum(map(use, loader)) == len(dataset)
 
     return run
 
 
-def streamed(path: Path, processor: MonkeyProcessor, workers: int, count: int) -> Callable[[], Any]:
+def streamed(
+    path: Path, processor: MonkeyProcessor, workers: int, count: int, use: Use = count_records
+) -> Callable[[], Any]:
     def run() -> None:
         loader = streamed_loader(
-            open_stream(path, processor, workers, 512, ROWS),
+            # One pass a block: the records of another would share images with it, which no plan's would.
+            open_stream(path, processor, workers, min(512, count // max(1, workers)), ROWS),
             PackedCollator(processor, ROWS.budget),
             num_workers=workers,
         )
         given = 0
         for batch in loader:
-            given += len(batch["contents"].sources)
+            given += use(batch)
             if given >= count:
                 return
 
@@ -165,7 +197,7 @@ def grown_mebibytes(folder: Path, count: int, processor: MonkeyProcessor) -> dic
     batches = open_stream(folder / "p-*.parquet", processor, 0, 512, ROWS)
     collate, given, early = PackedCollator(processor, ROWS.budget), 0, 0.0
     for batch, _ in batches:
-        given += len(collate(batch)["contents"].sources)
+        given += count_records(collate(batch))
         early = early or (given >= count // 10) * resident()
         if given >= count:
             break
@@ -184,15 +216,16 @@ def compare_all(paths: dict[str, Path], count: int, options: argparse.Namespace,
     runs = {
         "record": {kind: read_records(path, order) for kind, path in paths.items()},
         "sample": {kind: make_samples(path, order, processor) for kind, path in paths.items()},
-        "batches": {
-            **{kind: planned(path, processor, workers) for kind, path in paths.items()},
-            **{f"{kind}, streamed": streamed(paths[kind], processor, workers, count) for kind in ("parquet", "tar")},
-        },
     }
+    for what, use in (("batches", count_records), ("steps", make_steps())):
+        runs[what] = {kind: planned(path, processor, workers, use) for kind, path in paths.items()}
+        for kind in ("parquet", "tar"):
+            runs[what][f"{kind}, streamed"] = streamed(paths[kind], processor, workers, count, use)
     # Without loading processes all is done here, and what else the machine does is no part of it.
     clock = time.perf_counter if workers else time.process_time
     ratios, figures = {}, {}
-    for what, sides in runs.items():
+    for what in options.what:
+        sides = runs[what]
         baseline = sides.pop("json")
         for kind, ours in sides.items():
             before, after, ratios[f"{what}, {kind}"] = compare(baseline, ours, options.repeats, "cpu", clock=clock)
@@ -208,6 +241,7 @@ def main(words: list[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--records", type=int, default=800, help="in each kind")
     parser.add_argument("--side", type=int, default=336, help="of the images, in pixels")
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT, help="is compared")
     parser.add_argument("--workers", type=int, default=0, help="loading processes of the batches")
     parser.add_argument("--memory", type=int, metavar="N", help="records of a stream whose memory is measured")
     options = parser.parse_args(words)

@@ -361,6 +361,83 @@ def ocrbench(folder: Path) -> Made:
     return 2, {"question": "what is written in the image?", "answer": ["CENTRE"], "question_id": 0, **more}
 
 
+def ocrbench_v2_rows() -> list[dict[str, Any]]:
+    def row(kind: str, answers: list[Any], question: str = "what is it?", **more: Any) -> dict[str, Any]:
+        return {"dataset_name": "X", "type": kind, "question": question, "answers": answers, **more}
+
+    rows = [
+        row("cognition VQA en", ["a red bus", "bus"]),
+        row("table parsing en", ["<table></table>"]),
+        row("science QA en", ["B"], eval="multiple choice"),
+        row("text counting en", [12], eval="regression"),
+        row("handwritten answer extraction cn", ["长"], "简答题"),
+        row("handwritten answer extraction cn", ["ABD"], "选择题"),
+        row("formula recognition cn", ["x^2"]),
+    ]
+    return [{**one, "id": number, "image_path": f"EN_part/x/{number}.png"} for number, one in enumerate(rows)]
+
+
+def ocrbench_v2(folder: Path) -> Made:
+    rows = ocrbench_v2_rows()
+    write_json(folder / "OCRBench_v2/OCRBench_v2.json", rows)
+    for number, row in enumerate(rows):
+        picture(folder / "OCRBench_v2" / row["image_path"], number)
+    return 5, {"question_id": 0, "answer": ["a red bus", "bus"], "type": "cognition VQA en", "dataset_name": "X"}
+
+
+def funsd(folder: Path) -> Made:
+    def entity(number: int, label: str, text: str, *links: tuple[int, int]) -> dict[str, Any]:
+        return {"id": number, "label": label, "text": text, "linking": links, "box": [1, 2, 3, 4], "words": []}
+
+    page = [
+        entity(0, "question", "DATE:", (0, 2), (0, 1)),
+        entity(1, "answer", "1998", (0, 1)),
+        entity(2, "answer", "12/10", (0, 2)),
+        entity(3, "header", "FAX", (3, 0)),
+        entity(4, "question", 'the "TO" line', (4, 5)),
+        entity(5, "answer", " ", (4, 5)),
+        entity(6, "question", "NO.", (3, 6)),
+    ]
+    inside = folder / "testing_data"
+    write_json(inside / "annotations/82.json", {"form": page})
+    write_json(inside / "annotations/81.json", {"form": [entity(0, "question", "A", (0, 1)), entity(1, "answer", "b")]})
+    picture(inside / "images/82.png", 1)
+    picture(inside / "images/81.png", 2)
+    return 2, {"question": 'what is "A" information in the image?', "answer": "b", "question_id": 0, "key": "A"}
+
+
+def _receipt(path: Path, seed: int, **keys: str) -> None:
+    write_json(path, keys)
+    picture(path.parents[1] / "img" / f"{path.stem}.jpg", seed)
+
+
+def sroie(folder: Path) -> Made:
+    _receipt(folder / "data/key/001.json", 1, total="9.00", company="BOOK TA .K", date="25/12/2018", address="NO.53")
+    _receipt(folder / "data/key/000.json", 0, company="OJC", date="15/01/2019", total="193.00")
+    _receipt(folder / "data/key/001(1).json", 2, company="again")
+    question = "what is the name of the company that issued this invoice?"
+    return 7, {"question": question, "answer": "OJC", "question_id": 0, "key": "company"}
+
+
+def sroie_test(folder: Path) -> Made:
+    keys = {"company": "MYDIN", "date": "1/08/2017", "address": "4-20", "total": "109.90"}
+    _receipt(folder / "test/entities/X51.txt", 1, **keys)
+    _receipt(folder / "train/entities/X50.txt", 2, **keys)
+    return 4, {"answer": "MYDIN", "key": "company", "image": "data/sroie_official/images/X51.jpg"}
+
+
+def poie(folder: Path) -> Made:
+    rows = [
+        {"file_name": "image_files/nf1.jpg", "entity_dict": {"SS": "1 cup (85 g)", "TF-P1": "4g"}, "annotations": []},
+        {"file_name": "image_files/UK_5.jpg", "entity_dict": {"CE-PP": "(412 kJ) 98 kcal"}, "annotations": []},
+    ]
+    write_lines(folder / "test.txt", rows)
+    for number, row in enumerate(rows):
+        picture(folder / row["file_name"], number)
+    asked = "what is Serving size in the image?"
+    return 3, {"question": asked, "answer": ["85 g", "1 cup"], "question_id": 0, "key": "Serving size"}
+
+
 def flickr30k(folder: Path) -> Made:
     def entry(number: int, split: str) -> dict[str, Any]:
         sentences = [{"raw": f"A man {number} {one}.", "tokens": ["a", "man"]} for one in range(5)]
@@ -396,6 +473,11 @@ RELEASES: dict[str, Callable[[Path], Made]] = {
     "visualmrc": visualmrc,
     "ocrvqa": ocrvqa,
     "ocrbench": ocrbench,
+    "ocrbench_v2": ocrbench_v2,
+    "FUNSD": funsd,
+    "SROIE_test": sroie,
+    "sroie_official": sroie_test,
+    "POIE": poie,
 }
 
 

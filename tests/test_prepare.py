@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -31,6 +33,7 @@ from tests.official_releases import (
     write_lines,
 )
 
+KINDS = ("general", "text", "document", "caption", "extraction", "suites")
 CEILINGS = {"deepform": 80.0, "KLC": 80.0, "mme": 2800.0}
 """In the forms here, one key of three has two values, of which one answer can give one: recall 2/3, precision 1. MME
 has 200 for each subtask."""
@@ -52,9 +55,9 @@ def command(task: str, release: Path, root: Path, *more: str) -> list[str]:
 
 
 def test_every_task_has_a_preparer_and_a_release_to_test_it_with():
-    others_made = {name for kind in ("general", "text", "document", "caption", "suites") for name in GROUPS[kind]}
+    others_made = {name for kind in KINDS for name in GROUPS[kind]}
     assert set(PREPARERS) == others_made == set(RELEASES)
-    assert len(PREPARERS) == 28
+    assert len(PREPARERS) == 33
 
 
 @pytest.mark.parametrize("name", PREPARERS)
@@ -213,6 +216,11 @@ def test_an_official_question_of_estvqa_needs_its_image_named(release, root):
     write_json(release / "annotations/test.json", nested)
     prepare("estvqa_official", release, root, allow_count=True)
     assert [row["image"][-5:] for row in lines(root, "estvqa_official")] == ["0.jpg", "1.jpg"]
+    for one in nested:
+        del one["annotation"][0]["question_id"]
+    write_json(release / "annotations/test.json", nested)
+    prepare("estvqa_official", release, root.parent / "without ids", allow_count=True)
+    assert lines(root.parent / "without ids", "estvqa_official") == lines(root, "estvqa_official")
 
 
 @pytest.mark.parametrize(
@@ -310,6 +318,127 @@ def test_ocrbench_is_found_from_the_repository_down_to_its_file(below, release, 
     count, _ = official_releases.ocrbench(release / "OCRBench/OCRBench")
     (release / "OCRBench/OCRBench/json_files/OCRBench.json").rename(release / "OCRBench/OCRBench/OCRBench.json")
     assert prepare("ocrbench", release / below, root, allow_count=True)["questions"] == count
+
+
+def test_ocrbench_of_the_hub_gives_the_same_questions_and_images(release, root, tmp_path):
+    official_releases.ocrbench(release)
+    prepare("ocrbench", release, root, allow_count=True)
+    first = lines(root, "ocrbench")
+    rows = [
+        {
+            "dataset": row["dataset_name"],
+            "question": row["question"],
+            "question_type": row["type"],
+            "answer": row["answer"] if isinstance(row["answer"], list) else [row["answer"]],
+            "image": {"bytes": (root / row["image"]).read_bytes(), "path": None},
+        }
+        for row in first
+    ]
+    (tmp_path / "hub/data").mkdir(parents=True)
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, tmp_path / "hub/data/test-00000-of-00001.parquet")
+    manifest = prepare("ocrbench", tmp_path / "hub", tmp_path / "second", allow_count=True)
+    assert (manifest["questions"], manifest["pictures"]) == (2, 2)
+    second = lines(tmp_path / "second", "ocrbench")
+    for before, after, row in zip(first, second, rows, strict=True):
+        assert after == before | {"answer": row["answer"], "image": after["image"]}
+        assert (tmp_path / "second" / after["image"]).read_bytes() == row["image"]["bytes"]
+
+    pq.write_table(table.drop(["image"]), tmp_path / "hub/data/test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"parquet\[0\]: the row has no image"):
+        prepare("ocrbench", tmp_path / "hub", tmp_path / "other", allow_count=True)
+
+
+def test_what_of_ocrbench_v2_has_no_short_answer_is_left_out_and_counted(release, root):
+    official_releases.ocrbench_v2(release)
+    manifest = prepare("ocrbench_v2", release, root)
+    assert [row.get("eval") for row in lines(root, "ocrbench_v2")] == [
+        None,
+        "multiple choice",
+        "regression",
+        None,
+        None,
+    ]
+    said = "handwritten answer extraction cn (1), table parsing en (1)"
+    assert any(said in statement for statement in manifest["statements"])
+    rows = official_releases.ocrbench_v2_rows()
+    rows[3]["answers"] = ["a dozen"]
+    write_json(release / "OCRBench_v2/OCRBench_v2.json", rows)
+    with pytest.raises(ValueError, match=r"json\[3\]: 'answers' of 'text counting en' must be whole numbers"):
+        prepare("ocrbench_v2", release, root, overwrite=True)
+
+
+def test_an_answer_of_a_form_is_all_that_its_key_links_to_in_their_order(release, root):
+    official_releases.funsd(release)
+    manifest = prepare("FUNSD", release, root, allow_count=True)
+    assert [(row["key"], row["answer"]) for row in lines(root, "FUNSD")] == [("A", "b"), ("DATE:", "12/10 1998")]
+    assert any("2 keys without the text of an answer" in statement for statement in manifest["statements"])
+
+
+GIVEN = {
+    "FUNSD": ["FUNSD/testing_data/images/82.png", 'what is "TO:" information in the image?', "TO:"],
+    "SROIE_test": ["SROIE/X5.jpg", "where was this receipt issued?", "address"],
+    "POIE": ["POIE/image_files/nf1.jpg", "what is Serving size in the image?", "Serving size"],
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_question_files_that_were_published_come_before_the_release(name, release, root, tmp_path):
+    RELEASES[name](release)
+    image, question, key = GIVEN[name]
+    stem = name.removesuffix("_test")
+    picture(release / f"images/{Path(image).name}")
+    row = {"question": question, "answer": "a model's", "gt_answers": ["12", "12.0"], "model_name": "m"}
+    write_json(release / f"answer_save/T5/{stem}.json", [row | {"image_path": f"./data/{image}"}])
+    prepare(name, release, tmp_path / "1", allow_count=True)
+    expected = {"question": question, "answer": ["12", "12.0"], "question_id": 0, "key": key}
+    expected["image"] = f"data/{stem}/images/{Path(image).name}"
+    assert lines(tmp_path / "1", name) == [expected]
+
+    asked = f"{question} Answer this question using the text in the image directly."
+    others = {"image_path": "x/1.png", "question": "?", "answers": "1", "dataset_name": "IIIT5K"}
+    row = {"image_path": image, "question": asked, "answers": "12345", "dataset_name": stem}
+    write_json(release / "OCRBench/OCRBench/FullTest.json", [others, row])
+    manifest = prepare(name, release, tmp_path / "2", allow_count=True)
+    assert lines(tmp_path / "2", name) == [expected | {"question": asked, "answer": "12345"}]
+    assert any("less than four characters" in statement for statement in manifest["statements"])
+
+    row = {"image": f"data/{image}", "question": "Which one?", "answer": "12", "question_id": 7}
+    write_lines(release / f"data/{stem}/{stem}_test.jsonl", [row])
+    manifest = prepare(name, release, tmp_path / "3", allow_count=True)
+    (found,) = lines(tmp_path / "3", name)
+    assert found == row | {"image": expected["image"]}
+    assert any("TextMonkey" in statement for statement in manifest["statements"])
+
+
+def test_receipts_of_a_list_and_of_the_split_that_is_asked_for(release, root):
+    official_releases.sroie_test(release)
+    shutil.rmtree(release / "test/entities")
+    entities = {"company": "C", "date": "1/1/18", "address": "A", "total": "2.50"}
+    write_lines(release / "test/metadata.jsonl", [{"file_name": "X51.jpg", "entities": entities, "words": []}])
+    assert prepare("sroie_official", release, root, allow_count=True)["questions"] == 4
+    assert [row["answer"] for row in lines(root, "sroie_official")] == ["C", "1/1/18", "A", "2.50"]
+    (release / "test/metadata.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no test/entities and no test/key .* no metadata\.jsonl"):
+        prepare("sroie_official", release, root, allow_count=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            '{"file_name": "image_files/nf1.jpg", "entity_dict": {"SF-PS": "1"}}',
+            r"test\.txt:2\['entity_dict'\]: 'SF-PS'",
+        ),
+        ('{"file_name": ', r"test\.txt:2: malformed JSON: .*column 15"),
+    ],
+)
+def test_bad_label_is_named_by_its_line(line, sentence, release, root):
+    official_releases.poie(release)
+    text = (release / "test.txt").read_text().splitlines()
+    (release / "test.txt").write_text(f"{text[0]}\n{line}\n")
+    with pytest.raises(ValueError, match=sentence):
+        prepare("POIE", release, root, allow_count=True)
 
 
 def test_letters_are_drawn_where_the_options_are_letters(release, root):

@@ -17,8 +17,8 @@ def test_the_fourteen_published_tasks_keep_names_places_and_limits():
     assert list(TASKS)[: len(PUBLISHED_TASKS)] == PUBLISHED_TASKS
     assert GROUPS["published"] == tuple(PUBLISHED_TASKS)
     assert all(TASKS[name].published.monkey is not None for name in PUBLISHED_TASKS)
-    by_kind = [name for kind in ("general", "text", "document", "caption") for name in GROUPS[kind]]
-    assert len(by_kind) == len(set(by_kind)) == 22
+    by_kind = [name for kind in ("general", "text", "document", "caption", "extraction") for name in GROUPS[kind]]
+    assert len(by_kind) == len(set(by_kind)) == 27
     ours = ("documents", "unseen_layout", "pages", "wild_all", "hub", "suites")
     assert {*by_kind, *(name for group in ours for name in GROUPS[group])} == set(TASKS)
     assert TASKS["estvqa_test"].file == "data/estvqa/estvqa.jsonl"

@@ -22,6 +22,7 @@ from eval.metrics import (
     due_f1,
     matching,
     relaxed_accuracy,
+    short_answers,
     suite_choices,
     vqa,
     yes_no,
@@ -66,7 +67,9 @@ class Metric:
 _CONTAINED_WITHOUT_DOTS = Variant(
     matching.contained_without_dots, "a reference occurs in the prediction after all its dots are deleted"
 )
-_CONTAINED = Variant(matching.contained, "a reference occurs in the prediction (OCRBench, TextMonkey)")
+_CONTAINED = Variant(
+    matching.contained, "a reference occurs in the prediction (OCRBench; TextMonkey, of an answer without places)"
+)
 _EXACT = Variant(matching.exact, "the prediction is a reference, case and outer blanks aside")
 
 METRICS: Mapping[str, Metric] = {
@@ -235,10 +238,37 @@ METRICS: Mapping[str, Metric] = {
             )
         },
     ),
+    "ocrbench_v2": Metric(
+        "A short reference occurs in the prediction, a long one is like it (OCRBench v2, its short answers).",
+        {
+            "in_a_line": Variant(matching.in_a_line, "the reference occurs in the prediction, in a line (OCRBench)"),
+            "exact": _EXACT,
+            "anls": Variant(anls.official, "ANLS of the Robust Reading Competition"),
+        },
+        {
+            "official": mean_variant(
+                "by type: contained, alike from five words on, a choice's letter, near a count (OCRBench v2)",
+                short_answers.scores,
+            )
+        },
+    ),
     "due_f1": Metric(
         "The pairs of key and value found in each document, against those of its reference.",
         {"original": _CONTAINED_WITHOUT_DOTS, "contained": _CONTAINED, "exact": _EXACT},
         due_f1.VARIANTS,
+    ),
+    "key_information": Metric(
+        "The value of one key of a page, asked as a question: ANLS beside SROIE's F1 over all keys of a page.",
+        {
+            "anls": Variant(anls.official, "ANLS of the Robust Reading Competition"),
+            "original": Variant(
+                matching.contained_without_places,
+                "a reference occurs in the prediction without its places (TextMonkey)",
+            ),
+            "in_a_line": Variant(matching.in_a_line, "a reference occurs in the prediction, in a line (OCRBench)"),
+            "exact": _EXACT,
+        },
+        {"official": due_f1.ENTITY_F1},
     ),
     "cider": Metric(
         "Agreement of a caption with people's captions, words weighted by how rare they are; at most 1000, not 100.",

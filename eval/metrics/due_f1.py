@@ -3,7 +3,8 @@
 Definition: the scorer "F1" of DUE's evaluator (Borchmann et al., "DUE: End-to-End Document Understanding Benchmark",
 NeurIPS 2021, data sets track) with case ignored. All pairs of a document's answers are compared with all pairs of its
 reference: a predicted pair is right when an unused reference pair has its key and its value, in one of the value's
-accepted spellings. Precision and recall are over all documents together.
+accepted spellings. Precision and recall are over all documents together. SROIE's third task scores receipts in the same
+way, with case.
 
 How the pairs come from a row of questions and answers:
 
@@ -21,8 +22,9 @@ How the pairs come from a row of questions and answers:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from eval.metrics.corpus import CorpusVariant, Item, Population, Sums, by_unit, ratio
@@ -47,7 +49,7 @@ SUM_NAMES = ("right_predictions", "predictions", "found_references", "references
 
 @dataclass(frozen=True)
 class Pair:
-    """A key with a value in its accepted spellings, in capitals."""
+    """A key with a value in its accepted spellings."""
 
     key: str
     spellings: tuple[str, ...]
@@ -64,18 +66,21 @@ def key_of(question: str) -> str:
     return named[0] if len(named) == 1 else _words(question)
 
 
-def predicted_pairs(items: Sequence[Item]) -> list[Pair]:
-    answers = [(key_of_item(item), item.prediction.strip().upper()) for item in items]
-    return [Pair(key, (answer,)) for key, answer in answers if answer != ABSENT]
+Fold = Callable[[str], str]
+"""What makes two spellings one: `str.upper` where case does not matter."""
 
 
-def reference_pairs(items: Sequence[Item]) -> list[Pair]:
+def predicted_pairs(items: Sequence[Item], fold: Fold = str.upper) -> list[Pair]:
+    answers = [(key_of_item(item), item.prediction.strip()) for item in items]
+    return [Pair(key, (fold(answer),)) for key, answer in answers if answer.upper() != ABSENT]
+
+
+def reference_pairs(items: Sequence[Item], fold: Fold = str.upper) -> list[Pair]:
     pairs = []
     for item in items:
         for spellings in item.more.get("values", [item.references]):
-            capitals = tuple(spelling.upper() for spelling in spellings)
-            if {spelling.strip() for spelling in capitals} != {ABSENT}:
-                pairs.append(Pair(key_of_item(item), capitals))
+            if {spelling.strip().upper() for spelling in spellings} != {ABSENT}:
+                pairs.append(Pair(key_of_item(item), tuple(map(fold, spellings))))
     return pairs
 
 
@@ -96,7 +101,7 @@ def found(wanted: Sequence[Pair], offered: Sequence[Pair]) -> int:
     return count
 
 
-def unit_sums(items: Sequence[Item], population: Population) -> Sums:
+def unit_sums(items: Sequence[Item], population: Population, fold: Fold = str.upper) -> Sums:
     """(right predictions, predictions, found references, references) of each document.
 
     Right predictions and found references are counted apart, as the evaluator does: with several spellings a value,
@@ -105,7 +110,7 @@ def unit_sums(items: Sequence[Item], population: Population) -> Sums:
     sums = {}
     for document, places in by_unit(items).items():
         asked = [items[place] for place in places]
-        predictions, references = predicted_pairs(asked), reference_pairs(asked)
+        predictions, references = predicted_pairs(asked, fold), reference_pairs(asked, fold)
         sums[document] = (
             float(found(predictions, references)),
             float(len(predictions)),
@@ -136,6 +141,12 @@ VARIANTS = {
     "precision": CorpusVariant("share of the predicted pairs that are right (DUE)", SUM_NAMES, unit_sums, precision),
     "recall": CorpusVariant("share of the reference's pairs that were found (DUE)", SUM_NAMES, unit_sums, recall),
 }
+ENTITY_F1 = CorpusVariant(
+    "F1 over (page, key, value) as written; 'None' is no pair (SROIE's task page, its script could not be opened)",
+    SUM_NAMES,
+    partial(unit_sums, fold=str.strip),
+    f1,
+)
 
 
 def _words(text: str) -> str:

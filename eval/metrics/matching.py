@@ -7,6 +7,7 @@ answered rightly, which is ten times the percentage.
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Sequence
 
@@ -23,11 +24,23 @@ def _occurs(prediction: str, references: Sequence[str], change: Callable[[str], 
 
 
 def contained(prediction: str, references: Sequence[str]) -> float:
-    """OCRBench's and TextMonkey's accuracy: 1 when a reference occurs anywhere in the prediction, case aside.
+    """OCRBench's accuracy: 1 when a reference occurs anywhere in the prediction, case aside.
 
+    It is TextMonkey's, too, where the answer has no places beside it (see `contained_without_places`).
     Odd: 'woman' is right for 'man', 'snow' for 'no', '25%' for '5%', and anything for an empty reference.
     """
     return _occurs(prediction, references, _strip_lower)
+
+
+_PLACES = (re.compile(r"<point>.*?</point>"), re.compile(r"<box>.*?</box>"))
+
+
+def contained_without_places(prediction: str, references: Sequence[str]) -> float:
+    """TextMonkey's accuracy: `contained`, once the places that it writes beside an answer are deleted."""
+    for pattern in _PLACES:
+        for place in pattern.findall(prediction):
+            prediction = prediction.replace(place, "")
+    return contained(prediction, references)
 
 
 def contained_without_dots(prediction: str, references: Sequence[str]) -> float:

@@ -1,4 +1,4 @@
-"""Text in scenes and on covers: ST-VQA, EST-VQA, OCR-VQA, OCRBench.
+"""Text in scenes and on covers: ST-VQA, EST-VQA, OCR-VQA, OCRBench and its second version.
 
 The tests of ST-VQA and EST-VQA were never what is evaluated: stvqa_test and estvqa_test are 5,000 rows each of the
 *training* sets, drawn by the authors of OCRBench, who published the rows only inside of prediction files. The official
@@ -11,18 +11,27 @@ Official: ST-VQA's train_task_3.json {"data": [{"question_id", "question", "file
 the test [{"question_id", "question", "answer", "evidence"}, …], whose images may stand in a file of their own.
 OCR-VQA: dataset.json = {id: {"imageURL", "questions", "answers", "title", …, "split" (1 train, 2 val, 3 test)}}, and
 images/<id> with the ending of its address, which the publisher's script downloads.
+OCRBench v2: OCRBench_v2.json, of the same keys and 'eval', or the hub's data/test-*.parquet with these as columns.
 OCRBench: OCRBench.json = [{"dataset_name", "id", "image_path", "question", "answers" (a text or a list), "type"}, …],
-which the repository keeps in OCRBench/OCRBench/ now and kept in OCRBench/json_files/ before.
+which the repository keeps in OCRBench/OCRBench/ now and kept in OCRBench/json_files/ before; or the hub's
+data/test-*.parquet with columns dataset, question, question_type, answer and image.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from eval.metrics import short_answers
+from eval.metrics.short_answers import COUNTING, HANDWRITTEN, WRITTEN_OUT
 from eval.prepare.release import Entry, PreparedRow, Release, SourceImage, below
+from monkey.data.converting import name_stored
+from monkey.data.rows import StoredRow
+from monkey.data.shards import ShardedRows
+from monkey.images import StoredImage
 
 ROWS = 5000
 """Rows that both subsets of OCRBench's authors have."""
@@ -36,9 +45,9 @@ _OCRVQA_TEST = 3
 
 def stvqa(release: Release) -> Iterator[PreparedRow]:
     """Read the rows of a prediction file, or else draw 5,000 of train."""
-    published = _prediction_file(release, "STVQA.json")
+    published = find_predictions(release, "STVQA.json")
     if published is not None:
-        yield from _of_predictions(release, published, _stvqa_image, "STVQA/")
+        yield from read_predictions(release, published, _stvqa_image, "STVQA/")
         return
     rows = []
     path = release.file(*below(("", "ST-VQA"), "train_task_3.json"))
@@ -52,9 +61,9 @@ def stvqa(release: Release) -> Iterator[PreparedRow]:
 
 def estvqa(release: Release) -> Iterator[PreparedRow]:
     """Read the rows of a prediction file, or else draw 5,000 English ones of train."""
-    published = _prediction_file(release, "ESTVQA_EN.json")
+    published = find_predictions(release, "ESTVQA_EN.json")
     if published is not None:
-        yield from _of_predictions(release, published, _estvqa_image, "images/train/")
+        yield from read_predictions(release, published, _estvqa_image, "images/train/")
         return
     rows = []
     path = release.file("annotations/train.json", "train.json", "annotations/en_train.json", "en_train.json")
@@ -73,8 +82,10 @@ def estvqa_official(release: Release) -> Iterator[PreparedRow]:
     images = {str(entry.identifier("question_id")): entry.text("image") for entry in entries}
     path = release.file(*(f"{folder}{name}" for name in _TEST_ANSWERS for folder in ("annotations/", "")))
     for row in _single_questions(release.rows(path)):
-        question_id = row.identifier("question_id")
-        name = row.text("image") if "image" in row.value else images.get(str(question_id))
+        # Grouped by image, as the training set is, rows need no number of their own.
+        named = "image" in row.value
+        question_id = None if named and "question_id" not in row.value else row.identifier("question_id")
+        name = row.text("image") if named else images.get(str(question_id))
         if name is None:
             raise ValueError(
                 f"{row.where}: nothing says which image question {question_id} is about; write {_IMAGE_LIST} into "
@@ -97,13 +108,13 @@ def _single_questions(entries: Iterable[Entry]) -> Iterator[Entry]:
             yield Entry(row.where, {"image": entry.value.get("image"), **row.value})
 
 
-def _prediction_file(release: Release, name: str) -> list[Entry] | None:
+def find_predictions(release: Release, name: str) -> list[Entry] | None:
     """Return the rows of the authors' prediction file, if the release has one; of several models the first by name."""
     path = release.find(name, *(f"answer_save/{model}/{name}" for model in release.names("answer_save")))
     return release.rows(path) if path is not None else None
 
 
-def _of_predictions(
+def read_predictions(
     release: Release, entries: list[Entry], find_image: Callable[[Release, str, str], SourceImage], folder: str
 ) -> Iterator[PreparedRow]:
     """Make one row per entry; its image is known by what follows `folder` in its path."""
@@ -165,6 +176,11 @@ def ocrvqa(release: Release) -> Iterator[PreparedRow]:
 
 def ocrbench(release: Release) -> Iterator[PreparedRow]:
     """Read the thousand questions, with the set and the type that each is counted under."""
+    if (tables := release.stored_rows("test-*.parquet")) is not None:
+        for entry, image in _table_entries(tables, "data/ocrbench/images"):
+            more = {"dataset_name": entry.text("dataset"), "type": entry.text("question_type")}
+            yield PreparedRow(entry.where, image, entry.text("question"), entry.text_or_texts("answer"), more=more)
+        return
     folders = ("", "OCRBench", "OCRBench/OCRBench", "json_files", "OCRBench/json_files")
     for row in release.rows(release.file(*below(folders, "OCRBench.json"))):
         name = row.text("image_path").removeprefix("./")
@@ -174,3 +190,50 @@ def ocrbench(release: Release) -> Iterator[PreparedRow]:
         question, answers = row.text("question"), row.text_or_texts("answers")
         more = {key: row.text(key) for key in ("dataset_name", "type")}
         yield PreparedRow(row.where, image, question, answers, more=more)
+
+
+def ocrbench_v2(release: Release) -> Iterator[PreparedRow]:
+    """Read the questions of the types that have short answers."""
+    left_out: Counter[str] = Counter()
+    for row, image in _ocrbench_v2_rows(release):
+        kind, question = row.text("type"), row.text("question")
+        if kind not in short_answers.TYPES or (kind == HANDWRITTEN and WRITTEN_OUT in question):
+            left_out[kind] += 1
+            continue
+        answers = row.text_or_texts("answers")
+        is_number = kind == COUNTING and row.value.get("eval") != "exact match"
+        if is_number and not all(one.isdecimal() for one in ([answers] if isinstance(answers, str) else answers)):
+            raise ValueError(f"{row.where}: 'answers' of {COUNTING!r} must be whole numbers, found {answers}")
+        more = {"type": kind, "dataset_name": row.text("dataset_name")}
+        if row.value.get("eval") not in (None, "", "None"):
+            more["eval"] = row.text("eval")
+        yield PreparedRow(row.where, image, question, answers, more=more)
+    if left_out:
+        named = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(left_out.items()))
+        release.statements.append(f"questions without a short answer are left out: {named}")
+
+
+def _ocrbench_v2_rows(release: Release) -> Iterator[tuple[Entry, SourceImage]]:
+    target = "data/ocrbench_v2/images"
+    if (tables := release.stored_rows("test-*.parquet")) is not None:
+        yield from _table_entries(tables, target)
+        return
+    for row in release.rows(release.file(*below(("", "OCRBench_v2"), "OCRBench_v2.json"))):
+        name = row.text("image_path").removeprefix("./")
+        yield row, release.image(f"{target}/{name}", below(("", "OCRBench_v2"), name), row.where)
+
+
+def _table_entries(rows: ShardedRows, target_folder: str) -> Iterator[tuple[Entry, SourceImage]]:
+    """Yield the rows of a set as the hub has it, with their images, which are read again when they are written."""
+
+    def image_of(number: int) -> tuple[Entry, StoredImage]:
+        source, row = rows[number]
+        if not isinstance(row, StoredRow) or not row.images:
+            raise ValueError(f"{source}: the row has no image")
+        return Entry(source, row), next(iter(row.images.values()))
+
+    for number in range(len(rows)):
+        entry, image = image_of(number)
+        target = f"{target_folder}/{name_stored(image, entry.where)}"
+        shard = Path(entry.where.rpartition("[")[0])
+        yield entry, SourceImage(target, shard, target, content=lambda at=number: bytes(image_of(at)[1]))
