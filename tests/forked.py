@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Any
 
 PROCESSES = multiprocessing.get_context("forkserver")
-LIBRARIES = ["monkey.training.finetune", "monkey.serving.session"]
+LIBRARIES = [
+    "monkey.training.finetune",
+    "monkey.serving.session",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+]
+"""What most programs import at last; what is not installed is left out."""
 
 
 def start_server() -> None:
