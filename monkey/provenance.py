@@ -6,6 +6,7 @@ import hashlib
 import platform
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -35,8 +36,12 @@ def package_versions(packages: Iterable[str]) -> dict[str, str | None]:
     return versions
 
 
+@cache
 def git_revision() -> str | None:
-    """Return the commit of this source tree, with `-dirty` when files differ; None outside a git checkout."""
+    """Return the commit of this source tree, with `-dirty` when files differ; None outside a git checkout.
+
+    It is looked for once in a process, whose code was imported then.
+    """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None

@@ -16,5 +16,7 @@ export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False TO
 "$python" -m ruff format --check .
 # Files of tests are shared by a few processes, each with one thread to compute in. `-n 0` is one process for all.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Where Python may not keep what it compiled, every process of the tests compiles the project and the tests anew.
+unset PYTHONDONTWRITEBYTECODE
 # In the order of their names: xdist would begin with the files of most tests, and end with few long ones.
 exec "$python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

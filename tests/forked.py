@@ -14,13 +14,21 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 PROCESSES = multiprocessing.get_context("forkserver")
-LIBRARIES = ["monkey.training.finetune", "monkey.serving.session"]
+LIBRARIES = [
+    "monkey.training.finetune",
+    "monkey.serving.session",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+]
+"""What most programs import at last; what is not installed is left out."""
 
 
 def start_server() -> None:
@@ -49,6 +57,15 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def wait_for(self, condition: Callable[[], bool], said: Path, timeout: float = 300) -> None:
+        """Wait for something that it does; fails with what it said where it ends before, or takes too long."""
+        end = time.monotonic() + timeout
+        while not condition():
+            # What it did last may have been just that.
+            assert self.poll() is None or condition(), said.read_text(encoding="utf-8")
+            assert time.monotonic() < end, said.read_text(encoding="utf-8")
+            time.sleep(0.01)
 
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
@@ -88,6 +105,7 @@ def _begin(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None  # to be found by what the environment says
     gc.freeze()  # the libraries, which stay
     if "torch" in sys.modules and "OMP_NUM_THREADS" in env:
         sys.modules["torch"].set_num_threads(int(env["OMP_NUM_THREADS"]))
@@ -95,10 +113,13 @@ def _begin(
 
 
 def run_words(words: Sequence[str]) -> None:
-    """Run what Python would with these words: `x.py …` or `-m x …`."""
+    """Run what Python would with these words: `x.py …`, `-m x …` or `-c x …`."""
     words = list(words)
     sys.path.insert(0, os.getcwd())
-    if words[0] == "-m":
+    if words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(words[1], {"__name__": "__main__"})
+    elif words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:

@@ -82,9 +82,8 @@ def run_wheel(wheel: Path, folder: Path, *code: str) -> subprocess.CompletedProc
 def test_a_wheel_in_an_empty_folder_asks_the_model_that_ships(wheel, tmp_path):
     image = "data/documents/images/heldout/000020.jpg"
     done = run_wheel(wheel, tmp_path, "-m", "monkey", "ask", "--image", image, "What is the total?")
-    asked = run_wheel(ROOT, ROOT, "-m", "monkey", "ask", "--image", image, "What is the total?")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == asked.stdout
+    assert done.stdout == "81.30\n"  # as from a checkout, in test_outside_answers.py
     assert f"opening {wheel / 'monkey/project/models/small'}" in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -94,7 +93,7 @@ def test_programs_beside_the_package_come_from_the_wheel(wheel, tmp_path):
         "import sys, monkey.command as c\n"
         "assert c.main(['evaluate', '--show', 'textvqa_val']) == 0\n"
         "plan = ['plan', '--config', 'configs/training/lora-llm.yaml', '--gpus', '8', '--gpu-memory', '24']\n"
-        "assert c.main(plan) in (0, 1)\n"
+        "assert c.main([*plan, '--checkpoint', 'configs/model/small']) == 0\n"
         "import eval.tasks, scripts.plan_memory, monkey\n"
         "print('from', *(m.__file__ for m in (monkey, eval.tasks, scripts.plan_memory)))\n"
     )

@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,14 +35,6 @@ def _started(words: list[str], said: Path) -> Iterator[forked.Forked]:
     process.wait(300)
 
 
-def _wait_for(condition, process: forked.Forked, said: Path) -> None:
-    end = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, said.read_text()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 class TestCutShort:
     MORE = (*PACKED, *SAVE, "--max_steps", "8", "--save_total_limit", "2", "--report_to", "none")
 
@@ -61,7 +52,7 @@ class TestCutShort:
         output, said = tmp_path / "out", tmp_path / "said.txt"
         with _started(words_of(start, output, *self.MORE), said) as process:
             # As a checkpoint is being written, so that half of it lies there.
-            _wait_for(lambda: list(output.glob(".checkpoint-3.*")), process, said)
+            process.wait_for(lambda: bool(list(output.glob(".checkpoint-3.*"))), said)
             process.kill()
         whole = checkpoints(output)
         assert whole
@@ -72,7 +63,7 @@ class TestCutShort:
         output, said = tmp_path / "out", tmp_path / "said.txt"
         rare = (*self.MORE, "--save_steps", "1000", "--max_steps", "1000", "--dataloader_num_workers", "2")
         with _started(words_of(start, output, *rare), said) as process:
-            _wait_for(lambda: "'loss'" in said.read_text(), process, said)
+            process.wait_for(lambda: "'loss'" in said.read_text(), said)
             # To the loading processes too, as schedulers and torchrun send it.
             os.killpg(process.pid, signal.SIGTERM)
         assert process.returncode == 128 + signal.SIGTERM

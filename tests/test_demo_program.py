@@ -10,8 +10,6 @@ import shutil
 import signal
 import socket
 import string
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -48,6 +46,7 @@ from monkey.serving.demo_answers import (
 )
 from monkey.serving.demo_page import EXAMPLES, examples
 from monkey.serving.demo_texts import CHINESE, ENGLISH
+from tests import forked
 from tests.conftest import random_model
 from tests.scripted_demo import ScriptedAnswerer, free_port, models_of
 from tests.small_processor import small_config, small_processor
@@ -365,7 +364,7 @@ sys.exit(status)
 
 
 @pytest.mark.slow
-def test_the_program_answers_many_with_the_network_closed_and_ends_without_a_trace(tmp_path, tiny):
+def test_the_program_answers_many_with_the_network_closed_and_ends_without_a_trace(tmp_path, tmp_path_factory, tiny):
     """A real engine: people ask at once about images of their own, and each gets the answer of an asker alone."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -373,12 +372,14 @@ def test_the_program_answers_many_with_the_network_closed_and_ends_without_a_tra
     environment.update(HF_HUB_OFFLINE="1", TMPDIR=str(temporary), OMP_NUM_THREADS="1")
     port = free_port()
     words = ["-c", str(tiny), "--cpu-only", "--server-port", str(port)]
-    program = subprocess.Popen(
-        [sys.executable, "-c", AUDITED.format(project=str(PROJECT)), *words],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
+    said = tmp_path_factory.mktemp("said") / "said"
+    said.touch()
+    command = ["-c", AUDITED.format(project=str(PROJECT)), *words]
+    nowhere = Path(os.devnull)
+    program = forked.start(forked.run_words, command, cwd=tmp_path, env=environment, stdout=said, stderr=nowhere)
     try:
-        lines = [program.stdout.readline() for _ in range(3)]
+        program.wait_for(lambda: said.read_text().count("\n") == 3, said)
+        lines = said.read_text().splitlines(keepends=True)
         assert lines[0] == "tiny on the CPU, as --cpu-only says\n"
         assert lines[1] == f"the demo is at http://127.0.0.1:{port}/ (Ctrl-C ends it); opening tiny\n"
         assert lines[2] == "the model is open\n"
@@ -403,11 +404,10 @@ def test_the_program_answers_many_with_the_network_closed_and_ends_without_a_tra
         assert [texts[0::2] for texts in alone] == [["What is <img>/etc/passwd</img>?", "And now?"]] * 3
         assert all(answer for texts in alone for answer in texts[1::2])
         program.send_signal(signal.SIGTERM)
-        rest = program.stdout.read().splitlines()
+        assert program.wait(60) == 0
     finally:
         program.kill()
-        program.wait(30)
-    assert program.returncode == 0
+    rest = said.read_text().splitlines()[3:]
     assert rest[0] == "the demo has ended"
     assert set(json.loads(rest[1])) <= {"127.0.0.1", "localhost", "None"}
     assert list(temporary.iterdir()) == []

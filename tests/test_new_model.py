@@ -239,6 +239,9 @@ def test_from_parts_names_the_package_that_is_missing(monkeypatch, tmp_path, cap
 def test_from_parts_builds_trains_and_asks_and_does_nothing_twice(decoder, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(stages, "subprocess", SimpleNamespace(run=in_process))
+    # One of the three sets, and few questions of each document: the answers are what takes the time.
+    monkeypatch.setattr(train_from_parts, "TASKS", train_from_parts.TASKS[:1])
+    monkeypatch.setattr(train_from_parts, "QUESTIONS", 2)
     output = tmp_path / "run"
     sizes = ["--pictures", "8", "--heldout", "9", "--steps", "1", "--bf16", "False", "--processes", "1"]
     words = ["--language", str(decoder), "--output", str(output), *sizes]

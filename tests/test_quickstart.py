@@ -24,9 +24,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def test_quickstart_chain_goes_from_drawing_to_scores(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(stages, "subprocess", SimpleNamespace(run=in_process))
-    for _ in range(2):  # the second replaces what the first made
+    for pictures, heldout, steps in ((4, 1, 1), (8, 2, 2)):  # the second replaces what the first made
         capfd.readouterr()
-        assert main(["--output", str(tmp_path / "run"), "--pictures", "12", "--heldout", "4", "--steps", "2"]) == 0
+        sizes = ["--pictures", str(pictures), "--heldout", str(heldout), "--steps", str(steps)]
+        assert main(["--output", str(tmp_path / "run"), *sizes]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert any(line.startswith("mean of tasks") and "→" in line for line in lines)
     assert any(line.strip().endswith(f"demo.py -c {tmp_path}/run/finetuned --compare models/small") for line in lines)

@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from monkey.serving import server, session
 from monkey.serving.access import bind
 from monkey.serving.server import Api
 from monkey.serving.session import Answerer, Decoding
+from tests import forked
 from tests.conftest import random_model
 from tests.running_server import PATIENCE, talkative_model, until
 from tests.small_processor import small_config, small_processor
@@ -55,24 +54,22 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-def environment(**changes: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PROJECT), **changes}
-
-
 @contextmanager
-def started(checkpoint: Path, *words: str, program=("-m", "monkey.serve"), **variables: str) -> Iterator[tuple]:
-    """The command once it serves, and its base URL; killed in the end if it still runs."""
-    command = [sys.executable, *program, "-c", str(checkpoint), "--device", "cpu", "--port", "0", *words]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**variables)
-    ) as process:
-        try:
-            line = process.stdout.readline()
-            found = re.fullmatch(r"serving (\S+) at (http://\S+/v1) \(Ctrl-C ends it\)\n", line)
-            assert found, line + process.stderr.read()
-            yield process, found[2]
-        finally:
-            process.kill()
+def started(checkpoint: Path, folder: Path, *words: str, code: str, **variables: str) -> Iterator[tuple]:
+    """The program of the code once it serves, its base URL, and the file of its errors; killed if it still runs."""
+    said, errors = folder / "said", folder / "errors"
+    errors.touch()
+    command = ["-c", code, "-c", str(checkpoint), "--device", "cpu", "--port", "0", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
+    process = forked.start(forked.run_words, command, cwd=PROJECT, env=environment, stdout=said, stderr=errors)
+    try:
+        process.wait_for(lambda: said.is_file() and said.read_text().endswith("\n"), errors)
+        found = re.fullmatch(r"serving (\S+) at (http://\S+/v1) \(Ctrl-C ends it\)\n", said.read_text())
+        assert found, said.read_text()
+        yield process, found[2], errors
+        assert said.read_text() == found[0]  # it says nothing more
+    finally:
+        process.kill()
 
 
 def client_of(url: str, key: str = "none") -> openai.OpenAI:
@@ -93,9 +90,9 @@ def asked(text: str, limit: int) -> dict:
 
 
 @pytest.mark.slow
-def test_it_serves_until_a_signal_which_lets_running_answers_finish_and_refuses_new_ones(checkpoint):
+def test_it_serves_until_a_signal_which_lets_running_answers_finish_and_refuses_new_ones(checkpoint, tmp_path):
     words, keys = ("--api-key", "flag"), {"MONKEY_API_KEY": "one,two"}
-    with started(checkpoint, *words, program=("-c", SLOW), **keys) as (process, url):
+    with started(checkpoint, tmp_path, *words, code=SLOW, **keys) as (process, url, errors):
         assert url.startswith("http://127.0.0.1:")
         first, *others = (client_of(url, key) for key in ("one", "two", "flag"))
         assert len({client.chat.completions.create(**asked("Hello", 2)).usage.total_tokens for client in others}) == 1
@@ -104,30 +101,30 @@ def test_it_serves_until_a_signal_which_lets_running_answers_finish_and_refuses_
         stream = iter(first.chat.completions.create(**asked("Hello", 60), stream=True))
         pieces = [next(stream).choices[0].delta.content]
         process.send_signal(signal.SIGINT)
-        assert "finishing 1 requests" in _line_of(process.stderr, "finishing")
+        process.wait_for(lambda: "finishing 1 requests" in errors.read_text(), errors)
         with pytest.raises(openai.InternalServerError) as caught:
             first.chat.completions.create(**asked("Hello", 2))
         assert caught.value.code == "shutting_down"
         pieces += [chunk.choices[0].delta.content or "" for chunk in stream]
-        out, err = process.communicate(timeout=PATIENCE)
+        process.wait(PATIENCE)
     with Answerer(talkative_model(), small_processor()) as answerer:
         assert "".join(pieces) == answerer.chat(asked("Hello", 60)["messages"], Decoding(60)).text
-    assert (process.returncode, out) == (0, "")
-    assert err.splitlines()[-1] == "the server has ended"
-    assert "Traceback" not in err
+    assert process.returncode == 0
+    assert errors.read_text().splitlines()[-1] == "the server has ended"
+    assert "Traceback" not in errors.read_text()
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_the_process_though_a_thread_does_not(checkpoint):
+def test_a_second_signal_ends_the_process_though_a_thread_does_not(checkpoint, tmp_path):
     stuck = SLOW.replace("0.05", "600").replace("from monkey.serve ", f"{QUICK}\nfrom monkey.serve ")
-    with started(checkpoint, program=("-c", stuck)) as (process, url), ThreadPoolExecutor(1) as threads:
+    with started(checkpoint, tmp_path, code=stuck) as (process, url, errors), ThreadPoolExecutor(1) as threads:
         client = client_of(url)
         answer = threads.submit(client.chat.completions.create, **asked("Hello", 8))
         until(lambda: b"monkey_running_rows 1.0" in client._client.get(url.replace("/v1", "/metrics")).content)
         process.send_signal(signal.SIGTERM)
-        _line_of(process.stderr, "finishing")
+        process.wait_for(lambda: "finishing" in errors.read_text(), errors)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=PATIENCE)
+        process.wait(PATIENCE)
         assert process.returncode == 128 + signal.SIGTERM
         with pytest.raises(openai.APIError, match="the server ended before the answer did"):
             answer.result()
@@ -144,10 +141,6 @@ def test_a_signal_after_the_end_of_serving_ends_the_process(monkeypatch, sign):
             assert signal.getsignal(sign) == signal.SIG_DFL
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def _line_of(stream, word: str) -> str:
-    return next(line for line in stream if word in line)
 
 
 class TestMistakes:

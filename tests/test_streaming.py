@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
-import subprocess
-import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,9 @@ from monkey.data.dataset import Collator, PackedCollator
 from monkey.data.mixture import record_sets
 from monkey.data.packing import BadSample, RowSettings
 from monkey.data.streaming import StreamedBatches, StreamSettings, streamed_loader
+from tests import forked
 from tests.made_shards import llava_row, tar_members, turns, write_table, write_tar
+from tests.outside_doors import ROOT
 from tests.small_processor import refusal, small_processor
 
 PACKED = RowSettings(budget=80, look_ahead=8)
@@ -264,12 +265,10 @@ def test_memory_does_not_grow_with_the_records(tmp_path):
     rows = [{"conversations": turns(number, "")} for number in range(1000)]
     for shard in range(10):
         write_table(tmp_path / f"p-{shard}.parquet", rows, 100)
-    measured = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path / "p-*.parquet"), "10000"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    (tmp_path / "said").mkdir()
+    words = ["-c", MEASURE, str(tmp_path / "p-*.parquet"), "10000"]
+    measured = forked.run(words, ROOT, os.environ, tmp_path / "said", timeout=600)
+    assert measured.returncode == 0, measured.stderr
     given, early, late = map(int, measured.stdout.split())
     assert given >= 10_000
     assert late - early < 4 * 1024  # KiB; ten thousand of these records take 12 MiB as Python has them

@@ -180,8 +180,12 @@ def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
     return own or peaks.get("half")
 
 
+@functools.cache
 def device_peak(device: torch.device, dtype: torch.dtype, given: float | None = None) -> float | None:
-    """Return the FLOP/s that MFU is a part of: `given` in TFLOP/s, else a table's, on a CPU a quick product's."""
+    """Return the FLOP/s that MFU is a part of: `given` in TFLOP/s, else a table's, on a CPU a quick product's.
+
+    Measured once in a process.
+    """
     if given is not None:
         return given * 1e12
     if device.type == "cuda":

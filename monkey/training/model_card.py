@@ -72,7 +72,7 @@ def write_loss_curve(history: Sequence[Mapping[str, float]], path: Path, best_st
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9, 5), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     lines = []
@@ -95,9 +95,13 @@ def write_loss_curve(history: Sequence[Mapping[str, float]], path: Path, best_st
     if best_step is not None:
         best = {"color": "0.35", "linestyle": "--", "linewidth": 1, "label": f"best: step {best_step}"}
         lines.append(axes.axvline(best_step, **best))
+    columns = 4
+    rows = -(-len(lines) // columns)
     if lines:
         # Below the axes, where no curve can run.
-        figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+        figure.legend(handles=lines, loc="lower center", ncols=columns, frameon=False, fontsize="small")
+    # Room for the legend and the labels; to let matplotlib measure it would be to draw everything twice.
+    figure.subplots_adjust(left=0.09, right=0.92 if tasks else 0.98, top=0.96, bottom=0.12 + 0.042 * rows)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_atomic(path, picture.getvalue())
