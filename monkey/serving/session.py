@@ -401,13 +401,12 @@ class Answerer:
         """
         processor, form = self.limited_processor(max_windows), form or self.form
         conversation = Conversation.from_messages([*messages, {"role": "assistant", "content": answer}])
-        wording = {"question_prompt": self.card.question_prompt, "picture_labels": picture_labels}
-        ids, labels, images = processor.encode(conversation, form, labels=True, **wording)
+        ids, labels, images = processor.encode(conversation, form, labels=True, **self._wording(picture_labels))
         # The last stretch of supervised tokens; what a template writes behind it is not.
         end = len(labels) - next(place for place, label in enumerate(reversed(labels)) if label != UNSUPERVISED)
         start = end - next(place for place, label in enumerate(reversed(labels[:end])) if label == UNSUPERVISED)
         given = tuple(ids[start:end])
-        canvases = _read_canvases(processor, images)
+        canvases = _read_canvases(processor, images, conversation.global_only)
         limit, ends = len(given), frozenset(given[-1:])
         return self._put_in_line(Request(ids[:start], canvases, Decoding(limit), limit, ends, given=given))
 
@@ -505,11 +504,18 @@ class Answerer:
         """Return a conversation, and its ids up to the answer that is asked for, questions worded as the card says."""
         conversation = Conversation.from_messages(messages)
         conversation.check_question()
-        config = self.model.config
-        wording = {"question_prompt": self.card.question_prompt, "picture_labels": picture_labels}
-        wording["global_tokens"] = config.tokens_of(NO_WINDOWS) if config.global_view else None
+        wording = self._wording(picture_labels)
         ids = processor.encode(conversation, form or self.form, add_generation_prompt=True, **wording).ids
         return conversation, ids
+
+    def _wording(self, picture_labels: bool) -> dict[str, Any]:
+        """Return what `encode` is told of conversations: the card's wording, and tokens of a global view alone."""
+        config = self.model.config
+        return {
+            "question_prompt": self.card.question_prompt,
+            "picture_labels": picture_labels,
+            "global_tokens": config.tokens_of(NO_WINDOWS) if config.global_view else None,
+        }
 
     def _submit(
         self,
