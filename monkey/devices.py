@@ -76,7 +76,7 @@ def choose_dtype(name: str | None, place: str) -> str:
         ValueError: bfloat16 is named, and a device does not compute in it.
     """
     if name is not None:
-        check_dtype(DTYPES[name], place, f"--dtype {name}")
+        check_dtype(DTYPES[name], place, f"dtype {name}")
         return name
     if not place.startswith(("cuda", ALL_CARDS)):
         return "float32"

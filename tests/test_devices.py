@@ -93,9 +93,9 @@ SENTENCE = r"Tesla T4 \(compute capability 7.5, below 8.0\) does not compute in 
 def test_bfloat16_that_a_card_lacks_is_one_sentence_wherever_it_is_asked_for(cards, golden, tmp_path):
     cards("Tesla T4")
     for dtype in ("bfloat16", torch.bfloat16):
-        with pytest.raises(ValueError, match=f"dtype is bfloat16: {SENTENCE}take float16 or float32"):
+        with pytest.raises(ValueError, match=f"dtype bfloat16: {SENTENCE}take float16 or float32"):
             session.load(golden.checkpoint, dtype=dtype)
-    with pytest.raises(ValueError, match=f"--dtype bfloat16: {SENTENCE}take float16 or float32"):
+    with pytest.raises(ValueError, match=f"dtype bfloat16: {SENTENCE}take float16 or float32"):
         ModelBackend(str(golden.checkpoint), "cuda", "bfloat16")
     words = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", str(tmp_path)]
     with pytest.raises(ValueError, match=f"--bf16 True: {SENTENCE}give --bf16 False --fp16 True"):
@@ -218,7 +218,7 @@ class TestApple:
     def test_bfloat16_begins_with_macos_14(self, mac):
         mac(13)
         assert half_precision("mps") == torch.float16
-        with pytest.raises(ValueError, match="--dtype bfloat16: a Mac before macOS 14 does not compute in bfloat16"):
+        with pytest.raises(ValueError, match="dtype bfloat16: a Mac before macOS 14 does not compute in bfloat16"):
             choose_dtype("bfloat16", "mps")
 
     def test_it_is_refused_where_there_is_none(self, cards, golden):

@@ -166,7 +166,7 @@ def _read_dtype(dtype: str | torch.dtype, place: str) -> str | torch.dtype:
     named = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}, and it is auto, float32, bfloat16 or float16")
-    check_dtype(named, place, f"dtype is {str(named).removeprefix('torch.')}")
+    check_dtype(named, place, f"dtype {str(named).removeprefix('torch.')}")
     return named
 
 
