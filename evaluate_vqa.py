@@ -69,7 +69,8 @@ def _open_model(options: argparse.Namespace, _: Sequence[Task]) -> Opener:
         raise ValueError("--checkpoint is needed: a folder of a checkpoint or its hub name")
     refuse_missing(options.checkpoint)
     from eval.chat_backend import ChatBackend, is_ours
-    from eval.model_backend import ModelBackend, check_checkpoint, choose_device
+    from eval.model_backend import ModelBackend, check_checkpoint
+    from monkey.devices import choose_device
 
     device = device_of_process(choose_device(options.device), os.environ)
     layout = {name: getattr(options, name) for name in ("grid", "grids", "fit", "max_windows")}
@@ -165,8 +166,12 @@ def arguments() -> argparse.ArgumentParser:
     )
     how.add_argument("--backend", choices=tuple(BACKENDS), default="hf", help="who answers (%(default)s)")
     model = parser.add_argument_group("--backend hf")
-    model.add_argument("--device", help="cpu, cuda, cuda:N (a GPU where there is one)")
-    model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on a GPU, else float32)")
+    model.add_argument("--device", help="cpu, cuda, cuda:N, mps (a CUDA device where there is one)")
+    model.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="(the half precision of a CUDA device, else float32)",
+    )
     model.add_argument("--grid", type=one_grid, metavar="ROWS,COLUMNS", help="windows (those of the checkpoint)")
     add_shape_flags(model)
     model.add_argument("--max-windows", type=whole_number(1), metavar="N", help="leave out grids of more windows")

@@ -48,7 +48,7 @@ def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
     apply_recipe(model, recipe)
     autocast = "decoder" not in recipe.trains
     if autocast:
-        narrow_frozen(model)
+        narrow_frozen(model, torch.bfloat16)
         keep_trained_in_float32(model)
     parts = PartArguments(
         vision_checkpointing=options.vision_checkpointing, decoder_checkpointing=options.decoder_checkpointing

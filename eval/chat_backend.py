@@ -19,10 +19,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from eval.backends import Answer, Failure, Request, parts_of
-from eval.model_backend import DTYPES, Batch, choose_device, choose_dtype, load_batches, read_answer
+from eval.model_backend import Batch, load_batches, read_answer
 from monkey import MonkeyConfig
 from monkey.configuration import QwenVLConfig
 from monkey.conversation import Message
+from monkey.devices import DTYPES, choose_device, choose_dtype
 from monkey.files import checkpoint_file, read_json, required_file
 from monkey.images import open_image
 from monkey.provenance import fingerprint

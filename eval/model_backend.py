@@ -9,7 +9,6 @@ special tokens.
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -30,13 +30,12 @@ from monkey.boxes import WHOLE, Share
 from monkey.checkpoint_files import checkpoint_fingerprint, weight_files
 from monkey.decoders import longest_sequence
 from monkey.decoding import Decoding
+from monkey.devices import DTYPES, choose_device, choose_dtype
 from monkey.engine import Canvas, Engine
 from monkey.engine import Request as EngineRequest
 from monkey.files import base_of, checkpoint_file, required_file
 from monkey.part_configs import cached_width
 from monkey.reply import Detokenizer
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,16 @@ class ModelBackend:
     Args:
         checkpoint: a folder, PEFT's adapter folders included, or a hub name in the offline cache.
         device: 'cpu', 'cuda', 'cuda:1', …; None takes a GPU where there is one.
-        dtype: a name of DTYPES; None takes bfloat16 on a GPU that has it and float32 elsewhere.
+        dtype: a name of DTYPES; None takes bfloat16 on a CUDA device that computes in it, float16 on others, float32
+            elsewhere.
         grid: (rows, columns) of windows, None for the checkpoint's own. A PEFT adapter has only the one it has.
         num_workers: processes that decode images ahead; 0 decodes in this one.
         grids, fit: the grids that images may take, and how they are put on them; None for the checkpoint's own.
         max_windows: leaves out grids of more windows.
 
     Raises:
-        FileNotFoundError, ValueError: the checkpoint does not open, a GPU is asked for and there is none, or a grid
-            for an adapter.
+        FileNotFoundError, ValueError: the checkpoint does not open, a GPU is asked for and there is none, bfloat16
+            on one that does not compute in it, or a grid for an adapter.
     """
 
     name = "hf"
@@ -263,37 +263,12 @@ def peak_bytes(device: torch.device) -> int:
     """Most memory in use so far: of the GPU's tensors, or of this whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def choose_device(name: str | None) -> str:
-    """The device to run on, or ValueError when one is asked for that torch does not see here."""
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name} is no device that torch knows; use cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"--device {name}: torch {torch.__version__} sees no CUDA device; leave --device out to run on the CPU"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, counted from 0")
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if device.type not in ("cpu", "cuda", accelerator and accelerator.type):
-        raise ValueError(
-            f"--device {name}: torch {torch.__version__} cannot compute on it here; use cpu, cuda or cuda:N"
-        )
-    return name
-
-
-def choose_dtype(name: str | None, device: str) -> str:
-    """The dtype's name: bfloat16 on a GPU that computes in it, float32 elsewhere, unless one is named."""
-    if name is not None:
-        return name
-    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
 
 
 def check_checkpoint(checkpoint: str) -> None:

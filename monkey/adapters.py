@@ -28,6 +28,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from monkey.checkpoint_files import BASE_FILE, BaseRecord, check_base, file_shapes, read_base_record, record_base
 from monkey.configuration import MonkeyConfig
+from monkey.devices import DTYPES
 from monkey.files import required_file
 from monkey.journal import write_json
 from monkey.language import LowRankAdapter
@@ -38,7 +39,6 @@ from monkey.quantised import dequantised_state, open_four_bit, quantisation_of
 if TYPE_CHECKING:
     from peft import PeftModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _PREFIX = "base_model.model."
 """What PEFT puts before the names of the base's own parameters."""
@@ -179,7 +179,7 @@ def open_adapted(adapter: Path, base: str, precision: str = "full", dtype: torch
         opened = MonkeyForConditionalGeneration.from_pretrained(base, dtype=dtype or "auto", **layout)
     else:
         trained_in = (record.quantisation or {}).get("dtype") if record else None
-        opened = open_four_bit(base, dtype=DTYPES[trained_in] if trained_in else dtype or torch.bfloat16, **layout)
+        opened = open_four_bit(base, dtype=DTYPES[trained_in] if trained_in else dtype, **layout)
     return with_adapter(opened, adapter).eval()
 
 

@@ -50,7 +50,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the flags that say which model is opened, and how; return the group that they stand in."""
     model = parser.add_argument_group("model")
     model.add_argument("-c", "--checkpoint", help="folder or hub name (default: models/small, which ships)")
-    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (a GPU where there is one)")
+    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps (a CUDA device where there is one)")
     model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (the checkpoint's own)")
     model.add_argument("--quantization", choices=("4bit",), help="pack the decoder's weights")
     model.add_argument("--compile", action="store_true", help="compile the step that writes a token; on a GPU only")

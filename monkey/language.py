@@ -34,6 +34,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from monkey.attention import RUNS, Layout, Runs, packed_runs
+from monkey.devices import widest_float
 from monkey.kv_cache import KVCache, Prefill, grow_in_place
 from monkey.part_configs import MonkeyTextConfig
 
@@ -84,7 +85,7 @@ def logn_factors(config: MonkeyTextConfig, positions: torch.Tensor, end: int | t
     """
     if not config.use_logn_attn or (isinstance(end, int) and end <= config.seq_length):
         return None
-    counted = (positions + 1).clamp(min=config.seq_length).double()
+    counted = (positions + 1).clamp(min=config.seq_length).to(widest_float(positions.device))
     return (counted.log() / math.log(config.seq_length)).float()[:, None, :, None]
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from monkey.configuration import MonkeyConfig
+from monkey.devices import ALL_CARDS, half_precision
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.part_configs import inner_width
 
@@ -59,7 +60,7 @@ def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
 def open_four_bit(
     name: str,
     grid: tuple[int, int] | None = None,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | None = None,
     device_map: Any = None,
     **kwargs: Any,
 ) -> MonkeyForConditionalGeneration:
@@ -68,7 +69,8 @@ def open_four_bit(
     Args:
         name: folder or hub name of an ordinary checkpoint.
         grid: as in `from_pretrained`.
-        dtype: of everything that is not packed, and of the packed linears' products.
+        dtype: of everything that is not packed, and of the packed linears' products; half precision as of
+            `monkey.devices.half_precision` by default.
         device_map: by default everything on this process's GPU, or on the CPU where there is none.
         kwargs: for `from_pretrained`.
 
@@ -87,10 +89,12 @@ def open_four_bit(
     if device_map is None:
         cuda = torch.cuda.is_available()
         device_map = {"": int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())) if cuda else "cpu"}
+    on_cpu = device_map in ("cpu", {"": "cpu"})
+    dtype = half_precision("cpu" if on_cpu else ALL_CARDS) if dtype is None else dtype
     model = MonkeyForConditionalGeneration.from_pretrained(
         name, grid=grid, dtype=dtype, device_map=device_map, quantization_config=four_bit_config(dtype), **kwargs
     )
-    if device_map in ("cpu", {"": "cpu"}):
+    if on_cpu:
         _refuse_odd_widths(name, model.config)
     for linear in packed_linears(model).values():
         # Without this, the first forward in evaluation mode repacks the weights where the CPU has AVX512-BF16: their

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from monkey.configuration import MonkeyConfig
+from monkey.conversation import Conversation
 from monkey.decoding import Decoding
 from monkey.modeling import MonkeyForConditionalGeneration
 from monkey.processing import MonkeyProcessor
@@ -107,9 +108,34 @@ def test_images_of_one_conversation_are_seen_each_in_its_own_way_and_asked_toget
             assert list(together) == texts * 3
 
 
+@torch.no_grad()
+def test_an_answer_is_weighed_behind_it_as_a_forward_pass_of_the_whole_weighs_it():
+    with opened(config_of()) as answerer:
+        model, processor = answerer.model, answerer.processor
+        messages, answer = question(image_part(1, "low")), "a tree"
+        reply = answerer.weigh(messages, answer)
+        assert reply.text == answer
+        whole = Conversation.from_messages([*messages, {"role": "assistant", "content": answer}])
+        ids, labels, _ = processor.encode(whole, answerer.form, labels=True, global_tokens=TOKENS)
+        assert ids.count(model.config.image_pad_id) == TOKENS
+        canvas = torch.from_numpy(processor.image_processor.canvas(photo(1)))
+        embeddings = model.get_input_embeddings()(torch.tensor([ids]))
+        slots = torch.tensor(ids) == model.config.image_pad_id
+        embeddings[0, slots] = model.get_global_features([processor.image_processor.normalised(canvas)])[0]
+        likely = model(inputs_embeds=embeddings).logits[0, :-1].log_softmax(dim=-1)
+        own = [likely[place, label] for place, label in enumerate(labels[1:]) if label >= 0]
+        assert reply.log_probability == pytest.approx(float(sum(own)), rel=1e-4)
+        seen_whole = answerer.weigh(question(image_part(1)), answer)
+        assert seen_whole.text == answer
+        assert reply.log_probability != pytest.approx(seen_whole.log_probability, rel=1e-3)
+
+
 def test_what_has_no_global_view_or_needs_all_views_refuses_it():
-    with opened(config_of(global_view=False)) as answerer, pytest.raises(ValueError, match="no global view to be seen"):
-        answerer.chat(question(image_part(0, "low")), Decoding(4))
+    with opened(config_of(global_view=False)) as answerer:
+        with pytest.raises(ValueError, match="no global view to be seen"):
+            answerer.chat(question(image_part(0, "low")), Decoding(4))
+        with pytest.raises(ValueError, match="no global view to be seen"):
+            answerer.weigh(question(image_part(0, "low")), "a tree")
     with opened(config_of()) as answerer:
         with pytest.raises(ValueError, match="a map is of all its views"):
             answerer.attention_maps(question(image_part(0, "low")), "a tree")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -181,6 +182,12 @@ def test_a_schema_that_cannot_be_held_to_is_refused_in_a_sentence(answerer, sche
         answerer.grammars.compile(schema)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("pattern", ["(x+x+)+y", "((x{1,300}){1,300}){1,300}y"])
+def test_a_pattern_over_which_searches_explode_holds_an_answer_all_the_same(answerer, pattern):
+    reply = answerer.chat(question("What?", 0), Decoding(12), schema={"type": "string", "pattern": f"^{pattern}$"})
+    assert re.fullmatch('"x+(y"?)?', reply.text)
 
 
 def test_a_schema_that_takes_for_ever_is_given_up_and_its_work_ended(answerer, monkeypatch):

@@ -25,7 +25,7 @@ PACKAGES = ("monkey", "eval")
 
 # A module may import those in its own row and in the rows above it.
 LAYERS = (
-    ("monkey.files", "monkey.grids", "monkey.parts", "monkey.timm_encoders"),
+    ("monkey.files", "monkey.devices", "monkey.grids", "monkey.parts", "monkey.timm_encoders"),
     ("monkey.part_configs",),
     (
         "monkey.flat_config",

@@ -182,8 +182,10 @@ class TestOpening:
         [
             ({"dtype": "float7"}, "dtype is 'float7'"),
             ({"dtype": "int8"}, "dtype is 'int8'"),
-            *(({"device": name}, f"device is {name!r}, and it is auto, cpu, cuda or cuda:N")
-              for name in ("gpu", "mps", "meta", "cuda:x", "cpu:3")),
+            *(({"device": name}, f"device {name} is no device that torch knows; use cpu, cuda, cuda:N, or mps")
+              for name in ("gpu", "cuda:x")),
+            ({"device": "meta"}, "device meta: torch "),
+            ({"device": "cpu:3"}, "device cpu:3: there is one CPU"),
             ({"quantization": "3bit"}, "quantization is '3bit', and it is None or 4bit"),
             ({"max_rows": 0}, "max_rows is 0"),
         ],

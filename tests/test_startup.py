@@ -154,7 +154,7 @@ def test_the_flags_read_off_the_librarys_source_are_those_that_it_has():
 
 
 def test_the_choices_that_scripts_spell_out_are_those_there_are():
-    from monkey.adapters import DTYPES
+    from monkey.devices import DTYPES
 
     assert sorted(DTYPES) == ["bfloat16", "float16", "float32"]
 

@@ -128,7 +128,7 @@ def test_a_sharding_leaves_batches_precision_and_rates_to_the_flags_and_saves_or
     following = (
         "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
     )  # fmt: skip
-    assert {config[key] for key in following} == {config["bf16"]["enabled"]} == {"auto"}
+    assert {config[key] for key in following} == {config[half]["enabled"] for half in ("bf16", "fp16")} == {"auto"}
     # Optimiser and schedule stay ours, for the rates by part.
     assert not {"optimizer", "scheduler"} & config.keys()
     if zero["stage"] == 3:

@@ -192,10 +192,11 @@ def test_without_an_accelerator_the_cpu_is_used_unasked(monkeypatch):
         parse_flags([*words, "--fp16", "True"])
 
 
-def test_a_logger_that_is_not_installed_is_one_sentence(monkeypatch):
-    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
-    with pytest.raises(ValueError, match=r"--report_to wandb needs the wandb package, .*: pip install wandb"):
-        _flags("--report_to", "wandb")
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_logger_that_is_not_installed_is_one_sentence(name, monkeypatch):
+    monkeypatch.setattr(f"transformers.integrations.integration_utils.is_{name}_available", lambda: False)
+    with pytest.raises(ValueError, match=rf"--report_to {name} needs the {name} package, .*: pip install {name}"):
+        _flags("--report_to", name)
 
 
 @pytest.mark.parametrize("name", ["gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"])

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from vlmeval.dataset import DATASET_TYPE
 from vlmeval.vlm.base import BaseModel
 
 import monkey
+from monkey.devices import choose_dtype, choose_place
 
 SHORT, LONG = 10, 512
 """Most tokens of an answer to a multiple-choice or yes-or-no question, and to another, as in the file that this one
@@ -55,9 +55,7 @@ class Monkey(BaseModel):
         **settings: Any,
     ):
         super().__init__()
-        if dtype is None:
-            on_gpu = settings.get("device") != "cpu" and torch.cuda.is_available()
-            dtype = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
+        dtype = choose_dtype(dtype, choose_place(settings.get("device", "auto")))
         self.is_api = batch_size > 1
         self.max_new_tokens, self.form = max_new_tokens, form
         self.answerer = monkey.load(model_path, dtype=dtype, max_rows=batch_size, **settings)

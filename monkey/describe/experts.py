@@ -221,8 +221,8 @@ _WEIGHT_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.jinj
 class ModelSettings(ExpertSettings):
     """`model` is a hub name or a folder, `revision` a commit or branch of the hub.
 
-    `dtype` "auto" is bfloat16 on a GPU and float32 elsewhere; `device` "auto" is a GPU where there is one, for each
-    process of a machine its own.
+    `dtype` "auto" is a GPU's half precision and float32 elsewhere; `device` "auto" is a GPU where there is one, for
+    each process of a machine its own.
     """
 
     model: str = setting("", is_needed=True)
@@ -246,9 +246,9 @@ class ModelSettings(ExpertSettings):
 
     @property
     def dtype_name(self) -> str:
-        if self.dtype != "auto":
-            return self.dtype
-        return "bfloat16" if self.device_name.startswith("cuda") else "float32"
+        from monkey.devices import choose_dtype
+
+        return choose_dtype(None if self.dtype == "auto" else self.dtype, self.device_name)
 
 
 @dataclass(frozen=True)

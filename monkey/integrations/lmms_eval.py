@@ -28,6 +28,7 @@ from tqdm import tqdm
 from monkey.cli import grid_set
 from monkey.conversation import TEMPLATES
 from monkey.decoding import Decoding
+from monkey.devices import choose_dtype, choose_place
 from monkey.prompts import is_prompt
 from monkey.reply import Reply
 from monkey.serving.session import MAX_ROWS, load
@@ -66,8 +67,8 @@ class Monkey(lmms):
         batch_size: requests that are answered at the same time; "auto" is 8.
         device: of a run in one process: "cpu", "cuda", "cuda:1", …; by default a GPU if there is one. In a launch of
             several processes each has its own.
-        dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on a GPU that has it, else float32, as of
-            evaluate_vqa.py.
+        dtype: "float32", "bfloat16" or "float16"; by default the half precision of a CUDA device, else float32,
+            as of evaluate_vqa.py.
         quantization: "4bit" packs the decoder.
         grid: rows and columns of windows, "2x3".
         grids: of which each image takes the best, "up-to-6" or "1x2;2x1;2x2".
@@ -103,9 +104,7 @@ class Monkey(lmms):
         if self._world_size > 1:
             device = str(self.accelerator.device)
         device = device or "auto"
-        if dtype is None:
-            on_gpu = device != "cpu" and torch.cuda.is_available()
-            dtype = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
+        dtype = choose_dtype(dtype, choose_place(device))
         self.max_rows = MAX_ROWS if batch_size == "auto" else _read_whole("batch_size", batch_size)
         if grid is not None and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", grid):
             raise ValueError(f"grid is {grid!r}; write rows and columns, as 2x3")

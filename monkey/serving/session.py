@@ -13,7 +13,7 @@ in a question are characters, never an image to open or a control token. Markers
 from __future__ import annotations
 
 import importlib.util
-import re
+import itertools
 import sys
 import time
 import warnings
@@ -29,6 +29,7 @@ from monkey.boxes import to_canvas
 from monkey.checkpoint_card import CheckpointCard, card_of
 from monkey.conversation import UNSUPERVISED, Conversation, Template, join_parts
 from monkey.decoding import Decoding, decoding_of
+from monkey.devices import check_dtype, choose_place, half_precision
 from monkey.engine import Canvas, Engine, Request, computing_thread
 from monkey.files import project_folder
 from monkey.grammar import Grammar, Grammars
@@ -94,10 +95,10 @@ def load(
     Args:
         checkpoint: a folder (published layout, our own saves, or a PEFT adapter on a base), or a hub name, which is
             found in the offline cache too.
-        device: "cpu", "cuda", "cuda:1", …; "auto" takes the GPU where there is one, and where there are several fills
-            one after the other.
-        dtype: a torch type or its name; "auto" is the checkpoint's own, save that float16 becomes float32 on a CPU,
-            which is slow at it.
+        device: "cpu", "cuda", "cuda:1", …, or "mps" on a Mac; "auto" takes the CUDA device where there is one, and
+            where there are several fills one after the other.
+        dtype: a torch type or its name; "auto" is the checkpoint's own, save that bfloat16 becomes float16 on a device
+            that does not compute in it. On a CPU, which is slow at it, float16 becomes float32.
         quantization: "4bit" packs the decoder's linears as NF4, through bitsandbytes; None leaves them as they are.
         compile: compile the step that writes a token, on CUDA, before this returns, and say how long it took on
             standard error; on a CPU a warning says that nothing is compiled.
@@ -113,12 +114,13 @@ def load(
 
     Raises:
         FileNotFoundError: no such checkpoint, or a file of it is missing.
-        ValueError: a checkpoint that does not fit, CUDA that is not there, too little memory on the device, or
-            another setting that cannot be had.
+        ValueError: a checkpoint that does not fit, CUDA that is not there, too little memory on the device, bfloat16
+            on one that does not compute in it, or another setting that cannot be had.
     """
     if max_rows < 1:
         raise ValueError(f"max_rows is {max_rows}, and at least one request must be answered at a time")
-    dtype, place = _read_dtype(dtype), _read_device(device)
+    place = choose_place(device)
+    dtype = _read_dtype(dtype, place)
     layout = {"grid": grid, "grids": grids, "fit": fit}
     processor, card = MonkeyProcessor.from_pretrained(checkpoint, **layout), card_of(checkpoint)
     if max_windows is not None:
@@ -158,26 +160,14 @@ def warm_up(answerer: Answerer) -> float:
     return time.perf_counter() - start
 
 
-def _read_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
+def _read_dtype(dtype: str | torch.dtype, place: str) -> str | torch.dtype:
+    if dtype == "auto":
         return dtype
-    named = getattr(torch, str(dtype), None)
+    named = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}, and it is auto, float32, bfloat16 or float16")
+    check_dtype(named, place, f"dtype {str(named).removeprefix('torch.')}")
     return named
-
-
-def _read_device(device: str) -> str:
-    """Return what the library calls the device: its name, or how to spread a model over several."""
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        return "cpu" if not cards else "cuda" if cards == 1 else "sequential"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"device is {device!r}, and it is auto, cpu, cuda or cuda:N")
-    index = torch.device(device).index or 0
-    if device.startswith("cuda") and cards and index >= cards:
-        raise ValueError(f"device is {device!r}, and there are only {cards} CUDA devices, counted from 0")
-    return device
 
 
 def _open_model(
@@ -187,6 +177,10 @@ def _open_model(
     if quantization is None:
         placement = {} if place == "cpu" else {"device_map": place}
         model = MonkeyForConditionalGeneration.from_pretrained(checkpoint, **layout, dtype=dtype, **placement).eval()
+        if dtype == "auto" and half_precision(place) == torch.float16:
+            for tensor in itertools.chain(model.parameters(), model.buffers()):
+                if tensor.dtype == torch.bfloat16:
+                    tensor.data = tensor.half()
         return model.float() if place == "cpu" and model.dtype == torch.float16 else model
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization is {quantization!r}, and it is None or {', '.join(QUANTIZATIONS)}")
@@ -197,8 +191,7 @@ def _open_model(
         )
     from monkey.quantised import open_four_bit
 
-    dtype = torch.bfloat16 if dtype == "auto" else dtype
-    return open_four_bit(str(checkpoint), **layout, dtype=dtype, device_map=place).eval()
+    return open_four_bit(str(checkpoint), **layout, dtype=None if dtype == "auto" else dtype, device_map=place).eval()
 
 
 class Answerer:
@@ -401,13 +394,12 @@ class Answerer:
         """
         processor, form = self.limited_processor(max_windows), form or self.form
         conversation = Conversation.from_messages([*messages, {"role": "assistant", "content": answer}])
-        wording = {"question_prompt": self.card.question_prompt, "picture_labels": picture_labels}
-        ids, labels, images = processor.encode(conversation, form, labels=True, **wording)
+        ids, labels, images = processor.encode(conversation, form, labels=True, **self._wording(picture_labels))
         # The last stretch of supervised tokens; what a template writes behind it is not.
         end = len(labels) - next(place for place, label in enumerate(reversed(labels)) if label != UNSUPERVISED)
         start = end - next(place for place, label in enumerate(reversed(labels[:end])) if label == UNSUPERVISED)
         given = tuple(ids[start:end])
-        canvases = _read_canvases(processor, images)
+        canvases = _read_canvases(processor, images, conversation.global_only)
         limit, ends = len(given), frozenset(given[-1:])
         return self._put_in_line(Request(ids[:start], canvases, Decoding(limit), limit, ends, given=given))
 
@@ -505,11 +497,18 @@ class Answerer:
         """Return a conversation, and its ids up to the answer that is asked for, questions worded as the card says."""
         conversation = Conversation.from_messages(messages)
         conversation.check_question()
-        config = self.model.config
-        wording = {"question_prompt": self.card.question_prompt, "picture_labels": picture_labels}
-        wording["global_tokens"] = config.tokens_of(NO_WINDOWS) if config.global_view else None
+        wording = self._wording(picture_labels)
         ids = processor.encode(conversation, form or self.form, add_generation_prompt=True, **wording).ids
         return conversation, ids
+
+    def _wording(self, picture_labels: bool) -> dict[str, Any]:
+        """Return what `encode` is told of conversations: the card's wording, and tokens of a global view alone."""
+        config = self.model.config
+        return {
+            "question_prompt": self.card.question_prompt,
+            "picture_labels": picture_labels,
+            "global_tokens": config.tokens_of(NO_WINDOWS) if config.global_view else None,
+        }
 
     def _submit(
         self,

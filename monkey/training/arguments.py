@@ -324,6 +324,7 @@ class TrainingFlags:
             self.use_cpu = True
         if self.fp16 and self.use_cpu:
             raise ValueError("--fp16 is not for CPUs, where half precision is slow and unstable: use --bf16 True")
+        _check_bfloat16(self)
         _check_taken(self)
         _check_deepspeed(self)
         _check_loggers(self)
@@ -431,13 +432,32 @@ def _check_accelerator(content: Mapping[str, Any]) -> None:
             raise ValueError(f"--accelerator_config: there is no setting {name}; the known ones are {', '.join(known)}")
 
 
+def _check_bfloat16(training: Any) -> None:
+    """ValueError for `--bf16` on a card that does not compute in it: the library asks whether PyTorch emulates it."""
+    if training.use_cpu or not training.bf16:
+        return
+    import torch
+
+    from monkey.devices import check_dtype
+
+    place = torch.accelerator.current_accelerator().type
+    if place == "cuda":
+        place = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    check_dtype(torch.bfloat16, place, "--bf16 True", "give --bf16 False --fp16 True")
+
+
 def _check_deepspeed(training: Any) -> None:
     if not training.deepspeed:
         return
     if importlib.util.find_spec("deepspeed") is None:
         raise ValueError(f"--deepspeed {training.deepspeed} needs the deepspeed package: pip install deepspeed")
     if isinstance(training.deepspeed, str) and not training.deepspeed.startswith("{"):
-        read_settings_file(training.deepspeed, f"--deepspeed {training.deepspeed}")
+        content = read_settings_file(training.deepspeed, f"--deepspeed {training.deepspeed}")
+        if training.fp16 and not content.get("fp16", {}).get("enabled"):
+            raise ValueError(
+                f'--fp16 True would have no effect: {training.deepspeed} does not enable it; add "fp16": '
+                '{"enabled": "auto"} to it'
+            )
     # Without these variables DeepSpeed asks MPI.
     has_launcher = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
     if not has_launcher and importlib.util.find_spec("mpi4py") is None:

@@ -79,6 +79,7 @@ from monkey.training.trainer import (
     MonkeyTrainer,
     gathered,
     shared_folder,
+    step_dtype,
     undisturbed,
     wait_for_everyone,
 )
@@ -455,14 +456,13 @@ def _trainer(
     resume_from: Path | None,
 ) -> MonkeyTrainer:
     training, output_dir = flags.training, Path(flags.training.output_dir)
-    dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
     best = None
     if training.eval_strategy != "no":
         metric = training.metric_for_best_model or ("eval_score" if evaluator is not None else "eval_loss")
         greater = training.greater_is_better
         greater = "loss" not in metric if greater is None else greater
         best = BestCheckpoint(output_dir, metric, greater, fresh=resume_from is None, args=training)
-    meter = Meter(*_flops(flags, model), device_peak(training.device, dtype, flags.run.peak_tflops))
+    meter = Meter(*_flops(flags, model), device_peak(training.device, step_dtype(training), flags.run.peak_tflops))
     # `set_checkpointing` has done it, part by part.
     training.activation_checkpointing = training.gradient_checkpointing = False
     return MonkeyTrainer(
@@ -546,7 +546,7 @@ def _save_merged(trainer: MonkeyTrainer, flags: Flags, folder: Path) -> None:
         # Else ZeRO-3 would hand this one process an empty model, to be filled by all of them.
         unset_hf_deepspeed_config()
     precision = "4bit" if flags.recipe.four_bit else "full"
-    dtype = torch.bfloat16 if flags.training.bf16 else torch.float32
+    dtype = step_dtype(flags.training)
     adapter = folder / "adapter"
     tuned = open_adapted(adapter, flags.model.model_name_or_path, precision, dtype)
     merged, _ = merge_peft(tuned, adapter, dtype)
@@ -584,8 +584,8 @@ def _overfit_report(
 def open_model(flags: Flags) -> tuple[nn.Module, list[PartCount]]:
     """The model with its recipe applied, wrapped in PEFT where the decoder gets adapters, and the count of each part.
 
-    Precision: fp32 weights, for autocast to narrow. With `--bf16`, what is frozen is held in bf16, and what trains in
-    fp32; with DeepSpeed all is bf16, since it keeps the fp32 copy of what trains itself.
+    Precision: fp32 weights, for autocast to narrow. With `--bf16` or `--fp16`, what is frozen is held so, and what
+    trains in fp32; with DeepSpeed all is held so, since it keeps the fp32 copy of what trains itself.
 
     Raises:
         ValueError, FileNotFoundError: a checkpoint that is missing, does not fit, or is no start for this recipe.
@@ -608,8 +608,9 @@ def open_model(flags: Flags) -> tuple[nn.Module, list[PartCount]]:
             "instance --grid 2,2, which adds them"
         )
     counts = apply_recipe(model, recipe)
-    if flags.training.bf16 and not flags.training.deepspeed:
-        narrow_frozen(model)
+    narrow = step_dtype(flags.training)
+    if narrow != torch.float32 and not flags.training.deepspeed:
+        narrow_frozen(model, narrow)
         keep_trained_in_float32(model)
     set_dropout(base_model(model), flags.parts)
     if flags.run.overfit:
@@ -647,9 +648,9 @@ def open_base(flags: Flags) -> MonkeyForConditionalGeneration:
         # ZeRO-3 shards the model while it opens; on CPUs the library sets this up only later.
         deepspeed.init_distributed()
     name, layout = flags.model.model_name_or_path, flags.model.layout
-    # A decoder that trains without DeepSpeed starts from the checkpoint's own bits; a frozen one fits in bf16.
-    narrow = training.bf16 and (training.deepspeed or "decoder" not in flags.recipe.trains)
-    dtype = torch.bfloat16 if narrow else torch.float32
+    # A decoder that trains without DeepSpeed starts from the checkpoint's own bits; a frozen one fits in half of them.
+    narrow = training.deepspeed or "decoder" not in flags.recipe.trains
+    dtype = step_dtype(training) if narrow else torch.float32
     if flags.recipe.four_bit:
         model = open_four_bit(name, **layout, dtype=dtype)
     else:
@@ -667,11 +668,11 @@ def open_base(flags: Flags) -> MonkeyForConditionalGeneration:
     return model
 
 
-def narrow_frozen(model: nn.Module) -> None:
-    """Hold what does not train in bf16; 4-bit weights are no floats and stay."""
+def narrow_frozen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold what does not train in `dtype`; 4-bit weights are no floats and stay."""
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter.dtype == torch.float32:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data = parameter.data.to(dtype)
 
 
 _DROPOUTS: dict[type[nn.Module], str] = {

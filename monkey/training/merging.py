@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
-from monkey.adapters import DTYPES, merge_built_in, merge_peft, open_adapted
+from monkey.adapters import merge_built_in, merge_peft, open_adapted
 from monkey.checkpoint_card import CARD_FILE, card_of
 from monkey.checkpoint_files import file_shapes, read_base_record
 from monkey.configuration import MonkeyConfig
+from monkey.devices import DTYPES
 from monkey.files import base_of, checkpoint_file, is_adapter, read_json
 from monkey.flat_config import published_config
 from monkey.journal import atomic_folder, write_json

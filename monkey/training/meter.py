@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from monkey.configuration import MonkeyConfig
 from monkey.data.packing import BatchContents
+from monkey.devices import widest_float
 from monkey.grids import Grid
 from monkey.training.memory import StepSize, by_depth, dry_model, dry_step
 from monkey.training.recipes import Recipe
@@ -182,7 +183,7 @@ def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
 
 @functools.cache
 def device_peak(device: torch.device, dtype: torch.dtype, given: float | None = None) -> float | None:
-    """Return the FLOP/s that MFU is a part of: `given` in TFLOP/s, else a table's, on a CPU a quick product's.
+    """Return the FLOP/s that MFU is a part of: `given` in TFLOP/s, a table's, on a CPU a quick product's, or None.
 
     Measured once in a process.
     """
@@ -190,6 +191,8 @@ def device_peak(device: torch.device, dtype: torch.dtype, given: float | None = 
         return given * 1e12
     if device.type == "cuda":
         return peak_flops(torch.cuda.get_device_name(device), dtype)
+    if device.type != "cpu":
+        return None
     size = 1024
     a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     best = float("inf")
@@ -241,7 +244,7 @@ class Meter:
         """Return the rates over all processes since the last call; every process calls it."""
         now = self._clock()
         seconds = max(now - self._since - self._paused, 1e-9)
-        totals = torch.tensor([self._counts[name] for name in _COUNTED], dtype=torch.float64, device=device)
+        totals = torch.tensor([self._counts[name] for name in _COUNTED], dtype=widest_float(device), device=device)
         processes = 1
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             processes = dist.get_world_size()

@@ -45,6 +45,7 @@ from monkey.data.dataset import (
 )
 from monkey.data.packing import BatchContents, BatchPlan, RowPlan
 from monkey.data.streaming import StreamedBatches, streamed_loader
+from monkey.devices import widest_float
 from monkey.journal import atomic_folder
 from monkey.processing import MonkeyProcessor
 from monkey.training.arguments import PartArguments
@@ -221,6 +222,11 @@ class StopOnSignal(TrainerCallback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def step_dtype(training: TrainingArguments) -> torch.dtype:
+    """Return the type that a step's products are computed in, as `--bf16` and `--fp16` say."""
+    return torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
 
 
 # Evaluation
@@ -556,10 +562,18 @@ class MonkeyTrainer(Trainer):
         self._fill_missing_gradients()
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # It is that of all processes' gradients together, so all of them stop here.
-        if norm is not None and not math.isfinite(norm):
+        if norm is not None and not math.isfinite(norm) and not self._scaled_too_far():
             self._stop(f"the gradient norm is {float(norm):g}")
         self._window.clear()
         return norm
+
+    def _scaled_too_far(self) -> bool:
+        """Whether the loss of `--fp16` was scaled too far: the scaler halves its scale and leaves the step out.
+
+        At a scale below 1, sixteen halvings after the start, the gradients overflow by themselves.
+        """
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.get_scale() >= 1
 
     def _fill_missing_gradients(self) -> None:
         """A step without any picture gives the vision side gradients of zero, not none, which would leave it out.
@@ -638,8 +652,8 @@ class MonkeyTrainer(Trainer):
         """Return the evaluator's score in percent by task, computed as narrow as the steps are."""
         bare = extract_model_from_parallel(self._evaluated_model())
         folder = Path(self.args.output_dir) / SCORES / f"step-{self.state.global_step}"
-        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
-        narrows = (self.args.bf16 or self.args.fp16) and not self.is_deepspeed_enabled
+        dtype = step_dtype(self.args)
+        narrows = dtype != torch.float32 and not self.is_deepspeed_enabled
         with undisturbed(bare), torch.autocast(self.args.device.type, dtype, enabled=narrows):
             return self.evaluator(bare, self.processing_class, folder, self.state.global_step)
 
@@ -653,7 +667,8 @@ class MonkeyTrainer(Trainer):
         model = self._evaluated_model()
         was_training = model.training
         model.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        wide = {"dtype": widest_float(self.args.device), "device": self.args.device}
+        total = torch.zeros(2, **wide)
         all_contents, not_finite = [], []
         for batch in tqdm(loader, desc="held-out loss", unit="batch", leave=False, disable=self._quiet()):
             contents = batch.pop("contents")
@@ -662,7 +677,7 @@ class MonkeyTrainer(Trainer):
                 loss = model(**inputs, num_items_in_batch=1).loss
             if not torch.isfinite(loss):
                 not_finite += contents.sources
-            total += torch.tensor([loss.item(), contents.supervised], dtype=torch.float64, device=self.args.device)
+            total += torch.tensor([loss.item(), contents.supervised], **wide)
             all_contents.append(contents)
         model.train(was_training)
         self._left_out(all_contents)
