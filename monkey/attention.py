@@ -229,16 +229,17 @@ class Runs:
         return self._run_by_run(query, key, value, scaling, dropout, is_grouped)
 
     def _run_by_run(self, query, key, value, scaling, dropout, is_grouped):
+        if self._products is None:
+            self._products = self._plan_products()
+        products, order = self._products
         dtype = query.dtype
         if query.device.type == "cpu" and query.requires_grad:
             # On processors the backward pass takes two to three times as long in half precision.
             query, key, value = query.float(), key.float(), value.float()
-        if self._products is None:
-            self._products = self._plan_products(query.dtype)
-        products, order = self._products
         outputs = [
             F.scaled_dot_product_attention(
-                query[:, :, own], key[:, :, seen], value[:, :, seen], mask, dropout,
+                query[:, :, own], key[:, :, seen], value[:, :, seen],
+                mask if mask is None else mask.to(query.dtype), dropout,
                 is_causal=mask is None, scale=scaling, enable_gqa=is_grouped,
             )
             for own, seen, mask in products
@@ -246,13 +247,11 @@ class Runs:
         attended = torch.cat(outputs, dim=2).to(dtype)
         return (attended if order is None else attended[:, :, order]).transpose(1, 2)
 
-    def _plan_products(
-        self, dtype: torch.dtype
-    ) -> tuple[list[tuple[Tokens, Tokens, torch.Tensor | None]], torch.Tensor | None]:
+    def _plan_products(self) -> tuple[list[tuple[Tokens, Tokens, torch.Tensor | None]], torch.Tensor | None]:
         """Return the products, as queries, the tokens that they see and a mask, and the order of tokens after them.
 
-        A mask is what is added to the scores: of bools, every layer would make that again, which takes as long as half
-        of its attention.
+        A mask is what is added to the scores, in fp32: of bools, every layer would make that again, which takes a third
+        as long as its attention.
 
         A run without prefix is one product, and all runs of one prefix are one: of an image and twenty questions two.
         """
@@ -273,7 +272,7 @@ class Runs:
             mask[:, : prefix_end - prefix_start] = True
             places_of = (index_tokens(tokens, self._device) for tokens in (own, seen))
             added = torch.from_numpy(np.where(mask, np.float32(0), np.float32(-np.inf)))
-            products.append((*places_of, added.to(self._device, dtype)))
+            products.append((*places_of, added.to(self._device)))
         order = np.argsort(np.concatenate(places))
         is_sorted = bool((order == np.arange(len(order))).all())
         return products, None if is_sorted else torch.from_numpy(order).to(self._device)

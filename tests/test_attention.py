@@ -54,6 +54,15 @@ def test_runs_of_prefixes_that_alternate_attend_as_each_of_them_alone(dtype):
         torch.testing.assert_close(x.grad.float(), y.grad, rtol=tolerance, atol=tolerance)
 
 
+def test_one_layout_serves_passes_with_and_without_gradients():
+    # As where a checkpointed layer is computed again: in bf16 without gradients, in fp32 with them.
+    runs = Runs([(0, 4, 0, 0), (4, 6, 0, 4), (6, 8, 0, 4)], torch.device("cpu"))
+    given = [torch.randn(1, 2, 8, 8).bfloat16() for _ in range(3)]
+    alone = runs.attend(*given, layer=0, scaling=0.3)
+    trained = runs.attend(*(x.requires_grad_() for x in given), layer=0, scaling=0.3)
+    torch.testing.assert_close(trained, alone, rtol=0, atol=2e-2)
+
+
 def test_only_neighbours_in_their_order_are_a_slice():
     assert attention.index_tokens([3, 4, 5]) == slice(3, 6)
     for tokens in ([0, 2, 1, 3], [1, 0], [4, 6]):
