@@ -188,14 +188,17 @@ class _Level:
     groups: list[tuple[Tokens, PrefixBlock]]
 
     def attend(self, query, attended, lse, layer, scaling):
-        """Let what the queries [1, H, T, d] attended to, and its log-sum-exp [1, H, T], take in the blocks as well."""
+        """Return what the queries [1, H, T, d] attend to and its log-sum-exp [1, H, T], from both without blocks."""
         parts = [
             attend_with_lse(query[:, :, tokens], block.keys[layer], block.values[layer], scaling)
             for tokens, block in self.groups
         ]
         outputs, sums = parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))
+        if self.tokens == slice(0, query.shape[2]):
+            return merge(attended, lse, outputs, sums)
         outputs, sums = merge(attended[:, :, self.tokens], lse[:, :, self.tokens], outputs, sums)
         attended[:, :, self.tokens], lse[:, :, self.tokens] = outputs, sums
+        return attended, lse
 
 
 def _levels(spans: Sequence[range], prefixes: Sequence[PrefixBlock | None]) -> list[_Level]:
@@ -260,7 +263,7 @@ class Prefill:
         attended, lse = (torch.cat(x, dim=2) for x in zip(*parts, strict=True))
         query = query if self._queries is self._spans else query[:, :, self.last_tokens]
         for level in self._levels:
-            level.attend(query, attended, lse, layer, scaling)
+            attended, lse = level.attend(query, attended, lse, layer, scaling)
         return attended.transpose(1, 2)
 
     def _attend_to_own(self, query, key, value, layer, scaling, block, span, queries):
@@ -374,7 +377,7 @@ class KVCache:
         attended, lse = attend_with_lse(by_row, keys, values, scaling, mask=self._additive_mask(query))
         attended, lse = attended.transpose(0, 2), lse.transpose(0, 2)
         for level in self._levels:
-            level.attend(query, attended, lse, layer, scaling)
+            attended, lse = level.attend(query, attended, lse, layer, scaling)
         return attended.transpose(1, 2)
 
     def _write(self, buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
