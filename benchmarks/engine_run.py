@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -34,15 +33,16 @@ def run_engine(engine: Engine, prompts: Sequence[Sequence[int]], images: Sequenc
     """
     decoding = Decoding(max_new_tokens=new_tokens)
     stamped = [_Stamped() for _ in prompts]
-    with engine._lock:  # none is admitted before all are in line
-        replies = [
-            engine.submit(Request(list(ids), [image], decoding, new_tokens, frozenset()))
-            for ids, image in zip(prompts, images, strict=True)
-        ]
-        for reply, own in zip(replies, stamped, strict=True):
-            reply.listen(own.note)
+    replies = [
+        engine._enqueue(Request(list(ids), [image], decoding, new_tokens, frozenset()))
+        for ids, image in zip(prompts, images, strict=True)
+    ]
     for reply, own in zip(replies, stamped, strict=True):
-        own.is_over.wait()
+        reply.listen(own.note)
+    # In this thread, where what stands beside it computes too. Each thread that computes has helpers of its own, and
+    # when there are more than processors, OpenMP puts them to sleep after every operation; the server has but one.
+    engine.run([])
+    for reply in replies:
         if reply.error is not None:
             raise reply.error
     first = max(own.moments[0] for own in stamped)
@@ -55,11 +55,10 @@ class _Stamped:
     """The text of an answer, and the moments at which the engine gave its chunks."""
 
     def __init__(self):
-        self.text, self.moments, self.is_over = "", [], threading.Event()
+        self.text, self.moments = "", []
 
     def note(self, chunk: str | None) -> None:
         if chunk is None:
-            self.is_over.set()
             return
         self.moments.append(time.perf_counter())
         self.text += chunk

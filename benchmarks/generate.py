@@ -250,6 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--question", type=int, default=20, help="tokens after the image")
     parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, metavar="ROWS")
     options = parser.parse_args(argv)
     if options.quick:
         options.layers, options.repeats, options.new_tokens = min(options.layers, 4), 2, 12
@@ -258,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
     baseline = PublishedMonkey(published_names(model, dict(model.state_dict())), model.config)
     ratios: dict[str, float] = {}
     figures = {}
-    for batch in BATCHES:
+    for batch in options.batches:
         sides = Sides(model, baseline, prompts(model, batch, options), options.new_tokens)
         suffix = "" if batch == 1 else f"_{batch}"
         figures[f"batch_{batch}"] = measure(sides, options.repeats, options.device, suffix, ratios)
