@@ -23,6 +23,7 @@ _MAX_WINDOWS = "what an image costs is a request's to bound"
 _PEER_METRIC = {"--metric": "logs of other evaluators do not say how we score them"}
 ADDED: dict[str, dict[str, str]] = {
     "python -m benchmarks.full_size": {"--optimizer": "one GPU holds full-llm with Adam's moments in 8 bits"},
+    "python -m benchmarks.generate": {"--batches": "one batch size is measured in minutes on a quiet machine"},
     "python -m benchmarks.serving": {"--clients": "a GPU is asked by 64 clients"},
     "scripts/plan_memory.py": {
         "--quiet": "launchers want the exit status alone, without tracing steps for a table",

@@ -184,7 +184,8 @@ def test_letters_are_as_large_as_the_limits_say():
             assert shown > 0.85 * limits.smallest
 
 
-def test_limits_that_no_page_fits_are_refused_in_a_sentence():
+def test_limits_that_no_page_fits_are_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(drawing, "ATTEMPTS", 10)
     with pytest.raises(ValueError, match="in 1 windows of 28 pixels with letters of 7: give larger windows"):
         draw_page("letter", random.Random(1), "train", Limits(window=28, windows=1))
 
