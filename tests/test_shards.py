@@ -8,6 +8,7 @@ import pickle
 import tarfile
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 
 from monkey.data.check import check_data
@@ -269,6 +270,13 @@ class TestForms:
         sentence = refusal(lambda: open_records(tmp_path))
         assert sentence.startswith(f"{tmp_path}/1.parquet: the column 'image' is of the type string there and of the")
         assert f"in {tmp_path}/0.parquet" in sentence
+
+    def test_a_table_without_rows_is_none_among_others_and_refused_alone(self, tmp_path):
+        whole = write_table(tmp_path / "1.parquet", [llava_row(1), llava_row(2)])
+        pq.write_table(pq.read_table(whole).slice(0, 0), tmp_path / "0.parquet")
+        assert answers_of(open_records(tmp_path)) == ["1", "2"]
+        sentence = refusal(lambda: open_records(tmp_path / "0.parquet"))
+        assert sentence == f"{tmp_path}/0.parquet: holds no records"
 
 
 class TestDamage:

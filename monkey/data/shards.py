@@ -305,7 +305,7 @@ def open_tables(paths: Sequence[str]) -> list[TableRows]:
             _refuse_other_columns(path, own, *schema)
         schema = schema or (paths[0] if paths[0] in counts else path, own)
     try:
-        mapped = _map_tables(list(counts))
+        mapped = _map_tables(list(filter(counts.get, counts)))  # `datasets` fails on a table without rows
     except datasets.exceptions.DatasetsError:
         # Some table is damaged behind its head: which, is found by reading them.
         for path in list(counts):
@@ -315,7 +315,7 @@ def open_tables(paths: Sequence[str]) -> list[TableRows]:
             except BrokenShard as fault:
                 faults[path] = str(fault)
                 del counts[path]
-        mapped = _map_tables(list(counts))
+        mapped = _map_tables(list(filter(counts.get, counts)))
     rows, start = [], 0
     for path in paths:
         rows.append(TableRows(path, mapped, start, counts.get(path, 0), faults.get(path)))
@@ -350,7 +350,7 @@ def _refuse_other_columns(path: str, own: Mapping[str, str], first: str, columns
 
 
 def _map_tables(paths: list[str]) -> Any:
-    """Return one table of several, memory-mapped; of parquet a copy that can be is kept in the cache folder."""
+    """Return one table of those that have rows, memory-mapped; of parquet a copy is kept in the cache folder."""
     import datasets
 
     if not paths:
