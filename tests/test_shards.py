@@ -255,6 +255,7 @@ class TestForms:
         ("members", "sentence"),
         [
             ([("a.json", b"{")], "malformed JSON"),
+            ([("a.json", b'{"text": "?"}'), ("a.png", png(1))], "the key 'conversations' is missing; there are 'text'"),
             ([("a.png", png(1))], "no record in png; a key has a .json with one"),
             ([("a.pkl", b"cos\nsystem\n"), ("a.png", png(1))], "no record in pkl, png"),
         ],

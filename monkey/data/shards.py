@@ -9,7 +9,7 @@ a copy of a parquet file in the cache folder, and of a tar it is known where eac
 through one shard from a row on, here or on the hub, and keeps nothing.
 
 A tar's record is its files of one key, the name up to the first dot: a `.json` with a record of any form that is read,
-and its images; or an image and its caption, `.txt`. Nothing in a shard is unpickled or run.
+or a question, and its images; or an image and its caption, `.txt`. Nothing in a shard is unpickled or run.
 
 What a shard lacks is one sentence. A shard that breaks off gives the rows before the break and then that sentence.
 """
@@ -604,7 +604,7 @@ def row_of_members(members: Mapping[str, bytes], source: str) -> StoredRow:
         elif f".{kind}" in IMAGE_ENDINGS:
             images[base] = StoredImage(content, f"{base} in {source}")
     names = list(images)
-    if isinstance(record, dict) and find_form(record) is not None:
+    if isinstance(record, dict) and (find_form(record) is not None or caption is None):
         own = record.get("images") or record.get("image")
         named = own if isinstance(own, list) else [own]
         if names and (own or "<img>" not in json.dumps(record)) and not (own and set(map(str, named)) <= set(names)):
