@@ -36,11 +36,13 @@ TASK_METRICS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("textvqa_val", "vizwiz_vqa_val"), ("vqa_score", "evalai")),
     **dict.fromkeys(("ok_vqa_val2014", "vqav2_val"), ("vqa_score", "official")),
     **dict.fromkeys(("ai2d", "ai2d_test", "mmbench_dev_en", "mmbench_dev_en_v11"), ("choice_accuracy", "official")),
+    **dict.fromkeys(("mmbench_en_dev", "mmbench_en_dev_lite"), ("choice_accuracy", "official")),
     **dict.fromkeys(("scienceqa", "scienceqa_img", "scienceqa_test"), ("choice_accuracy", "official")),
     **dict.fromkeys(("ocrvqa_test", "ocrvqa_testcore"), ("accuracy", "official")),
     **dict.fromkeys(("textcaps_val", "flickr30k_test"), ("cider", "official")),
     "ocrbench": ("ocrbench", "official"),
-    "pope": ("pope", "official"),
+    **dict.fromkeys(("pope", "pope_random", "pope_pop", "pope_adv"), ("pope", "official")),
+    **dict.fromkeys(("seedbench", "seedbench_lite", "seedbench_img"), ("seedbench", "official")),
 }
 """Metric and headline variant of a task, by its name at either evaluator in small letters."""
 

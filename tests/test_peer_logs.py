@@ -212,6 +212,19 @@ def test_a_log_of_another_version_or_one_cut_short_is_one_sentence(tmp_path, cap
     assert sentence in refusal(capsys, report, path)
 
 
+@pytest.mark.parametrize(("task", "value"), [("seedbench", 50.0), ("mmbench_en_dev", 75.0)])
+def test_options_of_a_suite_stand_in_what_lmms_eval_asked(tmp_path, task, value):
+    asked = "Which?\nA. moon\nB. sun\nAnswer with the option's letter from the given choices directly."
+    path = tmp_path / f"1_samples_{task}.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"doc_id": row, "target": "B", "filtered_resps": answer, "input": asked}) + "\n"
+            for row, answer in enumerate(("B", "B. sun", "(B)", "A"))
+        )
+    )
+    assert open_any_run(path).tasks[task].headline["value"] == value
+
+
 @pytest.mark.parametrize("metric", ["pope", "mme", "hallusionbench", "mmbench", "mathvista_choice", "seedbench"])
 def test_a_metric_that_reads_what_a_log_does_not_hold_is_refused(capsys, metric):
     said = refusal(capsys, report, WHOLE, "--metric", metric)
