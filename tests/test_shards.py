@@ -59,6 +59,7 @@ class TestByNumber:
         assert answers_of(records) == [str(number) for number in range(30)]
         for number in (0, 17, 29):
             (image,) = records[number].images
+            assert records[number].form == "LLaVA's form ('image' and <image>)"
             assert isinstance(image, StoredImage)
             assert image == png(number)
             assert open_image(image).getpixel((3, 3)) == (number, 0, 90)

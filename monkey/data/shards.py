@@ -609,8 +609,8 @@ def row_of_members(members: Mapping[str, bytes], source: str) -> StoredRow:
         named = own if isinstance(own, list) else [own]
         if names and (own or "<img>" not in json.dumps(record)) and not (own and set(map(str, named)) <= set(names)):
             # It names them as they were called before they were put here.
-            record = {key: value for key, value in record.items() if key not in ("image", "images")}
-            record["images"] = names
+            key = "image" if record.get("image") else "images"  # which its form is told by
+            record = {**{name: value for name, value in record.items() if name not in ("image", "images")}, key: names}
         return StoredRow(record, images)
     if caption is not None and len(names) == 1:
         return StoredRow({"img_id": names[0], "caption": caption}, images)
