@@ -25,7 +25,7 @@ from typing import Any
 
 from eval.metrics import METRICS, metric_named, nearest, score_all
 from eval.run_folder import RESULTS, Line, Run, TaskRun, open_run
-from eval.score import score_table, with_row_scores
+from eval.score import item_of, score_table, with_row_scores
 
 LMMS_EVAL, VLMEVALKIT = "lmms-eval", "VLMEvalKit"
 
@@ -36,11 +36,13 @@ TASK_METRICS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("textvqa_val", "vizwiz_vqa_val"), ("vqa_score", "evalai")),
     **dict.fromkeys(("ok_vqa_val2014", "vqav2_val"), ("vqa_score", "official")),
     **dict.fromkeys(("ai2d", "ai2d_test", "mmbench_dev_en", "mmbench_dev_en_v11"), ("choice_accuracy", "official")),
+    **dict.fromkeys(("mmbench_en_dev", "mmbench_en_dev_lite"), ("choice_accuracy", "official")),
     **dict.fromkeys(("scienceqa", "scienceqa_img", "scienceqa_test"), ("choice_accuracy", "official")),
     **dict.fromkeys(("ocrvqa_test", "ocrvqa_testcore"), ("accuracy", "official")),
     **dict.fromkeys(("textcaps_val", "flickr30k_test"), ("cider", "official")),
     "ocrbench": ("ocrbench", "official"),
-    "pope": ("pope", "official"),
+    **dict.fromkeys(("pope", "pope_random", "pope_pop", "pope_adv"), ("pope", "official")),
+    **dict.fromkeys(("seedbench", "seedbench_lite", "seedbench_img"), ("seedbench", "official")),
 }
 """Metric and headline variant of a task, by its name at either evaluator in small letters."""
 
@@ -132,13 +134,7 @@ def _read_log(path: Path, metric: str | None) -> PeerTask:
             "MODEL_DATASET.xlsx or .tsv"
         )
     metric, headline = _choose_metric(path, task, metric, own)
-    needed = metric_named(metric).minimum_references
-    for line in lines:
-        if len(line["references"]) < needed:
-            raise ValueError(
-                f"{path}: row {line['row']} has {len(line['references'])} reference, and {metric} needs {needed}; "
-                "--metric accuracy does with one"
-            )
+    _refuse_unscorable(path, metric, lines)
     _refuse_failures(path, lines)
     has_images = all(line["image"] for line in lines)
     scored = [
@@ -165,6 +161,23 @@ def _read_log(path: Path, metric: str | None) -> PeerTask:
         "evaluator": evaluator,
     }
     return PeerTask(path, results, tuple(scored))
+
+
+def _refuse_unscorable(path: Path, metric: str, lines: Sequence[Line]) -> None:
+    """Raise ValueError for a log without references, or with a row that the metric cannot score."""
+    row = metric_named(metric)
+    # Some published rows have an empty reference; a split that is kept secret has no other.
+    if not any(reference.strip() for line in lines for reference in line["references"]):
+        raise ValueError(f"{path}: no row has a reference; only a split with answers can be scored")
+    for line in lines:
+        place, count = f"{path}: row {line['row']}", len(line["references"])
+        if count < row.minimum_references:
+            raise ValueError(
+                f"{place} has {count} reference, and {metric} needs {row.minimum_references}; --metric accuracy does "
+                "with one"
+            )
+        if fault := row.find_fault(item_of(line)):
+            raise ValueError(f"{place}: {metric} cannot score it: {fault}; name another with --metric")
 
 
 def _refuse_failures(path: Path, lines: Sequence[Line]) -> None:
@@ -272,8 +285,10 @@ def _read_answer(answers: str | list[Any], place: str) -> str:
         return answers
     try:
         losses = [float(loss) for loss, _ in answers]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{place}: filtered_resps is neither an answer nor (loss, truth) of options") from error
+    except (TypeError, ValueError):
+        losses = []
+    if not losses or any(map(math.isnan, losses)):
+        raise ValueError(f"{place}: filtered_resps is neither an answer nor (loss, truth) of options")
     return str(losses.index(min(losses)))
 
 
@@ -295,7 +310,7 @@ def _read_sheet(path: Path) -> tuple[list[dict[str, Any]], dict[str, float]]:
     for number, row in enumerate(rows):
         options = [f"{letter}. {row[letter]}" for letter in _OPTIONS if row.get(letter)]
         references = _references(row["answer"])
-        if options and row["answer"] in _OPTIONS:
+        if row["answer"] in tuple(_OPTIONS) and row.get(row["answer"]):
             references = [row["answer"], row[row["answer"]]]
         question = "\n".join([row["question"], *options])
         lines.append(_line(number, row["index"], row.get("image_path", ""), question, references, row["prediction"]))

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import string
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ def _write(shards: list[str], folder: Path, name: str) -> None:
                     count += 1
     if not count:
         raise ValueError(f"{name}: none of its {without:,} rows has an image and a question that is asked here")
+    if without:
+        rows = f"{without:,} of {count + without:,} rows"
+        tqdm.write(f"note: {name}: {rows} have no image, or are not asked, and are left out", file=sys.stderr)
 
 
 def _read(row: Any, source: str, number: int, images: Path) -> dict[str, Any] | None:

@@ -267,13 +267,14 @@ def _read_named(text: str | bytes, max_bytes: int, name: str | None) -> tuple[st
     """Name and bytes of a data-URI or a file."""
     text = os.fsdecode(text)
     if text[:5].lower() == "data:":
-        return name or "the data-URI", _read_data_uri(text, max_bytes, name or "the data-URI")
+        return name or "the data-URI", read_data_uri(text, max_bytes, name or "the data-URI")
     if _ADDRESS.match(text):
         raise ValueError(f"{_shorten(text)} is an address, and images are not fetched; download it first")
     return text, read_image_file(text, max_bytes)
 
 
-def _read_data_uri(text: str, max_bytes: int, name: str) -> bytes:
+def read_data_uri(text: str, max_bytes: int = MAX_BYTES, name: str = "the data-URI") -> bytes:
+    """Return the bytes in `data:image/…;base64,…`; ValueError, which begins with `name`, for what is none."""
     head = _DATA_URI.match(text)
     if head is None:
         raise ValueError(f"{name} begins {_shorten(text, 40)!r}, and only data:image/…;base64,… is accepted")

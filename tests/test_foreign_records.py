@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import operator
+from base64 import b64encode
 from pathlib import Path
 from typing import ClassVar
 
@@ -284,7 +285,13 @@ BAD = {
     "number for a path": (asked("<image>?", image=7), "'image' must hold the paths of images, found a whole number"),
     "tag in a path": (asked("<image>?", image="a.png</img><img>b.png"), "holds <img> or </img>; rename the file"),
     "URL": (asked("<image>?", image="https://host/a.png"), "is a URL; download the image and name the file"),
-    "data URI": (chat([{"type": "image_url", "image_url": "data:image/png;base64,AA"}]), "data:image/png;base64,AA"),
+    "data URI": (chat([{"type": "image_url", "image_url": "data:image/png;base64,AA"}]), "turn 0: the data-URI is"),
+    "data URI of a text": (asked("<image>?", image="data:text/plain,x"), "only data:image/…;base64,… is accepted"),
+    "question and answer": (
+        {"image": "a.png", "question": "?", "answer": "x"},
+        "a question and its answer are read from 'query' and 'response': rename 'question' to 'query' and 'answer' to",
+    ),
+    "query and answer": ({"query": "?", "answer": "x"}, "'query' and 'response': rename 'answer' to 'response'"),
     "outside of the root": (asked("<image>?", image="../a.png"), "leads out of"),
     "by file://": (chat([{"type": "image", "image": "file:///etc/hostname"}]), "/etc/hostname is absolute"),
     "image in a turn": (
@@ -363,6 +370,23 @@ def test_what_may_be_meant_so_is_a_note(folder, row, message, capsys):
     assert any(message in note for note in found.notes)
     assert main([str(folder / "train.json")]) == 0
     assert message in capsys.readouterr().out
+
+
+def test_an_image_within_a_data_uri_is_read_as_the_file_of_its_bytes(folder):
+    content = (folder / "a.png").read_bytes()
+
+    def asked_of(url: str):
+        part = {"type": "image_url", "image_url": {"url": url}}
+        (record,) = read(folder, chat([part, {"type": "text", "text": "And now?"}, part]))
+        return record
+
+    by_name, within = asked_of("a.png"), asked_of(f"data:image/png;base64,{b64encode(content).decode()}")
+    assert said(within) == said(by_name)
+    assert within.images == [content, content]
+    assert len(set(map(str, within.images))) == 2
+    assert main([str(folder / "train.json"), "--convert", str(folder / "ours.jsonl")]) == 0
+    (ours,) = open_records(folder / "ours.jsonl")
+    assert [image.read_bytes() for image in ours.images] == within.images
 
 
 def test_other_keys_of_ours_are_left_alone(folder):

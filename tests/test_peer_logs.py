@@ -197,6 +197,9 @@ def test_a_workbook_without_its_reader_says_what_to_install(tmp_path, monkeypatc
         ('{"doc_id": 0, "target": "x", "filtered_resps": "x"}\n', ":1 has no 'input' as sample logs of lmms-eval 0.6"),
         ('{"doc_id": 0, "target": ["x"], "filtered_resps": "x", "input": "?"}\n', ":1 has no 'target'"),
         ('{"doc_id": 0, "target": "x", "filtered_resps": [1, 2], "input": "?"}\n', "neither an answer nor"),
+        ('{"doc_id": 0, "target": "x", "filtered_resps": [], "input": "?"}\n', "neither an answer nor"),
+        ('{"doc_id": 0, "target": "0", "filtered_resps": [[NaN, false]], "input": "?"}\n', "neither an answer nor"),
+        ('{"doc_id": 0, "target": "", "filtered_resps": "x", "input": "?"}\n', "no row has a reference"),
         ('{"doc_id": 0, "target": "x", "filtered_resps": "x", "input": "?"}\n' * 2, ":2: document 0 was there before"),
         ('{"doc_id": 0, "tar', ":1 is not JSON"),
         ("[]\n", ":1 has no 'doc_id'"),
@@ -207,6 +210,36 @@ def test_a_log_of_another_version_or_one_cut_short_is_one_sentence(tmp_path, cap
     path = tmp_path / "1_samples_docvqa_val.jsonl"
     path.write_text(content, encoding="utf-8")
     assert sentence in refusal(capsys, report, path)
+
+
+@pytest.mark.parametrize(("task", "value"), [("seedbench", 50.0), ("mmbench_en_dev", 75.0)])
+def test_options_of_a_suite_stand_in_what_lmms_eval_asked(tmp_path, task, value):
+    asked = "Which?\nA. moon\nB. sun\nAnswer with the option's letter from the given choices directly."
+    path = tmp_path / f"1_samples_{task}.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"doc_id": row, "target": "B", "filtered_resps": answer, "input": asked}) + "\n"
+            for row, answer in enumerate(("B", "B. sun", "(B)", "A"))
+        )
+    )
+    assert open_any_run(path).tasks[task].headline["value"] == value
+
+
+@pytest.mark.parametrize("metric", ["pope", "mme", "hallusionbench", "mmbench", "mathvista_choice", "seedbench"])
+def test_a_metric_that_reads_what_a_log_does_not_hold_is_refused(capsys, metric):
+    said = refusal(capsys, report, WHOLE, "--metric", metric)
+    assert f"row 0: {metric} cannot score it: " in said
+
+
+@pytest.mark.parametrize("answer", ["", "AB", "D", "Z"])
+def test_an_answer_that_is_no_option_is_no_letter_of_one(tmp_path, capsys, answer):
+    columns = "index\tquestion\tanswer\tprediction\tA\tB\n"
+    path = sheet(tmp_path / "m_AI2D_TEST.tsv", f"0\tWhich?\t{answer}\tA\tmoon\tsun", columns=columns)
+    if not answer:
+        assert "no row has a reference; only a split with answers" in refusal(capsys, report, path)
+        return
+    (task,) = open_any_run(path).tasks.values()
+    assert task.lines[0]["references"] == [answer]
 
 
 def test_other_mistakes_are_one_sentence(tmp_path, capsys):

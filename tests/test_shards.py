@@ -8,6 +8,7 @@ import pickle
 import tarfile
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 
 from monkey.data.check import check_data
@@ -58,6 +59,7 @@ class TestByNumber:
         assert answers_of(records) == [str(number) for number in range(30)]
         for number in (0, 17, 29):
             (image,) = records[number].images
+            assert records[number].form == "LLaVA's form ('image' and <image>)"
             assert isinstance(image, StoredImage)
             assert image == png(number)
             assert open_image(image).getpixel((3, 3)) == (number, 0, 90)
@@ -254,6 +256,7 @@ class TestForms:
         ("members", "sentence"),
         [
             ([("a.json", b"{")], "malformed JSON"),
+            ([("a.json", b'{"text": "?"}'), ("a.png", png(1))], "the key 'conversations' is missing; there are 'text'"),
             ([("a.png", png(1))], "no record in png; a key has a .json with one"),
             ([("a.pkl", b"cos\nsystem\n"), ("a.png", png(1))], "no record in pkl, png"),
         ],
@@ -269,6 +272,13 @@ class TestForms:
         sentence = refusal(lambda: open_records(tmp_path))
         assert sentence.startswith(f"{tmp_path}/1.parquet: the column 'image' is of the type string there and of the")
         assert f"in {tmp_path}/0.parquet" in sentence
+
+    def test_a_table_without_rows_is_none_among_others_and_refused_alone(self, tmp_path):
+        whole = write_table(tmp_path / "1.parquet", [llava_row(1), llava_row(2)])
+        pq.write_table(pq.read_table(whole).slice(0, 0), tmp_path / "0.parquet")
+        assert answers_of(open_records(tmp_path)) == ["1", "2"]
+        sentence = refusal(lambda: open_records(tmp_path / "0.parquet"))
+        assert sentence == f"{tmp_path}/0.parquet: holds no records"
 
 
 class TestDamage:

@@ -13,7 +13,7 @@ from eval.score import part_of
 from eval.stored_questions import stored_question_file
 from eval.tasks import GROUPS, TASKS, select_tasks
 from monkey.data.records import BAD
-from tests.made_shards import png, write_hub_set, write_table
+from tests.made_shards import png, write_hub_set, write_table, write_tar
 
 
 def image(shade: int, path: str | None = None) -> dict:
@@ -171,14 +171,32 @@ def test_the_evaluator_asks_and_scores_it(hub, tmp_path, capsys):
     assert evaluate_vqa.main([*words, "--dataset", "ai2d_hub,textvqa_hub"]) == 0
 
 
-def test_a_table_of_ones_own_is_a_file_of_questions(tmp_path):
+def write_questions(path: Path) -> Path:
     rows = [{"image": image(n), "question": f"{n}?", "answer": str(n), "question_id": n} for n in (4, 5)]
-    path = write_table(tmp_path / "mine.parquet", rows)
+    if path.suffix == ".parquet":
+        return write_table(path, rows)
+    members = []
+    for number, row in enumerate(rows):
+        fields = {key: value for key, value in row.items() if key != "image"}
+        members += [(f"{number}.png", row["image"]["bytes"]), (f"{number}.json", json.dumps(fields).encode())]
+    return write_tar(path, members)
+
+
+@pytest.mark.parametrize("name", ["mine.parquet", "mine.tar"])
+def test_a_table_or_tar_of_ones_own_is_a_file_of_questions(tmp_path, name):
+    path = write_questions(tmp_path / name)
     (task,) = select_tasks(str(path), "accuracy")
     one = load_question_set(task, tmp_path)
     assert [question.question_id for question in one.questions] == [4, 5]
     assert [question.image.read_bytes() for question in one.questions] == [png(4), png(5)]
     assert stored_question_file(str(path)) == one.file
+
+
+def test_rows_that_are_left_out_are_counted(tmp_path, capsys):
+    rows = [{"image": image(n) if n else None, "question": "?", "answer": str(n)} for n in (1, 0, 2)]
+    path = write_table(tmp_path / "mine.parquet", rows)
+    assert len(stored_question_file(str(path)).read_text().splitlines()) == 2
+    assert f"note: {path}: 1 of 3 rows have no image, or are not asked, and are left out\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

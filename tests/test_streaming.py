@@ -155,6 +155,21 @@ class TestResuming:
         state = open_stream(path).state({})
         assert "resume with the same" in refusal(lambda: open_stream(tmp_path / "s-0.tar", state=state))
 
+    def test_sets_that_grew_are_refused(self, tmp_path):
+        tars(tmp_path, 2)
+        own = tmp_path / "own.json"
+        own.write_text(json.dumps([{"conversations": turns(n, "")} for n in range(3)]))
+        state = open_stream(tmp_path / "s-*.tar", own).state({})
+        open_stream(tmp_path / "s-*.tar", own, state=state)
+        write_tar(tmp_path / "s-2.tar", tar_members([30]))
+        grown = refusal(lambda: open_stream(tmp_path / "s-*.tar", own, state=state))
+        assert f"{tmp_path}/s-*.tar: 3 shards, and there were 2 shards when the checkpoint was written" in grown
+        (tmp_path / "s-2.tar").unlink()
+        own.write_text(json.dumps([{"conversations": turns(n, "")} for n in range(4)]))
+        assert f"{own}: 4 records, and there were 3 records" in refusal(
+            lambda: open_stream(tmp_path / "s-*.tar", own, state=state)
+        )
+
 
 class TestLoader:
     @pytest.mark.parametrize("workers", [0, 2])
@@ -234,6 +249,12 @@ class TestBadInput:
     def test_a_first_record_that_is_bad_is_told_at_the_start(self, tmp_path):
         path = write_table(tmp_path / "x.parquet", [llava_row(0) | {"conversations": "none"}])
         assert refusal(lambda: open_stream(path)) == f"{path}[0]: 'conversations' must be a list, found a text"
+
+    @pytest.mark.parametrize("name", ["x.tar", "x.parquet"])
+    def test_a_stream_without_records_is_named(self, tmp_path, name):
+        write = write_tar if name == "x.tar" else write_table
+        path = write(tmp_path / name, [])
+        assert refusal(lambda: open_stream(path)) == f"{path}: holds no records"
 
     def test_a_set_with_fewer_rows_than_loading_processes_is_named(self, tmp_path):
         stream = open_stream(write_tar(tmp_path / "x.tar", tar_members(range(2))), workers=4)

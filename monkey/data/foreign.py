@@ -89,8 +89,18 @@ def to_our_record(row: Any, where: str, size_of: SizeOf) -> OurRecord:
     form = find_form(row)
     if form is None:
         found = ", ".join(map(repr, row)) or "none"
-        fail(where, f"the key 'conversations' is missing; there are {found}; forms that are read: data/README.md")
+        fail(where, f"the key 'conversations' is missing; there are {found}; {_advise(row)}")
     return _Conversion(row, where, size_of).convert(form)
+
+
+def _advise(row: Mapping[str, Any]) -> str:
+    """Say what to change in a row of no form."""
+    pairs = ((("query", "question", "prompt", "instruction"), "query"), (("response", "answer", "output"), "response"))
+    given = [(next((name for name in names if name in row), None), name) for names, name in pairs]
+    if any(own is None for own, _ in given):
+        return "forms that are read: data/README.md"
+    changes = " and ".join(f"{own!r} to {name!r}" for own, name in given if own != name)
+    return f"a question and its answer are read from 'query' and 'response': rename {changes}"
 
 
 # Forms

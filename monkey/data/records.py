@@ -44,7 +44,7 @@ from monkey.data.rows import (
     require_encodable,
     text_of,
 )
-from monkey.images import StoredImage, stored_size
+from monkey.images import StoredImage, read_data_uri, stored_size
 from monkey.prompts import IMAGE_PLACE
 
 BAD = (ValueError, FileNotFoundError)
@@ -142,9 +142,9 @@ def _examine_turns(
         if role == "user":
             text, system = system + text, ""
         parts = [Text(text, trusted=True)] if text else []
-        for path, following in zip(pieces[::2], pieces[1::2], strict=True):
+        for image, (path, following) in enumerate(zip(pieces[::2], pieces[1::2], strict=True)):
             try:
-                parts.append(Image(images.find(path, where)))
+                parts.append(Image(_find_image(path, where, images, image)))
             except BAD as fault:
                 faults.append(fault)
             parts += [Text(following, trusted=True)] if following else []
@@ -153,6 +153,13 @@ def _examine_turns(
         sentence = "the last turn is the user's; a conversation must end with the assistant's answer"
         faults.append(RowFault(f"{source}: {sentence}", OUT_OF_ORDER))
     return messages, faults
+
+
+def _find_image(path: str, where: str, images: ImagePaths, number: int) -> Path | StoredImage:
+    """Return the image of a path, or the one within a data-URI, as OpenAI's form has it."""
+    if path[:5].lower() != "data:":
+        return images.find(path, where)
+    return StoredImage(read_data_uri(path, name=f"{where}: the data-URI"), f"image {number} in {where}")
 
 
 def _is_system(turn: Any) -> bool:
@@ -229,7 +236,7 @@ def _examine_markers(text: str, role: str, where: str) -> list[str]:
 
 def _read_size(images: ImagePaths, path: str, where: str) -> tuple[int, int]:
     """Return width and height of an image whose boxes are given in pixels."""
-    found = images.find(path, where)
+    found = _find_image(path, where, images, 0)
     try:
         size, orientation = stored_size(found)
     except ValueError as error:
@@ -237,8 +244,8 @@ def _read_size(images: ImagePaths, path: str, where: str) -> tuple[int, int]:
     if orientation != 1:
         fail(
             where,
-            f"EXIF turns {path} (orientation {orientation}), and whether boxes in pixels are of the turned image is "
-            "not known; save it upright",
+            f"EXIF turns {path[:80]} (orientation {orientation}), and whether boxes in pixels are of the turned image "
+            "is not known; save it upright",
         )
     return size
 

@@ -9,7 +9,7 @@ a copy of a parquet file in the cache folder, and of a tar it is known where eac
 through one shard from a row on, here or on the hub, and keeps nothing.
 
 A tar's record is its files of one key, the name up to the first dot: a `.json` with a record of any form that is read,
-and its images; or an image and its caption, `.txt`. Nothing in a shard is unpickled or run.
+or a question, and its images; or an image and its caption, `.txt`. Nothing in a shard is unpickled or run.
 
 What a shard lacks is one sentence. A shard that breaks off gives the rows before the break and then that sentence.
 """
@@ -305,7 +305,7 @@ def open_tables(paths: Sequence[str]) -> list[TableRows]:
             _refuse_other_columns(path, own, *schema)
         schema = schema or (paths[0] if paths[0] in counts else path, own)
     try:
-        mapped = _map_tables(list(counts))
+        mapped = _map_tables(list(filter(counts.get, counts)))  # `datasets` fails on a table without rows
     except datasets.exceptions.DatasetsError:
         # Some table is damaged behind its head: which, is found by reading them.
         for path in list(counts):
@@ -315,7 +315,7 @@ def open_tables(paths: Sequence[str]) -> list[TableRows]:
             except BrokenShard as fault:
                 faults[path] = str(fault)
                 del counts[path]
-        mapped = _map_tables(list(counts))
+        mapped = _map_tables(list(filter(counts.get, counts)))
     rows, start = [], 0
     for path in paths:
         rows.append(TableRows(path, mapped, start, counts.get(path, 0), faults.get(path)))
@@ -350,7 +350,7 @@ def _refuse_other_columns(path: str, own: Mapping[str, str], first: str, columns
 
 
 def _map_tables(paths: list[str]) -> Any:
-    """Return one table of several, memory-mapped; of parquet a copy that can be is kept in the cache folder."""
+    """Return one table of those that have rows, memory-mapped; of parquet a copy is kept in the cache folder."""
     import datasets
 
     if not paths:
@@ -604,13 +604,13 @@ def row_of_members(members: Mapping[str, bytes], source: str) -> StoredRow:
         elif f".{kind}" in IMAGE_ENDINGS:
             images[base] = StoredImage(content, f"{base} in {source}")
     names = list(images)
-    if isinstance(record, dict) and find_form(record) is not None:
+    if isinstance(record, dict) and (find_form(record) is not None or caption is None):
         own = record.get("images") or record.get("image")
         named = own if isinstance(own, list) else [own]
         if names and (own or "<img>" not in json.dumps(record)) and not (own and set(map(str, named)) <= set(names)):
             # It names them as they were called before they were put here.
-            record = {key: value for key, value in record.items() if key not in ("image", "images")}
-            record["images"] = names
+            key = "image" if record.get("image") else "images"  # which its form is told by
+            record = {**{name: value for name, value in record.items() if name not in ("image", "images")}, key: names}
         return StoredRow(record, images)
     if caption is not None and len(names) == 1:
         return StoredRow({"img_id": names[0], "caption": caption}, images)

@@ -85,6 +85,7 @@ class ShardSource:
         self.name = str(one.path)
         self.number = number
         self.shards = find_shards(one.path, fetch=False)
+        self.size = f"{len(self.shards):,} shards"
         self._images = ImagePaths(one.path, one.image_root, root_name)
 
     def passes(self, place: Place) -> int:
@@ -109,6 +110,8 @@ class ShardSource:
                         given += 1
                         yield [turn, index + (number < 0), number + 1], got
                 row = 0
+            if not given and lanes == 1:
+                raise ValueError(f"{self.name}: holds no records")
             if not given:
                 raise ValueError(f"{self.name}: one of {lanes} loading processes has no record in it; give it fewer")
             turn, shard = turn + 1, 0
@@ -156,6 +159,7 @@ class FileSource:
         self.number = number
         self._file = RecordFile(one, root_name)
         one.check_count(len(self._file))
+        self.size = f"{len(self._file):,} records"
 
     def passes(self, place: Place) -> int:
         return place[0] // len(self._file)
@@ -275,7 +279,7 @@ class StreamedBatches(IterableDataset):
 
     Raises:
         FileNotFoundError, ValueError: a set that cannot be opened, a first record that is bad (unless bad ones are
-            skipped), a state of other sets or of fewer lanes than there are processes.
+            skipped), a state of other sets, of sets of another size, or of fewer lanes than there are processes.
     """
 
     def __init__(
@@ -316,6 +320,14 @@ class StreamedBatches(IterableDataset):
                 f"the checkpoint's streams are {', '.join(state['sets'])}, and --data_path names {', '.join(names)}: "
                 "resume with the same, or start from its weights with --model_name_or_path"
             )
+        # A place says little in an order of other shards: what was read would be read again, or never.
+        sizes = state.get("sizes", []) if state else []  # checkpoints of before have none
+        for source, size in zip(self.sources, sizes, strict=False):
+            if source.size != size:
+                raise ValueError(
+                    f"{source.name}: {source.size}, and there were {size} when the checkpoint was written: resume with "
+                    "the same, or start from its weights with --model_name_or_path"
+                )
         if self.lanes < self.processes:
             raise ValueError(
                 f"the checkpoint's streams are dealt to {self.lanes} loading processes, and there are "
@@ -345,6 +357,7 @@ class StreamedBatches(IterableDataset):
         return {
             "lanes": self.lanes,
             "sets": [source.name for source in self.sources],
+            "sizes": [source.size for source in self.sources],
             "at": {str(lane): positions[lane] for lane in sorted(positions)},
         }
 
