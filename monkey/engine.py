@@ -737,7 +737,10 @@ class Engine:
             row.prefix = self._cache.admit(place, rest)
         chosen = self._choose(last, rows)
         for row in rows:
-            self.stats.reused_tokens += max(0, len(row.ids) - row.read)  # less than none where reading began again
+            reused = max(0, len(row.ids) - row.read)  # less than none where reading began again
+            self.stats.reused_tokens += reused
+            if (reply := row.reply()) is not None:
+                reply.reused_tokens = reused
             self._reading.remove(row)
             self._writing.append(row)
             row.cached = len(row.ids)

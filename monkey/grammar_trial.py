@@ -51,6 +51,8 @@ def _in_a_sentence(error: str) -> str:
     error = " ".join(error.replace("<non-verbose/>", "").split())
     if error.startswith("NoExtension"):
         return "no text can ever have this form"
+    if "ff_tokens" in error:  # what is written without a choice goes on for more than its limit
+        return "a text of this form never ends; let it have an end, as null or an empty list"
     return error if len(error) <= 200 else error[:199] + "…"
 
 

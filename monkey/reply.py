@@ -51,6 +51,7 @@ class Reply(Iterator[str]):
 
     Attributes:
         prompt_tokens: tokens of the whole prompt with its images.
+        reused_tokens: those of them that had been read for an earlier question; told before the first chunk.
         token_ids: tokens written so far, without the one that ends an answer.
         confidence: after the end, where it was asked for: exp of the mean log-probability of the answer's tokens, the
             one that ends it included, before temperature and top_p; 1 for an answer that the model was certain of.
@@ -63,7 +64,7 @@ class Reply(Iterator[str]):
     """
 
     def __init__(self, prompt_tokens: int):
-        self.prompt_tokens = prompt_tokens
+        self.prompt_tokens, self.reused_tokens = prompt_tokens, 0
         self.timeout = REPLY_TIMEOUT
         self.token_ids: list[int] = []
         self.logprobs: list[Logprob] = []

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes or reuses the virtual environment and leaves its interpreter in $python.
 #
 #   PYTHON=python3.12     interpreter to make it with (default: python3)

@@ -20,7 +20,7 @@
 # can run this script in each: torchrun is left out then.
 #
 # A scheduler's SIGTERM or SIGUSR1 ends the run after the step with a checkpoint; start again with
-# --resume_from_checkpoint True.
+# --resume_from_checkpoint True. torchrun kills what is left 30 seconds after SIGTERM, so SIGUSR1 is the one for long steps.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case ${1:-} in

@@ -23,7 +23,7 @@ shift
 "${PYTHON:-python3}" -m venv --clear "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --resolution "$resolution" \
-  -e '.[all,client,development]'
+  -e '.[all,development]'
 "$venv/bin/uv" pip list --python "$venv/bin/python" 2>/dev/null |
   grep -iE '^(torch|torchvision|transformers|peft|accelerate|deepspeed|bitsandbytes|timm|datasets|gradio|fastapi|pydantic|pillow|numpy) '
 exec "$venv/bin/python" -m pytest -q -n auto --dist loadfile "$@"

@@ -162,6 +162,7 @@ def test_probabilities_are_those_of_the_model_and_not_of_the_form(answerer):
         ({"type": "integer", "minimum": 5, "maximum": 1}, r"minimum \(5\) is greater than maximum \(1\)"),
         ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "incompatible types"),
         ({"$ref": "#"}, "no text can ever have this form"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "a text of this form never ends"),
         ({"$ref": "https://a.example/schema.json"}, "a.example"),
         ({"$ref": "file:///etc/passwd"}, "etc/passwd"),
         ({"type": "string", "pattern": "("}, "unclosed group"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -330,3 +332,26 @@ def test_a_mistake_in_a_run_of_several_processes_is_said_without_a_traceback(tmp
     assert "Traceback" not in done.stderr
     assert "there is no flag --learning_rat; did you mean --learning_rate" in done.stderr
     assert "exitcode" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
+def test_a_schedulers_early_warning_reaches_every_process_which_ends_in_its_own_time(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(save()))\n"
+        "here = pathlib.Path(__file__).parent\n"
+        "def save():\n"
+        "    time.sleep(1)\n"
+        "    (here / f'saved-{os.environ[\"RANK\"]}').touch()\n"
+        "(here / f'begun-{os.environ[\"RANK\"]}').touch()\n"
+        "time.sleep(120)\n"
+    )
+    start = [sys.executable, str(ROOT / "scripts/start_processes.py"), "--standalone", "--nproc_per_node", "2"]
+    with subprocess.Popen([*start, str(program)], stderr=subprocess.DEVNULL) as running:
+        while len(list(tmp_path.glob("begun-*"))) < 2:
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGUSR1)
+        assert running.wait() == 0
+    assert len(list(tmp_path.glob("saved-*"))) == 2

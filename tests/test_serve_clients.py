@@ -359,7 +359,8 @@ class TestResponses:
         whole = [system, {"role": "user", "content": asking("What is the total?", 0)}]
         expected = text_of(server, messages=[*whole, {"role": "assistant", "content": said(first)}, again])
         sent = [*self.question, *first["output"], again]
-        assert said(responded(server, input=sent, instructions="Be brief.")) == expected
+        told = responded(server, input=sent, instructions="Be brief.")
+        assert (said(told), told["instructions"]) == (expected, "Be brief.")
 
     def test_a_stream_is_told_in_the_events_that_clients_wait_for(self, server):
         status, events = posted(server, "responses", input=self.question, max_output_tokens=8, stream=True)
@@ -382,7 +383,11 @@ class TestResponses:
         whole = responded(server, input=self.question)
         text = "".join(event["delta"] for name, event in events if name.endswith("text.delta"))
         assert text == said(whole) == said(events[-1][1]["response"])
-        assert events[-1][1]["response"]["usage"] == whole["usage"]
+        costs = [told["usage"] for told in (events[-1][1]["response"], whole)]
+        read = [cost.pop("input_tokens_details")["cached_tokens"] for cost in costs]
+        assert costs[0] == costs[1]
+        assert 0 <= read[0] <= read[1] < costs[1]["input_tokens"]
+        assert read[1] > 0  # the image and what stands before it
         (item,) = {event["item_id"] for _, event in events if "item_id" in event}
         assert events[-1][1]["response"]["output"][0]["id"] == item
 

@@ -112,7 +112,11 @@ class TestPages:
         told = self.asked(server, "POST", self.ORIGIN)
         assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, self.ORIGIN)
         for origin in ("http://localhost:3001", "https://localhost:3000", "null"):
-            assert self.asked(server, "OPTIONS", origin, **wanted).status_code == 400
+            refused = self.asked(server, "OPTIONS", origin, **wanted)
+            assert (refused.status_code, error_of(refused.content)["code"]) == (400, "cors")
+            said = error_of(refused.content)["message"]
+            assert f"scripts of '{origin}' may not send 'POST' here; those of pages that --cors-origins names" in said
+            assert "access-control-allow-origin" not in refused.headers
             assert "access-control-allow-origin" not in self.asked(server, "POST", origin).headers
 
     def test_a_refusal_is_shown_to_the_page_that_may_ask_and_none_may_unless_named(self, serving):

@@ -57,6 +57,9 @@ class ChatOfResponse(ChatRequest):
     of_messages: ClassVar[str] = "input"
     of_schema: ClassVar[str] = "text.format.schema"
 
+    instructions: str | None = None
+    """As they were sent; the first message holds them, too."""
+
 
 class ResponseRequest(Settings):
     """A response that is wanted."""
@@ -81,6 +84,7 @@ class ResponseRequest(Settings):
         return ChatOfResponse.model_construct(
             **fields,
             messages=messages,
+            instructions=self.instructions,
             max_tokens=self.max_output_tokens,
             logprobs=LOGPROBS in (self.include or ()) or bool(self.top_logprobs),
             response_format=self._format(),
@@ -112,7 +116,7 @@ def _model_at(place: Place) -> type[Lenient]:
 class ResponseObject:
     """The answer to one request in the making, as clients of the responses read it; arguments as of `Completion`."""
 
-    def __init__(self, request: ChatRequest, replies: Sequence[Reply], tokenizer: Tokenizer):
+    def __init__(self, request: ChatOfResponse, replies: Sequence[Reply], tokenizer: Tokenizer):
         (self._reply,) = replies
         self._tokenizer, self._tells_logprobs = tokenizer, bool(request.logprobs)
         self._item_id = f"msg_{uuid.uuid4().hex}"
@@ -130,7 +134,7 @@ class ResponseObject:
             "model": request.model,
             "background": False,
             "error": None,
-            "instructions": None,
+            "instructions": request.instructions,
             "max_output_tokens": request.max_tokens,
             "metadata": {},
             "parallel_tool_calls": False,
@@ -219,7 +223,7 @@ class ResponseObject:
         prompt, new = self._reply.prompt_tokens, self._reply.new_tokens
         usage = {
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": self._reply.reused_tokens},
             "output_tokens": new,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": prompt + new,
