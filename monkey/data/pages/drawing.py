@@ -113,6 +113,7 @@ CAPITAL = 0.7
 SIZE = 10.0
 """Points of a page's text; how many pixels that are is decided by the zoom."""
 ATTEMPTS = 200
+"""Drafts of a page until one can be read; of sets of thousands, some page needs more than two dozen."""
 COLOURED = 0.35
 """How many pages print one of their fields in a colour."""
 CLEAN = 0.5
