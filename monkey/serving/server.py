@@ -534,7 +534,7 @@ def build_app(api: Api) -> FastAPI:
     if api.origins:
         # Outermost: a browser asks for leave without a key, and shows a page no refusal without its marks.
         settings = {"allow_methods": ["GET", "POST"], "allow_headers": ["*"], "expose_headers": ["Retry-After"]}
-        middleware.insert(0, Middleware(Pages, allow_origins=api.origins, **settings))
+        middleware.insert(0, Middleware(AllowedOrigins, allow_origins=api.origins, **settings))
     handlers = {ApiError: _refuse, HTTPException: _refuse_path, Exception: _tell_of_fault}
     app = FastAPI(openapi_url=None, middleware=middleware, exception_handlers=handlers)
     app.state.api = api
@@ -542,18 +542,18 @@ def build_app(api: Api) -> FastAPI:
     return app
 
 
-class Pages(CORSMiddleware):
+class AllowedOrigins(CORSMiddleware):
     """Lets scripts of the named origins ask, and refuses those of others in the shape of all refusals."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        leave = super().preflight_response(request_headers)
-        if leave.status_code == 200:
-            return leave
+        answer = super().preflight_response(request_headers)
+        if answer.status_code == 200:
+            return answer
         origin, method = (shown(request_headers[name]) for name in ("origin", "access-control-request-method"))
-        message = f"{bytes(leave.body).decode()}: scripts of {origin} may not send {method} here; those of pages that "
+        message = f"{bytes(answer.body).decode()}: scripts of {origin} may not send {method} here; those of pages that "
         message += f"--cors-origins names may, by {' and '.join(self.allow_methods)}"
         refusal = ApiError(400, message, code="cors").response()
-        refusal.headers.update({name: told for name, told in leave.headers.items() if not name.startswith("content-")})
+        refusal.headers.update({name: told for name, told in answer.headers.items() if not name.startswith("content-")})
         return refusal
 
 
