@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,11 +26,12 @@ from monkey.data.pages.facts import Page
 from monkey.data.pages.page_sets import Settings, draw, write_set
 from monkey.data.pages.questioning import QUESTION_KINDS, SPLITS, Question
 from monkey.data.pages.spelling import Writer
-from monkey.data.pages.wordings import read_wordings
+from monkey.data.pages.wordings import read_own_words, read_wordings
 from monkey.data.records import read_questions
 from monkey.tokenization import QwenTokenizer
 from tests.test_page_questions import is_on
 
+GERMAN = Path(__file__).resolve().parent.parent / "configs" / "data" / "tickets-german.yaml"
 COUNTS = {"train": 9, "heldout": 6, "known": 3}
 
 
@@ -174,6 +177,7 @@ def test_answers_are_on_the_page_and_what_is_unanswerable_is_not(drawn):
         (["--train", "1", "--output", "set", "--kinds", "novel"], "unknown kind 'novel'"),
         (["--train", "1", "--output", "set", "--kinds", "sign=0"], "--kinds sign=0"),
         (["--train", "1", "--output", "set", "--questions", "0"], "--questions: 0 is not a whole number"),
+        (["--train", "1", "--output", "set", "--wordings", "none.yaml"], "none.yaml: no such file"),
     ],
 )
 def test_wrong_flags_are_one_sentence(tmp_path, capsys, monkeypatch, flags, message):
@@ -187,6 +191,41 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys, monkeypatch, flags, mess
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_questions_may_be_in_words_of_ones_own(tmp_path):
+    """The quickstart's German ones, which have all that tickets state; the set of the project's own is as it was."""
+    german = read_own_words(GERMAN)
+    plain = settings(weights={"ticket": 1}, counts={"train": 2, "heldout": 2, "known": 0}, questions=40)
+    write_set(tmp_path / "set", replace(plain, own_words=german), workers=1)
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert manifest["settings"]["own_words"] == {key: list(sentences) for key, sentences in german.items()}
+    assert "own_words" not in plain.described()
+    rows = [json.loads(line) for line in (tmp_path / "set" / "heldout.jsonl").read_text().splitlines()]
+    assert {row["question"] for row in rows} <= {sentence for sentences in german.values() for sentence in sentences}
+    for number in range(2):
+        page, questions = draw(replace(plain, own_words=german), "heldout", number)
+        fields = {field.key: field.value for field in page.fields}
+        assert set(fields) - {question.key for question in questions} <= {"title", "barcode"}
+        for question in questions:
+            assert question.text in german[question.key]
+            assert question.answer == fields[question.key]
+    records = json.loads((tmp_path / "set" / "train.json").read_text())
+    assert len(records) == sum(manifest["counts"]["train"]["questions"].values())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("totl: [Wie viel]", "no page states 'totl'; did you mean total?"),
+        ("total: Wie viel", "total is not a list of sentences that ask for it"),
+        ("total: []", "total is not a list of sentences that ask for it"),
+    ],
+)
+def test_words_that_ask_for_nothing_are_refused(tmp_path, content, message):
+    (tmp_path / "own.yaml").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_own_words(tmp_path / "own.yaml")
 
 
 def test_a_preview_shows_each_question_with_its_answer_and_keeps_the_image(tmp_path, capsys):
