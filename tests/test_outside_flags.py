@@ -51,10 +51,16 @@ ADDED: dict[str, dict[str, str]] = {
     ),
     "scripts/set_grid.py": {**_SHAPES, "--window-tokens": "a larger window holds more letters than its tokens did"},
     "scripts/show_views.py": _SHAPES,
+    "scripts/train_small_model.py": {
+        "--start": "two CPU cores begin from a checkpoint that reads",
+        "--first-steps": "from nothing there is a base on small windows first",
+    },
 }
 """Program -> flag -> what it is for, where it came later."""
 
-CHANGED: dict[str, dict[str, str]] = {}
+CHANGED: dict[str, dict[str, str]] = {
+    "scripts/quickstart.py": {"--pictures": "windows of 224 pixels take as long with fewer images"},
+}
 """Program -> flag -> why it has another default now."""
 
 RECORDED = recorded("flags.json")
