@@ -47,6 +47,7 @@ from monkey.training.arguments import parse_flags
 from monkey.training.memory import PlanSettings, StepSize, plan, step_size
 from monkey.vision import grow_positions, sincos_positions
 from scripts import plan_memory, resolution_study, show_views
+from scripts.resolution_study import Answer
 from scripts.set_grid import main as set_grid_main
 from scripts.set_grid import set_grid
 from tests.conftest import random_model, tiny_config
@@ -609,25 +610,33 @@ class TestSetGrid:
 
 
 class TestStudy:
-    def test_arms_about_shapes_have_their_own_documents_and_grids(self, tmp_path, monkeypatch):
+    def test_arms_about_shapes_have_their_own_grids_and_fits(self, tmp_path, monkeypatch):
         commands = []
         monkeypatch.setattr(resolution_study, "run", lambda _, *words: commands.append([str(word) for word in words]))
-        for name in ("train", "evaluate"):
+        for name in ("train", "evaluate", "write_conversations"):
             monkeypatch.setattr(resolution_study, name, lambda *_, **__: None)
-        monkeypatch.setattr(resolution_study, "scores_of", lambda *_: {"1": (1.0, 9, "a"), "2": (0.5, 9, "b")})
-        arms = ("own-adapters", "oblong", "oblong-any-grid", "oblong-padded")
-        words = ["--output", str(tmp_path / "study"), "--arms", *arms, "--quick"]
+        answers = {"1": Answer(1.0, 9, "a", 1.1), "2": Answer(0.5, 9, "b", 3.0)}
+        monkeypatch.setattr(resolution_study, "scores_of", lambda *_: answers)
+        words = ["--output", str(tmp_path / "study"), "--quick", "--seeds", "2"]
         assert resolution_study.main(words) == 0
-        drawn = [words for words in commands if "monkey.data.documents" in words]
-        assert ["--ratios" in words for words in drawn] == [False, True]
-        started = {Path(words[2]).parent.name: words for words in commands if "scripts/set_grid.py" in words}
-        assert {name: words[words.index("--grids") + 1] for name, words in started.items() if "--grids" in words} == {
-            "oblong-any-grid-0": "up-to-6"
+        (drawn,) = [words for words in commands if "monkey.data.pages" in words]
+        assert drawn[drawn.index("--windows") + 1] == "4"
+        started = [words for words in commands if "scripts/set_grid.py" in words]
+        shapes = {
+            Path(words[2]).parent.name: [words[words.index(flag) + 1] for flag in ("--grids", "--fit")]
+            for words in started
         }
-        assert [name for name, words in started.items() if "--fit" in words] == ["oblong-padded-0"]
+        grids = {
+            "one-view": ["1x1", "pad"],
+            "own-adapters": ["2x2", "pad"],
+            "stretched": ["2x2", "stretch"],
+            "any-grid": ["up-to-4", "pad"],
+        }
+        assert shapes == {f"{arm}-{seed}": shape for arm, shape in grids.items() for seed in range(2)}
         found = (tmp_path / "study" / "differences.md").read_text()
-        assert "any grid, against 2×2" in found
-        assert "padded, against stretched" in found
+        for part in ("all text", "2:1 and more"):
+            assert f"any grid, against 2×2 | {part} |" in found
+            assert f"padded, against stretched | {part} |" in found
 
 
 def test_a_ragged_batch_is_measured_beside_a_fixed_one(monkeypatch):
