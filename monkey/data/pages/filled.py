@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from monkey.data.pages import camera
@@ -111,6 +110,8 @@ def _advances(font: ImageFont.FreeTypeFont, text: str) -> list[tuple[str, float,
 
 @lru_cache(maxsize=512)
 def _font(family: Family, weight: int, size: int) -> ImageFont.FreeTypeFont:
+    from matplotlib import font_manager
+
     add_fonts_to_matplotlib()
     properties = font_manager.FontProperties(family.name, weight=weight)
     return ImageFont.truetype(font_manager.findfont(properties, fallback_to_default=False), size)
