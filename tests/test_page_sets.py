@@ -32,6 +32,7 @@ from monkey.tokenization import QwenTokenizer
 from tests.test_page_questions import is_on
 
 GERMAN = Path(__file__).resolve().parent.parent / "configs" / "data" / "tickets-german.yaml"
+COMMITTED = Path(__file__).resolve().parent.parent / "data" / "pages"
 COUNTS = {"train": 9, "heldout": 6, "known": 3}
 
 
@@ -112,6 +113,19 @@ def test_what_is_written_is_what_training_and_the_evaluator_read(written):
     assert write_set(written, settings(), workers=1) == (manifest, True)
 
 
+def test_the_committed_pages_are_made_by_the_documented_command(tmp_path):
+    text = (COMMITTED.parent / "README.md").read_text(encoding="utf-8")
+    (words,) = re.findall(r"python -m monkey\.data\.pages --output data/pages (.+)", text)
+    assert program.main(["--output", str(tmp_path / "set"), *words.split(), "--workers", "1"]) == 0
+    made, committed = files_of(tmp_path / "set"), files_of(COMMITTED)
+    assert set(made) == set(committed)
+    versions = [json.loads(files["manifest.json"])["versions"] for files in (made, committed)]
+    # Words come from Faker and places from typst, so only their versions make the same files.
+    if versions[0] == versions[1]:
+        assert made == committed
+    assert sum(map(len, committed.values())) < 2_000_000
+
+
 def test_the_evaluator_has_a_task_for_each_file():
     assert GROUPS["pages"] == tuple(
         f"pages_{split}{ending}" for split in ("heldout", "known") for ending in ("", "_read", "_box")
@@ -129,7 +143,7 @@ def test_boxes_in_questions_are_control_tokens_for_the_evaluator_as_in_training(
     form = prompt_form(TASKS["pages_heldout"], "as-trained")
     assert [part.text for part in form.parts(question) if part.trusted] == ["<box>", "</box>"]
     assert "".join(part.text for part in form.parts(question)) == f" {question} Answer: "
-    elsewhere = prompt_form(TASKS["documents_heldout"], "as-trained")
+    elsewhere = prompt_form(TASKS["docvqa_test"], "as-trained")
     assert not any(part.trusted for part in elsewhere.parts(question))
     assert find_inert_sign(question) is not None
     assert find_inert_sign(question, holds_marks=True) is None
