@@ -11,6 +11,7 @@ REMOVED: dict[str, dict[str, str]] = {
         f"python -m benchmarks.{name}": {"--folder": "random weights are packed where they lie, no file is written"}
         for name in ("full_size", "full_size_generation")
     },
+    "drawing of documents": {"*": "pages by real typesetting, python -m monkey.data.pages, are in their place"},
     "finetune_multitask.py": dict.fromkeys(
         ("--cache-tokens", "--cache_tokens"), "tokens are always kept, in a cache folder beside the data set's digest"
     ),
@@ -29,7 +30,6 @@ ADDED: dict[str, dict[str, str]] = {
         "--grids": _SHAPES["--grids"],
     },
     "scripts/check_data.py": {"--convert": "records of other forms become ours on the disk"},
-    "drawing of documents": {"--ratios": "documents need not be square"},
     "demo.py": {"--max-windows": _MAX_WINDOWS},
     "evaluate_vqa.py": {**_SHAPES, "--max-windows": _MAX_WINDOWS},
     "finetune_multitask.py": {

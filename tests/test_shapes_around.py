@@ -1,4 +1,4 @@
-"""Images of any shape, around the model: their boxes, maps, flags, plans and drawn documents."""
+"""Images of any shape, around the model: their boxes, maps, flags, plans and the study."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from monkey.configuration import MonkeyConfig
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
 from monkey.data.dataset import ConversationDataset
-from monkey.data.documents.sets import Settings, draw, write_set
 from monkey.data.mixture import open_records
 from monkey.data.records import read_questions
 from monkey.decoding import Decoding
@@ -152,50 +151,6 @@ class TestBoxesOnTheCanvas:
         ids = tokenizer.encode_text("at <ref>it</ref><box>(10,20),(30,40)</box>")
         detokenizer = Detokenizer(tokenizer, keep_markers=keep_markers, share=HALF_WIDTH)
         assert "".join([*map(detokenizer.push, ids), detokenizer.finish()]) == text
-
-
-class TestDrawnDocuments:
-    def test_images_have_the_ratios_by_turns_and_the_area_of_a_square(self):
-        settings = Settings(0, 224, {"heldout": 4}, {"table": 1, "sign": 1}, ratios=("4:1", "1:3"))
-        sizes = [draw(settings, "heldout", number)[1].size for number in range(4)]
-        assert sizes == [(448, 112), (129, 388)] * 2
-
-    def test_texts_lie_inside_and_their_boxes_are_thousandths_of_both_sides(self):
-        weights = dict.fromkeys(("receipt", "label", "form", "table", "bars", "lines", "paragraph", "scene"), 1)
-        settings = Settings(1, 224, {"train": 24}, weights, ratios=("3:1", "1:3"), damage=0)
-        boxes = 0
-        for number in range(24):
-            page, image, _, questions = draw(settings, "train", number)
-            assert image.size == (page.across, page.down)
-            for line in page.lines:
-                left, top, right, bottom = line.box
-                assert min(left, top) >= 0
-                assert right <= image.width
-                assert bottom <= image.height
-            for question in questions:
-                for box in located(question.answer):
-                    boxes += 1
-                    text = question.text.split("<ref>")[1].split("</ref>")[0]
-                    (line,) = [line for line in page.lines if line.text == text]
-                    for drawn, read in zip(line.box, box.in_pixels(image.size), strict=True):
-                        assert abs(drawn - read) <= max(image.size) / 1000
-        assert boxes > 3
-
-    def test_a_set_of_squares_is_described_as_before_and_one_of_other_shapes_by_them(self, tmp_path):
-        squares = Settings(0, 96, {"heldout": 1}, {"scene": 1})
-        assert "ratios" not in squares.described()
-        oblong = Settings(0, 224, {"heldout": 2}, {"scene": 1}, ratios=("1:2",))
-        manifest, _ = write_set(tmp_path / "set", oblong, workers=1)
-        assert manifest["settings"]["ratios"] == ["1:2"]
-        row = json.loads((tmp_path / "set" / "heldout.jsonl").read_text().splitlines()[0])
-        assert Image.open(tmp_path / "set" / row["image"]).size == (158, 317)
-
-    @pytest.mark.parametrize(
-        ("ratio", "sentence"), [("3", "not width:height"), ("99:1", "only 23 pixels wide or high, and at least 96")]
-    )
-    def test_a_ratio_that_cannot_be_drawn_is_refused(self, ratio, sentence):
-        with pytest.raises(ValueError, match=sentence):
-            Settings(0, 224, {"heldout": 1}, {"scene": 1}, ratios=(ratio,)).check()
 
 
 SMALL = Path(__file__).resolve().parents[1] / "models" / "small"
