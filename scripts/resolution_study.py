@@ -4,12 +4,14 @@
     bash scripts/resolution_study.sh --quick     # one seed and fewer steps of four arms
     bash scripts/resolution_study.sh --arms own-adapters stretched any-grid       # those about shapes alone
 
-Each arm of `ARMS` is put on its grid from the same base, trained with configs/training/reader-study.yaml on the same
-pages in the same order, once a seed, and asked the same questions. Pages have many shapes, and letters such that the
-best grid of up to four windows shows them all. Scores are told apart by the height of the letters that the answer
-stands in, in pixels as 2×2 windows show them with the page's ratio kept, and by the page's shape. A value is the mean
-over questions and seeds; its interval is a bootstrap over images of the questions' means over seeds, so it holds the
-luck of the questions drawn; the lowest and the highest seed beside it show the luck of training.
+Windows are small, so that two cores are enough. A base of larger ones is put on them first, and all of it trained
+there (configs/training/reader-base.yaml), so that the windows of no arm are new to it. Each arm of `ARMS` is put on
+its grid from that, trained with configs/training/reader-study.yaml on the same pages in the same order, once a seed,
+and asked the same questions. Pages have many shapes, and letters such that the best grid of up to four windows shows
+them all. Scores are told apart by the height of the letters that the answer stands in, in pixels as 2×2 windows show
+them with the page's ratio kept, and by the page's shape. A value is the mean over questions and seeds; its interval
+is a bootstrap over images of the questions' means over seeds, so it holds the luck of the questions drawn; the lowest
+and the highest seed beside it show the luck of training.
 
 OUTPUT holds table.md, table.csv, results.json and scores.png. What was finished is kept when the command is repeated.
 """
@@ -37,8 +39,13 @@ TASK = "pages_heldout"
 HEADLINE = "official"
 BATCH = 4
 """Pages of a step, of all processes together."""
-WINDOWS = 4
-"""Most windows that pages are drawn for."""
+WINDOW, PIXELS_OF_A_TOKEN = 112, 16
+"""Sides of a window, and of the square of it that becomes one token."""
+BASE_WINDOWS, WINDOWS = 2, 4
+"""Most windows that the pages of the base and those of the arms are drawn for."""
+KINDS = ("table=2", "label", "menu", "timetable", "sign", "slide", "bars", "lines")
+"""Kinds of which every page can be read in so few small windows; those of the arms have `MORE_KINDS`, too."""
+MORE_KINDS = ("form", "card", "screen", "pie")
 QUESTIONS = 6
 """Most questions of a page."""
 LONGEST = 700
@@ -146,15 +153,16 @@ CONTRASTS = (
 
 @dataclass(frozen=True)
 class Extent:
-    """How much a run of the study does: seeds, steps, pages to train on and to ask about."""
+    """How much a run of the study does: seeds, steps, pages to train on and to ask about, steps of the base."""
 
     seeds: int
     steps: int
     pictures: int
     heldout: int
+    base_steps: int
 
 
-FULL, QUICK = Extent(3, 800, 3200, 150), Extent(1, 120, 480, 50)
+FULL, QUICK = Extent(3, 800, 3200, 150, 1500), Extent(1, 120, 480, 50, 150)
 
 
 def write_conversations(data: Path) -> Path:
@@ -361,6 +369,31 @@ def write(output: Path, runs: dict[str, Sequence[Answers]], settings: dict[str, 
     plot(measured, output / "scores.png")
 
 
+def draw(title: str, folder: Path, window: int, windows: int, *flags: str) -> None:
+    """Draw pages for a number of windows."""
+    run(
+        title,
+        *("-m", "monkey.data.pages", "--output", folder, "--window", str(window), "--windows", str(windows)),
+        *("--questions", str(QUESTIONS), *flags),
+    )
+
+
+def train_base(base: Path, window: int, output: Path, extent: Extent, bf16: str, processes: int) -> Path:
+    """Put a base on windows of another size and train all of it there; return its folder, made once."""
+    data, started, trained = output / "data-base", output / "base-start", output / "base"
+    draw("draw pages for the base", data, window, BASE_WINDOWS, "--train", str(extent.pictures), "--kinds", *KINDS)
+    if not started.exists():
+        run(
+            "put the base on small windows",
+            *("scripts/set_grid.py", base, started, "--grid", "1,1", "--grids", f"up-to-{BASE_WINDOWS}"),
+            *("--fit", "pad", "--adapters", "none", "--global-view", "False", "--window", str(window)),
+            *("--window-tokens", str((window // PIXELS_OF_A_TOKEN) ** 2)),
+        )
+    config, flags = "configs/training/reader-base.yaml", ("--max_steps", str(extent.base_steps), "--bf16", bf16)
+    train("train the base", config, started, data / "train.json", trained, *flags, processes=processes)
+    return trained
+
+
 def measure(
     arm: Arm, base: Path, window: int, data: Path, output: Path, extent: Extent, seed: int, bf16: str, processes: int
 ) -> Path:
@@ -405,6 +438,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help=f"runs of each arm ({FULL.seeds}, or {QUICK.seeds})")
     parser.add_argument("--pictures", type=int, help=f"pages to train on ({FULL.pictures}, or {QUICK.pictures})")
     parser.add_argument("--heldout", type=int, help=f"pages to ask about ({FULL.heldout}, or {QUICK.heldout})")
+    parser.add_argument("--base-steps", type=int, help=f"of the base ({FULL.base_steps}, or {QUICK.base_steps})")
+    parser.add_argument("--window", type=int, default=WINDOW, help="pixels of a window's side (default %(default)s)")
     parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
     parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=2, help="that train (default 2)")
     options = parser.parse_args(words)
@@ -412,23 +447,23 @@ def main(words: list[str] | None = None) -> int:
     extent = Extent(*(getattr(options, name) or getattr(usual, name) for name in usual.__dataclass_fields__))
     output = options.output.resolve()
     try:
-        window = _window_of(options.base)
-        settings = {"base": str(options.base), **extent.__dict__, "task": TASK, "metric": "anls", "variant": HEADLINE}
+        base, window = options.base.resolve(), options.window
+        has_window = _window_of(base) == window
+        settings = {"base": str(options.base), "window": window, **extent.__dict__}
+        settings |= {"task": TASK, "metric": "anls", "variant": HEADLINE}
         _check_same(output, settings)
         names = options.arms or (QUICK_ARMS if options.quick else [arm.name for arm in ARMS])
         wanted = [arm for arm in ARMS if arm.name in names]
         data = output / "data"
-        run(
-            "draw pages",
-            *("-m", "monkey.data.pages", "--output", data, "--window", str(window), "--windows", str(WINDOWS)),
-            *("--train", str(extent.pictures), "--heldout", str(extent.heldout), "--questions", str(QUESTIONS)),
-        )
+        if not has_window:
+            base = train_base(base, window, output, extent, options.bf16, options.processes)
+        pages = "--train", str(extent.pictures), "--heldout", str(extent.heldout)
+        draw("draw pages", data, window, WINDOWS, *pages, "--kinds", *KINDS, *MORE_KINDS)
         write_conversations(data)
         answered: dict[str, list[Path]] = defaultdict(list)
         # Seed by seed, so that a study that is cut short has every arm.
         for seed in range(extent.seeds):
             for arm in wanted:
-                base = options.base.resolve()
                 how = extent, seed, options.bf16, options.processes
                 answered[arm.name].append(measure(arm, base, window, data, output, *how))
             runs = {

@@ -49,6 +49,10 @@ ADDED: dict[str, dict[str, str]] = {
         ),
         "an encoder and a decoder that others trained become one model",
     ),
+    "scripts/resolution_study.py": {
+        "--window": "two cores train small windows in hours",
+        "--base-steps": "a base of larger windows is trained on small ones first",
+    },
     "scripts/set_grid.py": {**_SHAPES, "--window-tokens": "a larger window holds more letters than its tokens did"},
     "scripts/show_views.py": _SHAPES,
     "scripts/train_small_model.py": {

@@ -261,7 +261,8 @@ def test_stages_and_study_run_from_nothing_and_again(tmp_path, monkeypatch, capf
     small = ["--pictures", "8", "--heldout", "2", "--bf16", "False", "--processes", "1"]
     chain = ["--output", str(tmp_path / "small"), "--device", "cpu"]
     chain += [word for stage in ("letter", "first", "base", "monkey") for word in (f"--{stage}-steps", "1")]
-    study = [str(tmp_path / "small" / "base"), "--output", str(tmp_path / "study"), "--steps", "1", "--seeds", "1"]
+    study = [str(tmp_path / "small" / "base"), "--output", str(tmp_path / "study"), "--seeds", "1"]
+    study += ["--steps", "1", "--base-steps", "1"]
     for _ in range(2):
         assert train_small_model.main([*chain, *small]) == 0
         assert resolution_study.main([*study, "--arms", "one-view", "own-adapters", *small]) == 0
