@@ -50,7 +50,7 @@ EXAMPLES = {
     "000000.jpg": "What is the date of birth?",
     "000007.jpg": "What is the price?",
     "000009.jpg": "Which dish is the cheapest?",
-    "000017.jpg": "What is Q2 of Thokeand Frisk?",
+    "000017.jpg": "What is the value of Q2 of Thokeand Frisk?",
     "000015.jpg": "What is the value of Ra?",
     "000006.jpg": "Which month has the highest value for Pass?",
     "000019.jpg": "What is the percentage of Kand?",
