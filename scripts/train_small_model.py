@@ -145,7 +145,7 @@ def main(words: list[str] | None = None) -> int:
         return output / name
 
     training = "--train", pages, "--questions", QUESTIONS
-    start = options.start
+    start = options.start and options.start.resolve()
     if start is None:
         if not begun.exists():
             run(
