@@ -49,7 +49,7 @@ def table(before: dict[str, dict], after: dict[str, dict]) -> str:
 def main(words: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "quickstart")
-    parser.add_argument("--pictures", type=int, default=800, help="to train on (default %(default)s)")
+    parser.add_argument("--pictures", type=int, default=600, help="to train on (default %(default)s)")
     parser.add_argument("--heldout", type=int, default=80, help="that share no text, to ask about (default 80)")
     parser.add_argument("--steps", type=int, help=f"of training; the number in {CONFIG} if not given")
     parser.add_argument("--seed", type=int, default=0)
@@ -73,13 +73,13 @@ def main(words: list[str] | None = None) -> int:
     run(
         "draw tickets with questions",
         *("-m", "monkey.data.pages", "--output", data, "--seed", seed, "--kinds", "ticket", "--wordings", WORDINGS),
-        # One window of 224 pixels each, so that the whole takes minutes.
+        # For one window of 224 pixels each, which is all that is looked at, so that the whole takes minutes.
         *("--window", "224", "--windows", "1", "--train", str(options.pictures)),
         *("--known", str(options.heldout // 2), "--heldout", str(options.heldout - options.heldout // 2)),
     )
     evaluate = (
         *("evaluate_vqa.py", "--dataset", TASKS, "--data-root", data, "--output-dir", result),
-        *("--batch-size", "32", "--num-workers", "0"),
+        *("--grids", "up-to-1", "--batch-size", "32", "--num-workers", "0"),
     )
     run("ask the model that ships about them", *evaluate, "--checkpoint", MODEL, "--save_name", "before")
     steps = () if options.steps is None else ("--max_steps", str(options.steps))

@@ -390,7 +390,7 @@ def train_base(base: Path, window: int, output: Path, extent: Extent, bf16: str,
             *("--window-tokens", str((window // PIXELS_OF_A_TOKEN) ** 2)),
         )
     config, flags = "configs/training/reader-base.yaml", ("--max_steps", str(extent.base_steps), "--bf16", bf16)
-    train("train the base", config, started, data / "train.json", trained, *flags, processes=processes)
+    train("train the base on small windows", config, started, data / "train.json", trained, *flags, processes=processes)
     return trained
 
 
