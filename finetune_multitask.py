@@ -1,7 +1,7 @@
 r"""Fine-tune Monkey on conversations about images.
 
     python finetune_multitask.py --config configs/training/tickets.yaml \
-        --model_name_or_path models/small --data_path outputs/quickstart/data/layout.json \
+        --model_name_or_path models/small --data_path outputs/quickstart/data/train.json \
         --output_dir outputs/quickstart/finetuned
 
 Several GPUs: `scripts/finetune_ds.sh`. Every flag: `--help`.

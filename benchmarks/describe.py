@@ -4,7 +4,7 @@
     python -m benchmarks.describe --quick
     python -m benchmarks.describe --device cuda --dtype bfloat16 --models FOLDER --batch-size 16
 
-A chain of experts goes over drawn documents: BLIP-2, Florence-2, SAM, a language model of transformers, and RapidOCR's
+A chain of experts goes over drawn pages: BLIP-2, Florence-2, SAM, a language model of transformers, and RapidOCR's
 own models. FOLDER holds the models' folders, named as in MODELS; without it they are made here, with random weights and
 so tiny that their figures say what the code around them costs, not what a model does. The baseline asks each expert
 about one image at a time and, in it, one crop at a time, as the published scripts do; ours hands over batches. SAM
@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import arguments, compare, report
-from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
+from monkey.data.pages.drawing import Limits
+from monkey.data.pages.page_sets import Settings, write_set
 from monkey.describe.experts import Expert, Failure, Item, free_memory
 from monkey.describe.pipeline import STAGES, ChosenExpert, configuration_of, list_images
 from monkey.images import open_image
@@ -56,6 +57,9 @@ TINY = {
     "summary": {"max_new_tokens": 12},
 }
 """Settings with which random weights find something, and not for long."""
+
+KINDS = "receipt", "label", "table", "card", "menu", "sign"
+"""Of the pages that are described."""
 
 ONE_BY_ONE = ("segments",)
 """Here a batch is of points, and both sides have the same."""
@@ -188,7 +192,7 @@ def show(name: str, timed: Mapping[str, Timed], pictures: int) -> None:
 def parse(argv: list[str] | None) -> Any:
     parser = arguments(__doc__)
     parser.add_argument("--pictures", type=int, default=20)
-    parser.add_argument("--image-size", type=int, default=224, help="side of the drawn documents in pixels")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels of the window that pages are drawn for")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--models", type=Path, metavar="FOLDER", help=f"of models: {', '.join(_folders())}")
     options = parser.parse_args(argv)
@@ -211,8 +215,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        counts, kinds = {"heldout": options.pictures}, dict.fromkeys(DOCUMENTS, 1)
-        settings = Settings(options.seed, options.image_size, counts, kinds)
+        counts, kinds = {"heldout": options.pictures}, dict.fromkeys(KINDS, 1)
+        settings = Settings(options.seed, counts, kinds, limits=Limits(options.image_size, 1))
         write_set(folder / "set", settings, workers=1)
         listing = list_images(folder / "set" / "images", show_progress=False)
         # By name and path: the listing knows equal images as one.

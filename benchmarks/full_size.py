@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import finish
-from benchmarks.random_weights import document_canvases, random_model, tiny_config
+from benchmarks.random_weights import page_canvases, random_model, tiny_config
 from benchmarks.training import draw, packed_rows
 from monkey import MonkeyConfig, MonkeyImageProcessor
 from monkey.adapters import add_decoder_lora
@@ -59,10 +59,10 @@ def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
     return model.train(), autocast
 
 
-def show_documents(units: list[list[dict[str, Any]]], config: MonkeyConfig, device: str) -> None:
+def show_pages(units: list[list[dict[str, Any]]], config: MonkeyConfig, device: str) -> None:
     """Put a document in the place of each image of `units`."""
     processor = MonkeyImageProcessor.from_config(config)
-    for unit, canvas in zip(units, document_canvases(config, len(units)), strict=True):
+    for unit, canvas in zip(units, page_canvases(config, len(units)), strict=True):
         pixels = processor.normalised(torch.from_numpy(canvas)[None].to(device)).to(torch.bfloat16)
         for sample in unit:
             sample["pixel_values"] = pixels
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     span = config.image_tokens + 2
     options.images = max(1, options.pack_tokens // (span + 70 * options.questions))
     units = draw(options, config, options.questions)
-    show_documents(units, config, options.device)
+    show_pages(units, config, options.device)
     rows, filled = packed_rows(units, options, keep_contents=True)
     contents = [row.pop("contents") for row in rows]
     optimiser = make_optimiser(options.optimizer, [p for p in model.parameters() if p.requires_grad])

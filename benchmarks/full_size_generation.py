@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.engine_run import TOKENS_AS_NUMBERS, run_engine
 from benchmarks.measure import finish, seconds
-from benchmarks.random_weights import PACKINGS, document_canvases, random_model, tiny_config
+from benchmarks.random_weights import PACKINGS, page_canvases, random_model, tiny_config
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor
 from monkey.engine import Canvas, Engine
 from monkey.training.model_card import package_versions
@@ -81,7 +81,7 @@ def measured(model: MonkeyForConditionalGeneration, options: argparse.Namespace)
     config, device = model.config, options.device
     height, width = (side * config.window_size for side in config.grid)
     numbers = np.random.default_rng(0)
-    canvases = np.stack(document_canvases(config, max(*options.images, *options.requests)))
+    canvases = np.stack(page_canvases(config, max(*options.images, *options.requests)))
     image_processor = MonkeyImageProcessor(size={"height": height, "width": width})
     processor = SimpleNamespace(tokenizer=TOKENS_AS_NUMBERS, image_processor=image_processor)
     figures: dict[str, Any] = {"vision_images_per_second": {}, "first_token_seconds": {}, "tokens_per_second": {}}

@@ -7,7 +7,7 @@
 Each stage is a process of its own with a time limit, and its record is appended to `records.jsonl` of `--output` the
 moment it ends: what was reached counts, and running the command again takes what is missing. A stage that fails is
 named with the end of its log, and is tried again the next time. At the end docs/gpu.md is written from the records.
-Weights are random and made on the device; images are the documents of data/documents. `--dry-run` does every stage at a
+Weights are random and made on the device; images are the pages of data/pages. `--dry-run` does every stage at a
 tiny size on a CPU and leaves docs/gpu.md alone: its page lies beside its records.
 """
 
@@ -341,7 +341,7 @@ def write_page(records: Sequence[Mapping[str, Any]], is_dry: bool = False) -> st
         "# Full size on a GPU",
         "",
         measured,
-        "Weights are random and images are the documents of `data/documents`: speed and memory are those of the "
+        "Weights are random and images are the pages of `data/pages`: speed and memory are those of the "
         "published weights. Wanted is what an H200 should reach; rooflines are of an H200 (989 TFLOP/s, 4.8 TB/s).",
         "",
         "| | measured | wanted | beside it |",

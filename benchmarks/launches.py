@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.engine_run import TOKENS_AS_NUMBERS
 from benchmarks.measure import arguments, report
-from benchmarks.random_weights import document_canvases, random_model, tiny_config
+from benchmarks.random_weights import page_canvases, random_model, tiny_config
 from monkey import MonkeyForConditionalGeneration, MonkeyImageProcessor
 from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
@@ -60,7 +60,7 @@ def count_launches(model: MonkeyForConditionalGeneration, requests: int) -> dict
     config = model.config
     image_processor = MonkeyImageProcessor.from_config(config)
     processor = SimpleNamespace(tokenizer=TOKENS_AS_NUMBERS, image_processor=image_processor)
-    canvases = document_canvases(config, requests)
+    canvases = page_canvases(config, requests)
     span = [config.image_start_id, *[config.image_pad_id] * config.image_tokens, config.image_end_id]
 
     def whole(new_tokens: int) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyImageProcessor
 
-DOCUMENTS = Path(__file__).resolve().parent.parent / "data" / "documents" / "images"
+PAGES = Path(__file__).resolve().parent.parent / "data" / "pages" / "images"
 PACKINGS = ("4bit", "int8")
 
 
@@ -83,12 +83,12 @@ def _pack_in_four_bits(model: MonkeyForConditionalGeneration, device: str) -> No
     model.is_loaded_in_4bit = True
 
 
-def document_canvases(config: MonkeyConfig, count: int) -> list[np.ndarray]:
-    """The project's documents on the model's canvas, uint8 [3, H, W], again from the first where there are no more.
+def page_canvases(config: MonkeyConfig, count: int) -> list[np.ndarray]:
+    """The project's pages on the model's canvas, uint8 [3, H, W], again from the first where there are no more.
 
     Blank images would flatter: zeros take less power to multiply, and a card's clock follows its power.
     """
     processor = MonkeyImageProcessor.from_config(config)
-    paths = sorted(DOCUMENTS.rglob("*.*"))
+    paths = sorted(PAGES.rglob("*.*"))
     canvases = [processor.canvas(path) for path in paths[:count]]
     return list(islice(cycle(canvases), count))

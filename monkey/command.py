@@ -39,13 +39,13 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     "average": ("scripts.average_checkpoints", "the mean of several checkpoints"),
     "push": ("scripts.push_to_hub", "upload a checkpoint to the hub, with its card"),
     "views": ("scripts.show_views", "what a model sees of an image"),
-    "documents": ("monkey.data.documents.__main__", "draw documents to train on and to ask about"),
+    "pages": ("monkey.data.pages.__main__", "draw pages to train on and to ask about"),
 }
 """Name to the module whose `main` it is, and what it does."""
 
 WHERE = "where"
 
-OWN_FOLDERS = ("configs/", "data/documents", "models/")
+OWN_FOLDERS = ("configs/", "data/pages", "models/")
 """Beginnings of paths that mean the project's own files where there is no such file in the current folder."""
 
 

@@ -24,7 +24,7 @@ REGION_QUESTION = "Where is <ref>{question}</ref>?"
 """Asks for the box of a text or thing; `<ref>` and `</ref>` are Qwen-VL's control tokens."""
 
 REGION_AS_TRAINED = VQA_AS_TRAINED.replace("{question}", REGION_QUESTION)
-"""The box of a text, as the documents that this project draws ask for it."""
+"""The box of a text, in the form of the other questions."""
 
 REGION_TEXT_QUESTION = "What is written in <box>{question}</box>?"
 """Asks for the text in a box, whose corners stand where a question does: `(x1,y1),(x2,y2)`."""

@@ -1,6 +1,6 @@
 """Check training data before a run does: every row, every image, every length, what is there twice, what leaks.
 
-    python scripts/check_data.py outputs/quickstart/data/layout.json
+    python scripts/check_data.py outputs/quickstart/data/train.json
     python scripts/check_data.py train.json more.jsonl --checkpoint echo840/Monkey --eval heldout.jsonl --json out.json
     python scripts/check_data.py configs/data/paper_mixture.yaml --image-root data --preview 5
     python scripts/check_data.py theirs.parquet --convert ours.jsonl

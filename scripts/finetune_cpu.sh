@@ -12,10 +12,10 @@ case ${1:-} in
 esac
 export GPUS=0
 export MODEL=${MODEL:-$root/models/small}
-export DATA=${DATA:-$root/outputs/quickstart/data/layout.json}
+export DATA=${DATA:-$root/outputs/quickstart/data/train.json}
 export OUTPUT=${OUTPUT:-$root/outputs/finetuned}
 case $DATA in
-  "$root/outputs/quickstart/data/layout.json")
+  "$root/outputs/quickstart/data/train.json")
     if [ ! -f "$DATA" ] && [[ " $* " != *" --data_path"[=\ ]* ]]; then
       echo "error: $DATA is not there: make it with scripts/quickstart.sh, or set MODEL and DATA" >&2
       exit 2

@@ -1,10 +1,10 @@
-"""Score a checkpoint on the fixed held-out documents that the shipped model's score is stated for.
+"""Score a checkpoint on the fixed held-out pages that the shipped model's score is stated for.
 
     python -m scripts.fixed_subset models/small            # prints the scores, beside the stated ones
     python -m scripts.fixed_subset models/small --write    # states them, in models/small/score.json
 
-The documents are drawn anew from their seed each time. Another version of Pillow may draw a pixel otherwise, which the
-stated interval has room for.
+The pages are drawn anew from their seed each time. Another version of Pillow or typst may draw a pixel otherwise, which
+the stated interval has room for.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import monkey
 from eval.run import RunSettings, run
 from eval.tasks import select_tasks
 from monkey.cli import EXIT_USAGE, ArgumentParser
-from monkey.data.documents.sets import DOCUMENTS, Settings, write_set
 from monkey.files import refuse_missing
 
-SEED, PICTURES = 2311, 60
-TASKS = "documents_heldout", "documents_known"
+SEED, PICTURES = 2311, 40
+WINDOW, WINDOWS = 224, 6
+"""Of the model that ships, for which the pages are drawn, whichever is asked."""
+TASKS = "pages_heldout", "pages_known"
 STATED = "score.json"
 
 
@@ -40,11 +40,12 @@ def fixed_subset_score(checkpoint: Path, folder: Path) -> dict[str, dict[str, An
     refuse_missing(str(checkpoint))
 
     from eval.model_backend import ModelBackend
+    from monkey.data.pages.drawing import KINDS, Limits
+    from monkey.data.pages.page_sets import Settings, write_set
 
-    height, width = monkey.MonkeyConfig.from_pretrained(checkpoint).canvas_size
-    counts = {"train": 0, "heldout": PICTURES, "known": PICTURES, "layout": 0, "layout_heldout": 0}
+    counts = {"train": 0, "heldout": PICTURES, "known": PICTURES}
     data = folder / "data"
-    write_set(data, Settings(SEED, max(height, width), counts, dict.fromkeys(DOCUMENTS, 1)), workers=1)
+    write_set(data, Settings(SEED, counts, dict.fromkeys(KINDS, 1), limits=Limits(WINDOW, WINDOWS)), workers=1)
     tasks = select_tasks(",".join(TASKS))
     settings = RunSettings(folder=folder / "result", data_root=data, batch_size=32, checkpoint=str(checkpoint))
     found = run(tasks, settings, lambda: ModelBackend(str(checkpoint), "cpu", "float32", num_workers=0))

@@ -3,7 +3,7 @@
 # Works from any directory; a second run reuses the environment and does the rest again.
 #
 #   bash scripts/quickstart.sh
-#   bash scripts/quickstart.sh --pictures 1000 --steps 200     # --help: every flag
+#   bash scripts/quickstart.sh --pictures 400 --steps 80       # --help: every flag
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$repository/scripts/environment.sh"

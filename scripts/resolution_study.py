@@ -1,15 +1,17 @@
 """Do resolution, adapters a window and the shape of the grid pay? Monkeys from one base, with equal steps and data.
 
     bash scripts/resolution_study.sh             # from the base that ships; another one can be named
-    bash scripts/resolution_study.sh --quick     # one seed of the three, some two minutes for each arm on two cores
-    bash scripts/resolution_study.sh --arms oblong oblong-any-grid oblong-padded       # those about shapes alone
+    bash scripts/resolution_study.sh --quick     # one seed and fewer steps of four arms
+    bash scripts/resolution_study.sh --arms own-adapters stretched any-grid       # those about shapes alone
 
-Each arm of `ARMS` is put on its grid from the same base, trained with configs/training/reader-study.yaml on the same
-records in the same order, once a seed, and asked the same questions. There are two sets of documents, square ones and
-`OBLONG` ones of the same area; arms compare within a set. Scores are told apart by the height of the letters
-that the answer stands in, in pixels of the 224-pixel image. A value is the mean over questions and seeds; its
-interval is a bootstrap over images of the questions' means over seeds, so it holds the luck of the questions drawn;
-the lowest and the highest seed beside it show the luck of training.
+Windows are small, so that two cores are enough. A base of larger ones is put on them first, and all of it trained
+there (configs/training/reader-base.yaml), so that the windows of no arm are new to it. Each arm of `ARMS` is put on
+its grid from that, trained with configs/training/reader-study.yaml on the same pages in the same order, once a seed,
+and asked the same questions. Pages have many shapes, and letters such that the best grid of up to four windows shows
+them all. Scores are told apart by the height of the letters that the answer stands in, in pixels as 2×2 windows show
+them with the page's ratio kept, and by the page's shape. A value is the mean over questions and seeds; its interval
+is a bootstrap over images of the questions' means over seeds, so it holds the luck of the questions drawn; the lowest
+and the highest seed beside it show the luck of training.
 
 OUTPUT holds table.md, table.csv, results.json and scores.png. What was finished is kept when the command is repeated.
 """
@@ -17,24 +19,37 @@ OUTPUT holds table.md, table.csv, results.json and scores.png. What was finished
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.statistics import difference, estimate, mean_units
 from monkey.cli import ArgumentParser
+from monkey.journal import write_atomic, write_json
 from scripts.stages import REPOSITORY, evaluate, run, train
 
-TASK = "documents_heldout"
+TASK = "pages_heldout"
 HEADLINE = "official"
-BATCH = 8
-"""Records of a step, of all processes together."""
+BATCH = 4
+"""Pages of a step, of all processes together."""
+WINDOW, PIXELS_OF_A_TOKEN = 112, 16
+"""Sides of a window, and of the square of it that becomes one token."""
+BASE_WINDOWS, WINDOWS = 2, 4
+"""Most windows that the pages of the base and those of the arms are drawn for."""
+KINDS = ("table=2", "label", "menu", "timetable", "sign", "slide", "bars", "lines")
+"""Kinds of which every page can be read in so few small windows; those of the arms have `MORE_KINDS`, too."""
+MORE_KINDS = ("form", "card", "screen", "pie")
+QUESTIONS = 6
+"""Most questions of a page."""
+LONGEST = 700
+"""Characters of a page's conversation in training, that those of the most windows fit the decoder's positions too."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +58,8 @@ class Arm:
 
     Attributes:
         window: the side of a window in parts of the base's own.
-        ratios: shapes of the documents; none for squares.
-        grids, fit: which grids an image may take beside `grid`, and how it is put on one, as set_grid.py has them.
+        grids, fit: which grids an image may take, as set_grid.py has them, `grid` alone by default, and how it is put
+            on one; padded as the base sees it by default.
     """
 
     name: str
@@ -53,24 +68,8 @@ class Arm:
     adapters: str = "per_window"
     global_view: bool = True
     window: int = 1
-    ratios: tuple[str, ...] = ()
     grids: str | None = None
-    fit: str = "stretch"
-
-    @property
-    def documents(self) -> str:
-        """Name of the folder of its documents."""
-        return "data-oblong" if self.ratios else "data"
-
-    @property
-    def shape_flags(self) -> tuple[str, ...]:
-        """Flags of set_grid.py, where the arm says more than a grid."""
-        grids = ("--grids", self.grids) if self.grids else ()
-        return *grids, *(("--fit", self.fit) if self.fit != "stretch" else ())
-
-
-OBLONG = ("3:1", "1:3", "2:1", "1:2")
-"""Width over height of documents that are not square, by turns."""
+    fit: str = "pad"
 
 
 ARMS = (
@@ -81,134 +80,202 @@ ARMS = (
     Arm("own-adapters", "2×2 windows, an adapter each", "2,2"),
     Arm("without-global", "2×2 windows, an adapter each, no global view", "2,2", global_view=False),
     Arm("six-windows", "2×3 windows, an adapter each", "2,3"),
-    Arm("oblong", "oblong documents, stretched over 2×2 windows", "2,2", ratios=OBLONG),
-    Arm("oblong-padded", "oblong documents, padded to 2×2 windows", "2,2", ratios=OBLONG, fit="pad"),
-    Arm("oblong-any-grid", "oblong documents, any grid of up to six windows", "2,2", ratios=OBLONG, grids="up-to-6"),
+    Arm("stretched", "2×2 windows, an adapter each, stretched", "2,2", fit="stretch"),
+    Arm("any-grid", "any grid of up to four windows", "2,2", grids=f"up-to-{WINDOWS}"),
 )
-
-
-CONTRASTS = (
-    ("2×2 windows, an adapter each, against one view", "own-adapters", "one-view"),
-    ("the same, against one view of as many pixels", "own-adapters", "larger-window"),
-    ("an adapter each, against none", "own-adapters", "no-adapters"),
-    ("an adapter each, against a shared one", "own-adapters", "shared-adapter"),
-    ("the global view, against none", "own-adapters", "without-global"),
-    ("2×3 windows, against 2×2", "six-windows", "own-adapters"),
-    ("oblong documents: any grid, against 2×2", "oblong-any-grid", "oblong"),
-    ("oblong documents: padded, against stretched", "oblong-padded", "oblong"),
-)
-"""What the paper's findings are about, and what shapes are worth: a title, and the two arms that differ in it."""
+QUICK_ARMS = "one-view", "own-adapters", "stretched", "any-grid"
 
 
 @dataclass(frozen=True)
-class Size:
-    """Answers whose letters are at least `least` and at most `most` pixels high."""
+class Answer:
+    """What an arm said to a question.
+
+    Attributes:
+        score: 0 to 1.
+        height: of the letters of the right answer, in pixels as 2×2 windows of the base show them with the ratio kept;
+            0 where no text has to be read.
+        image: its file.
+        ratio: of the image's longer side to the shorter.
+    """
+
+    score: float
+    height: float
+    image: str
+    ratio: float
+
+
+Answers = Mapping[str, Answer]
+"""By question id."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Questions about text whose letters and pages are at least and below such a height and ratio."""
 
     title: str
-    least: int
-    most: int
+    height: tuple[float, float] = (0.0, float("inf"))
+    ratio: tuple[float, float] = (1.0, float("inf"))
+
+    def holds(self, answer: Answer) -> bool:
+        """Whether a question is of this part; those about nothing written are of none."""
+        return (
+            answer.height > 0
+            and self.height[0] <= answer.height < self.height[1]
+            and self.ratio[0] <= answer.ratio < self.ratio[1]
+        )
 
 
+ALL = Part("all text")
+OBLONG = Part("2:1 and more", ratio=(2, float("inf")))
 SIZES = (
-    Size("all text", 1, 999),
-    Size("up to 7", 1, 7),
-    Size("8 and 9", 8, 9),
-    Size("10 to 12", 10, 12),
-    Size("13 up", 13, 999),
+    Part("below 7", (0, 7)),
+    Part("7 to 9", (7, 9)),
+    Part("9 to 12", (9, 12)),
+    Part("12 and up", (12, float("inf"))),
 )
+SHAPES = (Part("below 1.3:1", ratio=(1, 1.3)), Part("1.3:1 to 2:1", ratio=(1.3, 2)), OBLONG)
+PARTS = (ALL, *SIZES, *SHAPES)
+
+CONTRASTS = (
+    ("2×2 windows, an adapter each, against one view", "own-adapters", "one-view", ALL),
+    ("the same, against one view of as many pixels", "own-adapters", "larger-window", ALL),
+    ("an adapter each, against none", "own-adapters", "no-adapters", ALL),
+    ("an adapter each, against a shared one", "own-adapters", "shared-adapter", ALL),
+    ("the global view, against none", "own-adapters", "without-global", ALL),
+    ("2×3 windows, against 2×2", "six-windows", "own-adapters", ALL),
+    ("padded, against stretched", "own-adapters", "stretched", ALL),
+    ("padded, against stretched", "own-adapters", "stretched", OBLONG),
+    ("any grid, against 2×2", "any-grid", "own-adapters", ALL),
+    ("any grid, against 2×2", "any-grid", "own-adapters", OBLONG),
+)
+"""What the paper's findings are about, and what shapes are worth: a title, the arms that differ in it, and where."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much a run of the study does: seeds, steps, images to train on and to ask about."""
+    """How much a run of the study does: seeds, steps, pages to train on and to ask about, steps of the base."""
 
     seeds: int
     steps: int
     pictures: int
     heldout: int
+    base_steps: int
 
 
-FULL, QUICK = Extent(3, 180, 2000, 100), Extent(1, 180, 2000, 100)
+FULL, QUICK = Extent(3, 800, 3200, 150, 1500), Extent(1, 120, 480, 50, 150)
 
 
-def scores_of(predictions: Path, questions: Path) -> dict[str, tuple[float, int, str]]:
-    """By question id: score, height of the letters, image.
+def write_conversations(data: Path) -> Path:
+    """Make one record of a page's questions, as turns, so that all arms see each page as often; return their file.
+
+    A page's questions are left out from where its conversation would have more than `LONGEST` characters.
+    """
+    file = data / "pages.json"
+    records: dict[str, dict[str, Any]] = {}
+    for record in json.loads((data / "train.json").read_text(encoding="utf-8")):
+        turns = record["conversations"]
+        tag, _, rest = turns[0]["value"].partition("</img>")
+        page = records.setdefault(tag, {"id": record["id"], "conversations": []})["conversations"]
+        turns = [{**turns[0], "value": rest}, *turns[1:]] if page else turns
+        if not page or sum(len(turn["value"]) for turn in (*page, *turns)) <= LONGEST:
+            page += turns
+    write_json(file, list(records.values()))
+    return file
+
+
+def scores_of(predictions: Path, questions: Path, window: int) -> dict[str, Answer]:
+    """Return the answers of a run by question id.
+
+    Args:
+        window: pixels of the base's window, in four of which heights are measured.
 
     Raises ValueError where the two files do not tell of the same questions.
     """
+    from PIL import Image
+
     rows = {str(row["question_id"]): row for row in _read(questions)}
     answers = {str(line["question_id"]): line for line in _read(predictions)}
     if rows.keys() != answers.keys():
         raise ValueError(
             f"{predictions} has answers to {len(answers)} questions, not to the {len(rows)} of {questions}"
         )
-    return {
-        name: (line["scores"][HEADLINE], rows[name]["text_height"], rows[name]["image"])
-        for name, line in answers.items()
-    }
+    sizes: dict[str, tuple[int, int]] = {}
+    for name in {row["image"] for row in rows.values()}:
+        with Image.open(questions.parent / name) as image:
+            sizes[name] = image.size
+    found = {}
+    for name, line in answers.items():
+        longer, shorter = sorted(sizes[rows[name]["image"]], reverse=True)
+        height = rows[name]["text_height"] * 2 * window / longer
+        found[name] = Answer(line["scores"][HEADLINE], height, rows[name]["image"], longer / shorter)
+    return found
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _asked_of(size: Size, run: dict[str, tuple[float, int, str]]) -> list[str]:
-    """Ids of the questions whose answer's letters are of this size."""
-    return [name for name, (_, height, _) in run.items() if size.least <= height <= size.most]
+def _asked_of(part: Part, answers: Answers) -> list[str]:
+    """Return the ids of the questions of a part."""
+    return [name for name, answer in answers.items() if part.holds(answer)]
 
 
-def _means(runs: Sequence[dict[str, tuple[float, int, str]]], names: Sequence[str]) -> list[float]:
-    """Score of each question, the mean over the seeds."""
-    return [sum(run[name][0] for run in runs) / len(runs) for name in names]
+def _means(runs: Sequence[Answers], names: Sequence[str]) -> list[float]:
+    """Return the score of each question, the mean over the seeds."""
+    return [sum(answers[name].score for answers in runs) / len(runs) for name in names]
 
 
-def summary(runs: Sequence[dict[str, tuple[float, int, str]]]) -> list[dict[str, Any]]:
-    """One row a size: questions, mean in percent, interval, and the mean of each seed.
+def summary(runs: Sequence[Answers]) -> list[dict[str, Any]]:
+    """Return a row for each part: questions, mean in percent, interval, and the mean of each seed.
 
     Args:
         runs: one a seed, over the same questions.
     """
     rows = []
-    for size in SIZES:
-        names = _asked_of(size, runs[0])
+    for part in PARTS:
+        names = _asked_of(part, runs[0])
         if not names:
             continue
         scores = _means(runs, names)
-        found = estimate(mean_units(scores, [runs[0][name][2] for name in names]))
+        found = estimate(mean_units(scores, [runs[0][name].image for name in names]))
         rows.append(
             {
-                "size": size.title,
+                "part": part.title,
                 "questions": len(names),
                 "value": 100 * sum(scores) / len(scores),
                 "interval": None if found.interval is None else [100 * bound for bound in found.interval],
-                "seeds": [100 * sum(run[name][0] for name in names) / len(names) for run in runs],
+                "seeds": [100 * sum(answers[name].score for name in names) / len(names) for answers in runs],
             }
         )
     return rows
 
 
-def differences(runs: dict[str, Sequence[dict[str, tuple[float, int, str]]]]) -> list[dict[str, Any]]:
-    """`CONTRASTS` over all text, question by question, in points; those with an arm that was not measured are left out.
+def differences(runs: dict[str, Sequence[Answers]]) -> list[dict[str, Any]]:
+    """Return `CONTRASTS`, question by question, in points, without those of an arm that was not measured.
 
     Args:
         runs: of each arm, one a seed, all over the same questions.
     """
     rows = []
-    for title, more, less in CONTRASTS:
+    for title, more, less, part in CONTRASTS:
         if more not in runs or less not in runs:
             continue
         asked = runs[more][0]
-        names = _asked_of(SIZES[0], asked)
-        pictures = [asked[name][2] for name in names]
-        found = difference(*(mean_units(_means(runs[arm], names), pictures) for arm in (less, more)))
+        names = _asked_of(part, asked)
+        if not names:
+            continue
+        images = [asked[name].image for name in names]
+        found = difference(*(mean_units(_means(runs[arm], names), images) for arm in (less, more)))
         pairs = zip(runs[more], runs[less], strict=True)
         rows.append(
             {
                 "title": title,
+                "part": part.title,
                 "value": 100 * found.value,
                 "interval": None if found.interval is None else [100 * bound for bound in found.interval],
                 "seeds": [
-                    100 * sum(one[name][0] - other[name][0] for name in names) / len(names) for one, other in pairs
+                    100 * sum(one[name].score - other[name].score for name in names) / len(names)
+                    for one, other in pairs
                 ],
                 "p_value": found.p_value,
             }
@@ -217,25 +284,24 @@ def differences(runs: dict[str, Sequence[dict[str, tuple[float, int, str]]]]) ->
 
 
 def differences_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table: a line a contrast."""
+    """Return a Markdown table: a line a contrast."""
     lines = []
     for row in rows:
         p_value = "< 0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}"
-        lines.append(f"| {row['title']} | {_cell(row, '+.1f')} | {p_value} |")
-    return "\n".join(["| points of ANLS, all text | difference | p |", "|---|---|---|", *lines])
+        lines.append(f"| {row['title']} | {row['part']} | {_cell(row, '+.1f')} | {p_value} |")
+    return "\n".join(["| points of ANLS | of | difference | p |", "|---|---|---|---|", *lines])
 
 
-def table(measured: dict[str, list[dict[str, Any]]]) -> str:
-    """A Markdown table: a line an arm, a column a size."""
-    sizes = [
-        size.title for size in SIZES if any(row["size"] == size.title for rows in measured.values() for row in rows)
-    ]
-    lines = [f"| | {' | '.join(sizes)} |", f"|---|{'---|' * len(sizes)}"]
+def table(measured: dict[str, list[dict[str, Any]]], parts: Sequence[Part]) -> str:
+    """Return a Markdown table: a line an arm, a column a part."""
+    titles = [row["part"] for row in next(iter(measured.values()))]
+    titles = [part.title for part in parts if part.title in titles]
+    lines = [f"| | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
     for arm in ARMS:
         if arm.name not in measured:
             continue
-        cells = {row["size"]: _cell(row) for row in measured[arm.name]}
-        lines.append(f"| {arm.title} | {' | '.join(cells.get(size, '') for size in sizes)} |")
+        cells = {row["part"]: _cell(row) for row in measured[arm.name]}
+        lines.append(f"| {arm.title} | {' | '.join(cells[title] for title in titles)} |")
     return "\n".join(lines)
 
 
@@ -249,17 +315,17 @@ def _cell(row: dict[str, Any], form: str = ".1f") -> str:
 
 
 def plot(measured: dict[str, list[dict[str, Any]]], file: Path) -> None:
-    """Score over height of letters, a line an arm, with intervals."""
+    """Draw scores over the height of letters, a line an arm, with intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    sizes = [size.title for size in SIZES[1:]]
+    sizes = [size.title for size in SIZES]
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for number, arm in enumerate(arm for arm in ARMS if arm.name in measured):
-        rows = [row for row in measured[arm.name] if row["size"] in sizes]
-        places = [sizes.index(row["size"]) + 0.06 * (number - len(measured) / 2) for row in rows]
+        rows = [row for row in measured[arm.name] if row["part"] in sizes]
+        places = [sizes.index(row["part"]) + 0.06 * (number - len(measured) / 2) for row in rows]
         values = [row["value"] for row in rows]
         intervals = [row["interval"] or [row["value"]] * 2 for row in rows]
         errors = [
@@ -268,8 +334,8 @@ def plot(measured: dict[str, list[dict[str, Any]]], file: Path) -> None:
         ]
         axes.errorbar(places, values, errors, marker="o", markersize=4, capsize=3, label=arm.title)
     axes.set_xticks(range(len(sizes)), sizes)
-    axes.set_xlabel("height of the answer's letters, pixels of 224")
-    axes.set_ylabel("ANLS in percent, 95 % interval over pictures")
+    axes.set_xlabel("height of the answer's letters, pixels in 2×2 windows")
+    axes.set_ylabel("ANLS in percent, 95 % interval over pages")
     axes.set_ylim(0, 100)
     axes.legend(fontsize=8)
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
@@ -278,8 +344,8 @@ def plot(measured: dict[str, list[dict[str, Any]]], file: Path) -> None:
     partial.replace(file)
 
 
-def write(output: Path, runs: dict[str, Sequence[dict[str, tuple[float, int, str]]]], settings: dict[str, Any]) -> None:
-    """The table in three forms, the differences and the plot, each file whole or not at all.
+def write(output: Path, runs: dict[str, Sequence[Answers]], settings: dict[str, Any]) -> None:
+    """Write the tables in three forms, the differences and the plot, each file whole or not at all.
 
     Args:
         runs: of each arm, one a seed.
@@ -287,26 +353,45 @@ def write(output: Path, runs: dict[str, Sequence[dict[str, tuple[float, int, str
     measured = {name: summary(of_arm) for name, of_arm in runs.items()}
     compared = differences(runs)
     results = {"settings": settings, "arms": measured, "differences": compared}
-    texts = {
-        "table.md": table(measured) + "\n",
-        "differences.md": differences_table(compared) + "\n",
-        "results.json": json.dumps(results, indent=2) + "\n",
-    }
-    for name, text in texts.items():
-        partial = output / f".{name}.partial-{os.getpid()}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(output / name)
-    partial = output / f".table.csv.partial-{os.getpid()}"
-    with partial.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(["arm", "size", "questions", "value", "low", "high", "seeds"])
-        for name, rows in measured.items():
-            for row in rows:
-                low, high = row["interval"] or ("", "")
-                seeds = " ".join(f"{value:.3f}" for value in row["seeds"])
-                writer.writerow([name, row["size"], row["questions"], row["value"], low, high, seeds])
-    partial.replace(output / "table.csv")
+    tables = "\n\n".join(table(measured, parts) for parts in ((ALL, *SIZES), SHAPES))
+    write_atomic(output / "table.md", f"{tables}\n")
+    write_atomic(output / "differences.md", f"{differences_table(compared)}\n")
+    write_json(output / "results.json", results)
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["arm", "part", "questions", "value", "low", "high", "seeds"])
+    for name, rows in measured.items():
+        for row in rows:
+            low, high = row["interval"] or ("", "")
+            seeds = " ".join(f"{value:.3f}" for value in row["seeds"])
+            writer.writerow([name, row["part"], row["questions"], row["value"], low, high, seeds])
+    write_atomic(output / "table.csv", lines.getvalue())
     plot(measured, output / "scores.png")
+
+
+def draw(title: str, folder: Path, window: int, windows: int, *flags: str) -> None:
+    """Draw pages for a number of windows."""
+    run(
+        title,
+        *("-m", "monkey.data.pages", "--output", folder, "--window", str(window), "--windows", str(windows)),
+        *("--questions", str(QUESTIONS), *flags),
+    )
+
+
+def train_base(base: Path, window: int, output: Path, extent: Extent, bf16: str, processes: int) -> Path:
+    """Put a base on windows of another size and train all of it there; return its folder, made once."""
+    data, started, trained = output / "data-base", output / "base-start", output / "base"
+    draw("draw pages for the base", data, window, BASE_WINDOWS, "--train", str(extent.pictures), "--kinds", *KINDS)
+    if not started.exists():
+        run(
+            "put the base on small windows",
+            *("scripts/set_grid.py", base, started, "--grid", "1,1", "--grids", f"up-to-{BASE_WINDOWS}"),
+            *("--fit", "pad", "--adapters", "none", "--global-view", "False", "--window", str(window)),
+            *("--window-tokens", str((window // PIXELS_OF_A_TOKEN) ** 2)),
+        )
+    config, flags = "configs/training/reader-base.yaml", ("--max_steps", str(extent.base_steps), "--bf16", bf16)
+    train("train the base on small windows", config, started, data / "train.json", trained, *flags, processes=processes)
+    return trained
 
 
 def measure(
@@ -322,11 +407,11 @@ def measure(
                 f"{arm.title}, seed {seed}: put the base on its grid",
                 *("scripts/set_grid.py", base, started, "--grid", arm.grid, "--adapters", arm.adapters),
                 *("--global-view", str(arm.global_view), "--window", str(arm.window * window), "--seed", str(seed)),
-                *arm.shape_flags,
+                *("--grids", arm.grids or arm.grid.replace(",", "x"), "--fit", arm.fit),
             )
         train(
             f"{arm.title}, seed {seed}: train",
-            *("configs/training/reader-study.yaml", started, data / "train.json", folder / "trained"),
+            *("configs/training/reader-study.yaml", started, data / "pages.json", folder / "trained"),
             *("--max_steps", str(extent.steps), "--seed", str(seed), "--bf16", bf16),
             *("--per_device_train_batch_size", str(BATCH // processes)),
             processes=processes,
@@ -340,52 +425,56 @@ def measure(
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs the study; 2 on what the user can mend."""
+    """Run the study; 2 on what the user can mend."""
     parser = ArgumentParser(description=__doc__)
     base = REPOSITORY / "models" / "small-base"
     parser.add_argument("base", type=Path, nargs="?", default=base, help="checkpoint at one window, without adapters")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "study")
-    parser.add_argument("--quick", action="store_true", help="one seed")
-    parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS], help="all of them if not given")
+    parser.add_argument("--quick", action="store_true", help=f"one seed of {', '.join(QUICK_ARMS)}, fewer steps")
+    parser.add_argument(
+        "--arms", nargs="+", choices=[arm.name for arm in ARMS], help="all of them, or those of --quick, if not given"
+    )
     parser.add_argument("--steps", type=int, help=f"of training ({FULL.steps}, or {QUICK.steps} with --quick)")
     parser.add_argument("--seeds", type=int, help=f"runs of each arm ({FULL.seeds}, or {QUICK.seeds})")
-    parser.add_argument("--pictures", type=int, help=f"to train on ({FULL.pictures}, or {QUICK.pictures})")
-    parser.add_argument("--heldout", type=int, help=f"pictures to ask about ({FULL.heldout}, or {QUICK.heldout})")
+    parser.add_argument("--pictures", type=int, help=f"pages to train on ({FULL.pictures}, or {QUICK.pictures})")
+    parser.add_argument("--heldout", type=int, help=f"pages to ask about ({FULL.heldout}, or {QUICK.heldout})")
+    parser.add_argument("--base-steps", type=int, help=f"of the base ({FULL.base_steps}, or {QUICK.base_steps})")
+    parser.add_argument("--window", type=int, default=WINDOW, help="pixels of a window's side (default %(default)s)")
     parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
-    parser.add_argument("--processes", type=int, choices=(1, 2, 4, 8), default=2, help="that train (default 2)")
+    parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=2, help="that train (default 2)")
     options = parser.parse_args(words)
     usual = QUICK if options.quick else FULL
     extent = Extent(*(getattr(options, name) or getattr(usual, name) for name in usual.__dataclass_fields__))
     output = options.output.resolve()
     try:
-        window = _window_of(options.base)
-        settings = {"base": str(options.base), **extent.__dict__, "task": TASK, "metric": "anls", "variant": HEADLINE}
+        base, window = options.base.resolve(), options.window
+        has_window = _window_of(base) == window
+        settings = {"base": str(options.base), "window": window, **extent.__dict__}
+        settings |= {"task": TASK, "metric": "anls", "variant": HEADLINE}
         _check_same(output, settings)
-        wanted = [arm for arm in ARMS if options.arms is None or arm.name in options.arms]
-        for name, ratios in dict.fromkeys((arm.documents, arm.ratios) for arm in wanted):
-            run(
-                "draw oblong documents" if ratios else "draw documents",
-                *("-m", "monkey.data.documents", "--output", output / name, "--side", str(2 * window)),
-                *("--train", str(extent.pictures), "--heldout", str(extent.heldout)),
-                *(("--ratios", *ratios) if ratios else ()),
-            )
-        data = {arm.name: output / arm.documents for arm in wanted}
+        names = options.arms or (QUICK_ARMS if options.quick else [arm.name for arm in ARMS])
+        wanted = [arm for arm in ARMS if arm.name in names]
+        data = output / "data"
+        if not has_window:
+            base = train_base(base, window, output, extent, options.bf16, options.processes)
+        pages = "--train", str(extent.pictures), "--heldout", str(extent.heldout)
+        draw("draw pages", data, window, WINDOWS, *pages, "--kinds", *KINDS, *MORE_KINDS)
+        write_conversations(data)
         answered: dict[str, list[Path]] = defaultdict(list)
         # Seed by seed, so that a study that is cut short has every arm.
         for seed in range(extent.seeds):
             for arm in wanted:
-                base = options.base.resolve()
                 how = extent, seed, options.bf16, options.processes
-                answered[arm.name].append(measure(arm, base, window, data[arm.name], output, *how))
+                answered[arm.name].append(measure(arm, base, window, data, output, *how))
             runs = {
-                name: [scores_of(file, data[name] / "heldout.jsonl") for file in files]
+                name: [scores_of(file, data / "heldout.jsonl", window) for file in files]
                 for name, files in answered.items()
             }
             write(output, runs, {**settings, "seeds": seed + 1})
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"\nANLS in percent by height of the answer's letters, {output / 'table.md'}:\n")
+    print(f"\nANLS in percent by height of the answer's letters and by shape of the page, {output / 'table.md'}:\n")
     print((output / "table.md").read_text(encoding="utf-8"))
     print(f"What makes the difference, over the same questions, {output / 'differences.md'}:\n")
     print((output / "differences.md").read_text(encoding="utf-8"))
@@ -412,7 +501,7 @@ def _check_same(output: Path, settings: dict[str, Any]) -> None:
         if differing:
             raise ValueError(f"{output} holds a study of other {', '.join(differing)}; name another --output")
     output.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(file, settings)
 
 
 if __name__ == "__main__":

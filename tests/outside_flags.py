@@ -34,8 +34,6 @@ PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
         for command in ("run", "convert", "view", "stats", "sweep")
     },
     **{f"python -m eval.{name}": (f"eval.{name}", HELP) for name in ("report", "compare", "score", "prepare")},
-    # The program that draws documents: its module moves, its flags do not.
-    "drawing of documents": ("monkey.data.documents", HELP),
     "python -m monkey.data.vocabulary": ("monkey.data.vocabulary", HELP),
     **{
         f"scripts/{name}.py": (f"scripts/{name}.py", HELP)

@@ -46,7 +46,7 @@ def test_boxes_without_area_are_compared_not_divided():
 
 def _asked(text: str) -> list[int]:
     """Ids of the prompt that asks for a text's box."""
-    task = TASKS["documents_heldout_box"]
+    task = TASKS["wild_box"]
     question = Question(0, 0, Path("a.png"), text, (BOX,), "q.jsonl:1")
     return small_processor().encode(Request(task, question, prompt_form(task, AS_TRAINED)).conversation).ids
 

@@ -80,7 +80,7 @@ def run_wheel(wheel: Path, folder: Path, *code: str) -> subprocess.CompletedProc
 
 
 def test_a_wheel_in_an_empty_folder_asks_the_model_that_ships(wheel, tmp_path):
-    image = "data/documents/images/heldout/000020.jpg"
+    image = "data/pages/images/heldout/000001.jpg"
     done = run_wheel(wheel, tmp_path, "-m", "monkey", "ask", "--image", image, "What is the total?")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "81.30\n"  # as from a checkout, in test_outside_answers.py
@@ -107,7 +107,7 @@ def test_the_entry_point_and_the_launchers_are_in_the_wheel(wheel):
     (points,) = wheel.glob("monkey-*.dist-info/entry_points.txt")
     assert "monkey = monkey.command:main" in points.read_text()
     tracked = subprocess.run(
-        ["git", "ls-files", "configs", "data/documents", "eval", "models/small", "monkey", "scripts", "*.py"],
+        ["git", "ls-files", "configs", "data/pages", "eval", "models/small", "monkey", "scripts", "*.py"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     if tracked.returncode:

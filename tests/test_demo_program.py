@@ -26,7 +26,6 @@ from monkey.boxes import without_markup
 from monkey.checkpoint_card import CheckpointCard
 from monkey.configuration import MonkeyConfig
 from monkey.conversation import Conversation, write
-from monkey.data.documents.sets import DOCUMENTS
 from monkey.decoding import FOR_ANSWERS
 from monkey.images import open_image
 from monkey.processing import MonkeyProcessor
@@ -44,7 +43,7 @@ from monkey.serving.demo_answers import (
     as_markdown,
     messages_for,
 )
-from monkey.serving.demo_page import EXAMPLES, examples
+from monkey.serving.demo_page import EXAMPLES, HELD_OUT, examples
 from monkey.serving.demo_texts import CHINESE, ENGLISH
 from tests import forked
 from tests.conftest import random_model
@@ -263,8 +262,11 @@ def test_published_prompts_reach_the_model_to_the_byte(prompt, written):
     assert PROMPTS[1:] == DESCRIPTION_PROMPTS
 
 
-def test_examples_are_the_projects_own_images_of_every_kind(tmp_path):
-    assert len(examples()) == len(EXAMPLES) == len(DOCUMENTS)
+def test_examples_are_the_projects_own_images_each_of_another_kind(tmp_path):
+    assert len(examples()) == len(EXAMPLES)
+    rows = [json.loads(line) for line in (HELD_OUT.parents[1] / "heldout.jsonl").read_text().splitlines()]
+    kinds = {Path(row["image"]).name: row["document"] for row in rows}
+    assert len({kinds[name] for name in EXAMPLES}) == len(EXAMPLES)
     assert examples(tmp_path) == []
 
 

@@ -70,7 +70,7 @@ def refusal(capsys, status: int) -> str:
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    """A folder of drawn documents that a test may change."""
+    """A folder of drawn pages that a test may change."""
     return shutil.copytree(SAMPLES, tmp_path / "set") / "images"
 
 
@@ -269,15 +269,15 @@ def test_every_configuration_is_accepted_and_saves_as_itself(path):
     assert configuration_of(yaml.safe_load(configuration.text())) == configuration
 
 
-def test_the_offline_configuration_describes_documents_by_the_small_model_and_their_text(tmp_path, monkeypatch):
+def test_the_offline_configuration_describes_pages_by_the_small_model_and_their_text(tmp_path, monkeypatch):
     pytest.importorskip("rapidocr")
     monkeypatch.chdir(REPOSITORY)
     (tmp_path / "images").mkdir()
-    shutil.copy("data/documents/images/heldout/000012.jpg", tmp_path / "images")
+    shutil.copy("data/pages/images/heldout/000003.jpg", tmp_path / "images")
     assert describe(tmp_path / "images", tmp_path / "run", REPOSITORY / "configs/describe/offline.yaml") == 0
     (image,) = FinishedRun(tmp_path / "run").images()
     assert len(image["caption"].text.split()) > 3
-    assert any("juice" in line.text.casefold() for line in image["text"].lines)
+    assert any("kcal" in line.text.casefold() for line in image["text"].lines)
     assert image["caption"].text.startswith("A ")
     assert image["summary"].text.startswith(f"The picture shows a {image['caption'].text[2:].rstrip('.')}.")
 

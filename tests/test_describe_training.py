@@ -10,14 +10,14 @@ import pytest
 from finetune_multitask import main as finetune
 from scripts.check_data import main as check_data
 from scripts.new_model import main as new_model
-from tests.drawn import draw_documents
+from tests.drawn import draw_pages
 from tests.test_describe_run import REPOSITORY, describe
 
 pytestmark = pytest.mark.slow
 
 
 def test_descriptions_pass_the_check_and_the_small_model_learns_from_them(tmp_path: Path, monkeypatch):
-    images = draw_documents(tmp_path / "set", train=40) / "images" / "train"
+    images = draw_pages(tmp_path / "set", train=40) / "images" / "train"
     run, base = tmp_path / "run", tmp_path / "base"
     assert describe(images, run) == 0
     assert new_model([str(REPOSITORY / "configs/model/small"), str(base)]) == 0

@@ -173,7 +173,7 @@ class TestWhatStarts:
         assert machine.environment[0] == seen
 
     def test_the_cpu_launcher_takes_what_the_quickstart_made(self, bare):
-        drawn = ROOT / "outputs/quickstart/data/layout.json"
+        drawn = ROOT / "outputs/quickstart/data/train.json"
         words = bare.started("finetune_cpu.sh", "--data_path", "d")
         assert words[1:5] == ["--model_name_or_path", str(ROOT / "models/small"), "--data_path", str(drawn)]
         assert words[-2:] == ["--data_path", "d"]
@@ -311,7 +311,7 @@ class TestWhatIsMissing:
         shutil.copytree(ROOT / "scripts", copy)
         done = subprocess.run(["bash", str(copy / "finetune_cpu.sh")], capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert "outputs/quickstart/data/layout.json is not there: make it with scripts/quickstart.sh" in done.stderr
+        assert "outputs/quickstart/data/train.json is not there: make it with scripts/quickstart.sh" in done.stderr
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+pytest.importorskip("faker", reason="words of pages are Faker's (requirements.txt)")
+
 from monkey import MonkeyForConditionalGeneration, MonkeyProcessor
-from monkey.data.documents.faces import FAMILIES, HELD_OUT_FAMILIES, MORE_FAMILIES
-from monkey.data.documents.figures import filled_page
-from monkey.data.documents.layout import Letter, Page
-from monkey.data.documents.words import is_held_out
+from monkey.data.pages import filled
+from monkey.data.pages.filled import Letter, draw_filled
+from monkey.data.pages.spelling import SHARED, is_held_out
 from monkey.training.letters import (
     CHARACTERS,
     SLOTS,
@@ -57,34 +60,57 @@ def test_two_letters_in_one_strip_and_unknown_characters_are_not_asked_for():
     assert found[2].tolist() == [0, UNNAMED, 0]
 
 
-@pytest.mark.parametrize("damage", [0.0, 1.0])
-def test_there_is_ink_where_letters_are_said_to_be(damage):
-    turned = 0
-    for number in range(20):
-        rng = random.Random(number)
-        page = Page(rng, SIDE, FAMILIES[number % len(FAMILIES)], held_out=False)
-        page.write(8, 50, "HMNEBHMN", 14)
-        before = page.letters
-        image = np.asarray(page.finish(damage).convert("L"), dtype=int)
-        turned += page.letters != before
-        for letter in page.letters:
-            x, y = round(letter.x), round(letter.y)
-            around = image[y - 5 : y + 6, x - 4 : x + 5]
-            assert around.max() - around.min() > 80, (number, letter)
-    assert (turned > 0) == (damage > 0)
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_there_is_ink_where_letters_are_said_to_be(monkeypatch, is_clean):
+    monkeypatch.setattr(filled, "CLEAN", float(is_clean))
+    with_ink, letters_in_all = 0, 0
+    for number in range(12):
+        image, letters = draw_filled(random.Random(number), SIDE, ("train", "heldout")[number % 2])
+        pixels = np.asarray(image.convert("L"), dtype=int)
+        assert pixels.shape == (SIDE, SIDE)
+        for letter in letters:
+            x, y, reach = round(letter.x), round(letter.y), round(0.7 * letter.height)
+            if letter.character.isalnum() and reach <= min(x, y) and max(x, y) < SIDE - reach:
+                around = pixels[y - reach : y + reach + 1, x - 2 : x + 3]
+                with_ink += around.max() - around.min() > 40
+                letters_in_all += 1
+    assert letters_in_all > 400
+    assert with_ink > 0.97 * letters_in_all
 
 
-def test_filled_pages_of_the_held_out_split_spell_nothing_of_train():
-    faces = {True: set(), False: set()}
-    for held_out in (True, False):
-        for number in range(30):
-            page = filled_page(random.Random(number), SIDE, held_out, held_out_face=held_out)
-            faces[held_out].add(page.family)
-            for text in (line.text.rstrip(",.:-") for line in page.lines):
-                if text.isalnum() and len(text) > 1:
-                    assert is_held_out(text) == held_out
-    assert faces[True] <= set(HELD_OUT_FAMILIES)
-    assert faces[False] <= {*FAMILIES, *MORE_FAMILIES}
+def test_letters_stand_one_behind_the_other():
+    font = filled._font(filled.FAMILIES[0], 400, 20)
+    places = filled._advances(font, "Wi ll")
+    assert [character for character, *_ in places] == ["W", "i", "l", "l"]
+    assert places[0][1] == 0
+    assert places[-1][2] == font.getlength("Wi ll")
+    assert all(before < after <= following for (_, before, after), (_, following, _) in pairwise(places))
+
+
+def test_filled_images_of_the_held_out_splits_spell_nothing_of_train(monkeypatch):
+    said: dict[bool, set[str]] = {True: set(), False: set()}
+    typefaces: dict[str, set] = {"train": set(), "known": set(), "heldout": set()}
+    makers, font = filled._text_makers, filled._font
+
+    def noted(writer):
+        def note(make):
+            text = make()
+            said[writer.held_out].add(text)
+            return text
+
+        return [partial(note, make) for make in makers(writer)]
+
+    monkeypatch.setattr(filled, "_text_makers", noted)
+    for split, names in typefaces.items():
+        monkeypatch.setattr(filled, "_font", lambda family, *how, names=names: names.add(family) or font(family, *how))
+        for number in range(10):
+            draw_filled(random.Random(number), SIDE, split)
+    for held_out, texts in said.items():
+        words = {text for text in texts if text.isalpha() and len(text) > 1 and text.casefold() not in SHARED}
+        assert len(words) > 20
+        assert {is_held_out(word) for word in words} == {held_out}
+    assert typefaces["heldout"] <= set(filled.HELD_OUT_FAMILIES)
+    assert typefaces["train"] | typefaces["known"] <= set(filled.FAMILIES)
 
 
 def test_a_picture_is_the_same_whenever_and_wherever_it_is_drawn(base):
@@ -141,7 +167,7 @@ def test_a_vision_side_learns_letters(base):
     trained = [parameter for parameter in naming.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-3)
     losses = []
-    for _ in range(45):
+    for _ in range(60):
         result = naming(**batch)
         optimizer.zero_grad()
         result["loss"].backward()

@@ -22,7 +22,7 @@ from monkey.prompts import VQA_AS_TRAINED
 from tests import lmms_eval_interface
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SHIPPED, DOCUMENTS = REPOSITORY / "models" / "small", REPOSITORY / "data" / "documents"
+SHIPPED, PAGES = REPOSITORY / "models" / "small", REPOSITORY / "data" / "pages"
 IS_INSTALLED = importlib.util.find_spec("lmms_eval") is not None
 SETTINGS = {"max_new_tokens": 20, "temperature": 0.0, "do_sample": False, "until": []}
 
@@ -40,7 +40,7 @@ def peer():
 
 @pytest.fixture(scope="module")
 def docs() -> list[dict]:
-    lines = (DOCUMENTS / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[:10]
+    lines = (PAGES / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[:10]
     return [json.loads(line) for line in lines]
 
 
@@ -60,7 +60,7 @@ def opened(peer, docs):
 
 
 def visuals(doc) -> list[Image.Image]:
-    return [Image.open(DOCUMENTS / doc["image"]).convert("RGB")]
+    return [Image.open(PAGES / doc["image"]).convert("RGB")]
 
 
 def messages(doc) -> list[dict]:
@@ -97,8 +97,8 @@ def test_lmms_eval_finds_both_kinds_by_the_name_monkey(peer):
 
 
 def test_answers_are_those_of_the_evaluator_token_by_token(opened, docs):
-    task = Task("made", str(DOCUMENTS / "heldout.jsonl"), "anls", SETTINGS["max_new_tokens"])
-    questions = read_asked(DOCUMENTS / "heldout.jsonl", None)[0][: len(docs)]
+    task = Task("made", str(PAGES / "heldout.jsonl"), "anls", SETTINGS["max_new_tokens"])
+    questions = read_asked(PAGES / "heldout.jsonl", None)[0][: len(docs)]
     requests = [Request(task, question, PromptForm("as-trained", VQA_AS_TRAINED)) for question in questions]
     backend = ModelBackend(str(SHIPPED), device="cpu", num_workers=0)
     (batch,) = backend.batches(requests, len(requests))

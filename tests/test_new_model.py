@@ -246,7 +246,7 @@ def test_from_parts_builds_trains_and_asks_and_does_nothing_twice(decoder, tmp_p
     sizes = ["--pictures", "8", "--heldout", "9", "--steps", "1", "--bf16", "False", "--processes", "1"]
     words = ["--language", str(decoder), "--output", str(output), *sizes]
     assert train_from_parts.main(words) == 0
-    assert "documents_heldout" in capfd.readouterr().out.split("95 % interval")[-1]
+    assert "pages_heldout" in capfd.readouterr().out.split("95 % interval")[-1]
     assert (output / "trained" / "adapter").is_dir()
     written = (output / "trained" / "model.safetensors").stat().st_mtime_ns
     assert train_from_parts.main(words) == 0

@@ -11,6 +11,7 @@ REMOVED: dict[str, dict[str, str]] = {
         f"python -m benchmarks.{name}": {"--folder": "random weights are packed where they lie, no file is written"}
         for name in ("full_size", "full_size_generation")
     },
+    "drawing of documents": {"*": "pages by real typesetting, python -m monkey.data.pages, are in their place"},
     "finetune_multitask.py": dict.fromkeys(
         ("--cache-tokens", "--cache_tokens"), "tokens are always kept, in a cache folder beside the data set's digest"
     ),
@@ -30,7 +31,6 @@ ADDED: dict[str, dict[str, str]] = {
         "--grids": _SHAPES["--grids"],
     },
     "scripts/check_data.py": {"--convert": "records of other forms become ours on the disk"},
-    "drawing of documents": {"--ratios": "documents need not be square"},
     "demo.py": {"--max-windows": _MAX_WINDOWS},
     "evaluate_vqa.py": {**_SHAPES, "--max-windows": _MAX_WINDOWS},
     "finetune_multitask.py": {
@@ -50,12 +50,22 @@ ADDED: dict[str, dict[str, str]] = {
         ),
         "an encoder and a decoder that others trained become one model",
     ),
+    "scripts/resolution_study.py": {
+        "--window": "two cores train small windows in hours",
+        "--base-steps": "a base of larger windows is trained on small ones first",
+    },
     "scripts/set_grid.py": {**_SHAPES, "--window-tokens": "a larger window holds more letters than its tokens did"},
     "scripts/show_views.py": _SHAPES,
+    "scripts/train_small_model.py": {
+        "--start": "two CPU cores begin from a checkpoint that reads",
+        "--first-steps": "from nothing there is a base on small windows first",
+    },
 }
 """Program -> flag -> what it is for, where it came later."""
 
-CHANGED: dict[str, dict[str, str]] = {}
+CHANGED: dict[str, dict[str, str]] = {
+    "scripts/quickstart.py": {"--pictures": "windows of 224 pixels take as long with fewer images"},
+}
 """Program -> flag -> why it has another default now."""
 
 RECORDED = recorded("flags.json")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,11 +26,13 @@ from monkey.data.pages.facts import Page
 from monkey.data.pages.page_sets import Settings, draw, write_set
 from monkey.data.pages.questioning import QUESTION_KINDS, SPLITS, Question
 from monkey.data.pages.spelling import Writer
-from monkey.data.pages.wordings import read_wordings
+from monkey.data.pages.wordings import read_own_words, read_wordings
 from monkey.data.records import read_questions
 from monkey.tokenization import QwenTokenizer
 from tests.test_page_questions import is_on
 
+GERMAN = Path(__file__).resolve().parent.parent / "configs" / "data" / "tickets-german.yaml"
+COMMITTED = Path(__file__).resolve().parent.parent / "data" / "pages"
 COUNTS = {"train": 9, "heldout": 6, "known": 3}
 
 
@@ -109,6 +113,19 @@ def test_what_is_written_is_what_training_and_the_evaluator_read(written):
     assert write_set(written, settings(), workers=1) == (manifest, True)
 
 
+def test_the_committed_pages_are_made_by_the_documented_command(tmp_path):
+    text = (COMMITTED.parent / "README.md").read_text(encoding="utf-8")
+    (words,) = re.findall(r"python -m monkey\.data\.pages --output data/pages (.+)", text)
+    assert program.main(["--output", str(tmp_path / "set"), *words.split(), "--workers", "1"]) == 0
+    made, committed = files_of(tmp_path / "set"), files_of(COMMITTED)
+    assert set(made) == set(committed)
+    versions = [json.loads(files["manifest.json"])["versions"] for files in (made, committed)]
+    # Words come from Faker and places from typst, so only their versions make the same files.
+    if versions[0] == versions[1]:
+        assert made == committed
+    assert sum(map(len, committed.values())) < 2_000_000
+
+
 def test_the_evaluator_has_a_task_for_each_file():
     assert GROUPS["pages"] == tuple(
         f"pages_{split}{ending}" for split in ("heldout", "known") for ending in ("", "_read", "_box")
@@ -126,7 +143,7 @@ def test_boxes_in_questions_are_control_tokens_for_the_evaluator_as_in_training(
     form = prompt_form(TASKS["pages_heldout"], "as-trained")
     assert [part.text for part in form.parts(question) if part.trusted] == ["<box>", "</box>"]
     assert "".join(part.text for part in form.parts(question)) == f" {question} Answer: "
-    elsewhere = prompt_form(TASKS["documents_heldout"], "as-trained")
+    elsewhere = prompt_form(TASKS["docvqa_test"], "as-trained")
     assert not any(part.trusted for part in elsewhere.parts(question))
     assert find_inert_sign(question) is not None
     assert find_inert_sign(question, holds_marks=True) is None
@@ -174,6 +191,7 @@ def test_answers_are_on_the_page_and_what_is_unanswerable_is_not(drawn):
         (["--train", "1", "--output", "set", "--kinds", "novel"], "unknown kind 'novel'"),
         (["--train", "1", "--output", "set", "--kinds", "sign=0"], "--kinds sign=0"),
         (["--train", "1", "--output", "set", "--questions", "0"], "--questions: 0 is not a whole number"),
+        (["--train", "1", "--output", "set", "--wordings", "none.yaml"], "none.yaml: no such file"),
     ],
 )
 def test_wrong_flags_are_one_sentence(tmp_path, capsys, monkeypatch, flags, message):
@@ -187,6 +205,41 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys, monkeypatch, flags, mess
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_questions_may_be_in_words_of_ones_own(tmp_path):
+    """The quickstart's German ones, which have all that tickets state; the set of the project's own is as it was."""
+    german = read_own_words(GERMAN)
+    plain = settings(weights={"ticket": 1}, counts={"train": 2, "heldout": 2, "known": 0}, questions=40)
+    write_set(tmp_path / "set", replace(plain, own_words=german), workers=1)
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert manifest["settings"]["own_words"] == {key: list(sentences) for key, sentences in german.items()}
+    assert "own_words" not in plain.described()
+    rows = [json.loads(line) for line in (tmp_path / "set" / "heldout.jsonl").read_text().splitlines()]
+    assert {row["question"] for row in rows} <= {sentence for sentences in german.values() for sentence in sentences}
+    for number in range(2):
+        page, questions = draw(replace(plain, own_words=german), "heldout", number)
+        fields = {field.key: field.value for field in page.fields}
+        assert set(fields) - {question.key for question in questions} <= {"title", "barcode"}
+        for question in questions:
+            assert question.text in german[question.key]
+            assert question.answer == fields[question.key]
+    records = json.loads((tmp_path / "set" / "train.json").read_text())
+    assert len(records) == sum(manifest["counts"]["train"]["questions"].values())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("totl: [Wie viel]", "no page states 'totl'; did you mean total?"),
+        ("total: Wie viel", "total is not a list of sentences that ask for it"),
+        ("total: []", "total is not a list of sentences that ask for it"),
+    ],
+)
+def test_words_that_ask_for_nothing_are_refused(tmp_path, content, message):
+    (tmp_path / "own.yaml").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_own_words(tmp_path / "own.yaml")
 
 
 def test_a_preview_shows_each_question_with_its_answer_and_keeps_the_image(tmp_path, capsys):

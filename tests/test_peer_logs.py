@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from eval import compare, report
 from eval.compare import compare_runs
@@ -100,8 +101,10 @@ def test_a_report_of_logs_stands_beside_them(tmp_path, capsys):
     for name, log in (("one", WHOLE), ("two", SHORT)):
         shutil.copy(log, tmp_path / f"{name}_samples_docs.jsonl")
     paths = [tmp_path / f"{name}_samples_docs.jsonl" for name in ("one", "two")]
-    documents = Path(__file__).resolve().parent.parent / "data" / "documents"
-    assert report.main([str(paths[0]), "--images", str(documents)]) == 0
+    (tmp_path / "images" / "heldout").mkdir(parents=True)
+    for number in range(6):  # as many as the log names
+        Image.new("RGB", (40, 30), (40 * number, 0, 0)).save(tmp_path / "images" / "heldout" / f"{number:06d}.jpg")
+    assert report.main([str(paths[0]), "--images", str(tmp_path)]) == 0
     assert report.main([*map(str, paths)]) == 0
     page = (tmp_path / "one_samples_docs-report.html").read_text(encoding="utf-8")
     assert "DL5922" in page

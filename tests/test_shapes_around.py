@@ -1,4 +1,4 @@
-"""Images of any shape, around the model: their boxes, maps, flags, plans and drawn documents."""
+"""Images of any shape, around the model: their boxes, maps, flags, plans and the study."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from monkey.configuration import MonkeyConfig
 from monkey.conversation import Conversation, Message, Text
 from monkey.conversation import Image as ImagePart
 from monkey.data.dataset import ConversationDataset
-from monkey.data.documents.sets import Settings, draw, write_set
 from monkey.data.mixture import open_records
 from monkey.data.records import read_questions
 from monkey.decoding import Decoding
@@ -47,6 +46,7 @@ from monkey.training.arguments import parse_flags
 from monkey.training.memory import PlanSettings, StepSize, plan, step_size
 from monkey.vision import grow_positions, sincos_positions
 from scripts import plan_memory, resolution_study, show_views
+from scripts.resolution_study import Answer
 from scripts.set_grid import main as set_grid_main
 from scripts.set_grid import set_grid
 from tests.conftest import random_model, tiny_config
@@ -151,50 +151,6 @@ class TestBoxesOnTheCanvas:
         ids = tokenizer.encode_text("at <ref>it</ref><box>(10,20),(30,40)</box>")
         detokenizer = Detokenizer(tokenizer, keep_markers=keep_markers, share=HALF_WIDTH)
         assert "".join([*map(detokenizer.push, ids), detokenizer.finish()]) == text
-
-
-class TestDrawnDocuments:
-    def test_images_have_the_ratios_by_turns_and_the_area_of_a_square(self):
-        settings = Settings(0, 224, {"heldout": 4}, {"table": 1, "sign": 1}, ratios=("4:1", "1:3"))
-        sizes = [draw(settings, "heldout", number)[1].size for number in range(4)]
-        assert sizes == [(448, 112), (129, 388)] * 2
-
-    def test_texts_lie_inside_and_their_boxes_are_thousandths_of_both_sides(self):
-        weights = dict.fromkeys(("receipt", "label", "form", "table", "bars", "lines", "paragraph", "scene"), 1)
-        settings = Settings(1, 224, {"train": 24}, weights, ratios=("3:1", "1:3"), damage=0)
-        boxes = 0
-        for number in range(24):
-            page, image, _, questions = draw(settings, "train", number)
-            assert image.size == (page.across, page.down)
-            for line in page.lines:
-                left, top, right, bottom = line.box
-                assert min(left, top) >= 0
-                assert right <= image.width
-                assert bottom <= image.height
-            for question in questions:
-                for box in located(question.answer):
-                    boxes += 1
-                    text = question.text.split("<ref>")[1].split("</ref>")[0]
-                    (line,) = [line for line in page.lines if line.text == text]
-                    for drawn, read in zip(line.box, box.in_pixels(image.size), strict=True):
-                        assert abs(drawn - read) <= max(image.size) / 1000
-        assert boxes > 3
-
-    def test_a_set_of_squares_is_described_as_before_and_one_of_other_shapes_by_them(self, tmp_path):
-        squares = Settings(0, 96, {"heldout": 1}, {"scene": 1})
-        assert "ratios" not in squares.described()
-        oblong = Settings(0, 224, {"heldout": 2}, {"scene": 1}, ratios=("1:2",))
-        manifest, _ = write_set(tmp_path / "set", oblong, workers=1)
-        assert manifest["settings"]["ratios"] == ["1:2"]
-        row = json.loads((tmp_path / "set" / "heldout.jsonl").read_text().splitlines()[0])
-        assert Image.open(tmp_path / "set" / row["image"]).size == (158, 317)
-
-    @pytest.mark.parametrize(
-        ("ratio", "sentence"), [("3", "not width:height"), ("99:1", "only 23 pixels wide or high, and at least 96")]
-    )
-    def test_a_ratio_that_cannot_be_drawn_is_refused(self, ratio, sentence):
-        with pytest.raises(ValueError, match=sentence):
-            Settings(0, 224, {"heldout": 1}, {"scene": 1}, ratios=(ratio,)).check()
 
 
 SMALL = Path(__file__).resolve().parents[1] / "models" / "small"
@@ -609,25 +565,33 @@ class TestSetGrid:
 
 
 class TestStudy:
-    def test_arms_about_shapes_have_their_own_documents_and_grids(self, tmp_path, monkeypatch):
+    def test_arms_about_shapes_have_their_own_grids_and_fits(self, tmp_path, monkeypatch):
         commands = []
         monkeypatch.setattr(resolution_study, "run", lambda _, *words: commands.append([str(word) for word in words]))
-        for name in ("train", "evaluate"):
+        for name in ("train", "evaluate", "write_conversations"):
             monkeypatch.setattr(resolution_study, name, lambda *_, **__: None)
-        monkeypatch.setattr(resolution_study, "scores_of", lambda *_: {"1": (1.0, 9, "a"), "2": (0.5, 9, "b")})
-        arms = ("own-adapters", "oblong", "oblong-any-grid", "oblong-padded")
-        words = ["--output", str(tmp_path / "study"), "--arms", *arms, "--quick"]
+        answers = {"1": Answer(1.0, 9, "a", 1.1), "2": Answer(0.5, 9, "b", 3.0)}
+        monkeypatch.setattr(resolution_study, "scores_of", lambda *_: answers)
+        words = ["--output", str(tmp_path / "study"), "--quick", "--seeds", "2"]
         assert resolution_study.main(words) == 0
-        drawn = [words for words in commands if "monkey.data.documents" in words]
-        assert ["--ratios" in words for words in drawn] == [False, True]
-        started = {Path(words[2]).parent.name: words for words in commands if "scripts/set_grid.py" in words}
-        assert {name: words[words.index("--grids") + 1] for name, words in started.items() if "--grids" in words} == {
-            "oblong-any-grid-0": "up-to-6"
+        drawn = [words for words in commands if "monkey.data.pages" in words]
+        assert drawn[-1][drawn[-1].index("--windows") + 1] == "4"
+        started = [words for words in commands if "scripts/set_grid.py" in words and "/runs/" in words[2]]
+        shapes = {
+            Path(words[2]).parent.name: [words[words.index(flag) + 1] for flag in ("--grids", "--fit")]
+            for words in started
         }
-        assert [name for name, words in started.items() if "--fit" in words] == ["oblong-padded-0"]
+        grids = {
+            "one-view": ["1x1", "pad"],
+            "own-adapters": ["2x2", "pad"],
+            "stretched": ["2x2", "stretch"],
+            "any-grid": ["up-to-4", "pad"],
+        }
+        assert shapes == {f"{arm}-{seed}": shape for arm, shape in grids.items() for seed in range(2)}
         found = (tmp_path / "study" / "differences.md").read_text()
-        assert "any grid, against 2×2" in found
-        assert "padded, against stretched" in found
+        for part in ("all text", "2:1 and more"):
+            assert f"any grid, against 2×2 | {part} |" in found
+            assert f"padded, against stretched | {part} |" in found
 
 
 def test_a_ragged_batch_is_measured_beside_a_fixed_one(monkeypatch):

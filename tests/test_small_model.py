@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from monkey import MonkeyConfig, MonkeyForConditionalGeneration, MonkeyProcessor
 from monkey.training.arguments import parse_flags
 from scripts import resolution_study, stages, train_small_model
 from scripts.average_checkpoints import main as average_main
 from scripts.new_model import new_model
-from scripts.resolution_study import ARMS, SIZES, scores_of, summary, table
+from scripts.resolution_study import ALL, ARMS, PARTS, SHAPES, SIZES, Answer, scores_of, summary, table
 from scripts.set_grid import main as set_grid_main
 from scripts.set_grid import set_grid
 from scripts.train_small_model import export, stage_settings
@@ -29,11 +30,11 @@ def base(tmp_path_factory) -> Path:
     return new_model(READER, tmp_path_factory.mktemp("reader") / "base", seed=1)
 
 
-@pytest.mark.parametrize("stage", ["base", "monkey"])
+@pytest.mark.parametrize("stage", ["first", "base", "monkey"])
 def test_what_a_gpu_changes_are_flags_of_the_stages(stage):
     changed = stage_settings("cuda", processes=3)[stage] | {"use_cpu": True}
     words = [word for name, value in changed.items() for word in (f"--{name}", str(value))]
-    config = str(REPOSITORY / f"configs/training/reader-{stage}.yaml")
+    config = str(REPOSITORY / f"configs/training/reader-{stage.replace('first', 'base')}.yaml")
     needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
     values = parse_flags(["--config", config, *needed, *words]).resolved()
     assert {name: values[name] for name in changed} == changed
@@ -117,32 +118,61 @@ def test_training_is_started_once_and_taken_up_where_it_stopped(tmp_path, monkey
     assert ["--resume_from_checkpoint" in words for words in commands] == [False, True]
 
 
-def study_run(*scores: float) -> dict[str, tuple[float, int, str]]:
-    heights = (7, 7, 9, 11, 20, 0)
+def study_run(*scores: float) -> dict[str, Answer]:
+    heights, ratios = (6, 6, 8, 10, 20, 0), (1.0, 1.0, 2.5, 2.5, 1.5, 1.5)
     return {
-        str(number): (score, height, f"{number // 2}.jpg")
-        for number, (score, height) in enumerate(zip(scores, heights, strict=True))
+        str(number): Answer(score, height, f"{number // 2}.jpg", ratio)
+        for number, (score, height, ratio) in enumerate(zip(scores, heights, ratios, strict=True))
     }
 
 
-def test_the_study_tells_scores_apart_by_height_of_letters():
+def test_the_study_tells_scores_apart_by_height_of_letters_and_shape():
     runs = [study_run(1, 0, 1, 1, 1, 0), study_run(0, 0, 1, 1, 0, 1)]
-    rows = {row["size"]: row for row in summary(runs)}
-    assert rows["up to 7"]["value"] == pytest.approx(25)
-    assert rows["up to 7"]["seeds"] == [50, 0]
-    assert rows["8 and 9"]["value"] == 100
-    assert rows["13 up"]["value"] == 50
-    # The question whose answer is no text of the picture has no height and is in no row.
+    rows = {row["part"]: row for row in summary(runs)}
+    assert rows["below 7"]["value"] == pytest.approx(25)
+    assert rows["below 7"]["seeds"] == [50, 0]
+    assert rows["7 to 9"]["value"] == rows["2:1 and more"]["value"] == 100
+    assert rows["12 and up"]["value"] == 50
+    assert (rows["below 1.3:1"]["value"], rows["1.3:1 to 2:1"]["value"]) == (25, 50)
+    # The question whose answer is no text of the image has no height and is in no row.
     assert rows["all text"]["questions"] == 5
     assert rows["all text"]["value"] == pytest.approx(60)
 
 
+def study_files(folder: Path, asked: int) -> tuple[Path, Path]:
+    Image.new("RGB", (448, 100)).save(folder / "a.png")
+    line = {"question_id": 1, "scores": {"official": 0.5}}
+    (folder / "predictions.jsonl").write_text(json.dumps(line) + "\n")
+    row = {"question_id": asked, "text_height": 14, "image": "a.png"}
+    (folder / "heldout.jsonl").write_text(json.dumps(row) + "\n")
+    return folder / "predictions.jsonl", folder / "heldout.jsonl"
+
+
+def test_heights_are_those_of_the_page_in_two_by_two_windows(tmp_path):
+    assert scores_of(*study_files(tmp_path, 1), window=112) == {"1": Answer(0.5, 7.0, "a.png", 4.48)}
+
+
 def test_answers_to_other_questions_are_refused(tmp_path):
-    line = {"question_id": 1, "scores": {"official": 1.0}}
-    (tmp_path / "predictions.jsonl").write_text(json.dumps(line) + "\n")
-    (tmp_path / "heldout.jsonl").write_text(json.dumps({"question_id": 2, "text_height": 7, "image": "a"}) + "\n")
     with pytest.raises(ValueError, match="not to the 1 of"):
-        scores_of(tmp_path / "predictions.jsonl", tmp_path / "heldout.jsonl")
+        scores_of(*study_files(tmp_path, 2), window=112)
+
+
+def test_a_pages_questions_are_turns_of_one_record(tmp_path):
+    def record(page: int, *turns: tuple[str, str]) -> dict:
+        return {"id": f"{page}", "conversations": [{"from": who, "value": text} for who, text in turns]}
+
+    long = "x" * resolution_study.LONGEST
+    records = [
+        record(0, ("user", "<img>0.jpg</img> A?"), ("assistant", "a")),
+        record(0, ("user", "<img>0.jpg</img> B?"), ("assistant", "b"), ("user", "And C?"), ("assistant", "c")),
+        record(0, ("user", "<img>0.jpg</img> D?"), ("assistant", long)),
+        record(1, ("user", "<img>1.jpg</img> E?"), ("assistant", long)),
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(records))
+    first, second = json.loads(resolution_study.write_conversations(tmp_path).read_text())
+    said = [turn["value"] for turn in first["conversations"]]
+    assert said == ["<img>0.jpg</img> A?", "a", " B?", "b", "And C?", "c"]
+    assert second == records[3]
 
 
 def test_table_and_plot_have_every_arm(tmp_path):
@@ -150,9 +180,9 @@ def test_table_and_plot_have_every_arm(tmp_path):
     measured = {name: summary(of_arm) for name, of_arm in runs.items()}
     resolution_study.write(tmp_path, runs, {"steps": 1})
     text = (tmp_path / "table.md").read_text()
-    assert text == table(measured) + "\n"
+    assert text == f"{table(measured, (ALL, *SIZES))}\n\n{table(measured, SHAPES)}\n"
     assert all(arm.title in text for arm in ARMS)
-    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(ARMS) * len(SIZES)
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(ARMS) * len(PARTS)
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
     found = ["differences.md", "results.json", "scores.png", "table.csv", "table.md"]
     assert sorted(path.name for path in tmp_path.iterdir()) == found
@@ -173,7 +203,7 @@ def test_arms_are_compared_over_the_same_questions():
     assert resolution["interval"][0] < 30 < resolution["interval"][1]
     assert (more_windows["value"], more_windows["p_value"]) == (0, 1)
     text = resolution_study.differences_table(rows.values())
-    assert "| +30.0 [" in text
+    assert "| all text | +30.0 [" in text
     assert "(+20.0 to +40.0) |" in text
 
 
@@ -214,20 +244,31 @@ def in_process(words: list[str], **_settings) -> SimpleNamespace:
     return SimpleNamespace(returncode=importlib.import_module(module).main(words))
 
 
+def test_a_start_that_is_not_there_is_one_sentence(tmp_path, capsys):
+    assert train_small_model.main(["--start", str(tmp_path / "none"), "--output", str(tmp_path / "small")]) == 2
+    assert capsys.readouterr().err == f"error: --start {tmp_path / 'none'} is no folder of a checkpoint\n"
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_stages_and_study_run_from_nothing_and_again(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(stages, "subprocess", SimpleNamespace(run=in_process))
     monkeypatch.setattr("scripts.learn_letters.HELD_OUT", 8)
-    # One of the six sets of questions, whose answers are what takes the time.
-    monkeypatch.setattr(train_small_model, "EVALUATED", "documents_heldout")
+    # One of the ten sets of questions, whose answers are what takes the time.
+    monkeypatch.setattr(train_small_model, "EVALUATED", {"pages": "pages_heldout_box"})
+    monkeypatch.setattr(train_small_model, "FIRST_KINDS", ("sign", "scene"))
     small = ["--pictures", "8", "--heldout", "2", "--bf16", "False", "--processes", "1"]
-    chain = ["--output", str(tmp_path / "small"), "--device", "cpu", "--letter-steps", "1", "--base-steps", "1"]
-    study = [str(tmp_path / "small" / "base"), "--output", str(tmp_path / "study"), "--steps", "1", "--seeds", "1"]
+    chain = ["--output", str(tmp_path / "small"), "--device", "cpu"]
+    chain += [word for stage in ("letter", "first", "base", "monkey") for word in (f"--{stage}-steps", "1")]
+    study = [str(tmp_path / "small" / "base"), "--output", str(tmp_path / "study"), "--seeds", "1"]
+    study += ["--steps", "1", "--base-steps", "1"]
     for _ in range(2):
-        assert train_small_model.main([*chain, "--monkey-steps", "1", *small]) == 0
+        assert train_small_model.main([*chain, *small]) == 0
         assert resolution_study.main([*study, "--arms", "one-view", "own-adapters", *small]) == 0
     said = capfd.readouterr().out
-    assert said.count("== train the base: done before") == said.count("== train Monkey: done before") == 1
-    assert MonkeyConfig.from_pretrained(tmp_path / "small" / "model").num_adapters == 4
+    for stage in ("a first base", "the base", "Monkey"):
+        assert said.count(f"== train {stage}: done before") == 1
+    config = MonkeyConfig.from_pretrained(tmp_path / "small" / "model")
+    assert (config.num_adapters, config.window_size, len(config.allowed_grids)) == (4, 224, 14)
     assert "2×2 windows, an adapter each" in (tmp_path / "study" / "table.md").read_text()

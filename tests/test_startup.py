@@ -81,9 +81,9 @@ HEAVY = (
 PROGRAMS: dict[str, list[str]] = {
     "demo.py": ["-c ./none", "--compare ./none"],
     "evaluate_vqa.py": [
-        *("--checkpoint ./none --save_name x --dataset documents_heldout", "--save_name x --dataset none.toml"),
+        *("--checkpoint ./none --save_name x --dataset pages_heldout", "--save_name x --dataset none.toml"),
         "--checkpoint models/small --save_name x --dataset none.jsonl --metric accuracy",
-        "--checkpoint models/small --save_name x --dataset documents_heldout --ids none.txt",
+        "--checkpoint models/small --save_name x --dataset pages_heldout --ids none.txt",
     ],
     "finetune_multitask.py": [
         *("--config none.yaml", "--model_name_or_path ./none --data_path none.json --output_dir o"),
@@ -99,7 +99,7 @@ PROGRAMS: dict[str, list[str]] = {
         *("run --help", "run --config none.yaml --images . --output o", "view none", "stats none", "sweep none"),
         *("convert --help", "view --help", "stats --help", "sweep --help"),
     ],
-    "monkey.data.documents": [],
+    "monkey.data.pages": ["--train 1 --output o --wordings none.yaml"],
     "monkey.data.vocabulary": [],
     "eval.check_questions": [],
     "eval.compare": ["none none"],

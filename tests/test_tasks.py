@@ -19,7 +19,7 @@ def test_the_fourteen_published_tasks_keep_names_places_and_limits():
     assert all(TASKS[name].published.monkey is not None for name in PUBLISHED_TASKS)
     by_kind = [name for kind in ("general", "text", "document", "caption", "extraction") for name in GROUPS[kind]]
     assert len(by_kind) == len(set(by_kind)) == 27
-    ours = ("documents", "unseen_layout", "pages", "wild_all", "hub", "suites")
+    ours = ("pages", "wild_all", "hub", "suites")
     assert {*by_kind, *(name for group in ours for name in GROUPS[group])} == set(TASKS)
     assert TASKS["estvqa_test"].file == "data/estvqa/estvqa.jsonl"
     assert TASKS["gqa_testdev"].file == "data/gqa/gqa_testdev_new.jsonl"

@@ -20,7 +20,7 @@ from monkey.training.finetune import batch_plan, finetune, open_model, training_
 from monkey.training.recipes import part_of
 from monkey.training.trainer import MonkeyTrainer, checkpoints
 from tests.conftest import random_model
-from tests.drawn import draw_documents
+from tests.drawn import draw_pages
 from tests.small_processor import small_config
 from tests.training_start import (
     NO_DROPOUT,
@@ -429,31 +429,30 @@ class TestWholeRuns:
 class TestEvaluationInTheLoop:
     @pytest.fixture(scope="class")
     def drawn(self, tmp_path_factory) -> Path:
-        return draw_documents(tmp_path_factory.mktemp("drawn") / "data", heldout=6)
+        return draw_pages(tmp_path_factory.mktemp("drawn") / "data", heldout=6)
 
     def test_scores_are_logged_and_the_best_weights_kept(self, start, tmp_path, drawn):
         output = tmp_path / "out"
         words = words_of(
             start, output, "--eval_strategy", "steps", "--eval_steps", "2", "--max_steps", "4", "--eval_tasks",
-            "documents_heldout", "--eval_data_root", str(drawn), "--eval_limit", "3", "--report_to", "none",
+            "pages_heldout", "--eval_data_root", str(drawn), "--eval_limit", "3", "--report_to", "none",
         )  # fmt: skip
         assert main(words) == 0
         scored = {entry["step"]: entry["eval_score"] for entry in log(output) if "eval_score" in entry}
         assert set(scored) == {2, 4}
         assert all(
-            (output / "scores" / f"step-{step}" / "documents_heldout" / "predictions.jsonl").is_file()
-            for step in scored
+            (output / "scores" / f"step-{step}" / "pages_heldout" / "predictions.jsonl").is_file() for step in scored
         )
         best = json.loads((output / "best" / "best.json").read_text())
         assert (best["step"], best["value"]) == (2, scored[2])  # the first of equals
         MonkeyForConditionalGeneration.from_pretrained(output / "best")
         MonkeyProcessor.from_pretrained(output / "best")
-        assert "documents_heldout" in (output / "README.md").read_text()
+        assert "pages_heldout" in (output / "README.md").read_text()
 
     def test_wrong_tasks_stop_the_run_before_it_starts(self, start, tmp_path, drawn, capsys):
-        words = words_of(start, tmp_path / "out", "--eval_tasks", "documents_heldot", "--eval_data_root", str(drawn))
+        words = words_of(start, tmp_path / "out", "--eval_tasks", "pages_heldot", "--eval_data_root", str(drawn))
         assert main(words) == 2
-        assert "documents_heldot" in capsys.readouterr().err
+        assert "pages_heldot" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
 

@@ -14,7 +14,7 @@ import pytest
 import monkey
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SHIPPED, DOCUMENTS = REPOSITORY / "models" / "small", REPOSITORY / "data" / "documents"
+SHIPPED, PAGES = REPOSITORY / "models" / "small", REPOSITORY / "data" / "pages"
 TYPES = {"MMBench_DEV_EN": "MCQ", "POPE": "Y/N", "DocVQA_VAL": "VQA", "HallusionBench": "VQA"}
 
 pytestmark = pytest.mark.skipif(not SHIPPED.is_dir(), reason="no small model is shipped in models/small")
@@ -57,17 +57,17 @@ def model(peer):
 
 @pytest.fixture(scope="module")
 def docs() -> list[dict]:
-    lines = (DOCUMENTS / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[:8]
+    lines = (PAGES / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[:8]
     return [json.loads(line) for line in lines]
 
 
 def message(doc) -> list[dict[str, str]]:
-    return [{"type": "image", "value": str(DOCUMENTS / doc["image"])}, {"type": "text", "value": doc["question"]}]
+    return [{"type": "image", "value": str(PAGES / doc["image"])}, {"type": "text", "value": doc["question"]}]
 
 
 def test_questions_that_come_at_once_get_the_answers_of_one_after_the_other(model, docs):
     decoding = monkey.Decoding(512, keep_markers=False)
-    expected = [model.answerer.ask(DOCUMENTS / doc["image"], doc["question"], decoding).text for doc in docs]
+    expected = [model.answerer.ask(PAGES / doc["image"], doc["question"], decoding).text for doc in docs]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda doc: model.generate(message(doc), "DocVQA_VAL"), docs)) == expected
     assert sum(answer == doc["answer"] for answer, doc in zip(expected, docs, strict=True)) >= 4

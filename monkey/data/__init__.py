@@ -1,4 +1,4 @@
-"""Conversation records on disk, packing, the drawn documents and the small vocabulary.
+"""Conversation records on disk, packing, the drawn pages and the small vocabulary.
 
 Images are decoded only by the check of training data.
 """

@@ -1,6 +1,6 @@
 """Detailed descriptions of images by several experts.
 
-python -m monkey.describe run --config configs/describe/offline.yaml --images data/documents/images --output RUN
+python -m monkey.describe run --config configs/describe/offline.yaml --images data/pages/images --output RUN
 """
 
 from __future__ import annotations

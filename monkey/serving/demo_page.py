@@ -40,21 +40,24 @@ SETTINGS = (
 MOST_TO_TRY = 6
 """Questions of the card that have a button."""
 
-HELD_OUT = project_folder() / "data" / "documents" / "images" / "heldout"
+HELD_OUT = project_folder() / "data" / "pages" / "images" / "heldout"
 """Images that come with the project; where somebody took them away, the demo goes without examples."""
 
 EXAMPLES = {
-    "000020.jpg": "What is the total?",
-    "000010.jpg": "What is the phone number?",
-    "000005.jpg": "What is the date?",
-    "000018.jpg": "What number is on the sign?",
-    "000009.jpg": "What is Otter of Station?",
-    "000019.jpg": "What is the value of Coat?",
-    "000008.jpg": "What is the value of Hai?",
-    "000001.jpg": "How many lines of text are there?",
-    "000023.jpg": "What colour is the square?",
+    "000001.jpg": "What is the total?",
+    "000003.jpg": "What is the net weight?",
+    "000005.jpg": "What is the phone number?",
+    "000000.jpg": "What is the date of birth?",
+    "000007.jpg": "What is the price?",
+    "000009.jpg": "Which dish is the cheapest?",
+    "000017.jpg": "What is the value of Q2 of Thokeand Frisk?",
+    "000015.jpg": "What is the value of Ra?",
+    "000006.jpg": "Which month has the highest value for Pass?",
+    "000019.jpg": "What is the percentage of Kand?",
+    "000018.jpg": "Who signed the letter?",
+    "000011.jpg": "What is the title?",
 }
-"""Of each kind of document an image that no training has seen and the model that ships reads, with a question."""
+"""Of many kinds of page an image that no training has seen, with a question."""
 
 
 def examples(folder: Path = HELD_OUT) -> list[tuple[Path, str]]:

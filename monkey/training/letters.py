@@ -22,84 +22,60 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from monkey.data.documents.figures import filled_page
-from monkey.data.documents.layout import Letter
-from monkey.data.documents.sets import DOCUMENTS, Settings, draw
+from monkey.data.pages.filled import Letter, draw_filled
 from monkey.image_processing import MonkeyImageProcessor
 from monkey.vision import MonkeyVisionModel
 
-CHARACTERS = string.digits + string.ascii_letters + ".,:-"
-"""All that documents are made of, spaces aside; class 0 is "no letter here"."""
+CHARACTERS = string.digits + string.ascii_letters + ".,:-€£$/&@+'()"
+"""What pages are made of, spaces and accents aside; class 0 is "no letter here"."""
 SLOTS = 3
 UNNAMED = -100
 """Two letters in one strip, or a character of no class: nothing is asked there."""
 
 BLANK_WEIGHT = 0.2
 """Weight of strips without a letter, of which there are several times as many."""
-FILLED, CROPPED = 0.7, 0.5
-"""How many pictures are filled pages, and how many of the others are cut from documents of twice the side."""
 
 
-def letter_targets(letters: Sequence[Letter], side: int, patch: int, left: int = 0, top: int = 0) -> np.ndarray:
-    """Class of each strip of each patch [N, S] of the square of `side` pixels at (left, top).
+def letter_targets(letters: Sequence[Letter], side: int, patch: int) -> np.ndarray:
+    """Class of each strip of each patch [N, S] of a square image.
 
     Args:
+        side: pixels of the image's side.
         patch: pixels of a patch's side.
     """
     patches = side // patch
     targets = np.zeros((patches, patches, SLOTS), dtype=np.int64)
     for letter in letters:
-        x, y = letter.x - left, letter.y - top
-        if not (0 <= x < side and 0 <= y < side):
+        if not (0 <= letter.x < side and 0 <= letter.y < side):
             continue
-        place = int(y // patch), int(x // patch), int(x % patch * SLOTS / patch)
+        place = int(letter.y // patch), int(letter.x // patch), int(letter.x % patch * SLOTS / patch)
         known = CHARACTERS.find(letter.character) + 1
         targets[place] = known if known and not targets[place] else UNNAMED
     return targets.reshape(-1, SLOTS)
 
 
 class LetterPictures(Dataset):
-    """Pictures of one window, drawn when asked for: number n of a seed and split is the same on every machine.
+    """Images of one window, drawn when asked for: number n of a seed and split is the same on every machine.
 
     Args:
-        split: as of `monkey.data.documents`: `train`, `heldout` or `known`.
+        split: as of `monkey.data.pages`: `train`, `heldout` or `known`.
         length: how many there are.
     """
 
     def __init__(self, processor: MonkeyImageProcessor, patch: int, split: str, length: int, seed: int):
         self.side = processor.size["height"]
         self.processor, self.patch, self.split, self.length, self.seed = processor, patch, split, length, seed
-        weights = dict.fromkeys(DOCUMENTS, 1) | {"sign": 2, "paragraph": 2}
-        self.settings = {side: Settings(seed, side, {split: length}, weights) for side in (self.side, 2 * self.side)}
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         rng = random.Random(f"letters/{self.seed}/{self.split}/{number}")
-        image, letters, left, top = self._drawn(rng, number)
-        return {
-            "picture": self.processor.canvas(image),
-            "letters": letter_targets(letters, self.side, self.patch, left, top),
-        }
-
-    def _drawn(self, rng: random.Random, number: int) -> tuple[Image.Image, list[Letter], int, int]:
-        held_out = self.split != "train"
-        if rng.random() < FILLED:
-            page = filled_page(rng, self.side, held_out, held_out_face=self.split == "heldout")
-            return page.finish(self.settings[self.side].damage), page.letters, 0, 0
-        if rng.random() >= CROPPED:
-            page, image, *_ = draw(self.settings[self.side], self.split, number)
-            return image, page.letters, 0, 0
-        page, image, *_ = draw(self.settings[2 * self.side], self.split, number)
-        # Half of them are windows as a grid cuts them.
-        choices = (0, self.side) if rng.random() < 0.5 else range(self.side + 1)
-        left, top = rng.choice(choices), rng.choice(choices)
-        return image.crop((left, top, left + self.side, top + self.side)), page.letters, left, top
+        image, letters = draw_filled(rng, self.side, self.split)
+        return {"picture": self.processor.canvas(image), "letters": letter_targets(letters, self.side, self.patch)}
 
 
 class LetterNaming(nn.Module):

@@ -16,6 +16,7 @@ from monkey.data.pages.drawing import KINDS, Limits
 from monkey.data.pages.page_sets import RARE, USUAL, Settings, draw, write_set
 from monkey.data.pages.questioning import SPLITS
 from monkey.data.pages.sheet import draw_pages, lay_out
+from monkey.data.pages.wordings import read_own_words
 from monkey.journal import write_atomic
 
 SHEET_PAGES, SHEET_WIDTH, SHEET_HEIGHT = 3, 1400, 170
@@ -38,6 +39,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="KIND[=WEIGHT]",
         help=f"kinds to draw, and how often against the others ({', '.join(KINDS)})",
     )
+    parser.add_argument(
+        "--wordings", type=Path, metavar="FILE",
+        help="ask for fields alone, in the sentences of this file, such as configs/data/tickets-german.yaml",
+    )  # fmt: skip
     parser.add_argument("--questions", type=whole_number(1), default=8, metavar="N", help="most per page (default 8)")
     limits = Limits()
     parser.add_argument(
@@ -62,7 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def settings_of(flags: argparse.Namespace) -> Settings:
-    """Return the settings that the flags ask for. Raises ValueError naming the flag."""
+    """Return the settings that the flags ask for. Raises ValueError naming the flag, FileNotFoundError."""
     weights = {}
     for text in flags.kinds:
         name, equals, weight = text.partition("=")
@@ -72,7 +77,8 @@ def settings_of(flags: argparse.Namespace) -> Settings:
             raise ValueError(f"--kinds {text}: the weight must be a whole number of at least 1")
         weights[name] = int(weight) if equals else 1
     counts = {split: getattr(flags, split) for split in SPLITS}
-    return Settings(flags.seed, counts, weights, flags.questions, Limits(flags.window, flags.windows))
+    own_words = read_own_words(flags.wordings) if flags.wordings else {}
+    return Settings(flags.seed, counts, weights, flags.questions, Limits(flags.window, flags.windows), own_words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,15 +10,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib import font_manager
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image, ImageFont
 
 from monkey.data.pages.contents import Content, Grid, begin, state, state_title
@@ -26,6 +20,10 @@ from monkey.data.pages.spelling import MONTHS, Writer, write_number
 from monkey.data.pages.stated import Value
 from monkey.data.pages.typefaces import Family, add_fonts_to_matplotlib
 from monkey.data.pages.typesetting import Printed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 DOTS_PER_INCH, POINTS_PER_INCH = 100.0, 72.0
 LARGE = 1000
@@ -72,6 +70,10 @@ def draw_chart(
     Raises:
         UserWarning: the chart's texts leave no room for the chart.
     """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     add_fonts_to_matplotlib()
     style = template.removeprefix(f"{kind}-")
     is_open = style in ("plain", "bare", "open")
@@ -121,6 +123,8 @@ def draw_chart(
 
 def _words(key: str, text: Text, renderer: Any, height: int) -> list[Printed]:
     """Return the words of a text that lies or, as the title of a y-axis may, stands."""
+    from matplotlib import font_manager
+
     string, properties = text.get_text(), text.get_fontproperties()
     font = _large_font(font_manager.findfont(properties))
     scale = text.get_fontsize() * DOTS_PER_INCH / POINTS_PER_INCH / LARGE
@@ -200,9 +204,11 @@ def _add_ticks(chart: Chart, names: Sequence[str], axis: str) -> None:
 
 def _fix_scale(chart: Chart, writer: Writer, axis: str, high: float, low: float = 0.0) -> None:
     """Give an axis of numbers its range and whole steps, written as the writer writes numbers."""
+    from matplotlib.ticker import MaxNLocator
+
     own = chart.axes.yaxis if axis == "y" else chart.axes.xaxis
     (chart.axes.set_ylim if axis == "y" else chart.axes.set_xlim)(low, high)
-    steps = matplotlib.ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    steps = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     steps = [step for step in steps if low <= step <= high]
     decimals = max(0, min(2, -int(np.floor(np.log10(max(steps[1] - steps[0], 1e-9)) + 1e-9))))
     if any(abs(step - round(step, decimals)) > 1e-9 for step in steps):
@@ -327,6 +333,8 @@ def _lines(chart: Chart, writer: Writer, rng: random.Random, style: str, size: t
 
 def _pie(chart: Chart, writer: Writer, rng: random.Random, style: str, size: tuple[float, float]) -> None:
     """Slices of a whole with their percentages, named beside them or in a legend."""
+    from matplotlib import rcParams
+
     axes, count = chart.axes, rng.randint(2, 5)
     names, palette = writer.some(writer.name, count), rng.sample(list(COLOURS), count)
     cuts = sorted(rng.sample(range(1, 100 // 6), count - 1))
@@ -342,7 +350,7 @@ def _pie(chart: Chart, writer: Writer, rng: random.Random, style: str, size: tup
         pctdistance=0.78 if style == "ring" else 0.62,
         colors=[COLOURS[name] for name in palette],
         startangle=rng.randint(0, 359),
-        textprops={"color": matplotlib.rcParams["text.color"]},
+        textprops={"color": rcParams["text.color"]},
         wedgeprops=width | {"edgecolor": "white", "linewidth": 1},
     )
     wedges, percents = drawn[0], drawn[-1]

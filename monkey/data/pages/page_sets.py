@@ -20,7 +20,7 @@ from PIL import Image
 from monkey.data.drawn_sets import Plan, write_drawn_set
 from monkey.data.pages.drawing import Limits, draw_page
 from monkey.data.pages.facts import Page
-from monkey.data.pages.questioning import Question, ask
+from monkey.data.pages.questioning import Question, ask, ask_in_own_words
 from monkey.prompts import IMAGE_PLACE
 
 FORMAT = "monkey pages, 1"
@@ -46,6 +46,8 @@ class Settings:
         weights: how often each kind of page is drawn.
         questions: most questions per page.
         limits: what the model that will see the pages can see.
+        own_words: by the key of a field, sentences that ask for it in the place of the project's questions; none for
+            these.
     """
 
     seed: int
@@ -53,10 +55,14 @@ class Settings:
     weights: dict[str, int]
     questions: int = 8
     limits: Limits = field(default_factory=Limits)
+    own_words: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def described(self) -> dict[str, Any]:
-        """Return the settings as a set's manifest has them."""
-        return json.loads(json.dumps(asdict(self)))
+        """Return the settings as a set's manifest has them; without words of its own, as they always were."""
+        settings = json.loads(json.dumps(asdict(self)))
+        if not self.own_words:
+            del settings["own_words"]
+        return settings
 
 
 def draw(settings: Settings, split: str, number: int) -> tuple[Page, list[Question]]:
@@ -65,7 +71,10 @@ def draw(settings: Settings, split: str, number: int) -> tuple[Page, list[Questi
     rng = random.Random(f"{settings.seed}/{split}/{number}")
     kind = rng.choices(list(settings.weights), list(settings.weights.values()))[0]
     page = draw_page(kind, random.Random(rng.getrandbits(64)), split, settings.limits)
-    return page, ask(page, random.Random(rng.getrandbits(64)), split, settings.questions)
+    rng = random.Random(rng.getrandbits(64))
+    if settings.own_words:
+        return page, ask_in_own_words(page, rng, settings.own_words, settings.questions)
+    return page, ask(page, rng, split, settings.questions)
 
 
 def write_set(output: Path, settings: Settings, workers: int = 2) -> tuple[dict[str, Any], bool]:

@@ -136,6 +136,20 @@ def ask(page: Page, rng: random.Random, split: str, most: int) -> list[Question]
     return asked
 
 
+def ask_in_own_words(
+    page: Page, rng: random.Random, sentences: Mapping[str, Sequence[str]], most: int
+) -> list[Question]:
+    """Ask up to `most` questions after what the page states once, each in one of the sentences given for its key."""
+    times = Counter(own.key for own in page.fields)
+    fields = [own for own in page.fields if own.key in sentences and times[own.key] == 1 and own.value]
+    return [
+        Question(
+            "date" if own.date else "field", rng.choice(sentences[own.key]), own.value, own.height, TRAINED, key=own.key
+        )
+        for own in rng.sample(fields, min(most, len(fields)))
+    ]
+
+
 def _is_alike(question: Question, other: Question) -> bool:
     """Whether two questions ask for one thing, or both first turns in the same words."""
     if question.text == other.text and not question.follows and not other.follows:

@@ -14,9 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import matplotlib
-from matplotlib import font_manager
-
 if TYPE_CHECKING:
     import typst
 
@@ -71,6 +68,8 @@ HELD_OUT_FAMILIES = (
 @cache
 def font_folders() -> tuple[str, ...]:
     """Return the folders with font files. Raises ValueError saying what to install."""
+    import matplotlib
+
     folders = [Path(matplotlib.get_data_path(), "fonts", "ttf")]
     for family in FAMILIES + HELD_OUT_FAMILIES:
         if not family.package:
@@ -103,6 +102,8 @@ def fonts() -> typst.Fonts:
 @cache
 def add_fonts_to_matplotlib() -> None:
     """Make matplotlib take the families from the packages' files, before those that the machine may have."""
+    from matplotlib import font_manager
+
     paths = sorted(font_manager.findSystemFonts(list(font_folders())))
     for path in paths:
         font_manager.fontManager.addfont(path)

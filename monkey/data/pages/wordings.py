@@ -6,6 +6,7 @@ a held-out wording where its sentence or the name that it gives a thing is held 
 
 from __future__ import annotations
 
+import difflib
 import random
 import re
 import tomllib
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from monkey.files import read_settings_file
 
 FILE = Path(__file__).with_name("wordings.toml")
 
@@ -105,6 +108,24 @@ def read_wordings() -> Book:
         documents=content["documents"],
         drawn=content["drawn"],
     )
+
+
+def read_own_words(file: Path) -> dict[str, tuple[str, ...]]:
+    """Return the sentences of a file of one's own, by the key of the thing that they ask for, as `things` has them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a key that no page states, or no list of sentences.
+    """
+    found, things = read_settings_file(file), read_wordings().things
+    for key, sentences in found.items():
+        if key not in things:
+            close = difflib.get_close_matches(str(key), things, n=1)
+            hint = f"did you mean {close[0]}?" if close else "keys are those of `things` in wordings.toml"
+            raise ValueError(f"{file}: no page states {key!r}; {hint}")
+        if not (isinstance(sentences, list) and sentences and all(isinstance(one, str) and one for one in sentences)):
+            raise ValueError(f"{file}: {key} is not a list of sentences that ask for it")
+    return {key: tuple(sentences) for key, sentences in found.items()}
 
 
 def _choices(fields: Mapping[str, Any]) -> Choices:
