@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from tests import forked
-from tests.outside_doors import DOCUMENTS, PATIENCE, environment, sha256
+from tests.outside_doors import IMAGE_ROOT, PATIENCE, environment, sha256
 
 GOOD = "A page hangs from a rail. It is large."
 AGAINST_THE_RULES = "There are 3 pages."
@@ -74,7 +74,7 @@ def write_images(folder: Path) -> Path:
     """Three documents, one of them twice, a broken one, and a file that is no image."""
     folder.mkdir(parents=True)
     for number in (1, 12, 20):
-        shutil.copy(DOCUMENTS / "images" / "heldout" / f"{number:06d}.jpg", folder)
+        shutil.copy(IMAGE_ROOT / "images" / "heldout" / f"{number:06d}.jpg", folder)
     shutil.copy(folder / "000020.jpg", folder / "again.jpg")
     (folder / "half.jpg").write_bytes((folder / "000001.jpg").read_bytes()[:500])
     (folder / "notes.txt").write_text("none")

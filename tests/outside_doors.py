@@ -25,7 +25,8 @@ from tests import forked
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ROOT / "tests" / "golden" / "outside"
 SMALL = ROOT / "models" / "small"
-DOCUMENTS = ROOT / "data" / "documents"
+IMAGE_ROOT = OUTSIDE
+"""Where `images/` has the 27 documents that the records are about."""
 
 PATIENCE = 600
 """Seconds after which a program that must end is taken not to."""

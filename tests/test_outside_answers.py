@@ -10,7 +10,7 @@ import pytest
 from tests.golden.outside import observed
 from tests.golden.outside.observed import recorded
 from tests.outside_doors import (
-    DOCUMENTS,
+    IMAGE_ROOT,
     OUTSIDE,
     float32_copy,
     free_port,
@@ -69,7 +69,7 @@ def test_ask_from_a_file(checkpoint, tmp_path):
 
 
 def test_ask_from_the_command_line_as_the_readme_does():
-    image = DOCUMENTS / "images" / "heldout" / "000020.jpg"
+    image = IMAGE_ROOT / "images" / "heldout" / "000020.jpg"
     ended = succeeded("-m", "monkey.ask", "--image", image, "What is the total?", fresh=True)
     assert ended.stdout == "81.30\n"
 

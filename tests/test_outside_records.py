@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.golden.outside.observed import RECORDS, prompts, recorded, records, rows_of
-from tests.outside_doors import DOCUMENTS, SMALL, encode_records, in_runs
+from tests.outside_doors import IMAGE_ROOT, SMALL, encode_records, in_runs
 
 RECORDED = recorded("records_as_encoded.json")
 
@@ -31,7 +31,7 @@ def test_every_record_of_the_file_is_in_the_record():
 def test_a_list_is_read_as_its_rows_one_a_line_are(tmp_path):
     path = tmp_path / "records.json"
     path.write_text(json.dumps(rows_of(RECORDS), ensure_ascii=False, indent=1), encoding="utf-8")
-    found = [(in_runs(one["ids"]), in_runs(one["labels"])) for one in encode_records(path, DOCUMENTS, SMALL)]
+    found = [(in_runs(one["ids"]), in_runs(one["labels"])) for one in encode_records(path, IMAGE_ROOT, SMALL)]
     assert found == [(one["ids"], one["labels"]) for one in RECORDED.values()]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.outside_describe import ScriptedServer, described, run, write_config, write_images
 from tests.outside_doors import (
-    DOCUMENTS,
+    IMAGE_ROOT,
     OUTSIDE,
     ROOT,
     SMALL,
@@ -68,7 +68,7 @@ def records(path: Path = RECORDS) -> dict[str, dict[str, Any]]:
     model = MonkeyForConditionalGeneration.from_pretrained(SMALL, dtype=torch.float32).eval()
     processor = MonkeyProcessor.from_pretrained(SMALL)
     found = {}
-    for row, sample in zip(rows_of(path), encode_records(path, DOCUMENTS, SMALL), strict=True):
+    for row, sample in zip(rows_of(path), encode_records(path, IMAGE_ROOT, SMALL), strict=True):
         batch = {name: torch.tensor([sample[name]]) for name in ("labels",)}
         batch["input_ids"] = torch.tensor([sample["ids"]])
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
@@ -153,7 +153,7 @@ def prompts() -> dict[str, Any]:
 
 def asked() -> list[tuple[Path, str]]:
     """Image and question of each row that every entry point is asked."""
-    return [(DOCUMENTS / row["image"], row["question"]) for row in rows_of(ASKED)]
+    return [(IMAGE_ROOT / row["image"], row["question"]) for row in rows_of(ASKED)]
 
 
 def at_once(ask: Callable[[Any], Any], given: Iterable[Any], count: int = 8) -> list[Any]:
@@ -190,7 +190,7 @@ def answers_of_ask(checkpoint: Path, folder: Path) -> list[str]:
     """`python -m monkey.ask --input`, eight at a time."""
     output = folder / "answers.jsonl"
     succeeded(
-        "-m", "monkey.ask", "-c", checkpoint, "--device", "cpu", "--input", ASKED, "--image-root", DOCUMENTS,
+        "-m", "monkey.ask", "-c", checkpoint, "--device", "cpu", "--input", ASKED, "--image-root", IMAGE_ROOT,
         "--output", output,
     )  # fmt: skip
     return [row["answer"] for row in rows_of(output)]
@@ -234,7 +234,7 @@ def answers_of_demo(address: str, given: Sequence[tuple[Path, str]], people: int
     return [found[number] for number in range(len(given))]
 
 
-IMAGES = DOCUMENTS / "images" / "heldout"
+IMAGES = IMAGE_ROOT / "images" / "heldout"
 RECEIPT, PRICES = IMAGES / "000020.jpg", IMAGES / "000012.jpg"
 
 CONVERSATIONS: dict[str, dict[str, Any]] = {
@@ -312,7 +312,7 @@ def evaluated(folder: Path, processes: int = 1) -> dict[str, Any]:
     `eval/eval.sh` starts it where it runs in several processes. Versions and the revision in results.json are taken
     out; its bytes must otherwise be those of its content.
     """
-    words = (*EVALUATION, "--data-root", DOCUMENTS.relative_to(ROOT), "--output-dir", folder)
+    words = (*EVALUATION, "--data-root", IMAGE_ROOT.relative_to(ROOT), "--output-dir", folder)
     file = QUESTIONS.relative_to(ROOT)
     if processes == 1:
         succeeded("evaluate_vqa.py", "--checkpoint", "models/small", "--save_name", "run", "--dataset", file, *words)
@@ -344,7 +344,7 @@ TRAIN = OUTSIDE / "train.json"
 CHECKPOINT = OUTSIDE / "made" / "checkpoint"
 
 IN_BOTH = (
-    "--data_path", TRAIN.relative_to(ROOT), "--image_root", DOCUMENTS.relative_to(ROOT), "--use_cpu", "True",
+    "--data_path", TRAIN.relative_to(ROOT), "--image_root", IMAGE_ROOT.relative_to(ROOT), "--use_cpu", "True",
     "--bf16", "False", "--dataloader_num_workers", "0", "--disable_tqdm", "True", "--logging_steps", "1",
     "--report_to", "none",
 )  # fmt: skip
@@ -410,11 +410,11 @@ SIX_TOKENS = ("--max-new-tokens", "6")
 
 HALF_AN_EVALUATION = (
     "--checkpoint", CHECKPOINT.relative_to(ROOT), "--save_name", "run", "--dataset", QUESTIONS.relative_to(ROOT),
-    "--data-root", DOCUMENTS.relative_to(ROOT), "--limit", "24", *SIX_TOKENS, *EVALUATION,
+    "--data-root", IMAGE_ROOT.relative_to(ROOT), "--limit", "24", *SIX_TOKENS, *EVALUATION,
 )  # fmt: skip
 HALF_AN_ASK = (
     "-c", CHECKPOINT.relative_to(ROOT), "--device", "cpu", "--dtype", "float32", *SIX_TOKENS, "--input",
-    ASKED.relative_to(ROOT), "--image-root", DOCUMENTS.relative_to(ROOT),
+    ASKED.relative_to(ROOT), "--image-root", IMAGE_ROOT.relative_to(ROOT),
 )  # fmt: skip
 
 
