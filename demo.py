@@ -1,4 +1,4 @@
-"""Ask a model about pictures in the browser.
+"""Ask a model about images in the browser.
 
     python demo.py                                            # the small model of this project
     python demo.py -c echo840/Monkey                          # a hub name, or a checkpoint folder
@@ -31,7 +31,7 @@ def port(text: str) -> int:
 def parse_flags(words: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="demo.py",
-        description="Ask a model about pictures in the browser.",
+        description="Ask a model about images in the browser.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -73,7 +73,7 @@ def parse_flags(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--share",
         action="store_true",
-        help="also make a public link: whoever has it can come in, and pictures and questions pass through "
+        help="also make a public link: whoever has it can come in, and images and questions pass through "
         "gradio's servers",
     )
     parser.add_argument(
@@ -93,7 +93,7 @@ def main(words: list[str]) -> int:
     flags = parse_flags(words)
     if flags.share:
         print(
-            "--share makes a public link: whoever has it can ask this model, and pictures and questions pass through "
+            "--share makes a public link: whoever has it can ask this model, and images and questions pass through "
             "gradio's servers on their way",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Pictures a second of each description stage, one image at a time beside batches, outputs compared in the same run.
+"""Images a second of each description stage, one image at a time beside batches, outputs compared in the same run.
 
     python -m benchmarks.describe
     python -m benchmarks.describe --quick
@@ -8,11 +8,11 @@ A chain of experts goes over drawn pages: BLIP-2, Florence-2, SAM, a language mo
 own models. FOLDER holds the models' folders, named as in MODELS; without it they are made here, with random weights and
 so tiny that their figures say what the code around them costs, not what a model does. The baseline asks each expert
 about one image at a time and, in it, one crop at a time, as the published scripts do; ours hands over batches. SAM
-and RapidOCR take pictures one by one on both sides. In float32 outputs must be equal; below it, a batch rounds
-otherwise, words may change with it, and the share of pictures with equal outputs is a figure.
+and RapidOCR take images one by one on both sides. In float32 outputs must be equal; below it, a batch rounds
+otherwise, words may change with it, and the share of images with equal outputs is a figure.
 
 Ratios, baseline / ours in time: `describe_speedup` of the whole chain of models, `transformers_speedup` without
-opening, reading and filters, and `<stage>_speedup`. Figures: by stage pictures a second and the share of the
+opening, reading and filters, and `<stage>_speedup`. Figures: by stage images a second and the share of the
 chain's time, of both sides.
 """
 
@@ -70,7 +70,7 @@ TOLERANCE = 2e-3
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of both sides for all pictures of a stage, and the share of pictures with equal outputs."""
+    """Seconds of both sides for all images of a stage, and the share of images with equal outputs."""
 
     baseline: float
     ours: float
@@ -132,7 +132,7 @@ def sides_of(
 
 
 def equal_share(stage: str, alone: Sequence[Any], together: Sequence[Any]) -> float:
-    """Share of pictures whose results are equal; exits where an expert failed."""
+    """Share of images whose results are equal; exits where an expert failed."""
     equal = 0
     for number, pair in enumerate(zip(alone, together, strict=True)):
         for side, result in zip(("alone", "in a batch"), pair, strict=True):
@@ -154,7 +154,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def figures_of(timed: Mapping[str, Timed], pictures: int) -> dict[str, Any]:
-    """By stage pictures a second and share of the time, of both sides."""
+    """By stage images a second and share of the time, of both sides."""
     totals = {side: sum(getattr(one, side) for one in timed.values()) for side in ("baseline", "ours")}
     figures: dict[str, Any] = {
         stage: {

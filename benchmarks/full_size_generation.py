@@ -5,8 +5,8 @@
     python -m benchmarks.full_size_generation --quantization 4bit
 
 `benchmarks/gpu.sh` runs the three. Weights are random and made on the device: no answer means anything, and speed and
-memory are those of the published ones. Images are documents. Decoding is the engine's, behind `monkey.ask`, the demo
-and the server.
+memory are those of the published ones. Images are the pages of data/pages. Decoding is the engine's, behind
+`monkey.ask`, the demo and the server.
 
 Figures: `vision_images_per_second`, `first_token_seconds` (from pixels) and `tokens_per_second` after it, by how many
 images or requests at once; `peak_gb` and `reserved_gb` (10^9 bytes) of one request about one image, weights included.

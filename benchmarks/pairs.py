@@ -1,6 +1,6 @@
 """Another checkout beside this one: the same work in turns, in two processes that stay, and the ratio of their times.
 
-    git worktree add ../before main~20
+    git worktree add ../before HEAD~20
     python -m benchmarks.pairs ../before
     python -m benchmarks.pairs ../before --pairs 20 --only decode training
 

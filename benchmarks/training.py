@@ -113,10 +113,10 @@ def build(config: MonkeyConfig, options) -> MonkeyForConditionalGeneration:
 
 
 def draw(options, config: MonkeyConfig, questions: int, grids: Sequence[Grid] = ()) -> list[list[dict[str, Any]]]:
-    """Pictures with so many questions each: units of samples.
+    """Images with so many questions each: units of samples.
 
     Args:
-        grids: of the pictures; `--images` of them on the model's grid where there are none.
+        grids: of the images; `--images` of them on the model's grid where there are none.
     """
     generator = torch.Generator().manual_seed(options.seed + questions)
 
@@ -323,7 +323,7 @@ def beside_published(options) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def beside_fixed(options) -> float:
-    """Rate of views in steps over pictures on several grids, beside as many on the one grid, a question each."""
+    """Rate of views in steps over images on several grids, beside as many on the one grid, a question each."""
     sides, views = [], []
     for grids in (None, RAGGED):
         config = configuration(options, grids)
@@ -338,7 +338,7 @@ def beside_fixed(options) -> float:
     (fixed, ragged), (fixed_views, ragged_views) = sides, views
     seconds_of_fixed, seconds_of_ragged, ratio = compare(fixed.step, ragged.step, options.repeats, options.device)
     print(
-        f"{len(RAGGED)} pictures on one grid {fixed_views / seconds_of_fixed:.3f} views/s, on several "
+        f"{len(RAGGED)} images on one grid {fixed_views / seconds_of_fixed:.3f} views/s, on several "
         f"{ragged_views / seconds_of_ragged:.3f}",
         flush=True,
     )

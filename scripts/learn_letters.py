@@ -1,4 +1,4 @@
-"""Teach the vision side of an untrained model what letters look like, on pictures that are drawn as it goes.
+"""Teach the vision side of an untrained model what letters look like, on images that are drawn as it goes.
 
     python scripts/learn_letters.py UNTRAINED TARGET --config configs/letters/reader.yaml
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from monkey.training.letters import LetterNaming, LetterPictures
 
 HELD_OUT = 256
-"""Pictures of each split that are named at the end."""
+"""Images of each split that are named at the end."""
 
 
 def named_right(naming: LetterNaming, pictures: LetterPictures, batch: int) -> float:
@@ -120,7 +120,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     named = ", ".join(f"{share:.1%} ({split})" for split, share in shares.items())
-    print(f"{options.target}: letters of held-out pictures that are named: {named}")
+    print(f"{options.target}: letters of held-out images that are named: {named}")
     return 0
 
 

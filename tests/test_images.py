@@ -316,7 +316,7 @@ def test_the_endings_of_a_folder_are_those_that_pillow_has_for_the_formats():
     for refused in ("EPS", "WMF", "FITS", "ICO", "ICNS", "QOI", "XPM", "DDS", "PDF", "HDF5", "GRIB", "MPEG"):
         assert refused not in FORMATS
     documented = (
-        (Path(__file__).parent.parent / "data/README.md").read_text(encoding="utf-8").split("a picture may be")[1]
+        (Path(__file__).parent.parent / "data/README.md").read_text(encoding="utf-8").split("an image may be")[1]
     )
     assert f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}" in documented.replace("\n", " ")
 

@@ -1,4 +1,4 @@
-"""Words of the sheets, made up or of everyday life; none is taken from the lists of the training documents."""
+"""Words of the sheets, made up or of everyday life; none is taken from the lists that training pages draw from."""
 
 from __future__ import annotations
 

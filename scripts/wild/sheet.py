@@ -1,6 +1,6 @@
 """A sheet to be drawn: its markup, the texts in it that questions are about, and the questions.
 
-Questions come in two wordings. "trained" is how the drawn documents ask ("What is the total?"), "natural" how a person
+Questions come in two wordings. "trained" is how drawn pages ask ("What is the total?"), "natural" how a person
 or a benchmark may ("How much do I have to pay?"); the same fact asked in both has one `fact`, so that the answers can
 be compared in pairs.
 """

@@ -1,1 +1,1 @@
-"""Documents by real typesetting, with what stands on them, and questions as people ask about them."""
+"""Pages by real typesetting, with what stands on them, and questions as people ask about them."""
