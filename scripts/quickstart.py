@@ -50,7 +50,7 @@ def main(words: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "quickstart")
     parser.add_argument("--pictures", type=int, default=450, help="to train on (default %(default)s)")
-    parser.add_argument("--heldout", type=int, default=80, help="with other words and layouts, to ask about (default 80)")
+    parser.add_argument("--heldout", type=int, default=80, help="to ask about, of other words and layouts (80)")
     parser.add_argument("--steps", type=int, help=f"of training; the number in {CONFIG} if not given")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
