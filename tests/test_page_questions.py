@@ -19,8 +19,9 @@ pytest.importorskip("faker", reason="words of pages are Faker's (requirements.tx
 from monkey.boxes import located
 from monkey.data.pages import questioning, wordings
 from monkey.data.pages.drafts import Draft, Sheet, draft_unanswerable
+from monkey.data.pages.drawing import SPLITS
 from monkey.data.pages.facts import Cell, Field, NumberFormat, Page, Table
-from monkey.data.pages.questioning import QUESTION_KINDS, SPLITS, ask, draft_questions
+from monkey.data.pages.questioning import QUESTION_KINDS, ask, draft_questions
 from monkey.data.pages.spelling import Writer
 from monkey.data.pages.wordings import Asked, Choices, Form, read_wordings
 from monkey.tokenization import QwenTokenizer

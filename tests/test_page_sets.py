@@ -22,10 +22,10 @@ from monkey.data.pages import __main__ as program
 from monkey.data.pages import charts, page_sets
 from monkey.data.pages.contents import Room
 from monkey.data.pages.drafts import Sheet
-from monkey.data.pages.drawing import KINDS, TYPESET, templates_of
+from monkey.data.pages.drawing import KINDS, SPLITS, TYPESET, templates_of
 from monkey.data.pages.facts import Page
 from monkey.data.pages.page_sets import Settings, draw, write_set
-from monkey.data.pages.questioning import QUESTION_KINDS, SPLITS, Question
+from monkey.data.pages.questioning import QUESTION_KINDS, Question
 from monkey.data.pages.spelling import Writer
 from monkey.data.pages.stated import FACTS
 from monkey.data.pages.typefaces import FAMILIES

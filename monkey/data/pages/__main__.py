@@ -12,9 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from monkey.cli import ArgumentParser, run_program, whole_number
-from monkey.data.pages.drawing import KINDS, Limits
+from monkey.data.pages.drawing import KINDS, SPLITS, Limits
 from monkey.data.pages.page_sets import RARE, USUAL, Settings, draw, write_set
-from monkey.data.pages.questioning import SPLITS
 from monkey.data.pages.sheet import draw_pages, lay_out
 from monkey.data.pages.wordings import read_own_words
 from monkey.journal import write_atomic
@@ -30,8 +29,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="folder to make; one with the same set is reused")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="the same seed gives the same set (default 0)")
-    for split, holds in SPLITS.items():
-        parser.add_argument(f"--{split}", type=whole_number(0), default=0, metavar="N", help=f"pages: {holds}")
+    for name, split in SPLITS.items():
+        parser.add_argument(f"--{name}", type=whole_number(0), default=0, metavar="N", help=f"pages: {split.holds}")
     parser.add_argument(
         "--kinds",
         nargs="+",

@@ -22,14 +22,19 @@ from monkey.data.pages.typesetting import Printed, Setting
 
 @dataclass(frozen=True)
 class Split:
-    """Whether words and templates, and whether typefaces, are held out."""
+    """Whether words and templates, typefaces, and wordings of questions are held out, and what that comes to."""
 
     texts: bool
     typefaces: bool
+    wordings: bool
+    holds: str
 
 
-SPLITS = {"train": Split(False, False), "known": Split(True, False), "heldout": Split(True, True)}
-"""To train on; other texts, values and templates in the same typefaces; and these in typefaces that train has not."""
+SPLITS: Mapping[str, Split] = {
+    "train": Split(False, False, False, "to train on"),
+    "heldout": Split(True, True, True, "texts, values, templates, typefaces and wordings that train has not"),
+    "known": Split(True, False, False, "texts, values and templates that train has not, in its typefaces and wordings"),
+}
 
 
 @dataclass(frozen=True)
