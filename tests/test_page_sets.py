@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from monkey.boxes import find_box_fault, located
 from monkey.data import drawn_sets
 from monkey.data.mixture import open_records
 from monkey.data.pages import __main__ as program
-from monkey.data.pages import charts, page_sets
+from monkey.data.pages import charts, page_sets, spelling
 from monkey.data.pages.contents import Room
 from monkey.data.pages.drafts import Sheet
 from monkey.data.pages.drawing import KINDS, SPLITS, TYPESET, templates_of
@@ -236,6 +238,20 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys, monkeypatch, flags, mess
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["typst", "faker"])
+def test_what_draws_pages_is_named_where_it_is_not_installed(tmp_path, capsys, monkeypatch, package):
+    def find(name: str):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", find)
+    monkeypatch.setitem(sys.modules, package, None)
+    spelling._faker.cache_clear()
+    assert program.main(["--train", "1", "--kinds", "sign", "--output", str(tmp_path / "set")]) == 2
+    error = capsys.readouterr().err
+    assert f"the package {package}, which is not installed: pip install 'monkey[documents]'" in error
+    assert error.count("\n") == 1
 
 
 def test_questions_may_be_in_words_of_ones_own(tmp_path):
