@@ -225,6 +225,8 @@ def test_answers_are_on_the_page_and_what_is_unanswerable_is_not(drawn):
         (["--train", "1", "--output", "set", "--kinds", "sign=0"], "--kinds sign=0"),
         (["--train", "1", "--output", "set", "--questions", "0"], "--questions: 0 is not a whole number"),
         (["--train", "1", "--output", "set", "--wordings", "none.yaml"], "none.yaml: no such file"),
+        (["--preview", "1", "--sheet", "sheet.png"], "--sheet: not allowed with argument --preview"),
+        (["--sheet", "sheet.png", "--train", "2"], "--preview and --sheet draw no set; leave them out, or --train"),
     ],
 )
 def test_wrong_flags_are_one_sentence(tmp_path, capsys, monkeypatch, flags, message):

@@ -53,16 +53,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"most windows of an image (default {limits.windows})",
     )  # fmt: skip
     parser.add_argument("--workers", type=whole_number(1), default=min(2, os.cpu_count() or 1), help="processes (2)")
-    parser.add_argument(
+    look = parser.add_mutually_exclusive_group()
+    look.add_argument(
         "--preview",
         type=whole_number(1),
         metavar="N",
         help="print what is asked about N pages of each split; their images go to --output where it is given",
     )
-    parser.add_argument(
+    look.add_argument(
         "--sheet", type=Path, metavar="FILE", help="write an image of a few pages of each kind, to look at"
     )
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    counts = [f"--{name}" for name in SPLITS if getattr(flags, name)]
+    if counts and (flags.preview or flags.sheet):
+        parser.error(f"--preview and --sheet draw no set; leave them out, or {', '.join(counts)}")
+    return flags
 
 
 def settings_of(flags: argparse.Namespace) -> Settings:
