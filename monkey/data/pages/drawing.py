@@ -44,8 +44,9 @@ class Limits:
     Attributes:
         window: pixels of a window's side.
         windows: how many windows an image is cut into at most; each image lies, with its ratio, on the largest grid.
-        smallest: pixels of capital letters as the windows show them, the smallest of a page's text.
-        longest: pixels of an image's longer side, before a camera turns it.
+        smallest: pixels of capital letters as the windows show them, the smallest of a page's text; a page may fall
+            short of it by a fourteenth.
+        longest: pixels of a page's longer side, before a camera turns it; images without text may have more.
     """
 
     window: int = 112
