@@ -3,7 +3,7 @@
     python -m benchmarks.full_size --recipe lora-llm --output outputs/full_size/lora-llm.json
     python -m benchmarks.full_size --recipe full-llm --pack-tokens 8192 --questions 4
 
-`benchmarks/gpu.sh` runs the recipes one after another. Rows are packed as the trainer packs them, images are documents
+`benchmarks/gpu.sh` runs the recipes one after another. Rows are packed as the trainer packs them, images are pages
 that lie on the device already (reading images is the loader's, and not measured here). Precision is the trainer's for
 recipes with a frozen decoder: frozen weights in bf16, trained ones in fp32, autocast. `full-llm` and `everything` hold
 weights and gradients in bf16 and Adam's moments in bf16 or, with `--optimizer adamw_8bit`, in 8 bits, which fits one
@@ -60,7 +60,7 @@ def build(options: argparse.Namespace) -> tuple[torch.nn.Module, bool]:
 
 
 def show_pages(units: list[list[dict[str, Any]]], config: MonkeyConfig, device: str) -> None:
-    """Put a document in the place of each image of `units`."""
+    """Put a page in the place of each image of `units`."""
     processor = MonkeyImageProcessor.from_config(config)
     for unit, canvas in zip(units, page_canvases(config, len(units)), strict=True):
         pixels = processor.normalised(torch.from_numpy(canvas)[None].to(device)).to(torch.bfloat16)

@@ -5,7 +5,7 @@
     python -m benchmarks.full_size_generation --quantization 4bit
 
 `benchmarks/gpu.sh` runs the three. Weights are random and made on the device: no answer means anything, and speed and
-memory are those of the published ones. Images are documents. Decoding is the engine's, behind `monkey.ask`, the demo
+memory are those of the published ones. Images are pages. Decoding is the engine's, behind `monkey.ask`, the demo
 and the server.
 
 Figures: `vision_images_per_second`, `first_token_seconds` (from pixels) and `tokens_per_second` after it, by how many
