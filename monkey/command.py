@@ -36,7 +36,7 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     "set-grid": ("scripts.set_grid", "a checkpoint for another grid of windows"),
     "convert": ("scripts.convert_checkpoint", "a checkpoint in the published layout, or from it"),
     "merge": ("scripts.merge_adapters", "a checkpoint with its decoder's adapters merged"),
-    "average": ("scripts.average_checkpoints", "the mean of several checkpoints"),
+    "average": ("scripts.average_checkpoints", "a checkpoint between two others"),
     "push": ("scripts.push_to_hub", "upload a checkpoint to the hub, with its card"),
     "views": ("scripts.show_views", "what a model sees of an image"),
     "pages": ("monkey.data.pages.__main__", "draw pages to train on and to ask about"),

@@ -1,16 +1,15 @@
-"""Score a checkpoint on the fixed held-out pages that the shipped model's score is stated for.
+"""Score a checkpoint on the fixed held-out pages and images that the shipped model's scores are stated for.
 
     python -m scripts.fixed_subset models/small            # prints the scores, beside the stated ones
     python -m scripts.fixed_subset models/small --write    # states them, in models/small/score.json
 
 The pages are drawn anew from their seed each time. Another version of Pillow or typst may draw a pixel otherwise, which
-the stated interval has room for.
+the stated interval has room for. Images by other engines are some of data/wild, always the same.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -20,11 +19,16 @@ from eval.run import RunSettings, run
 from eval.tasks import select_tasks
 from monkey.cli import EXIT_USAGE, ArgumentParser
 from monkey.files import refuse_missing
+from monkey.journal import write_json
+from scripts.stages import REPOSITORY
 
 SEED, PICTURES = 2311, 40
 WINDOW, WINDOWS = 224, 6
 """Of the model that ships, for which the pages are drawn, whichever is asked."""
-TASKS = "pages_heldout", "pages_known"
+OF_PAGES, OF_OTHERS = ("pages_heldout", "pages_known"), ("wild",)
+TASKS = OF_PAGES + OF_OTHERS
+QUESTIONS_A_PAGE = 5
+"""Questions about images by other engines for each page of a split."""
 STATED = "score.json"
 
 
@@ -46,15 +50,15 @@ def fixed_subset_score(checkpoint: Path, folder: Path) -> dict[str, dict[str, An
     counts = {"train": 0, "heldout": PICTURES, "known": PICTURES}
     data = folder / "data"
     write_set(data, Settings(SEED, counts, dict.fromkeys(KINDS, 1), limits=Limits(WINDOW, WINDOWS)), workers=1)
-    tasks = select_tasks(",".join(TASKS))
-    settings = RunSettings(folder=folder / "result", data_root=data, batch_size=32, checkpoint=str(checkpoint))
-    found = run(tasks, settings, lambda: ModelBackend(str(checkpoint), "cpu", "float32", num_workers=0))
     scores = {}
-    for result in found:
-        figures = result["scores"][result["headline"]]
-        scores[result["task"]] = {
-            "questions": result["n"], "value": figures["value"], "interval": figures["interval"],
-        }  # fmt: skip
+    for names, root, sample in ((OF_PAGES, data, None), (OF_OTHERS, REPOSITORY, QUESTIONS_A_PAGE * PICTURES)):
+        settings = RunSettings(folder / names[0], root, batch_size=32, sample=sample, checkpoint=str(checkpoint))
+        tasks = select_tasks(",".join(names))
+        for result in run(tasks, settings, lambda: ModelBackend(str(checkpoint), "cpu", "float32", num_workers=0)):
+            figures = result["scores"][result["headline"]]
+            scores[result["task"]] = {
+                "questions": result["n"], "value": figures["value"], "interval": figures["interval"],
+            }  # fmt: skip
     return scores
 
 
@@ -69,9 +73,7 @@ def main(words: list[str] | None = None) -> int:
             scores = fixed_subset_score(options.checkpoint, Path(folder))
         stated = options.checkpoint / STATED
         if options.write:
-            partial = stated.with_name(f".{STATED}.partial-{os.getpid()}")
-            partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-            partial.replace(stated)
+            write_json(stated, scores)
         before = json.loads(stated.read_text(encoding="utf-8")) if stated.is_file() else {}
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from monkey.cli import ArgumentParser
+from monkey.cli import ArgumentParser, whole_number
 from scripts.stages import REPOSITORY, run
 
 MODEL = "models/small"
@@ -49,10 +49,12 @@ def table(before: dict[str, dict], after: dict[str, dict]) -> str:
 def main(words: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "quickstart")
-    parser.add_argument("--pictures", type=int, default=450, help="to train on (default %(default)s)")
-    parser.add_argument("--heldout", type=int, default=80, help="to ask about, of other words and layouts (80)")
-    parser.add_argument("--steps", type=int, help=f"of training; the number in {CONFIG} if not given")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=whole_number(1), default=450, help="to train on (default %(default)s)")
+    parser.add_argument(
+        "--heldout", type=whole_number(2), default=80, help="of other words and layouts, to ask about, half a task"
+    )
+    parser.add_argument("--steps", type=whole_number(1), help=f"of training; the number in {CONFIG} if not given")
+    parser.add_argument("--seed", type=whole_number(0), default=0)
     options = parser.parse_args(words)
     started = time.monotonic()
     output = options.output.resolve()

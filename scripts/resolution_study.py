@@ -13,7 +13,8 @@ them with the page's ratio kept, and by the page's shape. A value is the mean ov
 is a bootstrap over images of the questions' means over seeds, so it holds the luck of the questions drawn; the lowest
 and the highest seed beside it show the luck of training.
 
-OUTPUT holds table.md, table.csv, results.json and scores.png. What was finished is kept when the command is repeated.
+OUTPUT holds table.md, table.csv, differences.md, results.json and scores.png. What was finished is kept when the
+command is repeated.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import sys
 from collections import defaultdict
@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.statistics import difference, estimate, mean_units
-from monkey.cli import ArgumentParser
-from monkey.journal import write_atomic, write_json
-from scripts.stages import REPOSITORY, evaluate, run, train
+from monkey.cli import ArgumentParser, whole_number
+from monkey.journal import atomic_file, write_atomic, write_json
+from monkey.provenance import fingerprint
+from scripts.stages import REPOSITORY, evaluate, keep_settings, run, train
 
 TASK = "pages_heldout"
 HEADLINE = "official"
@@ -338,10 +339,9 @@ def plot(measured: dict[str, list[dict[str, Any]]], file: Path) -> None:
     axes.set_ylabel("ANLS in percent, 95 % interval over pages")
     axes.set_ylim(0, 100)
     axes.legend(fontsize=8)
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    figure.savefig(partial, dpi=130, format="png")
+    with atomic_file(file) as stream:
+        figure.savefig(stream, dpi=130, format="png")
     plt.close(figure)
-    partial.replace(file)
 
 
 def write(output: Path, runs: dict[str, Sequence[Answers]], settings: dict[str, Any]) -> None:
@@ -426,7 +426,7 @@ def measure(
 
 def main(words: list[str] | None = None) -> int:
     """Run the study; 2 on what the user can mend."""
-    parser = ArgumentParser(description=__doc__)
+    parser, count = ArgumentParser(description=__doc__), whole_number(1)
     base = REPOSITORY / "models" / "small-base"
     parser.add_argument("base", type=Path, nargs="?", default=base, help="checkpoint at one window, without adapters")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "study")
@@ -434,12 +434,12 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument(
         "--arms", nargs="+", choices=[arm.name for arm in ARMS], help="all of them, or those of --quick, if not given"
     )
-    parser.add_argument("--steps", type=int, help=f"of training ({FULL.steps}, or {QUICK.steps} with --quick)")
-    parser.add_argument("--seeds", type=int, help=f"runs of each arm ({FULL.seeds}, or {QUICK.seeds})")
-    parser.add_argument("--pictures", type=int, help=f"pages to train on ({FULL.pictures}, or {QUICK.pictures})")
-    parser.add_argument("--heldout", type=int, help=f"pages to ask about ({FULL.heldout}, or {QUICK.heldout})")
-    parser.add_argument("--base-steps", type=int, help=f"of the base ({FULL.base_steps}, or {QUICK.base_steps})")
-    parser.add_argument("--window", type=int, default=WINDOW, help="pixels of a window's side (default %(default)s)")
+    parser.add_argument("--steps", type=count, help=f"of training ({FULL.steps}, or {QUICK.steps} with --quick)")
+    parser.add_argument("--seeds", type=count, help=f"runs of each arm ({FULL.seeds}, or {QUICK.seeds})")
+    parser.add_argument("--pictures", type=count, help=f"pages to train on ({FULL.pictures}, or {QUICK.pictures})")
+    parser.add_argument("--heldout", type=count, help=f"pages to ask about ({FULL.heldout}, or {QUICK.heldout})")
+    parser.add_argument("--base-steps", type=count, help=f"of the base ({FULL.base_steps}, or {QUICK.base_steps})")
+    parser.add_argument("--window", type=count, default=WINDOW, help="pixels of a window's side (default %(default)s)")
     parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
     parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=2, help="that train (default 2)")
     options = parser.parse_args(words)
@@ -449,9 +449,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         base, window = options.base.resolve(), options.window
         has_window = _window_of(base) == window
-        settings = {"base": str(options.base), "window": window, **extent.__dict__}
+        settings = {"base": str(options.base), "weights": fingerprint(sorted(base.glob("*.safetensors")))}
+        settings |= {"window": window, "bf16": options.bf16, **extent.__dict__}
         settings |= {"task": TASK, "metric": "anls", "variant": HEADLINE}
-        _check_same(output, settings)
+        keep_settings(output, settings, free=("base", "seeds"))
         names = options.arms or (QUICK_ARMS if options.quick else [arm.name for arm in ARMS])
         wanted = [arm for arm in ARMS if arm.name in names]
         data = output / "data"
@@ -489,19 +490,6 @@ def _window_of(base: Path) -> int:
     if config.num_windows != 1 or config.num_adapters or config.global_view:
         raise ValueError(f"{base} is no base: it has {config.num_windows} windows, {config.num_adapters} adapter sets")
     return config.window_size
-
-
-def _check_same(output: Path, settings: dict[str, Any]) -> None:
-    """Remember what a study is made with, and refuse to go on with another. Raises ValueError."""
-    file = output / "settings.json"
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        # More seeds add to a study; anything else makes another.
-        differing = [name for name in settings if name != "seeds" and before.get(name) != settings[name]]
-        if differing:
-            raise ValueError(f"{output} holds a study of other {', '.join(differing)}; name another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(file, settings)
 
 
 if __name__ == "__main__":

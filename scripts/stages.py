@@ -10,10 +10,30 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from monkey.journal import write_json
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def keep_settings(output: Path, settings: Mapping[str, Any], free: Collection[str] = ()) -> None:
+    """Remember what is made in a folder with which settings, for a later call that takes it up.
+
+    Args:
+        free: settings that may be others later.
+
+    Raises ValueError naming a setting that was another.
+    """
+    file = output / "settings.json"
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if name not in free and before.get(name, value) != value:
+                raise ValueError(f"{output} was begun with {name} {before[name]}, not {value}; name another --output")
+    write_json(file, settings)
 
 
 def run(title: str, *command: str | Path) -> None:

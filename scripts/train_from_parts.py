@@ -19,8 +19,8 @@ import os
 import sys
 from pathlib import Path
 
-from monkey.cli import ArgumentParser
-from scripts.stages import REPOSITORY, evaluate, results, run, train
+from monkey.cli import ArgumentParser, whole_number
+from scripts.stages import REPOSITORY, evaluate, keep_settings, results, run, train
 
 CONFIG = "configs/training/from-parts.yaml"
 ENCODER, BESIDE = "models/small-base", "models/small"
@@ -58,23 +58,18 @@ def table(result: Path, names: dict[str, str]) -> str:
 
 def main(words: list[str] | None = None) -> int:
     """Run the stages; 2 on what the user can mend."""
-    parser = ArgumentParser(description=__doc__)
+    parser, count = ArgumentParser(description=__doc__), whole_number(1)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "from-parts")
     parser.add_argument("--vision", default=ENCODER, help="as of scripts/new_model.py (default %(default)s)")
     parser.add_argument("--language", help="as of scripts/new_model.py (default: SmolLM2 from its package)")
-    parser.add_argument("--pictures", type=int, default=6000, help="to train on (default %(default)s)")
-    parser.add_argument("--heldout", type=int, default=60, help="images to ask about (default %(default)s)")
-    parser.add_argument("--steps", type=int, help=f"of training; the number in {CONFIG} if not given")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=count, default=6000, help="to train on (default %(default)s)")
+    parser.add_argument("--heldout", type=count, default=60, help="images to ask about (default %(default)s)")
+    parser.add_argument("--steps", type=count, help=f"of training; the number in {CONFIG} if not given")
+    parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if not given")
-    parser.add_argument("--processes", type=int, help="that train (default 2 with a thread each, on a GPU 1)")
+    parser.add_argument("--processes", type=count, help="that train (default 2 with a thread each, on a GPU 1)")
     options = parser.parse_args(words)
-    try:
-        language = options.language or str(smollm2())
-    except FileNotFoundError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     if options.device is None:
         import torch
 
@@ -82,6 +77,13 @@ def main(words: list[str] | None = None) -> int:
     on_cpu = options.device == "cpu"
     processes = options.processes or (min(2, os.cpu_count() or 1) if on_cpu else 1)
     output, seed = options.output.resolve(), str(options.seed)
+    try:
+        language = options.language or str(smollm2())
+        kept = {name: getattr(options, name) for name in ("vision", "device", "bf16", "seed", "steps")}
+        keep_settings(output, kept | {"language": language})
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     begun, data, trained, result = (output / name for name in ("untrained", "data", "trained", "result"))
     if not begun.exists():
         run(

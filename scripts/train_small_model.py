@@ -26,8 +26,8 @@ import yaml
 
 from eval.tasks import GROUPS
 from monkey.checkpoint_card import card_of
-from monkey.cli import ArgumentParser
-from scripts.stages import REPOSITORY, evaluate, results, run, train
+from monkey.cli import ArgumentParser, whole_number
+from scripts.stages import REPOSITORY, evaluate, keep_settings, results, run, train
 
 WINDOW, WINDOW_TOKENS = 224, 196
 """Pixels of a window's side and the tokens that it becomes."""
@@ -92,21 +92,23 @@ def score_lines(result: Path, name: str) -> list[str]:
 
 def main(words: list[str] | None = None) -> int:
     """Run the stages; 2 on what the user can mend."""
-    parser = ArgumentParser(description=__doc__)
+    parser, count = ArgumentParser(description=__doc__), whole_number(1)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "small")
     parser.add_argument("--start", type=Path, help="checkpoint to make the base from (default: from nothing)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if not given")
-    parser.add_argument("--pictures", type=int, help=f"pages of each training set (default {PAGES:,}; more on a GPU)")
-    parser.add_argument("--heldout", type=int, default=300, help="pages of each held-out split; 0 asks nothing")
-    parser.add_argument("--letter-steps", type=int, help="the number in the stage's config if not given")
-    parser.add_argument("--first-steps", type=int, help="likewise")
-    parser.add_argument("--base-steps", type=int, help="likewise")
-    parser.add_argument("--monkey-steps", type=int, help="likewise")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=count, help=f"pages of each training set (default {PAGES:,}; more on a GPU)")
+    parser.add_argument(
+        "--heldout", type=whole_number(0), default=300, help="pages of each held-out split; 0 asks nothing"
+    )
+    parser.add_argument("--letter-steps", type=count, help="the number in the stage's config if not given")
+    parser.add_argument("--first-steps", type=count, help="likewise")
+    parser.add_argument("--base-steps", type=count, help="likewise")
+    parser.add_argument("--monkey-steps", type=count, help="likewise")
+    parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument("--bf16", choices=("True", "False"), default="True", help="False trains in fp32 (default True)")
     cores = os.cpu_count() or 1
     parser.add_argument(
-        "--processes", type=int, help="that train on a CPU (default 2), or draw and open images for a GPU (cores - 2)"
+        "--processes", type=count, help="that train on a CPU (default 2), or draw and open images for a GPU (cores - 2)"
     )
     options = parser.parse_args(words)
     if options.start is not None and not options.start.is_dir():
@@ -124,6 +126,16 @@ def main(words: list[str] | None = None) -> int:
     data, result, model = output / "data", output / "result", output / "model"
     begun, letters = output / "untrained", output / "letters"
     trainers = 1 if on_gpu else processes
+    start = options.start and options.start.resolve()
+    kept = "device", "seed", "bf16", "letter_steps", "first_steps", "base_steps", "monkey_steps"
+    try:
+        keep_settings(
+            output,
+            {"start": start and str(start), "pictures": pages, **{name: getattr(options, name) for name in kept}},
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
     def flags(stage: str, steps: int | None) -> list[str]:
         changed = {"seed": seed, "bf16": options.bf16, **settings[stage]}
@@ -145,7 +157,6 @@ def main(words: list[str] | None = None) -> int:
         return output / name
 
     training = "--train", pages, "--questions", QUESTIONS
-    start = options.start and options.start.resolve()
     if start is None:
         if not begun.exists():
             run(

@@ -19,8 +19,9 @@ pytest.importorskip("faker", reason="words of pages are Faker's (requirements.tx
 from monkey.boxes import located
 from monkey.data.pages import questioning, wordings
 from monkey.data.pages.drafts import Draft, Sheet, draft_unanswerable
+from monkey.data.pages.drawing import SPLITS
 from monkey.data.pages.facts import Cell, Field, NumberFormat, Page, Table
-from monkey.data.pages.questioning import QUESTION_KINDS, SPLITS, ask, draft_questions
+from monkey.data.pages.questioning import QUESTION_KINDS, ask, draft_questions
 from monkey.data.pages.spelling import Writer
 from monkey.data.pages.wordings import Asked, Choices, Form, read_wordings
 from monkey.tokenization import QwenTokenizer
@@ -416,23 +417,23 @@ def test_an_ending_never_changes_the_answer_and_prompts_are_mostly_the_published
 
 
 def test_a_thing_is_not_called_what_another_thing_of_the_page_is_called():
-    words = set_lines([["Total 12.00"], ["Amount due 12.00"], ["Name Ada"], ["Passenger Bo"]])
+    words = set_lines([["From Cy"], ["By Di"], ["Name Ada"], ["Passenger Bo"]])
     fields = tuple(
         Field(key, value, box_of(words, value), HEIGHT, label)
         for key, value, label in (
-            ("total", "12.00", "Total"), ("amount_due", "12.00", "Amount due"), ("customer", "Ada", "Name"),
+            ("sender", "Cy", "From"), ("author", "Di", "By"), ("customer", "Ada", "Name"),
             ("passenger", "Bo", "Passenger"),
         )
     )  # fmt: skip
     page = Page("form", "hand", receipt().image, words, fields)
     sheet = Sheet(page, Writer(random.Random(0), held_out=False))
-    total, due = sheet.thing("total"), sheet.thing("amount_due")
-    assert "amount to pay" in BOOK.things["total"].names.trained
-    assert not set(total.names.trained) & set(due.names.trained)
-    assert "How much do I have to pay?" not in total.own["asked"].trained + due.own["asked"].trained
+    sender, author = sheet.thing("sender"), sheet.thing("author")
+    assert "writer" in BOOK.things["sender"].names.trained
+    assert not set(sender.names.trained) & set(author.names.trained)
+    assert "Who wrote this?" not in sender.own["asked"].trained + author.own["asked"].trained
     texts = {question.text for seed in range(200) for question in ask(page, random.Random(seed), "train", 6)}
-    assert "What is the total?" in texts
-    assert "What is the amount to pay?" not in texts
+    assert "What is the sender?" in texts
+    assert "What is the writer?" not in texts
 
 
 # What is not there

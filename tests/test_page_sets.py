@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,16 @@ from monkey.boxes import find_box_fault, located
 from monkey.data import drawn_sets
 from monkey.data.mixture import open_records
 from monkey.data.pages import __main__ as program
-from monkey.data.pages import page_sets
+from monkey.data.pages import charts, page_sets, spelling
+from monkey.data.pages.contents import Room
 from monkey.data.pages.drafts import Sheet
-from monkey.data.pages.drawing import KINDS
+from monkey.data.pages.drawing import KINDS, SPLITS, TYPESET, templates_of
 from monkey.data.pages.facts import Page
 from monkey.data.pages.page_sets import Settings, draw, write_set
-from monkey.data.pages.questioning import QUESTION_KINDS, SPLITS, Question
+from monkey.data.pages.questioning import QUESTION_KINDS, Question
 from monkey.data.pages.spelling import Writer
+from monkey.data.pages.stated import FACTS
+from monkey.data.pages.typefaces import FAMILIES
 from monkey.data.pages.wordings import read_own_words, read_wordings
 from monkey.data.records import read_questions
 from monkey.tokenization import QwenTokenizer
@@ -159,6 +164,34 @@ def test_everything_that_pages_state_has_wordings(drawn):
         assert questions
 
 
+def test_there_are_wordings_for_nothing_but_what_pages_state():
+    """Of a thing that no page states, `--wordings` would take sentences that are never asked."""
+    keys, columns, rows = set(), set(), {"row", "line"}
+
+    def note(content):
+        keys.update(content.possible, content.fields)
+        for grid in content.tables:
+            columns.update(grid.column_keys)
+            rows.add(grid.key)
+
+    for number in range(60):
+        rng = random.Random(number)
+        room = Room(rng.uniform(12, 46), rng.randint(6, 60))
+        for kind in TYPESET.values():
+            note(kind.write(Writer(random.Random(number), held_out=False), room))
+    family = next(family for family in FAMILIES if not family.is_typst)
+    for kind in charts.TEMPLATES:
+        for template in (*templates_of(kind, False), *templates_of(kind, True)):
+            for number in range(3):
+                writer, rng = Writer(random.Random(number), held_out=False), random.Random(number)
+                note(charts.draw_chart(kind, template, writer, rng, family, (36, 24), 10.0)[2])
+    book = read_wordings()
+    assert set(book.things) <= keys | columns
+    assert set(book.columns) <= columns | {"named"}  # of columns that only their heads name
+    assert set(book.rows) <= rows
+    assert set(FACTS) <= keys | columns | {"balance"}  # the amounts of a screen's accounts
+
+
 def test_answers_are_on_the_page_and_what_is_unanswerable_is_not(drawn):
     tokenizer = QwenTokenizer.from_pretrained("models/small")
     for page, split, questions in drawn:
@@ -192,6 +225,8 @@ def test_answers_are_on_the_page_and_what_is_unanswerable_is_not(drawn):
         (["--train", "1", "--output", "set", "--kinds", "sign=0"], "--kinds sign=0"),
         (["--train", "1", "--output", "set", "--questions", "0"], "--questions: 0 is not a whole number"),
         (["--train", "1", "--output", "set", "--wordings", "none.yaml"], "none.yaml: no such file"),
+        (["--preview", "1", "--sheet", "sheet.png"], "--sheet: not allowed with argument --preview"),
+        (["--sheet", "sheet.png", "--train", "2"], "--preview and --sheet draw no set; leave them out, or --train"),
     ],
 )
 def test_wrong_flags_are_one_sentence(tmp_path, capsys, monkeypatch, flags, message):
@@ -205,6 +240,20 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys, monkeypatch, flags, mess
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["typst", "faker"])
+def test_what_draws_pages_is_named_where_it_is_not_installed(tmp_path, capsys, monkeypatch, package):
+    def find(name: str):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", find)
+    monkeypatch.setitem(sys.modules, package, None)
+    spelling._faker.cache_clear()
+    assert program.main(["--train", "1", "--kinds", "sign", "--output", str(tmp_path / "set")]) == 2
+    error = capsys.readouterr().err
+    assert f"the package {package}, which is not installed: pip install 'monkey[documents]'" in error
+    assert error.count("\n") == 1
 
 
 def test_questions_may_be_in_words_of_ones_own(tmp_path):

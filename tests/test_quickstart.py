@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def test_quickstart_chain_goes_from_drawing_to_scores(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(stages, "subprocess", SimpleNamespace(run=in_process))
-    for pictures, heldout, steps in ((4, 1, 1), (8, 2, 2)):  # the second replaces what the first made
+    for pictures, heldout, steps in ((4, 2, 1), (8, 4, 2)):  # the second replaces what the first made
         capfd.readouterr()
         sizes = ["--pictures", str(pictures), "--heldout", str(heldout), "--steps", str(steps)]
         assert main(["--output", str(tmp_path / "run"), *sizes]) == 0
@@ -39,6 +39,12 @@ def test_quickstart_chain_goes_from_drawing_to_scores(tmp_path, monkeypatch, cap
         for line in summary["tasks"]:
             predictions = (run / "result" / name / line["task"] / "predictions.jsonl").read_text().splitlines()
             assert len(predictions) == line["n"] == line["n_expected"]
+
+
+def test_a_task_without_a_picture_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--heldout", "1"])
+    assert "--heldout: 1 is not a whole number of at least 2" in capsys.readouterr().err
 
 
 def test_table_shows_each_task_before_and_after():

@@ -208,10 +208,23 @@ def test_arms_are_compared_over_the_same_questions():
 
 
 def test_a_study_of_other_settings_is_not_mixed_in(tmp_path):
-    resolution_study._check_same(tmp_path, {"steps": 10, "seeds": 1})
-    resolution_study._check_same(tmp_path, {"steps": 10, "seeds": 3})
-    with pytest.raises(ValueError, match="a study of other steps"):
-        resolution_study._check_same(tmp_path, {"steps": 11, "seeds": 3})
+    stages.keep_settings(tmp_path, {"steps": 10, "seeds": 1}, free=("seeds",))
+    stages.keep_settings(tmp_path, {"steps": 10, "seeds": 3}, free=("seeds",))
+    with pytest.raises(ValueError, match="was begun with steps 10, not 11; name another --output"):
+        stages.keep_settings(tmp_path, {"steps": 11, "seeds": 3}, free=("seeds",))
+
+
+def test_stages_from_another_start_are_not_mixed_in(base, tmp_path, capsys):
+    stages.keep_settings(tmp_path, {"start": None})
+    assert train_small_model.main(["--start", str(base), "--output", str(tmp_path), "--device", "cpu"]) == 2
+    assert f"{tmp_path} was begun with start None, not {base}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--seeds", "--steps", "--heldout"])
+def test_a_study_of_nothing_is_refused(capsys, flag):
+    with pytest.raises(SystemExit):
+        resolution_study.main([flag, "0"])
+    assert f"{flag}: 0 is not a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_the_middle_of_two_checkpoints(base, tmp_path, capsys):

@@ -114,7 +114,7 @@ def timetable() -> Page:
         Image.new("RGB", SIZE, "white"),
         words,
         (Field("title", "Departures", box_of(words, "Departures"), 14.0),),
-        (Table("train", ("Train", "Time", "Track"), ("", "departure", "platform"), rows),),
+        (Table("departure", ("Train", "Time", "Track"), ("", "departure", "platform"), rows),),
         absent=("phone", "gate"),
     )
 
@@ -136,7 +136,7 @@ def chart() -> Page:
         Image.new("RGB", SIZE, "white"),
         words,
         (Field("title", "Visitors by month", box_of(words, "Visitors by month"), 14.0),),
-        (Table("bar", ("", ""), ("", "value"), rows, shown=False),),
+        (Table("category", ("", ""), ("", "value"), rows, shown=False),),
         absent=("total", "phone", "date"),
     )
 

@@ -8,21 +8,20 @@ run that was cut short goes on with the images that its journal does not have.
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import PIL
 from PIL import Image
 
 from monkey.journal import Journal, json_line, write_atomic, write_json
+from monkey.provenance import package_versions
 
 Row = dict[str, Any]
 
@@ -45,7 +44,7 @@ class Plan:
         records: makes the training records of a split's rows.
         questions: makes the evaluator's rows of a split, by the name of their file, from the rows and the first id.
         trained: splits that are trained on.
-        versions: of the packages that pixels depend on, beside Python and Pillow.
+        packages: on whose versions pixels depend, beside Python and Pillow.
     """
 
     format: str
@@ -55,7 +54,7 @@ class Plan:
     records: Callable[[Sequence[Row]], Iterable[Row]]
     questions: Callable[[str, Sequence[Row], int], Mapping[str, Sequence[Row]]]
     trained: Sequence[str]
-    versions: Mapping[str, str] = field(default_factory=dict)
+    packages: Sequence[str] = ()
 
 
 def image_file(split: str, number: int) -> str:
@@ -147,7 +146,7 @@ def _write_files(folder: Path, journal: Journal, plan: Plan) -> Row:
             for name, rows in plan.questions(split, drawn, asked).items():
                 write_atomic(folder / f"{name}.jsonl", b"".join(map(json_line, rows)))
             asked += kinds.total()
-    versions = {"python": platform.python_version(), "pillow": PIL.__version__, **plan.versions}
+    versions = package_versions(("pillow", *plan.packages))
     manifest = {"format": plan.format, "settings": plan.settings, "versions": versions, "counts": counts}
     write_json(folder / MANIFEST, manifest)
     return manifest

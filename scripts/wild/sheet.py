@@ -149,7 +149,6 @@ POUND = Money("£{}")
 YEN = Money("¥{}", decimals=0)
 FRANC = Money("CHF {}", ".", "'")
 KRONA = Money("{} kr", ",", " ")
-PLAIN = Money("{}")
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",

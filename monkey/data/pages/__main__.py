@@ -12,9 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from monkey.cli import ArgumentParser, run_program, whole_number
-from monkey.data.pages.drawing import KINDS, Limits
+from monkey.data.pages.drawing import KINDS, SPLITS, Limits
 from monkey.data.pages.page_sets import RARE, USUAL, Settings, draw, write_set
-from monkey.data.pages.questioning import SPLITS
 from monkey.data.pages.sheet import draw_pages, lay_out
 from monkey.data.pages.wordings import read_own_words
 from monkey.journal import write_atomic
@@ -30,8 +29,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="folder to make; one with the same set is reused")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="the same seed gives the same set (default 0)")
-    for split, holds in SPLITS.items():
-        parser.add_argument(f"--{split}", type=whole_number(0), default=0, metavar="N", help=f"pages: {holds}")
+    for name, split in SPLITS.items():
+        parser.add_argument(f"--{name}", type=whole_number(0), default=0, metavar="N", help=f"pages: {split.holds}")
     parser.add_argument(
         "--kinds",
         nargs="+",
@@ -54,16 +53,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"most windows of an image (default {limits.windows})",
     )  # fmt: skip
     parser.add_argument("--workers", type=whole_number(1), default=min(2, os.cpu_count() or 1), help="processes (2)")
-    parser.add_argument(
+    look = parser.add_mutually_exclusive_group()
+    look.add_argument(
         "--preview",
         type=whole_number(1),
         metavar="N",
         help="print what is asked about N pages of each split; their images go to --output where it is given",
     )
-    parser.add_argument(
+    look.add_argument(
         "--sheet", type=Path, metavar="FILE", help="write an image of a few pages of each kind, to look at"
     )
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    counts = [f"--{name}" for name in SPLITS if getattr(flags, name)]
+    if counts and (flags.preview or flags.sheet):
+        parser.error(f"--preview and --sheet draw no set; leave them out, or {', '.join(counts)}")
+    return flags
 
 
 def settings_of(flags: argparse.Namespace) -> Settings:

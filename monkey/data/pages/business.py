@@ -161,7 +161,7 @@ _FORMS = {
 
 
 def write_form(writer: Writer, room: Room) -> Content:
-    """A title over labelled values. Groups: facts."""
+    """A title over labelled values. Groups: head, facts."""
     rng = writer.rng
     theme = rng.choice(list(_FORMS))
     content = begin(writer, "title company document_number " + _FORMS[theme])
@@ -271,7 +271,7 @@ _COLUMNS: Mapping[str, tuple[str, Callable[[Writer], Value]]] = {
 
 
 def write_table(writer: Writer, room: Room) -> Content:
-    """A table of any matter, with a title or not. Groups: none; title, subtitle, source, note stand alone."""
+    """A table of any matter, with a title or not. Groups: none; title, subtitle and source stand alone."""
     rng = writer.rng
     content = begin(writer, "title subtitle source unit date note author")
     key = rng.choice(list(_ROWS))

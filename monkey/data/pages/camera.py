@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import io
 import math
+import random
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from monkey.data.pages.facts import Box
+
+PHOTOGRAPHED = 0.6
+"""How many of the images that a camera or a scanner sees are a camera's."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,19 @@ def compress(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=int(rng.integers(30, 85)))
     return Image.open(buffer).convert("RGB")
+
+
+def look_through(image: Image.Image, rng: random.Random, letters: float, in_colour: bool) -> tuple[Image.Image, Move]:
+    """Return the page as a camera or a scanner sees it, and where its points went.
+
+    Args:
+        letters: the height of its least letters in pixels.
+        in_colour: whether a scanner keeps its colours.
+    """
+    generator = np.random.default_rng(rng.getrandbits(64))
+    if rng.random() < PHOTOGRAPHED:
+        return photograph(image, generator, letters)
+    return scan(image, generator, letters, in_colour)
 
 
 def photograph(image: Image.Image, rng: np.random.Generator, letters: float) -> tuple[Image.Image, Move]:

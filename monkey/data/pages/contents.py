@@ -105,8 +105,8 @@ def share_out(writer: Writer, most: int, least: int = 1) -> int:
 
 
 _IN_ORDER = (
-    ("order_date", "date"), ("date", "due_date"), ("order_date", "delivery_date"), ("production_date", "expiry_date"),
-    ("valid_from", "valid_until"), ("start_date", "end_date"), ("arrival_date", "end_date"),
+    ("date", "due_date"), ("production_date", "expiry_date"), ("valid_from", "valid_until"),
+    ("start_date", "end_date"), ("arrival_date", "end_date"),
     ("boarding_time", "departure_time"), ("departure_time", "arrival_time"), ("start_time", "end_time"),
 )  # fmt: skip
 """Fields of which the first comes before the second in time."""

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from monkey.boxes import marked
 from monkey.data.pages.amounts import Frame, common_frame, marks_thousands, minutes_of, print_amount, unit_of
-from monkey.data.pages.facts import Box, Cell, Field, Page, Table, Word
+from monkey.data.pages.facts import Box, Cell, Field, Page, Table, Word, around
 from monkey.data.pages.spelling import Writer
 from monkey.data.pages.wordings import NOTHING, Choices, Named, read_wordings
 
@@ -98,8 +98,7 @@ class Line:
 
     @property
     def box(self) -> Box:
-        lefts, tops, rights, bottoms = zip(*(word.box for word in self.words), strict=True)
-        return min(lefts), min(tops), max(rights), max(bottoms)
+        return around(word.box for word in self.words)
 
 
 class Sheet:

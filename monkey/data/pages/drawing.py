@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -14,7 +14,7 @@ from PIL import Image
 
 from monkey.data.pages import business, camera, charts, everyday, scenes
 from monkey.data.pages.contents import Content, Room, Write, put_in_order
-from monkey.data.pages.facts import Box, Cell, Field, Page, Table, Word
+from monkey.data.pages.facts import Cell, Field, Page, Table, Word, around
 from monkey.data.pages.spelling import Writer
 from monkey.data.pages.typefaces import FAMILIES, HELD_OUT_FAMILIES, Family
 from monkey.data.pages.typesetting import Printed, Setting
@@ -22,14 +22,19 @@ from monkey.data.pages.typesetting import Printed, Setting
 
 @dataclass(frozen=True)
 class Split:
-    """Whether words and templates, and whether typefaces, are held out."""
+    """Whether words and templates, typefaces, and wordings of questions are held out, and what that comes to."""
 
     texts: bool
     typefaces: bool
+    wordings: bool
+    holds: str
 
 
-SPLITS = {"train": Split(False, False), "known": Split(True, False), "heldout": Split(True, True)}
-"""To train on; other texts, values and templates in the same typefaces; and these in typefaces that train has not."""
+SPLITS: Mapping[str, Split] = {
+    "train": Split(False, False, False, "to train on"),
+    "heldout": Split(True, True, True, "texts, values, templates, typefaces and wordings that train has not"),
+    "known": Split(True, False, False, "texts, values and templates that train has not, in its typefaces and wordings"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,9 @@ class Limits:
     Attributes:
         window: pixels of a window's side.
         windows: how many windows an image is cut into at most; each image lies, with its ratio, on the largest grid.
-        smallest: pixels of capital letters as the windows show them, the smallest of a page's text.
-        longest: pixels of an image's longer side, before a camera turns it.
+        smallest: pixels of capital letters as the windows show them, the smallest of a page's text; a page may fall
+            short of it by a fourteenth.
+        longest: pixels of a page's longer side, before a camera turns it; images without text may have more.
     """
 
     window: int = 112
@@ -358,11 +364,6 @@ def _name_colour(printed: Sequence[Printed]) -> str:
     return next((name for name, colour in COLOURS.items() if name not in UNNAMED and colours == {colour}), "")
 
 
-def _around(boxes: Iterable[Box]) -> Box:
-    left, top, right, bottom = zip(*boxes, strict=True)
-    return min(left), min(top), max(right), max(bottom)
-
-
 def _tell(kind: str, template: str, content: Content, image: Image.Image, printed: Sequence[Printed]) -> Page:
     """Return the page with what stands on it; what a template did not print is not told."""
     parts: dict[str, list[Printed]] = defaultdict(list)
@@ -380,7 +381,7 @@ def _tell(kind: str, template: str, content: Content, image: Image.Image, printe
         if own := parts.get(f"f:{key}"):
             fields.append(
                 Field(
-                    key, " ".join(one.text for one in own), _around(one.box for one in own), own[0].height,
+                    key, " ".join(one.text for one in own), around(one.box for one in own), own[0].height,
                     label if parts.get(f"l:{key}") else "", value.number, value.date, _name_colour(own),
                 )
             )  # fmt: skip
@@ -392,7 +393,7 @@ def _tell(kind: str, template: str, content: Content, image: Image.Image, printe
             for c, value in enumerate(row):
                 own = parts.get(f"c:{number}:{r}:{c}", [])
                 text = " ".join(one.text for one in own)
-                box = _around(one.box for one in own) if own else None
+                box = around(one.box for one in own) if own else None
                 colour = grid.row_colours[r] if grid.row_colours and not c else ""
                 number_of = value.number if own or grid.is_drawn else None
                 cells.append(Cell(text, box, own[0].height if own else 0.0, number_of, colour))
@@ -419,11 +420,7 @@ def _tell(kind: str, template: str, content: Content, image: Image.Image, printe
 
 def _look_through(page: Page, rng: random.Random, letters: float) -> Page:
     """Return the page as a camera or a scanner sees it, its boxes moved."""
-    generator = np.random.default_rng(rng.getrandbits(64))
-    if rng.random() < 0.6:
-        image, move = camera.photograph(page.image, generator, letters)
-    else:
-        image, move = camera.scan(page.image, generator, letters, _tells_colours(page))
+    image, move = camera.look_through(page.image, rng, letters, _tells_colours(page))
     return moved(replace(page, image=image), move)
 
 

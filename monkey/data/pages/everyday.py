@@ -23,7 +23,7 @@ _TICKETS = {
 
 
 def write_ticket(writer: Writer, room: Room) -> Content:
-    """A ticket for a journey, an event or a place to park. Groups: main, facts, codes, head."""
+    """A ticket for a journey, an event or a place to park. Groups: main, facts, codes."""
     rng = writer.rng
     theme = rng.choice(list(_TICKETS))
     main, facts = (part.split() for part in _TICKETS[theme])
@@ -45,7 +45,7 @@ def write_ticket(writer: Writer, room: Room) -> Content:
 
 
 def write_label(writer: Writer, room: Room) -> Content:
-    """The label of a product or of a parcel. Groups: main, facts, foot; at times a table of nutrients."""
+    """The label of a product or of a parcel. Groups: head, main, facts, foot; at times a table of nutrients."""
     rng = writer.rng
     product = """brand maker weight volume price unit_price expiry_date production_date batch article_number barcode
     origin ingredients storage warning energy material size serial_number model voltage power"""

@@ -6,11 +6,18 @@ that nothing has to be moved later.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from PIL import Image
 
 Box = tuple[float, float, float, float]
+
+
+def around(boxes: Iterable[Box]) -> Box:
+    """Return the smallest box around boxes, of which there is at least one."""
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
 
 
 @dataclass(frozen=True)

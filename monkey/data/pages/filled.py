@@ -47,12 +47,8 @@ def draw_filled(rng: random.Random, side: int, split: str) -> tuple[Image.Image,
     """
     image, letters = _fill(rng, round(BEYOND * side), split)
     if rng.random() >= CLEAN:
-        generator = np.random.default_rng(rng.getrandbits(64))
         height = min(letter.height for letter in letters)
-        if rng.random() < 0.6:
-            image, move = camera.photograph(image, generator, height)
-        else:
-            image, move = camera.scan(image, generator, height, in_colour=True)
+        image, move = camera.look_through(image, rng, height, in_colour=True)
         moved = move.points(np.array([(letter.x, letter.y) for letter in letters]))
         letters = [
             Letter(letter.character, float(x), float(y), letter.height)

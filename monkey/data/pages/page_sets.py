@@ -11,7 +11,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +78,8 @@ def draw(settings: Settings, split: str, number: int) -> tuple[Page, list[Questi
 
 def write_set(output: Path, settings: Settings, workers: int = 2) -> tuple[dict[str, Any], bool]:
     """Make the set in `output`, or find it there, as `write_drawn_set` does; return its manifest and whether it was."""
-    versions = {package: version(package) for package in PACKAGES}
     draw_row = partial(_draw_row, settings)
-    plan = Plan(FORMAT, settings.described(), settings.counts, draw_row, _records, _questions, (TRAIN,), versions)
+    plan = Plan(FORMAT, settings.described(), settings.counts, draw_row, _records, _questions, (TRAIN,), PACKAGES)
     return write_drawn_set(output, plan, workers)
 
 

@@ -23,6 +23,7 @@ from monkey.data.pages.drafts import (
     draft_text,
     draft_unanswerable,
 )
+from monkey.data.pages.drawing import SPLITS
 from monkey.data.pages.facts import Page
 from monkey.data.pages.spelling import Writer
 from monkey.data.pages.wordings import HELD_OUT, TRAINED, can_word, read_wordings, word
@@ -57,15 +58,8 @@ QUESTION_KINDS: Mapping[str, tuple[float, int]] = {
 }
 """Kinds of question: how often each is asked where all can be, and the most of it per page. "unanswerable" is added."""
 
-SPLITS: Mapping[str, str] = {
-    "train": "to train on",
-    "heldout": "texts, values, templates, typefaces and wordings that train has not",
-    "known": "texts, values and templates that train has not, in its typefaces and wordings",
-}
-"""Splits and what they hold; held-out wordings are asked in `heldout` alone."""
-
 HELD_OUT_WORDINGS = 0.5
-"""How many questions of the split `heldout` have a held-out wording."""
+"""How many questions have a held-out wording in a split that has such."""
 
 UNANSWERABLE_PART = 0.07
 """How many questions about a page with text it does not answer."""
@@ -116,9 +110,9 @@ def ask(page: Page, rng: random.Random, split: str, most: int) -> list[Question]
     """Ask up to `most` questions about a page, those of a next turn right behind the one that they follow.
 
     Args:
-        split: of the page, one of `SPLITS`.
+        split: of the page, one of `drawing.SPLITS`.
     """
-    sheet = Sheet(page, Writer(random.Random(rng.getrandbits(64)), held_out=split != "train"))
+    sheet = Sheet(page, Writer(random.Random(rng.getrandbits(64)), SPLITS[split].texts))
     drafts = draft_questions(sheet, rng)
     part = UNANSWERABLE_PART if page.words else UNANSWERABLE_WITHOUT_TEXT
     impossible = [draft for draft in draft_unanswerable(sheet, rng) if _can_put(draft)]
@@ -207,7 +201,7 @@ def _with_followers(root: Draft, rng: random.Random) -> list[Draft]:
 
 def _put(draft: Draft, rng: random.Random, split: str, follows: bool) -> Question:
     """Put a draft into words and, for training, into a prompt."""
-    wording = HELD_OUT if split == "heldout" and rng.random() < HELD_OUT_WORDINGS else TRAINED
+    wording = HELD_OUT if SPLITS[split].wordings and rng.random() < HELD_OUT_WORDINGS else TRAINED
     form = read_wordings().forms[draft.form]
     asked = word(rng, form, draft.slots, wording, draft.own, draft.names, draft.name_slot)
     prompt = VQA_AS_TRAINED

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from monkey.data.pages.drawing import Limits, draw_page
 from monkey.data.pages.facts import Page
 
-GROUND, MARK = "#8a9099", "#d00000"
+GROUND = "#8a9099"
 GAP = 8
 
 
@@ -22,19 +22,11 @@ def draw_pages(kinds: Sequence[str], each: int, seed: int, limits: Limits) -> It
             yield draw_page(kind, random.Random(f"{seed} {kind} {number}"), split, limits)
 
 
-def lay_out(pages: Iterable[Page], width: int, height: int, boxes: bool = False) -> Image.Image:
-    """Return one image of all pages, row by row, each reduced to a height, or to a width of one and a half times that.
-
-    Args:
-        boxes: whether a frame is drawn around each word.
-    """
+def lay_out(pages: Iterable[Page], width: int, height: int) -> Image.Image:
+    """Return one image of all pages, row by row, each reduced to a height, or to one and a half times that across."""
     rows: list[list[Image.Image]] = [[]]
     for page in pages:
-        image = page.image.copy()
-        if boxes:
-            draw = ImageDraw.Draw(image)
-            for word in page.words:
-                draw.rectangle(word.box, outline=MARK)
+        image = page.image
         scale = min(height / image.height, 1.5 * height / image.width)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         small = image.resize(size, Image.Resampling.LANCZOS)
