@@ -10,7 +10,6 @@ import pytest
 from tests.golden.outside import observed
 from tests.golden.outside.observed import recorded
 from tests.outside_doors import (
-    IMAGE_ROOT,
     OUTSIDE,
     float32_copy,
     free_port,
@@ -69,9 +68,9 @@ def test_ask_from_a_file(checkpoint, tmp_path):
 
 
 def test_ask_from_the_command_line_as_the_readme_does():
-    image = IMAGE_ROOT / "images" / "heldout" / "000020.jpg"
-    ended = succeeded("-m", "monkey.ask", "--image", image, "What is the total?", fresh=True)
-    assert ended.stdout == "81.30\n"
+    image = "data/pages/images/heldout/000001.jpg"
+    ended = succeeded("-m", "monkey.ask", "--image", image, "What is the name of the shop?", fresh=True)
+    assert ended.stdout == "Ceedreem Shop\n"
 
 
 def test_the_server_by_the_official_client(checkpoint, tmp_path):

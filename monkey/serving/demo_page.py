@@ -44,18 +44,18 @@ HELD_OUT = project_folder() / "data" / "pages" / "images" / "heldout"
 """Images that come with the project; where somebody took them away, the demo goes without examples."""
 
 EXAMPLES = {
-    "000001.jpg": "What is the total?",
-    "000003.jpg": "What is the net weight?",
-    "000005.jpg": "What is the phone number?",
-    "000000.jpg": "What is the date of birth?",
-    "000007.jpg": "What is the price?",
-    "000009.jpg": "Which dish is the cheapest?",
-    "000017.jpg": "What is the value of Q2 of Thokeand Frisk?",
-    "000015.jpg": "What is the value of Ra?",
-    "000006.jpg": "Which month has the highest value for Pass?",
-    "000019.jpg": "What is the percentage of Kand?",
-    "000018.jpg": "Who signed the letter?",
-    "000011.jpg": "What is the title?",
+    "000001.jpg": "What is the name of the shop?",
+    "000014.jpg": "What is the time of Stoureart Thearirt?",
+    "000005.jpg": "What is the value of M?",
+    "000008.jpg": "Which is cheaper, Carpet or Yiyex?",
+    "000012.jpg": "What is the title?",
+    "000009.jpg": "Which costs more, Similar basket or Gourt?",
+    "000018.jpg": "In which year was it written?",
+    "000002.jpg": "What is the year of the first day of validity?",
+    "000006.jpg": "What is the name of the horizontal axis?",
+    "000016.jpg": "What does the blue series stand for?",
+    "000019.jpg": "What kind of document is this?",
+    "000004.jpg": "What is the name of the seller?",
 }
 """Of many kinds of page an image that no training has seen, with a question."""
 

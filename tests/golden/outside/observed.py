@@ -73,7 +73,7 @@ def records(path: Path = RECORDS) -> dict[str, dict[str, Any]]:
         batch["input_ids"] = torch.tensor([sample["ids"]])
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
         if sample["images"]:
-            batch["pixel_values"] = processor.image_processor(sample["images"], return_tensors="pt")["pixel_values"]
+            batch |= processor.image_processor(sample["images"], return_tensors="pt")
         with torch.inference_mode():
             loss = model(**batch).loss.item()
         images = [str(Path(image).resolve().relative_to(ROOT)) for image in sample["images"]]
@@ -126,7 +126,7 @@ def prompts() -> dict[str, Any]:
     from monkey import MonkeyProcessor
 
     processor = MonkeyProcessor.from_pretrained(SMALL)
-    image = Image.new("RGB", (30, 20), "red")
+    image = Image.new("RGB", (20, 20), "red")
     found: dict[str, Any] = {"processor": {}, "chat template": {}, "chat as text": {}}
     for name, words in PROMPTS.items():
         words = dict(words)
