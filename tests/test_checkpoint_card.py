@@ -132,7 +132,7 @@ def test_what_ships_says_what_it_is():
     assert card.description_prompts[0] == "Describe the picture."
     assert card.descriptions.temperature == 0
     assert "Apache-2.0" in card.terms["en"]
-    assert "small drawn documents only" in card.abilities["en"]
+    assert "drawn pages such as receipts" in card.abilities["en"]
     assert card_of(REPOSITORY / "models" / "small-base") == card
     # Whoever trains the small model anew gets it, too.
     assert card_of(REPOSITORY / "configs" / "model" / "reader") == card

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import json
 import math
 import tomllib
 from pathlib import Path
@@ -20,6 +19,7 @@ from eval.tasks import PromptForm, Task
 from monkey.integrations import lmms_eval_manifest
 from monkey.prompts import VQA_AS_TRAINED
 from tests import lmms_eval_interface
+from tests.shipped_rows import shipped_rows
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED, PAGES = REPOSITORY / "models" / "small", REPOSITORY / "data" / "pages"
@@ -40,8 +40,7 @@ def peer():
 
 @pytest.fixture(scope="module")
 def docs() -> list[dict]:
-    lines = (PAGES / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[:10]
-    return [json.loads(line) for line in lines]
+    return shipped_rows()
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,8 @@ def test_lmms_eval_finds_both_kinds_by_the_name_monkey(peer):
 
 def test_answers_are_those_of_the_evaluator_token_by_token(opened, docs):
     task = Task("made", str(PAGES / "heldout.jsonl"), "anls", SETTINGS["max_new_tokens"])
-    questions = read_asked(PAGES / "heldout.jsonl", None)[0][: len(docs)]
+    of_id = {question.question_id: question for question in read_asked(PAGES / "heldout.jsonl", None)[0]}
+    questions = [of_id[doc["question_id"]] for doc in docs]
     requests = [Request(task, question, PromptForm("as-trained", VQA_AS_TRAINED)) for question in questions]
     backend = ModelBackend(str(SHIPPED), device="cpu", num_workers=0)
     (batch,) = backend.batches(requests, len(requests))
@@ -112,16 +112,17 @@ def test_answers_are_those_of_the_evaluator_token_by_token(opened, docs):
 
 
 def test_images_stand_where_the_task_puts_them(opened, docs):
+    # Of one window each, so that both fit the model's positions.
+    pair = [image.resize((224, 224)) for image in visuals(docs[0]) + visuals(docs[-1])]
+
     def between(doc):
-        one, other = visuals(docs[0]) + visuals(docs[-1])
+        one, other = pair
         parts = [{"type": "text", "text": "First "}, {"type": "image", "url": one}, {"type": "image", "url": other}]
         return [{"role": "user", "content": [*parts, {"type": "text", "text": doc["question"]}]}]
 
     answerer = opened["MonkeyChat"].answerer
     (mixed,) = opened["MonkeyChat"].generate_until([chat(3, "", read=between)])
-    (first,) = opened["MonkeySimple"].generate_until(
-        [simple(3, "First " + docs[3]["question"], images=lambda _: visuals(docs[0]) + visuals(docs[-1]))]
-    )
+    (first,) = opened["MonkeySimple"].generate_until([simple(3, "First " + docs[3]["question"], images=lambda _: pair)])
     given = [
         {**part, "image": part["url"]} if part["type"] == "image" else part for part in between(docs[3])[0]["content"]
     ]

@@ -153,8 +153,6 @@ class TestBoxesOnTheCanvas:
         assert "".join([*map(detokenizer.push, ids), detokenizer.finish()]) == text
 
 
-SMALL = Path(__file__).resolve().parents[1] / "models" / "small"
-
 GRIDS = [[1, 2], [2, 1], [2, 2], [1, 4]]
 """A set of grids: 2, 2, 4 and 4 windows."""
 
@@ -469,7 +467,7 @@ class TestEvaluation:
     def test_a_limit_for_one_grid_is_refused_and_one_for_an_adapter_too(self, folder, capsys):
         words = [
             "--checkpoint",
-            str(SMALL),
+            str(CHECKPOINT),
             "--save-name",
             "x",
             "--output-dir",
