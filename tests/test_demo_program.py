@@ -164,7 +164,7 @@ def test_a_taken_port_is_one_sentence_before_the_model_is_opened_and_a_share_say
         sentence = f"the demo cannot listen on port {port} of 127.0.0.1: it is taken; give another with --server-port"
         assert message == f"error: {sentence}\n"
         assert demo.main(["--share", "--server-port", str(port)]) == 2
-    assert "pictures and questions pass through gradio's servers" in capsys.readouterr().out
+    assert "images and questions pass through gradio's servers" in capsys.readouterr().out
     with pytest.raises(ValueError, match="this machine has no such address; --server-name takes"):
         serving.check_address("192.0.2.1", free_port())
 

@@ -52,8 +52,8 @@ READ_RIGHTLY = {
 """What the documentation shows the model reading."""
 
 ON_EXAMPLES = (
-    *("Ceedreem Shop", "08:22", "045 5749807", "Yiyex", "Inbox", "Gourt", "2024", "2012", "Month", "Break"),
-    *("pie chart", "Grehum"),
+    *("Ceedreem Shop", "08:22", "045 5749807", "purple", "Back draw clodrot clear", "Gourt", "2024", "2012"),
+    *("Month", "Break", "pie chart", "Grehum"),
 )
 
 
