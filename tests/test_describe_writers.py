@@ -222,7 +222,9 @@ def test_a_key_that_is_refused_on_the_way_stops_in_one_sentence_and_the_work_is_
     # The third image shared its batch with the one that was refused.
     assert describe(IMAGES, run, config) == 0
     assert len(server.seen) == 4 + 2
-    assert len({body["messages"][0]["content"] for body in server.seen}) == 5
+    asked = {body["messages"][0]["content"] for body in server.seen}
+    assert describe(IMAGES, tmp_path / "straight", config) == 0
+    assert {body["messages"][0]["content"] for body in server.seen[6:]} == asked
     assert not [path for path in run.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
