@@ -296,7 +296,9 @@ def test_the_page_fits_a_phone_and_speaks_the_browsers_language(browser, answere
         assert box["y"] + box["height"] < 844  # on the first screen
         page.tap("#examples .thumbnail-item >> nth=2")
         page.wait_for_selector("#tray .thumbnail-item img")
-        question = examples()[2][1]
+        example, question = examples()[2]
+        with Image.open(example) as image:
+            size = "×".join(map(str, image.size))
         page.wait_for_function("(text) => document.querySelector('#question textarea').value === text", arg=question)
         in_sight = """(id) => {
             const box = document.getElementById(id).getBoundingClientRect();
@@ -305,7 +307,7 @@ def test_the_page_fits_a_phone_and_speaks_the_browsers_language(browser, answere
         page.wait_for_function(in_sight, arg="ask")
         page.fill("#question textarea", question + "长" * 60)
         page.tap("#ask")
-        _wait_for_text(page, "#chat-0", f"On 224×224: {question}")
+        _wait_for_text(page, "#chat-0", f"On {size}: {question}")
         page.wait_for_function(in_sight, arg="chats")
         page.tap("#show-heat")
         _wait_for_inside(page, 3)

@@ -12,7 +12,7 @@ import pytest
 from monkey.command import PROGRAMS
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "docs" / "first_hour.ipynb"
-STEPS = 6
+STEPS = 12
 
 
 def cells(kind: str) -> list[dict]:
@@ -54,7 +54,8 @@ def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     log = json.loads((output / "finetuned" / "training_log.json").read_text())
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses) == STEPS
-    assert losses[-1] < losses[0]
+    # Rows differ more than a step teaches.
+    assert sum(losses[-4:]) < sum(losses[:4])
     for name in ("before", "after"):
         (line,) = json.loads((output / "result" / name / "summary.json").read_text())["tasks"]
         questions = (output / "tickets.jsonl").read_text(encoding="utf-8").splitlines()
