@@ -22,12 +22,12 @@ from monkey.files import refuse_missing
 from monkey.journal import write_json
 from scripts.stages import REPOSITORY
 
-SEED, PICTURES = 2311, 40
+SEED, PICTURES = 2311, 30
 WINDOW, WINDOWS = 224, 6
 """Of the model that ships, for which the pages are drawn, whichever is asked."""
 OF_PAGES, OF_OTHERS = ("pages_heldout", "pages_known"), ("wild",)
 TASKS = OF_PAGES + OF_OTHERS
-QUESTIONS_A_PAGE = 5
+QUESTIONS_A_PAGE = 4
 """Questions about images by other engines for each page of a split."""
 STATED = "score.json"
 

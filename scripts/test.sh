@@ -18,5 +18,7 @@ export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False TO
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Where Python may not keep what it compiled, every process of the tests compiles the project and the tests anew.
 unset PYTHONDONTWRITEBYTECODE
+# One process more than there are processors, of four at most, since many tests wait for programs that they started.
+workers="$("$python" -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')"
 # In the order of their names: xdist would begin with the files of most tests, and end with few long ones.
-exec "$python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
+exec "$python" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
