@@ -314,6 +314,28 @@ def test_a_family_that_packing_would_change_is_refused(text_config, message):
         probe(text_config)
 
 
+@pytest.mark.parametrize(
+    ("fields", "slip", "meant"),
+    [
+        ({"model_type": "llama", "hiden_size": 48}, "hiden_size", "hidden_size"),
+        ({"model_type": "qwen3", "num_hidden_layer": 2}, "num_hidden_layer", "num_hidden_layers"),
+        ({"model_type": "gpt2", "hidden_size": 48, "n_layers": 2}, "n_layers", "n_layer"),
+    ],
+)
+def test_a_field_that_is_spelled_wrongly_is_named_and_has_not_its_default(fields, slip, meant):
+    with pytest.raises(ValueError, match=f"text_config of .* has no field '{slip}'; did you mean '{meant}'"):
+        MonkeyConfig(text_config=fields)
+
+
+def test_fields_of_other_releases_pass_as_the_library_takes_them():
+    own = {"is_llama_config": True, "rope_interleaved": False, "rope_theta": 10000.0, "torch_dtype": "bfloat16"}
+    config = MonkeyConfig(text_config={"model_type": "llama", **SIZES, **HEADS, **own})
+    assert (config.text_config.hidden_size, config.text_config.is_llama_config) == (SIZES["hidden_size"], True)
+    # Every field is given here, so that a likeness is none of a field that was forgotten.
+    whole = config.text_config.to_dict() | {"hidden_sizes": [48]}
+    assert MonkeyConfig(text_config=whole).text_config.hidden_sizes == [48]
+
+
 def test_what_the_probe_sees_is_a_difference_in_numbers(monkeypatch):
     """A head that forgets its family's scale, and attention that forgets the layout, are found by what they compute."""
     probe(CohereConfig(**SIZES, logit_scale=0.5))
