@@ -227,6 +227,7 @@ def test_settings_are_saved_and_opened(tmp_path):
         ({"grids": [], "window_size": 28}, "grids=[] is empty"),
         ({"grids": "up-to-1000", "window_size": 448}, "more than the 100,000,000"),
         ({"fit": "crop"}, "fit='crop' is not one of"),
+        ({"published_pixels": "no"}, "published_pixels is 'no'"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
