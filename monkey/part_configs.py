@@ -307,10 +307,20 @@ def per_layer(text_config: PreTrainedConfig) -> dict[str, list[Any]]:
 
 def cached_width(text_config: PreTrainedConfig) -> int:
     """Return how many numbers the decoder keeps of a token: the keys and values of all layers."""
-    heads = text_config.num_attention_heads
-    key_heads = getattr(text_config, "num_key_value_heads", None) or heads
-    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
-    return 2 * text_config.num_hidden_layers * key_heads * head_dim
+    return 2 * sum(key_heads * head_dim for _, key_heads, head_dim in heads_by_layer(text_config))
+
+
+def heads_by_layer(text_config: PreTrainedConfig) -> list[tuple[int, int, int]]:
+    """Return the heads of each layer, those of its keys and values, and the width of one."""
+    # Gemma 4's layers differ in them, and it answers no question about all of them.
+    varies = getattr(text_config, "is_heterogeneous", False)
+    layers = text_config.per_layer_config if varies else [text_config] * text_config.num_hidden_layers
+    found = []
+    for layer in layers:
+        heads = layer.num_attention_heads
+        head_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+        found.append((heads, getattr(layer, "num_key_value_heads", None) or heads, head_dim))
+    return found
 
 
 def inner_width(text_config: PreTrainedConfig) -> int:
