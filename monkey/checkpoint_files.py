@@ -257,7 +257,8 @@ class BaseRecord:
     def _shapes(self) -> dict[str, Any]:
         shapes: dict[str, Any] = {}
         if self.grids is not None:
-            shapes["grids"] = self.grids if isinstance(self.grids, str) else [list(grid) for grid in self.grids]
+            expanded = [list(grid) for grid in expand_grids(self.grids)]
+            shapes["grids"] = self.grids if isinstance(self.grids, str) else expanded
         return shapes if self.fit == "stretch" else {**shapes, "fit": self.fit}
 
 

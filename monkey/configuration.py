@@ -112,9 +112,9 @@ class MonkeyConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.grid = check_grid(self.grid)
         if self.grids is not None:
-            expand_grids(self.grids)
-            # As JSON gives them back, so that a set is the same before and after it was written.
-            self.grids = self.grids if isinstance(self.grids, str) else [list(grid) for grid in self.grids]
+            # In one order and as JSON gives them back, so that the same set is the same however it was written.
+            expanded = [list(grid) for grid in expand_grids(self.grids)]
+            self.grids = self.grids if isinstance(self.grids, str) else expanded
         check_fit(self.fit)
         tied = bool(getattr(self.text_config, "tie_word_embeddings", False))
         if self.is_published_decoder and (tied or self.tie_word_embeddings):

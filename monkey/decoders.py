@@ -320,6 +320,11 @@ def _difference_of_packing(config: PreTrainedConfig) -> float:
     embedded = decoder.get_input_embeddings()(torch.tensor([row]))
     packed = decoder(inputs_embeds=embedded, position_ids=torch.tensor([places]), segments=torch.tensor(segments))
     logits = head(packed.last_hidden_state[0])
+    try:
+        decoder(inputs_embeds=embedded / 2)
+    except RuntimeError as error:
+        # Gemma 4 has a second embedding of the tokens, for which it looks up whose embeddings it was given.
+        raise ValueError("it needs the token of each embedding, and an image's features are of none") from error
     return float((logits - expected).abs().max() / expected.abs().max())
 
 

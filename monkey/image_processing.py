@@ -125,7 +125,8 @@ class MonkeyImageProcessor(BaseImageProcessor):
         self.size = _checked_size(_size_of(MonkeyConfig()) if size is None else size)
         self.image_mean = _checked_channels("image_mean", image_mean)
         self.image_std = _checked_channels("image_std", image_std)
-        check_field("apply_exif", apply_exif, "flag")
+        for name, value in (("apply_exif", apply_exif), ("published_pixels", published_pixels)):
+            check_field(name, value, "flag")
         for name, value in (("max_bytes", max_bytes), ("max_pixels", max_pixels)):
             check_field(name, value, "count")
         self.apply_exif = apply_exif

@@ -31,6 +31,9 @@ _LIBRARY_KEYS = {
     "transformers_weights",
 }
 
+LIKE_A_SLIP = 0.85
+"""Likeness, as of `difflib`, from which on an unknown field of a decoder's counts as one that is spelled wrongly."""
+
 # Annotation of a field -> what its value must be; other annotations have checks of their own.
 _KIND_OF = {"int": "count", "float": "number", "bool": "flag", "str": "text"}
 
@@ -263,8 +266,11 @@ def decoder_config(content: Any) -> Any:
 
     Whatever is no such dict is returned as it is, for `MonkeyTextConfig` or its checks.
 
+    Its classes take fields that they do not know, as of files of other releases, and so does this, but for one that
+    all but spells a field which is not given: that is a slip, and the field would have its default.
+
     Raises:
-        ValueError: a family that transformers does not have, with the nearest that it has.
+        ValueError: a family that transformers does not have, with the nearest that it has, or such a slip.
     """
     if not isinstance(content, dict) or content.get("model_type", "monkey_text") == MonkeyTextConfig.model_type:
         return content
@@ -274,7 +280,14 @@ def decoder_config(content: Any) -> Any:
         near = difflib.get_close_matches(str(model_type), others, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "is it newer than the installed transformers?"
         raise ValueError(f"text_config has model_type={model_type!r}, which no decoder of transformers has; {hint}")
-    return CONFIG_MAPPING[model_type].from_dict(content)
+    kind = CONFIG_MAPPING[model_type]
+    other_names = kind.attribute_map
+    known = {*kind.__dataclass_fields__, *other_names, *other_names.values(), *_LIBRARY_KEYS}
+    open_fields = kind.__dataclass_fields__.keys() - {*content, *(other_names.get(key) for key in content)}
+    for key in sorted(content.keys() - known):
+        if near := difflib.get_close_matches(key, open_fields, n=1, cutoff=LIKE_A_SLIP):
+            raise ValueError(f"text_config of {model_type} has no field {key!r}; did you mean {near[0]!r}?")
+    return kind.from_dict(content)
 
 
 def with_layers(text_config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
@@ -294,10 +307,20 @@ def per_layer(text_config: PreTrainedConfig) -> dict[str, list[Any]]:
 
 def cached_width(text_config: PreTrainedConfig) -> int:
     """Return how many numbers the decoder keeps of a token: the keys and values of all layers."""
-    heads = text_config.num_attention_heads
-    key_heads = getattr(text_config, "num_key_value_heads", None) or heads
-    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
-    return 2 * text_config.num_hidden_layers * key_heads * head_dim
+    return 2 * sum(key_heads * head_dim for _, key_heads, head_dim in heads_by_layer(text_config))
+
+
+def heads_by_layer(text_config: PreTrainedConfig) -> list[tuple[int, int, int]]:
+    """Return the heads of each layer, those of its keys and values, and the width of one."""
+    # Gemma 4's layers differ in them, and it answers no question about all of them.
+    varies = getattr(text_config, "is_heterogeneous", False)
+    layers = text_config.per_layer_config if varies else [text_config] * text_config.num_hidden_layers
+    found = []
+    for layer in layers:
+        heads = layer.num_attention_heads
+        head_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+        found.append((heads, getattr(layer, "num_key_value_heads", None) or heads, head_dim))
+    return found
 
 
 def inner_width(text_config: PreTrainedConfig) -> int:

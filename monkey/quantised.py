@@ -22,7 +22,7 @@ from torch import nn
 from monkey.configuration import MonkeyConfig
 from monkey.devices import ALL_CARDS, half_precision
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.part_configs import inner_width
+from monkey.part_configs import heads_by_layer, inner_width
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
@@ -168,13 +168,9 @@ def _refuse_odd_widths(name: str, config: MonkeyConfig) -> None:
     where 9 % is right. A GPU unpacks them well.
     """
     text = config.text_config
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    widths = {
-        "hidden_size": text.hidden_size,
-        "intermediate_size": inner_width(text),
-        "num_attention_heads · head_dim": text.num_attention_heads * head_dim,
-    }
-    for field, width in widths.items():
+    widths = [("hidden_size", text.hidden_size), ("intermediate_size", inner_width(text))]
+    widths += [("num_attention_heads · head_dim", heads * width) for heads, _, width in heads_by_layer(text)]
+    for field, width in widths:
         if width % BLOCK:
             raise ValueError(
                 f"{name} has text_config {field} {width}, and on a CPU bitsandbytes unpacks 4-bit linears rightly only "

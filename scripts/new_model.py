@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import monkey
 from monkey.checkpoint_card import CARD_FILE, CheckpointCard, read_card
 from monkey.cli import ArgumentParser, add_shape_flags, one_grid, run_program
-from monkey.files import checkpoint_file, read_json, refuse_existing, refuse_missing
+from monkey.files import checkpoint_file, read_json, refuse_existing, refuse_missing, required_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,7 +161,8 @@ def _open_encoder(vision: str, given: dict[str, int | None]) -> tuple[Any, Calla
     """Return an encoder's configuration, with the fields that are given, and what fills a vision side with its weights.
 
     Raises:
-        ValueError: a name that is none of timm, or a folder that is neither timm's nor a Monkey checkpoint.
+        FileNotFoundError: no such folder, and no such name in the hub's offline cache.
+        ValueError: a name that is none of timm, or a model that is neither timm's nor a Monkey checkpoint.
     """
     from monkey.part_configs import TimmVisionConfig
     from monkey.timm_encoders import describe_folder
@@ -171,6 +172,13 @@ def _open_encoder(vision: str, given: dict[str, int | None]) -> tuple[Any, Calla
     if is_folder and "architecture" in read_json(Path(vision) / "config.json"):
         return TimmVisionConfig(**describe_folder(vision) | fields), lambda visual: visual.load_pretrained(vision)
     if is_folder or not _is_of_timm(vision):
+        content = read_json(required_file(vision, "config.json", "the encoder's sizes"))
+        kind = str(content.get("model_type", "monkey"))[:60]
+        if kind != "monkey" and "visual" not in content:
+            raise ValueError(
+                f"--vision {vision} is a model of another library ({kind}), and an encoder is one of timm or of a "
+                f"Monkey checkpoint: give timm's name of it; timm.list_models('*{kind.partition('_')[0]}*') lists those"
+            )
         config = monkey.MonkeyConfig.from_pretrained(vision).vision_config
         other = fields.get("window_size", config.window_size)
         if isinstance(config, TimmVisionConfig) and other != config.window_size:

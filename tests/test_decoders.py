@@ -17,6 +17,7 @@ from transformers import (
     CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GemmaConfig,
     GPT2Config,
     GptOssConfig,
@@ -45,7 +46,7 @@ from monkey.decoding import Decoding
 from monkey.engine import Canvas, Engine, Request
 from monkey.flat_config import published_config
 from monkey.modeling import MonkeyForConditionalGeneration
-from monkey.part_configs import with_layers
+from monkey.part_configs import cached_width, heads_by_layer, with_layers
 from monkey.parts import base_model, lora_linears, part_of
 from monkey.processing import TooLong
 from monkey.quantised import open_four_bit, packed_linears
@@ -71,6 +72,14 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "smollm3": SmolLM3Config(**SIZES),
     "gemma": GemmaConfig(**SIZES, **HEADS),
     "gemma3_text": Gemma3TextConfig(**SIZES, **HEADS, sliding_window=512),
+    "gemma4_text": Gemma4TextConfig(
+        **SIZES,
+        **HEADS,
+        hidden_size_per_layer_input=0,
+        global_head_dim=24,
+        sliding_window=512,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
     "phi": PhiConfig(**SIZES),
     "phi3": Phi3Config(**SIZES),
     "granite": GraniteConfig(**SIZES, logits_scaling=4.0, embedding_multiplier=3.0),
@@ -306,12 +315,44 @@ def test_a_checkpoint_that_lacks_a_layer_or_a_tensor_is_refused(tmp_path):
             "OPTDecoder",
         ),
         (T5Config(num_layers=1), "'t5' is no decoder of text alone"),
+        (
+            Gemma4TextConfig(**SIZES, **HEADS, hidden_size_per_layer_input=8),
+            "family gemma4_text is not taken: .*needs the token of each embedding",
+        ),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )
 def test_a_family_that_packing_would_change_is_refused(text_config, message):
     with pytest.raises(ValueError, match=message):
         probe(text_config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "slip", "meant"),
+    [
+        ({"model_type": "llama", "hiden_size": 48}, "hiden_size", "hidden_size"),
+        ({"model_type": "qwen3", "num_hidden_layer": 2}, "num_hidden_layer", "num_hidden_layers"),
+        ({"model_type": "gpt2", "hidden_size": 48, "n_layers": 2}, "n_layers", "n_layer"),
+    ],
+)
+def test_a_field_that_is_spelled_wrongly_is_named_and_has_not_its_default(fields, slip, meant):
+    with pytest.raises(ValueError, match=f"text_config of .* has no field '{slip}'; did you mean '{meant}'"):
+        MonkeyConfig(text_config=fields)
+
+
+def test_fields_of_other_releases_pass_as_the_library_takes_them():
+    own = {"is_llama_config": True, "rope_interleaved": False, "rope_theta": 10000.0, "torch_dtype": "bfloat16"}
+    config = MonkeyConfig(text_config={"model_type": "llama", **SIZES, **HEADS, **own})
+    assert (config.text_config.hidden_size, config.text_config.is_llama_config) == (SIZES["hidden_size"], True)
+    # Every field is given here, so that a likeness is none of a field that was forgotten.
+    whole = config.text_config.to_dict() | {"hidden_sizes": [48]}
+    assert MonkeyConfig(text_config=whole).text_config.hidden_sizes == [48]
+
+
+def test_what_a_token_takes_in_the_cache_is_summed_over_layers_of_different_heads():
+    assert cached_width(FAMILIES["qwen3"]) == 2 * 2 * (2 * 12)
+    assert cached_width(FAMILIES["gemma4_text"]) == 2 * (2 * 12 + 2 * 24)
+    assert heads_by_layer(FAMILIES["gemma4_text"]) == [(4, 2, 12), (4, 2, 24)]
 
 
 def test_what_the_probe_sees_is_a_difference_in_numbers(monkeypatch):

@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, T5Config
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, SiglipConfig, T5Config
 
 import monkey
 from monkey.decoding import Decoding
@@ -203,6 +203,15 @@ def test_a_decoder_that_does_not_hold_together_is_one_sentence(fields, said, dec
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"error: {folder}: ")
     assert said in error
+
+
+def test_an_encoder_of_another_library_is_refused_with_where_timms_name_is_found(decoder, tmp_path, capsys):
+    folder = tmp_path / "siglip2"
+    SiglipConfig().save_pretrained(folder)
+    assert main(["--vision", str(folder), "--language", str(decoder), "--output", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"--vision {folder} is a model of another library (siglip)" in error
+    assert "timm.list_models('*siglip*')" in error
 
 
 def test_a_model_that_is_no_decoder_of_text_is_refused(decoder, tmp_path, capsys):

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,6 +51,7 @@ def test_a_set_of_grids_is_written_out_and_counted():
     assert (config.is_ragged, config.grid, config.image_tokens) == (True, (2, 2), config.tokens_of((2, 2)))
     assert config.tokens_of((1, 3)) == 4 * config.vision_config.num_queries
     assert MonkeyConfig(grids=[[2, 1], [1, 1], [2, 1]], global_view=False).allowed_grids == ((1, 1), (2, 1))
+    assert MonkeyConfig(grids=[[2, 1], [1, 1], [2, 1]]).grids == MonkeyConfig(grids=((1, 1), (2, 1))).grids
     fixed = MonkeyConfig(grid=(2, 3))
     assert (fixed.is_ragged, fixed.allowed_grids) == (False, ((2, 3),))
 
@@ -225,6 +227,7 @@ def test_settings_are_saved_and_opened(tmp_path):
         ({"grids": [], "window_size": 28}, "grids=[] is empty"),
         ({"grids": "up-to-1000", "window_size": 448}, "more than the 100,000,000"),
         ({"fit": "crop"}, "fit='crop' is not one of"),
+        ({"published_pixels": "no"}, "published_pixels is 'no'"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
@@ -804,5 +807,7 @@ def test_an_adapter_remembers_the_grids_that_it_was_trained_on(ragged_base, tmp_
     assert record.layout["grids"] == "up-to-4"
     fixed = record_base(ragged_base.folder / "fixed", MonkeyConfig.from_pretrained(ragged_base.folder / "fixed"))
     assert not {"grids", "fit"} & set(fixed.content)
+    listed, reordered = replace(record, grids=[[1, 2], [2, 1], [1, 2]]), replace(record, grids=[[2, 1], [1, 2]])
+    check_base(tmp_path, listed, reordered)
     with pytest.raises(ValueError, match=r"is an adapter for .*grids='up-to-4', fit='pad', and .* was opened with"):
         check_base(tmp_path, record, fixed)
