@@ -32,7 +32,7 @@ from transformers.utils import (
 
 from monkey.configuration import MonkeyConfig
 from monkey.files import base_of, check_field, checkpoint_file, read_json
-from monkey.grids import check_fit, check_grid, expand_grids
+from monkey.grids import check_fit, check_grid, expand_grids, plain_grids
 from monkey.journal import atomic_folder
 from monkey.provenance import fingerprint
 
@@ -257,8 +257,7 @@ class BaseRecord:
     def _shapes(self) -> dict[str, Any]:
         shapes: dict[str, Any] = {}
         if self.grids is not None:
-            expanded = [list(grid) for grid in expand_grids(self.grids)]
-            shapes["grids"] = self.grids if isinstance(self.grids, str) else expanded
+            shapes["grids"] = plain_grids(self.grids)
         return shapes if self.fit == "stretch" else {**shapes, "fit": self.fit}
 
 

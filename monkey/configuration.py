@@ -18,7 +18,17 @@ from transformers import PreTrainedConfig
 
 from monkey.files import location_of, read_json, refused_in_a_sentence, required_file
 from monkey.flat_config import published_config, read_published
-from monkey.grids import FITS, MAX_WINDOWS, Grid, check_fit, check_grid, choose_grid, expand_grids, placed_windows
+from monkey.grids import (
+    FITS,
+    MAX_WINDOWS,
+    Grid,
+    check_fit,
+    check_grid,
+    choose_grid,
+    expand_grids,
+    placed_windows,
+    plain_grids,
+)
 from monkey.part_configs import (
     PUBLISHED_WINDOW_SIZE,
     VISION_CONFIGS,
@@ -112,9 +122,7 @@ class MonkeyConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.grid = check_grid(self.grid)
         if self.grids is not None:
-            # In one order and as JSON gives them back, so that the same set is the same however it was written.
-            expanded = [list(grid) for grid in expand_grids(self.grids)]
-            self.grids = self.grids if isinstance(self.grids, str) else expanded
+            self.grids = plain_grids(self.grids)
         check_fit(self.fit)
         tied = bool(getattr(self.text_config, "tie_word_embeddings", False))
         if self.is_published_decoder and (tied or self.tie_word_embeddings):

@@ -61,6 +61,12 @@ def expand_grids(grids: str | Sequence[Sequence[int]]) -> tuple[Grid, ...]:
     return tuple(sorted(expanded, key=lambda grid: (grid[0] * grid[1], grid[0])))
 
 
+def plain_grids(grids: str | Sequence[Sequence[int]]) -> str | list[list[int]]:
+    """Return a set of grids as JSON holds it, the same however it was written; ValueError as of `expand_grids`."""
+    expanded = [list(grid) for grid in expand_grids(grids)]
+    return grids if isinstance(grids, str) else expanded
+
+
 def check_fit(fit: Any) -> None:
     """Raise ValueError for what is not one of `FITS`."""
     if fit not in FITS:
