@@ -3,6 +3,7 @@
     bash scripts/resolution_study.sh             # from the base that ships; another one can be named
     bash scripts/resolution_study.sh --quick     # one seed and fewer steps of four arms
     bash scripts/resolution_study.sh --arms own-adapters stretched any-grid       # those about shapes alone
+    bash scripts/resolution_study.sh --measured docs/resolution.json --seeds 4    # one seed more than that file has
 
 Windows are small, so that two cores are enough. A base of larger ones is put on them first, and all of it trained
 there (configs/training/reader-base.yaml), so that the windows of no arm are new to it. Each arm of `ARMS` is put on
@@ -13,8 +14,8 @@ them with the page's ratio kept, and by the page's shape. A value is the mean ov
 is a bootstrap over images of the questions' means over seeds, so it holds the luck of the questions drawn; the lowest
 and the highest seed beside it show the luck of training.
 
-OUTPUT holds table.md, table.csv, differences.md, results.json and scores.png. What was finished is kept when the
-command is repeated.
+OUTPUT holds table.md, table.csv, differences.md, results.json, scores.png and answers.json, the score of every answer,
+with which another machine goes on. What was finished is kept when the command is repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import io
 import json
 import shutil
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +163,8 @@ class Extent:
     base_steps: int
 
 
+FREE = "base", "seeds"
+"""Settings that may differ between calls whose runs are put together: a name, and how many there are."""
 FULL, QUICK = Extent(3, 800, 3200, 150, 1500), Extent(1, 120, 480, 50, 150)
 
 
@@ -214,6 +216,44 @@ def scores_of(predictions: Path, questions: Path, window: int) -> dict[str, Answ
 
 def _read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def write_answers(file: Path, runs: Mapping[str, Sequence[Answers]], settings: Mapping[str, Any]) -> None:
+    """Write the score of every answer of all runs, questions in one order, for `read_answers`."""
+    asked = next(iter(runs.values()))[0]
+    questions = {name: [answer.image, answer.height, answer.ratio] for name, answer in asked.items()}
+    scores = {arm: [[answers[name].score for name in asked] for answers in of_arm] for arm, of_arm in runs.items()}
+    content = {"settings": dict(settings), "questions": questions, "scores": scores}
+    write_atomic(file, json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def read_answers(file: Path, settings: Mapping[str, Any], questions: Path) -> dict[str, list[Answers]]:
+    """Return the runs of a study by arm, one a seed, that `write_answers` wrote on another machine.
+
+    Raises ValueError where it had other settings, or asked other questions than those of a file.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.keys() != {"settings", "questions", "scores"}:
+        raise ValueError(f"{file} is no answers.json of this study")
+    for name, value in settings.items():
+        if name not in FREE and content["settings"].get(name) != value:
+            raise ValueError(f"{file} was measured with {name} {content['settings'].get(name)}, not {value}")
+    asked = {str(row["question_id"]): row["image"] for row in _read(questions)}
+    if asked != {name: image for name, (image, *_) in content["questions"].items()}:
+        raise ValueError(
+            f"{file} tells of {len(content['questions'])} questions that are not the {len(asked)} of {questions}; "
+            "other versions of the packages that draw pages may draw others"
+        )
+    return {
+        arm: [
+            {
+                name: Answer(score, height, image, ratio)
+                for score, (name, (image, height, ratio)) in zip(scores, content["questions"].items(), strict=True)
+            }
+            for scores in of_arm
+        ]
+        for arm, of_arm in content["scores"].items()
+    }
 
 
 def _asked_of(part: Part, answers: Answers) -> list[str]:
@@ -357,6 +397,7 @@ def write(output: Path, runs: dict[str, Sequence[Answers]], settings: dict[str, 
     write_atomic(output / "table.md", f"{tables}\n")
     write_atomic(output / "differences.md", f"{differences_table(compared)}\n")
     write_json(output / "results.json", results)
+    write_answers(output / "answers.json", runs, settings)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["arm", "part", "questions", "value", "low", "high", "seeds"])
@@ -430,6 +471,9 @@ def main(words: list[str] | None = None) -> int:
     base = REPOSITORY / "models" / "small-base"
     parser.add_argument("base", type=Path, nargs="?", default=base, help="checkpoint at one window, without adapters")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "study")
+    parser.add_argument(
+        "--measured", type=Path, metavar="FILE", help="answers.json of another machine, whose runs are not done again"
+    )
     parser.add_argument("--quick", action="store_true", help=f"one seed of {', '.join(QUICK_ARMS)}, fewer steps")
     parser.add_argument(
         "--arms", nargs="+", choices=[arm.name for arm in ARMS], help="all of them, or those of --quick, if not given"
@@ -452,25 +496,27 @@ def main(words: list[str] | None = None) -> int:
         settings = {"base": str(options.base), "weights": fingerprint(sorted(base.glob("*.safetensors")))}
         settings |= {"window": window, "bf16": options.bf16, **extent.__dict__}
         settings |= {"task": TASK, "metric": "anls", "variant": HEADLINE}
-        keep_settings(output, settings, free=("base", "seeds"))
+        keep_settings(output, settings, free=FREE)
         names = options.arms or (QUICK_ARMS if options.quick else [arm.name for arm in ARMS])
         wanted = [arm for arm in ARMS if arm.name in names]
         data = output / "data"
-        if not has_window:
-            base = train_base(base, window, output, extent, options.bf16, options.processes)
         pages = "--train", str(extent.pictures), "--heldout", str(extent.heldout)
         draw("draw pages", data, window, WINDOWS, *pages, "--kinds", *KINDS, *MORE_KINDS)
         write_conversations(data)
-        answered: dict[str, list[Path]] = defaultdict(list)
+        questions = data / "heldout.jsonl"
+        measured = read_answers(options.measured, settings, questions) if options.measured else {}
+        if not has_window:
+            base = train_base(base, window, output, extent, options.bf16, options.processes)
+        runs: dict[str, list[Answers]] = {arm.name: [] for arm in wanted}
         # Seed by seed, so that a study that is cut short has every arm.
         for seed in range(extent.seeds):
             for arm in wanted:
+                if seed < len(measured.get(arm.name, ())):
+                    runs[arm.name].append(measured[arm.name][seed])
+                    continue
                 how = extent, seed, options.bf16, options.processes
-                answered[arm.name].append(measure(arm, base, window, data, output, *how))
-            runs = {
-                name: [scores_of(file, data / "heldout.jsonl", window) for file in files]
-                for name, files in answered.items()
-            }
+                predictions = measure(arm, base, window, data, output, *how)
+                runs[arm.name].append(scores_of(predictions, questions, window))
             write(output, runs, {**settings, "seeds": seed + 1})
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

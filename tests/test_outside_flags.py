@@ -53,6 +53,7 @@ ADDED: dict[str, dict[str, str]] = {
     "scripts/resolution_study.py": {
         "--window": "two cores train small windows in hours",
         "--base-steps": "a base of larger windows is trained on small ones first",
+        "--measured": "seeds of one study are run on several machines",
     },
     "scripts/set_grid.py": {**_SHAPES, "--window-tokens": "a larger window holds more letters than its tokens did"},
     "scripts/show_views.py": _SHAPES,

@@ -572,8 +572,8 @@ class TestStudy:
         monkeypatch.setattr(resolution_study, "scores_of", lambda *_: answers)
         words = ["--output", str(tmp_path / "study"), "--quick", "--seeds", "2"]
         assert resolution_study.main(words) == 0
-        drawn = [words for words in commands if "monkey.data.pages" in words]
-        assert drawn[-1][drawn[-1].index("--windows") + 1] == "4"
+        drawn = [words[words.index("--windows") + 1] for words in commands if "monkey.data.pages" in words]
+        assert drawn == ["4", "2"]
         started = [words for words in commands if "scripts/set_grid.py" in words and "/runs/" in words[2]]
         shapes = {
             Path(words[2]).parent.name: [words[words.index(flag) + 1] for flag in ("--grids", "--fit")]

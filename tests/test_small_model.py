@@ -157,6 +157,55 @@ def test_answers_to_other_questions_are_refused(tmp_path):
         scores_of(*study_files(tmp_path, 2), window=112)
 
 
+class TestRunsOfAnotherMachine:
+    """What a study measured goes on elsewhere."""
+
+    @pytest.fixture
+    def study(self, tmp_path, monkeypatch):
+        """Returns what a call printed and which arms and seeds it ran; all that takes long is left out."""
+        ran: list[tuple[str, int]] = []
+
+        def measure(arm, base, window, data, output, extent, seed, *_) -> Path:
+            ran.append((arm.name, seed))
+            return Path(f"{arm.name}-{seed}")
+
+        def score(predictions: Path, *_) -> dict[str, Answer]:
+            return study_run(*(len(predictions.name) % 2 for _ in range(6)))
+
+        def call(folder: str, *words: str, images: str = "") -> tuple[int, list[tuple[str, int]]]:
+            (tmp_path / folder / "data").mkdir(parents=True, exist_ok=True)
+            rows = ({"question_id": number, "image": f"{images}{number // 2}.jpg"} for number in range(6))
+            lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+            (tmp_path / folder / "data" / "heldout.jsonl").write_text(lines)
+            ran.clear()
+            arms = "--arms", "one-view", "stretched"
+            return resolution_study.main(["--output", str(tmp_path / folder), "--quick", *arms, *words]), list(ran)
+
+        for name in ("draw", "train_base", "write_conversations"):
+            monkeypatch.setattr(resolution_study, name, lambda *_: None)
+        monkeypatch.setattr(resolution_study, "measure", measure)
+        monkeypatch.setattr(resolution_study, "scores_of", score)
+        return call
+
+    def test_its_seeds_are_not_run_again(self, study, tmp_path):
+        assert study("there", "--seeds", "2") == (0, [(arm, s) for s in (0, 1) for arm in ("one-view", "stretched")])
+        measured = "--measured", str(tmp_path / "there" / "answers.json")
+        assert study("here", *measured, "--seeds", "3") == (0, [("one-view", 2), ("stretched", 2)])
+        assert study("all", "--seeds", "3")[0] == 0
+        for name in ("table.md", "table.csv", "differences.md", "answers.json"):
+            assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
+
+    def test_other_settings_or_questions_are_refused(self, study, tmp_path, capsys):
+        study("there")
+        measured = "--measured", str(tmp_path / "there" / "answers.json")
+        assert study("longer", *measured, "--steps", "130") == (2, [])
+        assert "answers.json was measured with steps 120, not 130" in capsys.readouterr().err
+        assert study("others", *measured, images="new") == (2, [])
+        assert "tells of 6 questions that are not the 6 of" in capsys.readouterr().err
+        assert study("wrong", "--measured", str(tmp_path / "there" / "results.json")) == (2, [])
+        assert "results.json is no answers.json of this study" in capsys.readouterr().err
+
+
 def test_a_pages_questions_are_turns_of_one_record(tmp_path):
     def record(page: int, *turns: tuple[str, str]) -> dict:
         return {"id": f"{page}", "conversations": [{"from": who, "value": text} for who, text in turns]}
