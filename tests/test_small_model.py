@@ -233,8 +233,20 @@ def test_table_and_plot_have_every_arm(tmp_path):
     assert all(arm.title in text for arm in ARMS)
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(ARMS) * len(PARTS)
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
-    found = ["differences.md", "results.json", "scores.png", "table.csv", "table.md"]
+    found = ["answers.json", "differences.md", "results.json", "scores.png", "table.csv", "table.md"]
     assert sorted(path.name for path in tmp_path.iterdir()) == found
+
+
+def test_docs_have_the_scores_of_the_recorded_answers():
+    content = json.loads((REPOSITORY / "docs" / "resolution.json").read_text())
+    is_text = [height > 0 for _, height, _ in content["questions"].values()]
+    complete = min(map(len, content["scores"].values()))
+    docs = (REPOSITORY / "docs" / "small_model.md").read_text()
+    for arm in ARMS:
+        seeds = content["scores"][arm.name][:complete]
+        means = [sum(score for score, text in zip(scores, is_text, strict=True) if text) for scores in seeds]
+        value = 100 * sum(means) / complete / sum(is_text)
+        assert f"\n| {arm.title} | {value:.1f} [" in docs
 
 
 def test_arms_are_compared_over_the_same_questions():
