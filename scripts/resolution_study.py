@@ -3,7 +3,7 @@
     bash scripts/resolution_study.sh             # from the base that ships; another one can be named
     bash scripts/resolution_study.sh --quick     # one seed and fewer steps of four arms
     bash scripts/resolution_study.sh --arms own-adapters stretched any-grid       # those about shapes alone
-    bash scripts/resolution_study.sh --measured docs/resolution.json --seeds 4    # one seed more than that file has
+    bash scripts/resolution_study.sh --measured docs/resolution.json    # runs that this file lacks
 
 Windows are small, so that two cores are enough. A base of larger ones is put on them first, and all of it trained
 there (configs/training/reader-base.yaml), so that the windows of no arm are new to it. Each arm of `ARMS` is put on
@@ -492,6 +492,8 @@ def main(words: list[str] | None = None) -> int:
     output = options.output.resolve()
     try:
         base, window = options.base.resolve(), options.window
+        if options.measured and options.measured.resolve() == output / "answers.json":
+            raise ValueError(f"--measured {options.measured} is what this study writes anew; name a copy of it")
         has_window = _window_of(base) == window
         settings = {"base": str(options.base), "weights": fingerprint(sorted(base.glob("*.safetensors")))}
         settings |= {"window": window, "bf16": options.bf16, **extent.__dict__}

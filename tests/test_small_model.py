@@ -204,6 +204,8 @@ class TestRunsOfAnotherMachine:
         assert "tells of 6 questions that are not the 6 of" in capsys.readouterr().err
         assert study("wrong", "--measured", str(tmp_path / "there" / "results.json")) == (2, [])
         assert "results.json is no answers.json of this study" in capsys.readouterr().err
+        assert study("there", *measured) == (2, [])
+        assert "is what this study writes anew; name a copy of it" in capsys.readouterr().err
 
 
 def test_a_pages_questions_are_turns_of_one_record(tmp_path):
